@@ -1,0 +1,262 @@
+"""One experiment's directory: where everything is, its versioned settings, catalogues and secret.
+
+`experiment.json` keeps every version of the settings ever in force, because each decision refers to its
+own. Changes happen under one lock, by atomic replacement; nothing here is ever silently reset.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Conflict, InvalidSettings, NotFound
+from bandit.files import fsync_directory, locked, write_atomically
+from bandit.settings import (
+    ExperimentSettings,
+    check_experiment_name,
+    parse_settings,
+    settings_to_dict,
+)
+from bandit.types import Action
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentPaths:
+    """Every path below `<data>/experiments/<name>/`."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "experiment.json"
+
+    @property
+    def secret(self) -> Path:
+        return self.root / "secret"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def catalogues(self) -> Path:
+        return self.root / "catalogues"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
+    def workers(self) -> Path:
+        return self.root / "workers"
+
+    @property
+    def warehouse(self) -> Path:
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def champion(self) -> Path:
+        return self.root / "champion.json"
+
+    @property
+    def challengers(self) -> Path:
+        return self.root / "challengers"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
+
+
+class SettingsVersion(msgspec.Struct, frozen=True):
+    """Settings with the version that decisions carry, and the time since when they hold."""
+
+    version: int
+    since: datetime
+    settings: dict[str, Any]
+    catalogue_version: int | None = None
+
+
+class _ExperimentFile(msgspec.Struct):
+    name: str
+    created_at: datetime
+    versions: list[SettingsVersion]
+
+
+class Experiment:
+    """An experiment on disk: read its settings, change them, find its files."""
+
+    def __init__(self, name: str, paths: ExperimentPaths) -> None:
+        self.name = name
+        self.paths = paths
+        self._file = self._read()
+        self._modified_ns = paths.settings.stat().st_mtime_ns
+
+    # -- opening -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, data_dir: Path, name: str) -> Experiment:
+        """Open an existing experiment; raises `NotFound` when there is none of that name."""
+        paths = ExperimentPaths(data_dir / "experiments" / check_experiment_name(name))
+        if not paths.settings.exists():
+            raise NotFound(f"experiment '{name}' does not exist in this data directory")
+        return cls(name, paths)
+
+    @classmethod
+    def create(
+        cls,
+        data_dir: Path,
+        name: str,
+        settings: ExperimentSettings,
+        *,
+        now: datetime,
+        secret: bytes | None = None,
+    ) -> Experiment:
+        """Make a new experiment with version 1 of its settings; raises `Conflict` when the name is taken."""
+        paths = ExperimentPaths(data_dir / "experiments" / check_experiment_name(name))
+        paths.root.mkdir(parents=True, exist_ok=True)
+        with locked(paths.lock):
+            if paths.settings.exists():
+                raise Conflict(f"experiment '{name}' exists already")
+            for folder in (
+                paths.events,
+                paths.workers,
+                paths.models,
+                paths.catalogues,
+                paths.evaluations,
+                paths.challengers,
+            ):
+                folder.mkdir(exist_ok=True)
+            write_atomically(paths.secret, (secret or secrets.token_bytes(32)).hex().encode(), mode=0o600)
+            version = _new_version(paths, None, settings, now)
+            _write(paths, _ExperimentFile(name=name, created_at=now, versions=[version]))
+            fsync_directory(paths.root.parent)
+        return cls(name, paths)
+
+    @classmethod
+    def open_or_create(cls, data_dir: Path, name: str, settings: ExperimentSettings, *, now: datetime) -> Experiment:
+        """Open the experiment, or make it with `settings` when there is none."""
+        try:
+            return cls.open(data_dir, name)
+        except NotFound:
+            return cls.create(data_dir, name, settings, now=now)
+
+    @staticmethod
+    def names(data_dir: Path) -> list[str]:
+        """The experiments of a data directory, sorted."""
+        root = data_dir / "experiments"
+        if not root.is_dir():
+            return []
+        return sorted(entry.name for entry in root.iterdir() if (entry / "experiment.json").exists())
+
+    # -- settings ----------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> ExperimentSettings:
+        """The settings now in force."""
+        return parse_settings(self._file.versions[-1].settings)
+
+    @property
+    def settings_version(self) -> int:
+        """The version number of the settings now in force."""
+        return self._file.versions[-1].version
+
+    @property
+    def catalogue_version(self) -> int | None:
+        """The version of the declared catalogue now in force, None where actions come with each request."""
+        return self._file.versions[-1].catalogue_version
+
+    @property
+    def created_at(self) -> datetime:
+        """When the experiment was made."""
+        return self._file.created_at
+
+    def versions(self) -> Sequence[SettingsVersion]:
+        """All versions of the settings, oldest first."""
+        return tuple(self._file.versions)
+
+    def settings_of(self, version: int) -> ExperimentSettings:
+        """The settings that decisions of `version` were made under; raises `NotFound`."""
+        for entry in self._file.versions:
+            if entry.version == version:
+                return parse_settings(entry.settings)
+        raise NotFound(f"experiment '{self.name}' has no settings version {version}")
+
+    def refresh(self) -> bool:
+        """Read the file again if it changed; returns whether it did."""
+        modified_ns = self.paths.settings.stat().st_mtime_ns
+        if modified_ns == self._modified_ns:
+            return False
+        self._file = self._read()
+        self._modified_ns = modified_ns
+        return True
+
+    def change(self, settings: ExperimentSettings, *, now: datetime) -> int:
+        """Put `settings` in force as a new version (none when they are equal); returns the version number."""
+        with locked(self.paths.lock):
+            self._file = self._read()
+            current = self._file.versions[-1]
+            if settings_to_dict(settings) != current.settings:
+                self._file.versions.append(_new_version(self.paths, current, settings, now))
+                _write(self.paths, self._file)
+            self._modified_ns = self.paths.settings.stat().st_mtime_ns
+        return self.settings_version
+
+    # -- catalogue and secret ----------------------------------------------------------------------------
+
+    def catalogue(self, version: int | None = None) -> tuple[Action, ...] | None:
+        """The actions of a catalogue version (default: the one in force), None where none is declared."""
+        version = self.catalogue_version if version is None else version
+        if version is None:
+            return None
+        path = self.paths.catalogues / f"{version}.json"
+        if not path.exists():
+            raise NotFound(f"experiment '{self.name}' has no catalogue version {version}")
+        return tuple(Action(entry["id"], entry["features"]) for entry in msgspec.json.decode(path.read_bytes()))
+
+    @property
+    def secret(self) -> bytes:
+        """The key of the draws (32 bytes)."""
+        return bytes.fromhex(self.paths.secret.read_text().strip())
+
+    def _read(self) -> _ExperimentFile:
+        try:
+            return msgspec.json.decode(self.paths.settings.read_bytes(), type=_ExperimentFile)
+        except msgspec.DecodeError as error:
+            raise InvalidSettings("experiment.json", f"cannot be read ({error}); restore it from a backup") from None
+
+
+def _new_version(
+    paths: ExperimentPaths, previous: SettingsVersion | None, settings: ExperimentSettings, now: datetime
+) -> SettingsVersion:
+    plain = settings_to_dict(settings)
+    catalogue_version = previous.catalogue_version if previous else None
+    if plain["actions"] is None:
+        catalogue_version = None
+    elif previous is None or plain["actions"] != previous.settings["actions"]:
+        taken = [int(path.stem) for path in paths.catalogues.glob("*.json")]
+        catalogue_version = max(taken, default=0) + 1
+        write_atomically(paths.catalogues / f"{catalogue_version}.json", msgspec.json.encode(plain["actions"]))
+    return SettingsVersion(
+        version=previous.version + 1 if previous else 1,
+        since=now,
+        settings=plain,
+        catalogue_version=catalogue_version,
+    )
+
+
+def _write(paths: ExperimentPaths, file: _ExperimentFile) -> None:
+    write_atomically(paths.settings, msgspec.json.format(msgspec.json.encode(file), indent=1))

@@ -1,0 +1,204 @@
+"""Settings of one experiment: every knob with its type, default and limit, in one place.
+
+They arrive as TOML or JSON, are checked here once, and travel as frozen objects afterwards. An unknown key
+is refused by name. Each accepted change gets a new version number, stamped on the decisions made under it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bandit.errors import InvalidSettings
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+EXPERIMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+
+Algorithm = Literal["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first", "uniform"]
+Aggregation = Literal["first", "last", "sum", "mean", "min", "max"]
+Mode = Literal["online", "apprentice", "logging_only", "frozen"]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A group of settings: immutable, and refusing unknown keys."""
+
+
+class EventReward(_Section, frozen=True):
+    """What a named event is worth: `value`, or the reported value times `scale`, within [`min`, `max`]."""
+
+    value: float | None = None
+    scale: float = 1.0
+    min: float | None = None
+    max: float | None = None
+
+
+class Rewards(_Section, frozen=True):
+    """How long rewards are waited for, what silence means, and how several become one."""
+
+    window_s: Positive = 600.0
+    default: float = 0.0
+    aggregation: Aggregation = "first"
+    min: float = -1.0
+    max: float = 1.0
+    events: dict[str, EventReward] = {}
+
+
+class Encoding(_Section, frozen=True):
+    """How contexts and actions become features: `bins` (quantile bins) or `zscore` for numbers."""
+
+    numbers: Literal["bins", "zscore"] = "bins"
+    bins: Annotated[int, Meta(ge=2, le=256)] = 16
+    interactions: Literal["auto", "pairs", "linear"] = "auto"
+
+
+class Exploration(_Section, frozen=True):
+    """The exploration algorithm and its parameters; those of other algorithms are ignored by it."""
+
+    algorithm: Algorithm = "squarecb"
+    epsilon: Fraction = 0.05
+    bags: Annotated[int, Meta(ge=2, le=100)] = 5
+    cover: Annotated[int, Meta(ge=1, le=100)] = 3
+    gamma_scale: Positive = 10.0
+    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    temperature: Positive = 0.1
+    explore_first: Annotated[int, Meta(ge=1)] = 1000
+    probability_floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+
+
+class Learning(_Section, frozen=True):
+    """How the policy is fitted by Vowpal Wabbit."""
+
+    learning_rate: Positive = 0.5
+    power_t: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    l2: NonNegative = 0.0
+    bits: Annotated[int, Meta(ge=10, le=28)] = 20
+    cb_type: Literal["mtr", "ips", "dr"] = "mtr"
+    importance_max: Positive = 100.0
+    propensity_min: Annotated[float, Meta(gt=0, le=0.1)] = 1e-4
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+
+
+class Schedule(_Section, frozen=True):
+    """When the learner trains: after so many seconds or so many newly matured interactions."""
+
+    interval_s: Positive = 300.0
+    interactions: Annotated[int, Meta(ge=1)] = 500
+    poll_s: Positive = 1.0
+
+
+class Gate(_Section, frozen=True):
+    """When a challenger may replace the champion; the same names as in `evaluation.gate.GateRules`."""
+
+    enabled: bool = True
+    mode: Literal["superiority", "noninferiority"] = "superiority"
+    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    margin: NonNegative = 0.0
+
+
+class Serving(_Section, frozen=True):
+    """How the decision API answers for this experiment."""
+
+    mode: Mode = "online"
+    cold_start: Literal["uniform", "baseline"] = "uniform"
+    cold_start_exploration: Fraction = 0.1
+    control_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    control_policy: Literal["baseline", "uniform"] = "baseline"
+    seal_interval_s: Positive = 5.0
+    segment_bytes_max: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
+    subject_field: str | None = None
+
+
+class CatalogueAction(_Section, frozen=True):
+    """One action of a fixed catalogue."""
+
+    id: str
+    features: dict[str, Any] = {}
+
+
+class ExperimentSettings(_Section, frozen=True):
+    """Everything that can be declared for one experiment; `actions` declares a fixed catalogue."""
+
+    rewards: Rewards = Rewards()
+    encoding: Encoding = Encoding()
+    exploration: Exploration = Exploration()
+    learning: Learning = Learning()
+    schedule: Schedule = Schedule()
+    gate: Gate = Gate()
+    serving: Serving = Serving()
+    actions: list[CatalogueAction] | None = None
+
+
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+
+
+def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
+    """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit."""
+    try:
+        settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
+    except msgspec.ValidationError as error:
+        field, problem = _explain(str(error))
+        raise InvalidSettings(field, problem) from None
+    _check_across_fields(settings)
+    return settings
+
+
+def settings_to_dict(settings: ExperimentSettings) -> dict[str, Any]:
+    """The plain JSON object that `parse_settings` turns back into equal settings."""
+    builtins: dict[str, Any] = msgspec.to_builtins(settings)
+    return builtins
+
+
+def merge_settings(settings: ExperimentSettings, changes: Mapping[str, Any]) -> ExperimentSettings:
+    """New settings with `changes` (a nested object of some keys) laid over; raises `InvalidSettings`."""
+    return parse_settings(_merge(settings_to_dict(settings), changes))
+
+
+def check_experiment_name(name: str) -> str:
+    """Give `name` back when it may name an experiment; raises `InvalidSettings` otherwise."""
+    if not EXPERIMENT_NAME.match(name):
+        raise InvalidSettings("experiment", "is not a valid name", EXPERIMENT_NAME.pattern)
+    return name
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        # `events` is a map keyed by the user, so it is replaced whole: a merge could never remove an entry
+        if isinstance(below, dict) and isinstance(value, Mapping) and key != "events":
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _explain(message: str) -> tuple[str, str]:
+    found = _PATH.search(message)
+    path = found.group(1) if found else ""
+    problem = message[: found.start()] if found else message
+    unknown = re.match(r"Object contains unknown field `(.*)`", problem)
+    if unknown:
+        name = unknown.group(1)
+        return (f"{path}.{name}" if path else name), "is not a known setting"
+    return path or "settings", problem[:1].lower() + problem[1:]
+
+
+def _check_across_fields(settings: ExperimentSettings) -> None:
+    rewards = settings.rewards
+    if not rewards.min < rewards.max:
+        raise InvalidSettings("rewards.min", "must be below rewards.max")
+    if not rewards.min <= rewards.default <= rewards.max:
+        raise InvalidSettings("rewards.default", "lies outside the reward range", "rewards.min to rewards.max")
+    if settings.actions is not None:
+        ids = [action.id for action in settings.actions]
+        if not ids:
+            raise InvalidSettings("actions", "a catalogue needs at least one action")
+        if len(set(ids)) != len(ids):
+            raise InvalidSettings("actions", "two actions share an id")

@@ -1,0 +1,1 @@
+"""Client of the rewardloop decision API."""
