@@ -1,1 +1,1 @@
-""" """
+"""The running processes: decision API, learner, supervisor, command line, and the in-process transport."""

@@ -1,1 +1,1 @@
-""" """
+"""The learner: ingest, join, train, evaluate, promote; its scheduler, admin API and console."""

@@ -1,0 +1,60 @@
+"""Small files are whole or absent, and locks die with their holder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bandit.errors import Busy
+from bandit.files import FileLock, is_locked, locked, write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pointer.json"
+    write_atomically(path, b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pointer.json"]
+
+
+def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    first.acquire()
+    with pytest.raises(Busy):
+        second.acquire()
+    first.release()
+    second.acquire()
+    assert second.held
+    second.release()
+
+
+def test_a_killed_holder_frees_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    program = (
+        "import sys, time; from pathlib import Path; from bandit.files import FileLock\n"
+        "lock = FileLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert is_locked(path)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert not is_locked(path)
+    with locked(path, wait=False):
+        assert is_locked(path)
+
+
+def test_a_missing_lock_file_is_not_locked(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path / "nothing")

@@ -1,0 +1,103 @@
+"""Settings are checked once, by name, and never silently wrong."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bandit.errors import Conflict, InvalidSettings, NotFound
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings, merge_settings, parse_settings, settings_to_dict
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ({"gaet": {}}, "gaet"),
+        ({"gate": {"alpa": 0.05}}, "gate.alpa"),
+        ({"gate": {"alpha": 0.7}}, "gate.alpha"),
+        ({"gate": {"alpha": "0.05"}}, "gate.alpha"),
+        ({"rewards": {"window_s": 0}}, "rewards.window_s"),
+        ({"rewards": {"min": 1.0, "max": 0.0}}, "rewards.min"),
+        ({"rewards": {"default": 2.0}}, "rewards.default"),
+        ({"rewards": {"aggregation": "median"}}, "rewards.aggregation"),
+        ({"actions": []}, "actions"),
+        ({"actions": [{"id": "a"}, {"id": "a"}]}, "actions"),
+        ({"exploration": {"algorithm": "regcb"}}, "exploration.algorithm"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        parse_settings(raw)
+    assert caught.value.problems[0].field == field
+
+
+def test_settings_survive_the_round_trip_through_json() -> None:
+    settings = parse_settings(
+        {"rewards": {"window_s": 3.0, "events": {"click": {"value": 1.0}}}, "actions": [{"id": "a"}]}
+    )
+    assert parse_settings(settings_to_dict(settings)) == settings
+
+
+def test_a_change_keeps_everything_it_does_not_mention() -> None:
+    settings = merge_settings(ExperimentSettings(), {"rewards": {"window_s": 9.0}})
+    assert settings.rewards.window_s == 9.0
+    assert settings.rewards.max == ExperimentSettings().rewards.max
+    assert settings.gate == ExperimentSettings().gate
+
+
+def test_every_version_of_the_settings_stays_readable(tmp_path: Path) -> None:
+    experiment = Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    assert experiment.settings_version == 1
+    assert experiment.change(merge_settings(experiment.settings, {"rewards": {"window_s": 5.0}}), now=NOW) == 2
+    again = Experiment.open(tmp_path, "shop")
+    assert (again.settings_of(1).rewards.window_s, again.settings_of(2).rewards.window_s) == (600.0, 5.0)
+    with pytest.raises(NotFound):
+        again.settings_of(3)
+
+
+def test_equal_settings_are_no_new_version(tmp_path: Path) -> None:
+    experiment = Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    assert experiment.change(ExperimentSettings(), now=NOW) == 1
+
+
+def test_another_process_sees_a_change_after_refresh(tmp_path: Path) -> None:
+    writer = Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    reader = Experiment.open(tmp_path, "shop")
+    assert reader.refresh() is False
+    writer.change(merge_settings(writer.settings, {"serving": {"mode": "frozen"}}), now=NOW)
+    assert reader.refresh() is True
+    assert reader.settings.serving.mode == "frozen"
+
+
+def test_catalogue_versions_are_immutable_and_numbered(tmp_path: Path) -> None:
+    first = parse_settings({"actions": [{"id": "a"}, {"id": "b", "features": {"price": 2}}]})
+    experiment = Experiment.create(tmp_path, "shop", first, now=NOW)
+    experiment.change(parse_settings({"actions": [{"id": "c"}]}), now=NOW)
+    old, new = experiment.catalogue(1), experiment.catalogue()
+    assert old is not None and [action.id for action in old] == ["a", "b"]
+    assert new is not None and [action.id for action in new] == ["c"]
+
+
+def test_an_experiment_is_never_silently_reset(tmp_path: Path) -> None:
+    created = Experiment.create(tmp_path, "shop", parse_settings({"gate": {"alpha": 0.01}}), now=NOW)
+    with pytest.raises(Conflict):
+        Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    opened = Experiment.open_or_create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    assert opened.settings.gate.alpha == 0.01
+    assert opened.secret == created.secret and len(opened.secret) == 32
+
+
+@pytest.mark.parametrize("name", ["", "Shop", "a/b", "..", "-a", "a" * 64, "a b"])
+def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidSettings):
+        Experiment.create(tmp_path, name, ExperimentSettings(), now=NOW)
+
+
+def test_the_secret_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    experiment = Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    assert experiment.paths.secret.stat().st_mode & 0o077 == 0
