@@ -6,6 +6,7 @@ is refused by name. Each accepted change gets a new version number, stamped on t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -140,6 +141,7 @@ _PATH = re.compile(r" - at `\$\.?(.*)`$")
 
 def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
     """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit."""
+    _check_finite(raw, "")
     try:
         settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
     except msgspec.ValidationError as error:
@@ -188,6 +190,17 @@ def _explain(message: str) -> tuple[str, str]:
         name = unknown.group(1)
         return (f"{path}.{name}" if path else name), "is not a known setting"
     return path or "settings", problem[:1].lower() + problem[1:]
+
+
+def _check_finite(value: Any, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidSettings(path, "must be a finite number")
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            _check_finite(below, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for position, below in enumerate(value):
+            _check_finite(below, f"{path}[{position}]")
 
 
 def _check_across_fields(settings: ExperimentSettings) -> None:

@@ -10,6 +10,7 @@ import pytest
 from bandit.errors import Conflict, InvalidSettings, NotFound
 from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings, merge_settings, parse_settings, settings_to_dict
+from bandit.settings_reference import MEANING, settings_reference
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,6 +29,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         ({"actions": []}, "actions"),
         ({"actions": [{"id": "a"}, {"id": "a"}]}, "actions"),
         ({"exploration": {"algorithm": "regcb"}}, "exploration.algorithm"),
+        ({"rewards": {"default": float("nan")}}, "rewards.default"),
+        ({"gate": {"margin": float("inf")}}, "gate.margin"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: str) -> None:
@@ -101,3 +104,7 @@ def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str
 def test_the_secret_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     experiment = Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
     assert experiment.paths.secret.stat().st_mode & 0o077 == 0
+
+
+def test_every_setting_has_its_meaning_written_down_and_nothing_else_has() -> None:
+    assert {setting.key for setting in settings_reference()} == set(MEANING)

@@ -1,0 +1,121 @@
+"""What each setting means, in one sentence per key: read by `rewardloop init`, by the docs and by people.
+
+The types, defaults and limits come from `bandit.settings` itself, so only the meaning is written here; a
+test fails when a key has no meaning or a meaning has no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from bandit.settings import ExperimentSettings, settings_to_dict
+
+MEANING: dict[str, str] = {
+    "rewards.window_s": "seconds after a decision during which its rewards count",
+    "rewards.default": "the reward of a decision whose window closed without one",
+    "rewards.aggregation": "how several rewards of one decision become one",
+    "rewards.min": "smallest reward accepted",
+    "rewards.max": "largest reward accepted",
+    "rewards.events": "named events and their worth: { click = { value = 1 }, watched = { scale = 0.02, max = 1 } }",
+    "encoding.numbers": "quantile bins fitted on logged rows, or z-scores as the published recipes use",
+    "encoding.bins": "quantile bins per number, at most",
+    "encoding.interactions": "what the policy crosses with the action: pairs of context features, or single ones",
+    "exploration.algorithm": "how the policy explores",
+    "exploration.epsilon": "egreedy: share of uniform exploration",
+    "exploration.bags": "bag: number of bootstrapped policies",
+    "exploration.cover": "cover: number of policies",
+    "exploration.gamma_scale": "squarecb: greediness (larger explores less)",
+    "exploration.gamma_exponent": "squarecb: how greediness grows with the number of examples",
+    "exploration.temperature": "softmax: reward difference that makes an action e times as likely",
+    "exploration.explore_first": "explore_first: interactions decided uniformly before the best action is always taken",
+    "exploration.probability_floor": "smallest probability of any offered action, shared out uniformly",
+    "learning.learning_rate": "step size of the policy's learner",
+    "learning.power_t": "decay of the step size",
+    "learning.l2": "L2 regularisation",
+    "learning.bits": "log2 of the number of weights",
+    "learning.cb_type": "how logged rewards become regression targets",
+    "learning.importance_max": "bound on 1/probability as an example's weight",
+    "learning.propensity_min": "rows decided with a smaller probability are not learnt from",
+    "learning.seed": "seed of the learner's own randomness",
+    "schedule.interval_s": "train after so many seconds, when something new matured",
+    "schedule.interactions": "train after so many newly matured interactions, if that comes first",
+    "schedule.poll_s": "how often the learner looks for sealed segments",
+    "gate.enabled": "promote only what offline evaluation proves better; false promotes every retrained policy",
+    "gate.mode": "prove the challenger better, or only not worse than `margin`",
+    "gate.alpha": "chance of promoting an equal challenger over a champion's whole tenure",
+    "gate.margin": "superiority: the lift to exceed; noninferiority: the relative loss to tolerate",
+    "serving.mode": "online; apprentice (answer the baseline and watch); logging_only; frozen (serve, never promote)",
+    "serving.cold_start": "what answers before the first model",
+    "serving.cold_start_exploration": "cold_start baseline: share of uniform exploration",
+    "serving.control_fraction": "share of traffic decided by the control policy, to measure lift live",
+    "serving.control_policy": "what decides the control slice",
+    "serving.seal_interval_s": "seconds after which a segment with events is sealed, so that the learner may read it",
+    "serving.segment_bytes_max": "size at which a segment is sealed, in bytes",
+    "serving.subject_field": "context field that names the person, for clustered errors and erasure",
+    "actions": 'a fixed catalogue, [{ id = "a", features = { } }, …]; leave out where each request brings its own',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingReference:
+    """One setting: dotted key, kind in words, default (plain JSON value), limit in words (or None), meaning."""
+
+    key: str
+    kind: str
+    default: Any
+    limit: str | None
+    meaning: str
+
+
+def settings_reference() -> list[SettingReference]:
+    """Every setting of an experiment, in the order of `ExperimentSettings`."""
+    defaults = settings_to_dict(ExperimentSettings())
+    return [
+        SettingReference(key, kind, _lookup(defaults, key), limit, MEANING[key])
+        for key, kind, limit in _walk(ExperimentSettings, "")
+    ]
+
+
+def _walk(section: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str, str | None]]:
+    described = inspect.type_info(section)
+    assert isinstance(described, inspect.StructType)
+    for field in described.fields:
+        key = f"{prefix}{field.name}"
+        kind = field.type
+        if isinstance(kind, inspect.StructType):
+            yield from _walk(kind.cls, f"{key}.")
+        else:
+            words, limit = _in_words(kind)
+            yield key, words, limit
+
+
+def _in_words(kind: inspect.Type) -> tuple[str, str | None]:
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        bounds = (("≥", kind.ge), (">", kind.gt), ("≤", kind.le), ("<", kind.lt))
+        limit = ", ".join(f"{sign} {value:g}" for sign, value in bounds if value is not None)
+        return ("integer" if isinstance(kind, inspect.IntType) else "number"), limit or None
+    if isinstance(kind, inspect.LiteralType):
+        return "one of", " | ".join(str(value) for value in kind.values)
+    if isinstance(kind, inspect.UnionType):
+        some = [option for option in kind.types if not isinstance(option, inspect.NoneType)]
+        words, bound = _in_words(some[0])
+        return f"{words} or nothing", bound
+    names: dict[type[inspect.Type], str] = {
+        inspect.BoolType: "true or false",
+        inspect.StrType: "text",
+        inspect.ListType: "list",
+        inspect.DictType: "table",
+    }
+    return names[type(kind)], None
+
+
+def _lookup(plain: dict[str, Any], key: str) -> Any:
+    value: Any = plain
+    for part in key.split("."):
+        value = value[part]
+    return value
