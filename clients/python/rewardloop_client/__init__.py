@@ -1,1 +1,35 @@
-"""Client of the rewardloop decision API."""
+"""Client of the rewardloop decision API: ask for an action, show it, report its reward."""
+
+from rewardloop_client.client import Client
+from rewardloop_client.errors import (
+    Conflict,
+    FieldProblem,
+    InvalidRequest,
+    NotEncodable,
+    NotFound,
+    Rejected,
+    RewardloopError,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+)
+from rewardloop_client.types import Action, RankedAction, Recommendation
+
+__all__ = [
+    "Action",
+    "Client",
+    "Conflict",
+    "FieldProblem",
+    "InvalidRequest",
+    "NotEncodable",
+    "NotFound",
+    "RankedAction",
+    "Recommendation",
+    "Rejected",
+    "RewardloopError",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "UnexpectedAnswer",
+]

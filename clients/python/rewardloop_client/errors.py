@@ -1,0 +1,104 @@
+"""Every error the client raises, in one tree.
+
+RewardloopError
+├── Unavailable             no answer, or 503 after all retries: the service is down, slow or not durable
+├── Rejected                the service answered 4xx; carries status, title, detail and problems
+│   ├── InvalidRequest      400 or 422: a field is wrong (`problems` says which, and the limit)
+│   ├── Unauthorized        401 or 403: no key, or one without this right
+│   ├── NotFound            404: no such experiment
+│   ├── Conflict            409: the event_id was used with another body
+│   └── TooManyRequests     429
+├── NotEncodable            the request holds NaN, infinity, a lone surrogate or an object that JSON has not
+└── UnexpectedAnswer        the answer is not what the API promises (a proxy's page, another service)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RewardloopError(Exception):
+    """Root of every error of this client."""
+
+
+class Unavailable(RewardloopError):
+    """No usable answer within the timeout and the retries; nothing is known to be recorded."""
+
+
+class NotEncodable(RewardloopError, ValueError):
+    """The request cannot be written as JSON; nothing was sent."""
+
+
+class UnexpectedAnswer(RewardloopError):
+    """What answered is not the decision API, or a version that this client does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One thing the service found wrong: the field, what, and the limit with the setting that lifts it."""
+
+    field: str
+    problem: str
+    limit: str | None = None
+
+
+class Rejected(RewardloopError):
+    """The service understood the request and refused it (RFC 9457 problem document)."""
+
+    def __init__(self, status: int, title: str, detail: str, problems: Sequence[FieldProblem] = ()) -> None:
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.problems = tuple(problems)
+        super().__init__(f"{status} {title}: {detail}" if detail else f"{status} {title}")
+
+
+class InvalidRequest(Rejected):
+    """A field of the request cannot be accepted; `problems` names each."""
+
+
+class Unauthorized(Rejected):
+    """The key is missing, unknown or has not the right."""
+
+
+class NotFound(Rejected):
+    """There is no experiment of that name."""
+
+
+class Conflict(Rejected):
+    """The event_id was used before with another body."""
+
+
+class TooManyRequests(Rejected):
+    """The service asks to slow down."""
+
+
+_BY_STATUS: dict[int, type[Rejected]] = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotFound,
+    409: Conflict,
+    413: InvalidRequest,
+    415: InvalidRequest,
+    422: InvalidRequest,
+    429: TooManyRequests,
+}
+
+
+def rejection(status: int, body: object) -> Rejected:
+    """The exception for a 4xx answer whose decoded body is `body` (a problem document, or anything else)."""
+    kind = _BY_STATUS.get(status, Rejected)
+    if not isinstance(body, dict):
+        return kind(status, "refused", "")
+    problems = [
+        FieldProblem(str(entry.get("field", "")), str(entry.get("problem", "")), _text(entry.get("limit")))
+        for entry in body.get("errors") or []
+        if isinstance(entry, dict)
+    ]
+    return kind(status, str(body.get("title") or "refused"), str(body.get("detail") or ""), problems)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
