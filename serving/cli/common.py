@@ -1,0 +1,161 @@
+"""What every command shares: its options, finding the experiment, and printing tables or JSON.
+
+`@common` adds `--data-dir`, `--config`, `--experiment` and `--json` and hands the command one `Common`. The data
+directory is made when absent; the experiment may be left out where there is only one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandit.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from bandit.experiment import Experiment
+    from serving.cli.config import Configuration
+
+DEFAULT_DATA_DIR = "./rewardloop-data"
+DEFAULT_EXPERIMENT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options that every command takes, after the environment was consulted."""
+
+    data_dir: Path
+    config: Path | None
+    experiment: str | None
+    as_json: bool
+    data_dir_given: bool = False
+
+    def configuration(self) -> Configuration:
+        """The configuration file (if any) under `REWARDLOOP_*`; raises `InvalidSettings`."""
+        from serving.cli.config import load_configuration
+
+        return load_configuration(self.config)
+
+    def make_data_dir(self) -> Path:
+        """The data directory, made when absent; raises `InvalidInput` when the path is not a folder."""
+        if self.data_dir.exists() and not self.data_dir.is_dir():
+            raise InvalidInput("--data-dir", "is not a folder")
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        return self.data_dir
+
+    def experiment_name(self) -> str:
+        """The experiment asked for, or the only one; raises `InvalidInput` or `NotFound`."""
+        from bandit.experiment import Experiment
+        from bandit.settings import check_experiment_name
+
+        if self.experiment is not None:
+            return check_experiment_name(self.experiment)
+        names = Experiment.names(self.data_dir)
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise NotFound(f"no experiment in {self.data_dir}: start one with `rewardloop up` or name its --data-dir")
+        raise InvalidInput("--experiment", f"must be named, there are several: {', '.join(names)}")
+
+    def open_experiment(self) -> Experiment:
+        """Open the experiment asked for, or the only one; raises `InvalidInput` or `NotFound`."""
+        from bandit.experiment import Experiment
+
+        return Experiment.open(self.data_dir, self.experiment_name())
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a click command: adds the shared options and passes them as the keyword `common`."""
+
+    @click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        default=None,
+        envvar="REWARDLOOP_DATA_DIR",
+        help=f"Where everything is kept.  [default: {DEFAULT_DATA_DIR}]",
+    )
+    @click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        default=None,
+        envvar="REWARDLOOP_CONFIG",
+        help="A TOML file as `rewardloop init` writes it.",
+    )
+    @click.option(
+        "--experiment",
+        default=None,
+        envvar="REWARDLOOP_EXPERIMENT",
+        help="Which experiment; may be left out where there is only one.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+    @wraps(function)
+    def wrapper(
+        *arguments: Any,
+        data_dir: Path | None,
+        config: Path | None,
+        experiment: str | None,
+        as_json: bool,
+        **options: Any,
+    ) -> Any:
+        shared = Common(
+            data_dir=data_dir if data_dir is not None else Path(DEFAULT_DATA_DIR),
+            config=config,
+            experiment=experiment,
+            as_json=as_json,
+            data_dir_given=data_dir is not None,
+        )
+        return function(*arguments, common=shared, **options)
+
+    return wrapper
+
+
+def now() -> datetime:
+    """The server's clock, aware UTC."""
+    return datetime.now(UTC)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object to stdout (times as ISO 8601, not-a-number as null)."""
+    click.echo(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table to stdout, as wide as the terminal allows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal something, on stderr."""
+    click.echo(message, err=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int)) or value is None:
+        return value
+    if hasattr(value, "item"):  # a numpy scalar
+        return _plain(value.item())
+    return str(value)

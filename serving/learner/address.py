@@ -1,0 +1,60 @@
+"""Where a running learner is found, and how a second one is kept out.
+
+`<data>/run/learner.lock` is flock'ed for the learner's lifetime, so a held lock means a living learner;
+`<data>/run/learner.json` says where its admin API listens and holds the token that local commands show it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from bandit.errors import Busy
+from bandit.files import FileLock, is_locked, write_atomically
+
+
+class Address(msgspec.Struct, frozen=True):
+    """How to reach the running learner: base URL of its admin API, token of local commands, process id."""
+
+    url: str
+    token: str
+    pid: int
+
+
+def lock_path(data_dir: Path) -> Path:
+    """The lock file of a data directory's learner."""
+    return data_dir / "run" / "learner.lock"
+
+
+def address_path(data_dir: Path) -> Path:
+    """The file in which a running learner says where it is."""
+    return data_dir / "run" / "learner.json"
+
+
+def take_lock(data_dir: Path) -> FileLock:
+    """Become the one owner of the warehouse; raises `Busy` when a learner or a command is it already."""
+    lock = FileLock(lock_path(data_dir))
+    try:
+        lock.acquire()
+    except Busy:
+        raise Busy(
+            "another learner (or a command that needs the warehouse) runs on this data directory; "
+            "stop it first, or wait until it has finished"
+        ) from None
+    return lock
+
+
+def write_address(data_dir: Path, address: Address) -> None:
+    """Publish the address (readable by its owner alone)."""
+    write_atomically(address_path(data_dir), msgspec.json.encode(address), mode=0o600)
+
+
+def running_learner(data_dir: Path) -> Address | None:
+    """The address of the learner that runs on `data_dir`, None where none does (or it is still starting)."""
+    if not is_locked(lock_path(data_dir)):
+        return None
+    try:
+        return msgspec.json.decode(address_path(data_dir).read_bytes(), type=Address)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
