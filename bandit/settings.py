@@ -116,6 +116,20 @@ class Serving(_Section, frozen=True):
     subject_field: str | None = None
 
 
+class Limits(_Section, frozen=True):
+    """What one request to the decision API may hold; a refusal names the limit it broke."""
+
+    body_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 256 * 1024
+    batch_bytes_max: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 4 * 1024 * 1024
+    batch_items_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    actions_max: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    features_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    depth_max: Annotated[int, Meta(ge=1, le=32)] = 8
+    name_length_max: Annotated[int, Meta(ge=1, le=256)] = 256
+    text_length_max: Annotated[int, Meta(ge=1, le=65_536)] = 1024
+    slots_max: Annotated[int, Meta(ge=1, le=10)] = 10
+
+
 class CatalogueAction(_Section, frozen=True):
     """One action of a fixed catalogue."""
 
@@ -133,6 +147,7 @@ class ExperimentSettings(_Section, frozen=True):
     schedule: Schedule = Schedule()
     gate: Gate = Gate()
     serving: Serving = Serving()
+    limits: Limits = Limits()
     actions: list[CatalogueAction] | None = None
 
 

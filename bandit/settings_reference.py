@@ -57,6 +57,15 @@ MEANING: dict[str, str] = {
     "serving.seal_interval_s": "seconds after which a segment with events is sealed, so that the learner may read it",
     "serving.segment_bytes_max": "size at which a segment is sealed, in bytes",
     "serving.subject_field": "context field that names the person, for clustered errors and erasure",
+    "limits.body_bytes_max": "largest body of one request, in bytes, counted while reading",
+    "limits.batch_bytes_max": "largest body of a batch of decisions or rewards, in bytes",
+    "limits.batch_items_max": "most decisions or rewards in one batch",
+    "limits.actions_max": "most actions in one request",
+    "limits.features_max": "most features of one context, or of one action",
+    "limits.depth_max": "deepest nesting of feature objects",
+    "limits.name_length_max": "longest feature name, action id, event_id or reward_id, in characters",
+    "limits.text_length_max": "longest text value of a feature, in characters",
+    "limits.slots_max": "most slots in one request",
     "actions": 'a fixed catalogue, [{ id = "a", features = { } }, …]; leave out where each request brings its own',
 }
 
