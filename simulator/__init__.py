@@ -1,1 +1,1 @@
-"""Worlds with known answers, and the client app that lives in them."""
+"""Worlds with known answers, the client app that lives in them, and the runner that plays them against a loop."""

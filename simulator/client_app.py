@@ -1,0 +1,167 @@
+"""A client application as an integrator would write it: users ask, are shown an action, and react later.
+
+Several users ask at once over one shared client; rewards wait on a heap until they are due and are posted by
+their event_id from other threads, so that they arrive late and out of order, as in life. With a rate it is a
+load generator: questions start on a fixed timetable, whatever the answers take.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from rewardloop_client import Action as ClientAction
+from rewardloop_client import Client
+
+from simulator.transport import Answer, Deliveries, Delivery, Question
+
+USERS_DEFAULT = 8
+REPORTERS_DEFAULT = 4
+
+
+class ClientApp:
+    """Plays batches of questions through a `Client`.
+
+    `users` threads ask, `reporters` threads post rewards; with one of each everything happens in order.
+    `rate_per_s` bounds how many questions start in a second (None: as fast as the answers come).
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        users: int = USERS_DEFAULT,
+        reporters: int = REPORTERS_DEFAULT,
+        rate_per_s: float | None = None,
+    ) -> None:
+        self._client = client
+        self._users = users
+        self._reporters = reporters
+        self._rate_per_s = rate_per_s
+
+    def play(
+        self,
+        questions: Sequence[Question],
+        deliveries: Deliveries,
+        on_answer: Callable[[int, Answer], None] | None = None,
+    ) -> list[Answer]:
+        """Ask all questions and post all their rewards; returns when the last reward is on disk.
+
+        Raises the first error that any user or reporter met (of `rewardloop_client.errors`).
+        """
+        postbox = _Postbox()
+        answers: list[Answer | None] = [None] * len(questions)
+        numbers = itertools.count()
+        started_at = time.monotonic()
+
+        def user() -> None:
+            while not postbox.failed and (number := next(numbers)) < len(questions):
+                if self._rate_per_s:
+                    time.sleep(max(0.0, started_at + number / self._rate_per_s - time.monotonic()))
+                answer = self._ask(questions[number])
+                answers[number] = answer
+                if on_answer:
+                    on_answer(number, answer)
+                for delivery in deliveries(number, answer):
+                    postbox.put(answer.event_id, delivery)
+
+        def reporter() -> None:
+            while (item := postbox.take()) is not None:
+                event_id, delivery = item
+                self._client.reward(event_id, delivery.reward, reward_id=delivery.reward_id)
+
+        with postbox.guarded(reporter, self._reporters) as reporters:
+            with postbox.guarded(user, self._users) as users:
+                users.join()
+            postbox.close()
+            reporters.join()
+        postbox.raise_failure()
+        return [answer for answer in answers if answer is not None]
+
+    def _ask(self, question: Question) -> Answer:
+        actions = None
+        if question.actions is not None:
+            actions = [ClientAction(action.id, action.features) for action in question.actions]
+        choice = self._client.recommend(question.context, actions, event_id=question.event_id)
+        return Answer(choice.event_id, choice.action, choice.probability, choice.model_id)
+
+
+class _Postbox:
+    """Deliveries ordered by the moment they are due; `take` sleeps until one is, and ends after `close`."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str, Delivery]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
+    def put(self, event_id: str, delivery: Delivery) -> None:
+        with self._changed:
+            due = time.monotonic() + delivery.delay_s
+            heapq.heappush(self._heap, (due, next(self._numbers), event_id, delivery))
+            self._changed.notify()
+
+    def take(self) -> tuple[str, Delivery] | None:
+        with self._changed:
+            while not self.failed:
+                wait_s = self._heap[0][0] - time.monotonic() if self._heap else None
+                if wait_s is not None and wait_s <= 0:
+                    _, _, event_id, delivery = heapq.heappop(self._heap)
+                    return event_id, delivery
+                if wait_s is None and self._closed:
+                    return None
+                self._changed.wait(wait_s)
+            return None
+
+    def close(self) -> None:
+        """No more deliveries will come; those that wait are still handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def guarded(self, work: Callable[[], None], count: int) -> _Crew:
+        """A crew of `count` threads doing `work`; the first exception among them stops everybody."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # handed to the caller of `play`, by raise_failure
+                self.fail(error)
+
+        return _Crew([threading.Thread(target=run, daemon=True) for _ in range(count)])
+
+
+class _Crew:
+    """Threads that start on entering and are waited for on leaving."""
+
+    def __init__(self, threads: list[threading.Thread]) -> None:
+        self._threads = threads
+
+    def __enter__(self) -> _Crew:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.join()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,75 @@
+"""What is drawn and tabulated of runs: rolling means, bands over seeds, shares of actions, and summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.environment import Vector
+from simulator.runner import Run
+
+ROLLING = 100
+EDGE = 500
+
+
+def rolling_mean(values: Vector, width: int = ROLLING) -> Vector:
+    """Mean of the last `width` values at each position (of as many as there are before that)."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    means: npt.NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Mean over seeds with the least and greatest, at each position; arrays of equal length."""
+
+    mean: Vector
+    lower: Vector
+    upper: Vector
+
+
+def band(curves: Sequence[Vector]) -> Band:
+    """The band of several curves of equal length."""
+    stacked = np.stack(curves)
+    return Band(stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
+
+
+def action_shares(run: Run, bins: int = 15) -> dict[str, Vector]:
+    """Share of each action in `bins` equal stretches of the run; actions in order of their total."""
+    chosen = np.asarray(run.actions)
+    stretches = np.array_split(chosen, min(bins, len(chosen)))
+    names, counts = np.unique(chosen, return_counts=True)
+    return {str(names[i]): np.array([np.mean(s == names[i]) for s in stretches]) for i in np.argsort(-counts)}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run in seven numbers: what tables print and `--json` gives."""
+
+    seed: int
+    mean_reward: float
+    first_500: float
+    last_500: float
+    regret: float
+    promotions: int
+    holds: int
+    insufficient: int
+
+
+def summarise(run: Run) -> Summary:
+    """The numbers of one run; the initial model counts in none of the verdicts."""
+    return Summary(
+        seed=run.seed,
+        mean_reward=float(run.rewards.mean()),
+        first_500=float(run.rewards[:EDGE].mean()),
+        last_500=float(run.rewards[-EDGE:].mean()),
+        regret=float(run.regret()[-1]),
+        promotions=run.count("promote"),
+        holds=run.count("hold"),
+        insufficient=run.count("insufficient"),
+    )

@@ -1,0 +1,183 @@
+"""Plays a world against a loop, batch by batch, and keeps what both said.
+
+The same runner serves the demo over HTTP and the simulations in one process: only the transport differs.
+Chance is split by purpose (rounds, history, deliveries of each event), so that neither concurrency nor the
+loop's choices change what the world would have brought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bandit.types import Action
+from simulator.channel import Channel, Delay
+from simulator.environment import Environment, Round, Vector
+from simulator.transport import Answer, Delivery, Question, Settled, Transport
+
+_ROUNDS, _HISTORY, _DELIVERIES = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How long a run is, in which batches, with how much uniformly logged history, and its seed."""
+
+    interactions: int = 7500
+    batch: int = 500
+    warm_start: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch: its interactions [start, stop), the mean reward in them, and the verdict after them."""
+
+    number: int
+    start: int
+    stop: int
+    mean_reward: float
+    settled: Settled
+
+
+@dataclass(slots=True)
+class Run:
+    """All that came of a run of n interactions; arrays have shape (n,).
+
+    `rewards` are what the chosen actions earned (delivered or not), `expected` their means, `random` and
+    `oracle` the means of a uniform and of the best choice in the same rounds.
+    """
+
+    seed: int
+    rewards: Vector
+    expected: Vector
+    random: Vector
+    oracle: Vector
+    probabilities: Vector
+    actions: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    event_ids: list[str] = field(default_factory=list)
+    initial: Settled | None = None
+    batches: list[Batch] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, seed: int, interactions: int) -> Run:
+        """A run in which nothing has happened yet."""
+
+        def unknown() -> Vector:
+            return np.full(interactions, np.nan)
+
+        return cls(seed, unknown(), unknown(), unknown(), unknown(), unknown())
+
+    @property
+    def played(self) -> int:
+        """How many interactions have been played."""
+        return len(self.actions)
+
+    def count(self, outcome: str) -> int:
+        """How many batches ended with this verdict."""
+        return sum(batch.settled.outcome == outcome for batch in self.batches)
+
+    def promotions_at(self) -> list[int]:
+        """After how many interactions each promotion happened."""
+        return [batch.stop for batch in self.batches if batch.settled.outcome == "promote"]
+
+    def regret(self) -> npt.NDArray[np.float64]:
+        """Cumulative expected reward missed against the oracle."""
+        return np.cumsum(self.oracle - self.expected)
+
+
+OnBatch = Callable[[Run, Batch], None]
+
+
+def play(
+    environment: Environment,
+    transport: Transport,
+    script: Script,
+    *,
+    channel: Channel | None = None,
+    on_start: Callable[[Run], None] | None = None,
+    on_batch: OnBatch | None = None,
+    before_batch: Callable[[int], None] | None = None,
+) -> Run:
+    """Play `script` in a world against a loop; `on_batch` is told of each batch after its verdict."""
+    run = Run.empty(script.seed, script.interactions)
+    way = channel or Delay()
+    if script.warm_start:
+        run.initial = transport.warm_start(uniform_history(environment, script.warm_start, script.seed))
+    if on_start:
+        on_start(run)
+    rng = np.random.default_rng([script.seed, _ROUNDS])
+    for number, start in enumerate(range(0, script.interactions, script.batch), start=1):
+        if before_batch:
+            before_batch(number)
+        stop = min(start + script.batch, script.interactions)
+        rounds = [environment.draw(rng, step) for step in range(start, stop)]
+        answers = _play_batch(transport, run, rounds, way, catalogue=environment.catalogue)
+        _record(run, rounds, answers, start)
+        batch = Batch(number, start, stop, float(run.rewards[start:stop].mean()), transport.settle())
+        run.batches.append(batch)
+        if on_batch:
+            on_batch(run, batch)
+    return run
+
+
+def uniform_history(environment: Environment, rows: int, seed: int) -> list[dict[str, Any]]:
+    """`rows` interactions logged by uniform choice, as objects of the import format."""
+    rng = np.random.default_rng([seed, _HISTORY])
+    history = []
+    for number in range(rows):
+        one = environment.draw(rng, 0)
+        index = int(rng.integers(len(one.actions)))
+        row: dict[str, Any] = {
+            "event_id": f"h{seed}-{number:07d}",
+            "context": dict(one.context),
+            "action": one.actions[index].id,
+            "probability": 1.0 / len(one.actions),
+            "reward": float(one.outcomes[index]),
+        }
+        if environment.catalogue is None:
+            row["actions"] = [{"id": action.id, "features": dict(action.features)} for action in one.actions]
+        history.append(row)
+    return history
+
+
+def event_id(seed: int, number: int) -> str:
+    """The id of a run's interaction; ids sort in the order of the interactions."""
+    return f"s{seed}-{number:07d}"
+
+
+def _play_batch(
+    transport: Transport, run: Run, rounds: Sequence[Round], way: Channel, *, catalogue: Sequence[Action] | None
+) -> list[Answer]:
+    start = run.played
+    questions = [
+        Question(event_id(run.seed, start + offset), one.context, one.actions if catalogue is None else None)
+        for offset, one in enumerate(rounds)
+    ]
+
+    def deliveries(offset: int, answer: Answer) -> Sequence[Delivery]:
+        reward = float(rounds[offset].outcomes[_position(rounds[offset], answer.action)])
+        return way.send(reward, np.random.default_rng([run.seed, _DELIVERIES, start + offset]))
+
+    return transport.play(questions, deliveries)
+
+
+def _record(run: Run, rounds: Sequence[Round], answers: Sequence[Answer], start: int) -> None:
+    for offset, (one, answer) in enumerate(zip(rounds, answers, strict=True)):
+        index, at = _position(one, answer.action), start + offset
+        run.rewards[at] = one.outcomes[index]
+        run.expected[at] = one.means[index]
+        run.random[at] = one.means.mean()
+        run.oracle[at] = one.means.max()
+        run.probabilities[at] = answer.probability
+        run.actions.append(answer.action)
+        run.models.append(answer.model_id)
+        run.event_ids.append(answer.event_id)
+
+
+def _position(one: Round, action: str) -> int:
+    return next(index for index, offered in enumerate(one.actions) if offered.id == action)
