@@ -1,0 +1,98 @@
+"""Heartbeats: what a writer says about itself each second, and whether it lives at all.
+
+A heartbeat is believed only while its writer holds `workers/<writer_id>.lock`: the kernel gives that lock back
+when the process ends, however it ends, so no timeout has to guess. `workers/clock` holds an instant that no
+writer yet to come may stamp before: a clock that was set back cannot put events behind the watermark.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from bandit.experiment import ExperimentPaths
+from bandit.files import is_locked, write_atomically
+
+LOCK_SUFFIX = ".lock"
+HEARTBEAT_SUFFIX = ".json"
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """One writer's state: every event it stamped before `complete_until` is in a sealed segment."""
+
+    writer_id: str
+    kind: str
+    pid: int
+    at: datetime
+    complete_until: datetime
+    settings_version: int = 0
+    model_id: str | None = None
+    canary_digest: str | None = None
+    counters: dict[str, float] = {}
+
+
+def lock_path(paths: ExperimentPaths, writer_id: str) -> Path:
+    """The lock that a writer holds as long as it lives."""
+    return paths.workers / f"{writer_id}{LOCK_SUFFIX}"
+
+
+def heartbeat_path(paths: ExperimentPaths, writer_id: str) -> Path:
+    """Where a writer's heartbeat is kept."""
+    return paths.workers / f"{writer_id}{HEARTBEAT_SUFFIX}"
+
+
+def beat(paths: ExperimentPaths, heartbeat: Heartbeat) -> None:
+    """Replace a writer's heartbeat, atomically and without a sync: it says nothing that a crash could make wrong."""
+    write_atomically(heartbeat_path(paths, heartbeat.writer_id), msgspec.json.encode(heartbeat), sync=False)
+
+
+def read_heartbeat(paths: ExperimentPaths, writer_id: str) -> Heartbeat | None:
+    """The last heartbeat of a writer, living or not; None when there is none that can be read."""
+    try:
+        return msgspec.json.decode(heartbeat_path(paths, writer_id).read_bytes(), type=Heartbeat)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def locked_writers(paths: ExperimentPaths) -> list[str]:
+    """The ids of all writers that live now, sorted."""
+    if not paths.workers.is_dir():
+        return []
+    names = sorted(entry.name for entry in os.scandir(paths.workers) if entry.name.endswith(LOCK_SUFFIX))
+    return [name.removesuffix(LOCK_SUFFIX) for name in names if is_locked(paths.workers / name)]
+
+
+def live_heartbeats(paths: ExperimentPaths) -> list[Heartbeat]:
+    """The heartbeats of the living writers, sorted by writer."""
+    heartbeats = (read_heartbeat(paths, writer_id) for writer_id in locked_writers(paths))
+    return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
+
+
+def read_clock_floor(paths: ExperimentPaths) -> datetime | None:
+    """The instant that no new writer may stamp before; None before the first survey."""
+    instants = []
+    try:
+        instants.append(datetime.fromisoformat((paths.workers / "clock").read_text().strip()))
+    except (FileNotFoundError, ValueError):
+        pass
+    if paths.workers.is_dir():
+        for entry in os.scandir(paths.workers):
+            if entry.name.endswith(HEARTBEAT_SUFFIX):
+                heartbeat = read_heartbeat(paths, entry.name.removesuffix(HEARTBEAT_SUFFIX))
+                if heartbeat is not None:
+                    instants.append(heartbeat.complete_until)
+    return max(instants, default=None)
+
+
+def raise_clock_floor(paths: ExperimentPaths, now: datetime) -> None:
+    """Let no writer that starts from here on stamp before `now`."""
+    floor = paths.workers / "clock"
+    try:
+        if datetime.fromisoformat(floor.read_text().strip()) >= now:
+            return
+    except (FileNotFoundError, ValueError):
+        pass
+    write_atomically(floor, now.isoformat().encode(), sync=False)

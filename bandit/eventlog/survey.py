@@ -1,0 +1,91 @@
+"""The survey: one look at the whole log that says which segments are there and how far it is complete.
+
+The order of its steps is what makes the watermark safe: `now` was read before any lock was probed, and no
+writer that starts afterwards can stamp before it; heartbeats are read before segments are listed, so every
+event that a heartbeat vouches for is in the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from bandit.errors import Busy, CorruptLog
+from bandit.eventlog.heartbeat import (
+    Heartbeat,
+    lock_path,
+    locked_writers,
+    raise_clock_floor,
+    read_heartbeat,
+)
+from bandit.eventlog.recovery import QUARANTINE, Recovered, open_segments, quarantine_segment, recover_segment
+from bandit.eventlog.segment import SEALED_SUFFIX, parse_segment_name, segments_with_suffix
+from bandit.experiment import ExperimentPaths
+from bandit.files import locked
+
+__all__ = ["Survey", "quarantine_segment", "sealed_segments", "survey"]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The state of a log.
+
+    `segments`: the sealed ones, sorted by name. `watermark`: every event stamped before it is in
+    them; None when that cannot be known this time, for the reasons in `unknown`. `recovered`: what this survey
+    sealed for dead writers. `quarantined`: everything ever cut off or moved out of the log.
+    """
+
+    segments: list[Path]
+    watermark: datetime | None
+    live: list[Heartbeat]
+    recovered: list[Recovered] = field(default_factory=list)
+    quarantined: list[Path] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def sealed_segments(events: Path) -> list[Path]:
+    """The sealed segments in a folder, sorted by name: each writer's in the order of writing."""
+    return segments_with_suffix(events, SEALED_SUFFIX)
+
+
+def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True) -> Survey:
+    """Look at the log; with `recover`, seal what dead writers left open (else their open segments hide the watermark).
+
+    `now` must have been read before the call. Raises OSError when the folder cannot be read.
+    """
+    raise_clock_floor(paths, now)
+    live: list[Heartbeat] = []
+    unknown: list[str] = []
+    writers = locked_writers(paths)
+    for writer_id in writers:
+        heartbeat = read_heartbeat(paths, writer_id)
+        if heartbeat is None:
+            unknown.append(f"writer {writer_id} lives but has not reported yet")
+        else:
+            live.append(heartbeat)
+    recovered: list[Recovered] = []
+    for segment in open_segments(paths.events):
+        writer_id = parse_segment_name(segment)[0]
+        if writer_id in writers:
+            continue
+        if not recover:
+            unknown.append(f"segment {segment.name} of a dead writer is not recovered yet")
+            continue
+        try:
+            with locked(lock_path(paths, writer_id), wait=False):
+                if segment.exists():
+                    recovered.append(recover_segment(segment, now=now))
+        except Busy:
+            unknown.append(f"writer {writer_id} is just starting")
+        except (CorruptLog, OSError) as error:
+            unknown.append(f"segment {segment.name} of a dead writer cannot be recovered: {error}")
+    quarantine = paths.events / QUARANTINE
+    return Survey(
+        segments=sealed_segments(paths.events),
+        watermark=None if unknown else min([now, *(heartbeat.complete_until for heartbeat in live)]),
+        live=live,
+        recovered=recovered,
+        quarantined=sorted(quarantine.iterdir()) if quarantine.is_dir() else [],
+        unknown=unknown,
+    )

@@ -1,0 +1,302 @@
+"""The model registry: models as folders that are complete or absent, and one pointer that says which one serves.
+
+A model is written beside its place, synced and renamed into it; its manifest carries the digest of each file
+and its own. The pointer moves by compare-and-swap under the experiment's lock and keeps the earlier champions
+with it, because falling back must not depend on a second file. `history.jsonl` records what is neither event
+nor model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Conflict, CorruptLog, CorruptModel, NotFound
+from bandit.experiment import ExperimentPaths
+from bandit.files import fsync_directory, locked, write_atomically
+
+MANIFEST = "manifest.json"
+CHAMPIONS_KEPT_MAX = 1000
+
+_FILE_NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,62}$")
+_MODEL_ID = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+_INCOMING = ".incoming-"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about a stored model; `files` maps each name to its SHA-256, `digest` covers all the rest."""
+
+    model_id: str
+    created_at: datetime
+    parent: str | None
+    kind: str
+    files: dict[str, str]
+    vw_version: str
+    options: dict[str, Any]
+    settings_version: int
+    data: dict[str, Any]
+    canaries: list[dict[str, Any]]
+    note: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model whose digests were checked: its manifest and the bytes of its files."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+
+
+class Champion(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model serves since when; `generation` counts the swaps, from 1."""
+
+    model_id: str
+    since: datetime
+    generation: int
+    reason: str = ""
+
+
+class _Pointer(msgspec.Struct, frozen=True):
+    current: Champion
+    earlier: list[Champion]
+
+
+class ModelRegistry:
+    """The models of one experiment. `durable=False` leaves out syncs: for simulations only."""
+
+    def __init__(self, paths: ExperimentPaths, *, durable: bool = True) -> None:
+        self.paths = paths
+        self.durable = durable
+
+    # -- models ------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        *,
+        now: datetime,
+        parent: str | None,
+        kind: str,
+        options: Mapping[str, Any],
+        settings_version: int,
+        data: Mapping[str, Any],
+        canaries: Sequence[Mapping[str, Any]],
+        note: str = "",
+    ) -> Manifest:
+        """Store a model, complete or not at all; it serves nothing until `swap`.
+
+        Publishing the same content in the same second again gives the manifest that is there. Raises ValueError
+        for a file name that is not plain, OSError when the disk does not take it.
+        """
+        if not files:
+            raise ValueError("a model needs at least one file")
+        for name in files:
+            if not _FILE_NAME.match(name) or name == MANIFEST:
+                raise ValueError("a model's files have plain lower-case names, and the manifest is not one of them")
+        digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+        content = hashlib.sha256(msgspec.json.encode(digests)).hexdigest()
+        model_id = f"m{now:%Y%m%dt%H%M%S}-{content[:8]}"
+        manifest = _signed(
+            Manifest(
+                model_id=model_id,
+                created_at=now,
+                parent=parent,
+                kind=kind,
+                files=digests,
+                vw_version=version("vowpalwabbit"),
+                options=dict(options),
+                settings_version=settings_version,
+                data=dict(data),
+                canaries=[dict(canary) for canary in canaries],
+                note=note,
+            )
+        )
+        self.paths.models.mkdir(parents=True, exist_ok=True)
+        with locked(self.paths.lock):
+            for leftover in self.paths.models.glob(f"{_INCOMING}*"):  # from a process that died while publishing
+                shutil.rmtree(leftover)
+            place = self.paths.models / model_id
+            if place.exists():
+                return self.load(model_id).manifest
+            incoming = self.paths.models / f"{_INCOMING}{model_id}"
+            incoming.mkdir()
+            try:
+                for name, content_bytes in files.items():
+                    self._write_new(incoming / name, content_bytes)
+                self._write_new(incoming / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+                if self.durable:
+                    fsync_directory(incoming)
+                incoming.rename(place)
+            except OSError:
+                shutil.rmtree(incoming, ignore_errors=True)
+                raise
+            if self.durable:
+                fsync_directory(self.paths.models)
+        return manifest
+
+    def load(self, model_id: str) -> StoredModel:
+        """A model with all digests checked; raises `NotFound`, or `CorruptModel` when a byte differs."""
+        manifest = self.manifest(model_id)
+        files = {}
+        for name, digest in manifest.files.items():
+            try:
+                content = (self.paths.models / model_id / name).read_bytes()
+            except FileNotFoundError:
+                raise CorruptModel(f"model {model_id}: {name} is missing") from None
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise CorruptModel(f"model {model_id}: {name} does not match its digest")
+            files[name] = content
+        return StoredModel(manifest, files)
+
+    def manifest(self, model_id: str) -> Manifest:
+        """The checked manifest of one model; raises `NotFound` or `CorruptModel`."""
+        if not _MODEL_ID.match(model_id):
+            raise NotFound("there is no model of that id")
+        try:
+            manifest = msgspec.json.decode((self.paths.models / model_id / MANIFEST).read_bytes(), type=Manifest)
+        except FileNotFoundError:
+            raise NotFound(f"there is no model {model_id}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CorruptModel(f"model {model_id}: its manifest cannot be read ({error})") from None
+        if _signed(manifest).digest != manifest.digest or manifest.model_id != model_id:
+            raise CorruptModel(f"model {model_id}: its manifest does not match its own digest")
+        return manifest
+
+    def model_ids(self) -> list[str]:
+        """The ids of all stored models, oldest first, whether sound or not."""
+        if not self.paths.models.is_dir():
+            return []
+        return sorted(entry.name for entry in self.paths.models.iterdir() if _MODEL_ID.match(entry.name))
+
+    def manifests(self) -> list[Manifest]:
+        """The manifests of all sound models, oldest first; damaged ones are for `doctor` to name."""
+        found = []
+        for model_id in self.model_ids():
+            try:
+                found.append(self.manifest(model_id))
+            except (CorruptModel, NotFound):
+                continue
+        return sorted(found, key=lambda manifest: (manifest.created_at, manifest.model_id))
+
+    # -- the pointer -------------------------------------------------------------------------------------
+
+    def champion(self) -> Champion | None:
+        """The serving model, None before the first; raises `CorruptModel` when the pointer cannot be read."""
+        pointer = self._pointer()
+        return pointer.current if pointer else None
+
+    def champions(self) -> list[Champion]:
+        """The champions before the present one, newest first; at most `CHAMPIONS_KEPT_MAX` are kept."""
+        pointer = self._pointer()
+        return pointer.earlier if pointer else []
+
+    def swap(self, model_id: str, *, expected: str | None, now: datetime, reason: str) -> Champion:
+        """Make `model_id` the champion if `expected` (None: none yet) still is.
+
+        Raises `Conflict` when another one is, `NotFound` or `CorruptModel` when the new one is not sound: the
+        pointer never moves to a model that cannot be loaded.
+        """
+        with locked(self.paths.lock):
+            self.load(model_id)
+            pointer = self._pointer()
+            current = pointer.current if pointer else None
+            if (current.model_id if current else None) != expected:
+                raise Conflict(
+                    f"the champion is {current.model_id if current else 'not set'} by now, not "
+                    f"{expected or 'unset'} as expected; look again and decide anew"
+                )
+            champion = Champion(
+                model_id=model_id, since=now, generation=current.generation + 1 if current else 1, reason=reason
+            )
+            earlier = [current, *(pointer.earlier if pointer else [])][:CHAMPIONS_KEPT_MAX] if current else []
+            write_atomically(
+                self.paths.champion,
+                msgspec.json.format(msgspec.json.encode(_Pointer(champion, earlier)), indent=1),
+                sync=self.durable,
+            )
+        return champion
+
+    # -- history -----------------------------------------------------------------------------------------
+
+    def record(self, kind: str, *, now: datetime, **fields: Any) -> None:
+        """Append one entry to the history: `kind`, `at` and the fields (anything msgspec can encode)."""
+        line = msgspec.json.encode({"kind": kind, "at": now, **fields}) + b"\n"
+        with locked(self.paths.lock):
+            descriptor = os.open(self.paths.history, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                size = os.lseek(descriptor, 0, os.SEEK_END)
+                whole = self._whole_lines(descriptor, size)
+                if whole < size:  # a process died while it recorded; nobody was told that this entry exists
+                    os.ftruncate(descriptor, whole)
+                os.lseek(descriptor, whole, os.SEEK_SET)
+                left = memoryview(line)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                if self.durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if self.durable and not size:
+                fsync_directory(self.paths.root)
+
+    def history(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The entries, oldest first, of one kind or of all; `at` is ISO text. Raises `CorruptLog`.
+
+        An unfinished last line is left out: nobody was told that it exists.
+        """
+        try:
+            lines = self.paths.history.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        try:
+            entries: list[dict[str, Any]] = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise CorruptLog("history.jsonl holds a line that is not JSON; restore the file from a backup") from None
+        return [entry for entry in entries if kind is None or entry.get("kind") == kind]
+
+    # -- helpers -----------------------------------------------------------------------------------------
+
+    def _pointer(self) -> _Pointer | None:
+        try:
+            return msgspec.json.decode(self.paths.champion.read_bytes(), type=_Pointer)
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CorruptModel(f"champion.json cannot be read ({error}); restore it from a backup") from None
+
+    def _write_new(self, path: Path, content: bytes) -> None:
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            if self.durable:
+                os.fsync(file.fileno())
+
+    @staticmethod
+    def _whole_lines(descriptor: int, size: int) -> int:
+        """The length of the file up to the end of its last whole line."""
+        end = size
+        while end > 0:
+            start = max(0, end - 4096)
+            newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+        return 0
+
+
+def _signed(manifest: Manifest) -> Manifest:
+    """The manifest with the digest of everything else in it."""
+    unsigned = msgspec.structs.replace(manifest, digest="")
+    digest = hashlib.sha256(msgspec.json.encode(unsigned, order="deterministic")).hexdigest()
+    return msgspec.structs.replace(unsigned, digest=digest)
