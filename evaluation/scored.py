@@ -1,0 +1,414 @@
+"""Scored rows: everything offline evaluation needs to know about a log, as flat numpy arrays.
+
+One row is one matured interaction, scored by a model that had not learnt from it: the probabilities that the
+candidate and the champion give to each of its k actions, the reward model's prediction for each, and what was
+logged. Rows may offer different numbers of actions, so the per-action arrays are ragged: row i owns the
+entries `offsets[i]:offsets[i + 1]`. All estimators, checks and certificates start from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.errors import InvalidScores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Times = NDArray[np.datetime64]
+
+CHUNK_VALUES = 1 << 16
+"""Values (rows × actions) per array and chunk: about half a megabyte, so that a chunk stays in the cache."""
+
+_SUM_TOLERANCE = 1e-6
+_RAGGED = ("candidate", "champion", "q", "pmf")
+
+
+class ScoredEvents(NamedTuple):
+    """Scored rows reduced to what the estimators use: six (n,) arrays.
+
+    `w_candidate`, `w_champion`: importance weights π(a|x)/p; `dm_candidate`, `dm_champion`: Σ_k π_k q̂_k;
+    `reward`: r; `q_logged`: q̂ of the logged action.
+    """
+
+    w_candidate: Floats
+    w_champion: Floats
+    dm_candidate: Floats
+    dm_champion: Floats
+    reward: Floats
+    q_logged: Floats
+
+    @property
+    def residual(self) -> Floats:
+        """What the reward model missed: r − q̂_a, shape (n,)."""
+        return self.reward - self.q_logged
+
+    @property
+    def lift(self) -> Floats:
+        """The paired doubly-robust lift of each row: (dm_c − dm_b) + (w_c − w_b)(r − q̂_a), shape (n,)."""
+        return (self.dm_candidate - self.dm_champion) + (self.w_candidate - self.w_champion) * self.residual
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """n scored rows; `offsets` has shape (n + 1,), ragged arrays shape (offsets[-1],), the others (n,).
+
+    `candidate`, `champion`: π_c and π_b over the row's actions; `q`: q̂ over them; `pmf`: the logged μ, NaN where
+    only the propensity was logged, None where it never was; `action`: position of the logged action;
+    `propensity`: μ of the logged action; `cluster`: subject ids; `decided_at`: UTC as datetime64[us].
+    """
+
+    offsets: Ints
+    candidate: Floats
+    champion: Floats
+    q: Floats
+    action: Ints
+    reward: Floats
+    propensity: Floats
+    pmf: Floats | None = None
+    event_id: Sequence[str] | None = None
+    decided_at: Times | None = None
+    cluster: Sequence[str] | None = None
+
+    # -- making them -------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, scores: Any) -> ScoredRows:
+        """From any object with these fields, such as the `Scores` that training hands out; checks every row."""
+        given = {field.name: getattr(scores, field.name, None) for field in fields(cls)}
+        if given["offsets"] is None:
+            raise InvalidScores("offsets", "is missing")
+        rows = cls(
+            offsets=np.ascontiguousarray(given["offsets"], np.int64),
+            action=np.ascontiguousarray(given["action"], np.int64),
+            reward=np.ascontiguousarray(given["reward"], np.float64),
+            propensity=np.ascontiguousarray(given["propensity"], np.float64),
+            candidate=np.ascontiguousarray(given["candidate"], np.float64),
+            champion=np.ascontiguousarray(given["champion"], np.float64),
+            q=np.ascontiguousarray(given["q"], np.float64),
+            pmf=None if given["pmf"] is None else np.ascontiguousarray(given["pmf"], np.float64),
+            event_id=None if given["event_id"] is None else list(given["event_id"]),
+            decided_at=_times(given["decided_at"]),
+            cluster=None if given["cluster"] is None else list(given["cluster"]),
+        )
+        rows.check()
+        return rows
+
+    @classmethod
+    def from_matrices(
+        cls,
+        *,
+        candidate: Floats,
+        champion: Floats,
+        q: Floats,
+        action: Ints,
+        reward: Floats,
+        propensity: Floats,
+        pmf: Floats | None = None,
+        cluster: Sequence[str] | None = None,
+        decided_at: Any = None,
+        event_id: Sequence[str] | None = None,
+    ) -> ScoredRows:
+        """From (n, k) matrices: every row offers the same k actions."""
+        n, k = np.shape(candidate)
+        ragged = {"candidate": candidate, "champion": champion, "q": q, "pmf": pmf}
+        flat = {name: None if value is None else np.ravel(value) for name, value in ragged.items()}
+        offsets = np.arange(n + 1, dtype=np.int64) * k
+        return cls.of(
+            _Given(
+                offsets=offsets,
+                action=action,
+                reward=reward,
+                propensity=propensity,
+                cluster=cluster,
+                decided_at=decided_at,
+                event_id=event_id,
+                **flat,
+            )
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
+        """The rows of all `parts`, in order; a column that one part lacks is dropped (pmf: filled with NaN)."""
+        if not parts:
+            return cls.empty()
+        starts = np.cumsum([0] + [part.values for part in parts[:-1]])
+        ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
+        offsets = np.concatenate([np.zeros(1, np.int64), *ends])
+        pmf = None
+        if any(part.pmf is not None for part in parts):
+            pmf = np.concatenate([np.full(p.values, np.nan) if p.pmf is None else p.pmf for p in parts])
+
+        def joined(name: str) -> Any:
+            columns = [getattr(part, name) for part in parts if len(part)]
+            if not columns or any(column is None for column in columns):
+                return None
+            if isinstance(columns[0], np.ndarray):
+                return np.concatenate(columns)
+            return [value for column in columns for value in column]
+
+        names = ("candidate", "champion", "q", "action", "reward", "propensity")
+        dense = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        others = {name: joined(name) for name in ("event_id", "decided_at", "cluster")}
+        columns: dict[str, Any] = {**dense, **others, "offsets": offsets, "pmf": pmf}
+        return cls(**columns)
+
+    @classmethod
+    def empty(cls) -> ScoredRows:
+        """No rows."""
+        none = np.zeros(0)
+        return cls(np.zeros(1, np.int64), none, none, none, np.zeros(0, np.int64), none, none)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> ScoredRows:
+        """From a table with one row per event; raises `InvalidScores` that names the column.
+
+        Columns `reward`, `propensity`, `action`, `candidate`, `champion`, `q`, and optionally `pmf`, `cluster`,
+        `decided_at`, `event_id`; `candidate`, `champion`, `q` and `pmf` hold one list per row.
+        """
+        for name in ("reward", "propensity", "action", "candidate", "champion", "q"):
+            if name not in frame.columns:
+                raise InvalidScores(name, "column is missing", "reward, propensity, action, candidate, champion, q")
+        lengths = np.fromiter((len(_listed(row, "candidate")) for row in frame["candidate"]), np.int64, len(frame))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        given = _Given(
+            offsets=offsets,
+            action=_whole_numbers(frame["action"].to_numpy()),
+            reward=frame["reward"].to_numpy(np.float64),
+            propensity=frame["propensity"].to_numpy(np.float64),
+            **{name: _flat(frame, name, lengths) for name in _RAGGED},
+            cluster=[str(value) for value in frame["cluster"]] if "cluster" in frame.columns else None,
+            event_id=[str(value) for value in frame["event_id"]] if "event_id" in frame.columns else None,
+            decided_at=_frame_times(frame) if "decided_at" in frame.columns else None,
+        )
+        return cls.of(given)
+
+    # -- reading them ------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def values(self) -> int:
+        """Total number of (row, action) pairs."""
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> Ints:
+        """k of each row, shape (n,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def width(self) -> int | None:
+        """k where every row offers as many actions, else None."""
+        n = len(self)
+        if n == 0 or self.values % n or not np.array_equal(self.lengths, np.full(n, self.values // n)):
+            return None
+        return self.values // n
+
+    def slice(self, start: int, stop: int | None = None) -> ScoredRows:
+        """Rows start…stop − 1, as views."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        stop = max(start, stop)
+        low, high = int(self.offsets[start]), int(self.offsets[stop])
+        return ScoredRows(
+            offsets=self.offsets[start : stop + 1] - low,
+            candidate=self.candidate[low:high],
+            champion=self.champion[low:high],
+            q=self.q[low:high],
+            pmf=None if self.pmf is None else self.pmf[low:high],
+            action=self.action[start:stop],
+            reward=self.reward[start:stop],
+            propensity=self.propensity[start:stop],
+            event_id=None if self.event_id is None else self.event_id[start:stop],
+            decided_at=None if self.decided_at is None else self.decided_at[start:stop],
+            cluster=None if self.cluster is None else self.cluster[start:stop],
+        )
+
+    def where(self, keep: NDArray[np.bool_]) -> ScoredRows:
+        """The rows where `keep`, shape (n,), is true."""
+        if bool(keep.all()):
+            return self
+        wide = np.repeat(keep, self.lengths)
+        index = np.flatnonzero(keep).tolist()
+        return ScoredRows(
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths[keep])]),
+            candidate=self.candidate[wide],
+            champion=self.champion[wide],
+            q=self.q[wide],
+            pmf=None if self.pmf is None else self.pmf[wide],
+            action=self.action[keep],
+            reward=self.reward[keep],
+            propensity=self.propensity[keep],
+            event_id=None if self.event_id is None else [self.event_id[i] for i in index],
+            decided_at=None if self.decided_at is None else self.decided_at[keep],
+            cluster=None if self.cluster is None else [self.cluster[i] for i in index],
+        )
+
+    def chunks(self, values: int = CHUNK_VALUES) -> Iterator[ScoredRows]:
+        """Consecutive slices of about `values` (row, action) pairs, at least one row each."""
+        n, start = len(self), 0
+        while start < n:
+            stop = int(np.searchsorted(self.offsets, self.offsets[start] + values, side="right")) - 1
+            stop = min(max(stop, start + 1), n)
+            yield self.slice(start, stop)
+            start = stop
+
+    def per_row(self, values: Floats) -> Floats:
+        """Sum a ragged array within each row: shape (values,) → (n,)."""
+        width = self.width
+        if width is not None:
+            return np.asarray(values.reshape(len(self), width).sum(axis=1), np.float64)
+        if len(self) == 0:
+            return np.zeros(0)
+        return np.asarray(np.add.reduceat(values, self.offsets[:-1]), np.float64)
+
+    def at_action(self, values: Floats) -> Floats:
+        """The entry of the logged action in a ragged array: shape (values,) → (n,)."""
+        return np.asarray(values[self.offsets[:-1] + self.action], np.float64)
+
+    def reduce(self) -> ScoredEvents:
+        """The six (n,) arrays that every estimator is a function of."""
+        return ScoredEvents(
+            w_candidate=self.at_action(self.candidate) / self.propensity,
+            w_champion=self.at_action(self.champion) / self.propensity,
+            dm_candidate=self.per_row(self.candidate * self.q),
+            dm_champion=self.per_row(self.champion * self.q),
+            reward=self.reward,
+            q_logged=self.at_action(self.q),
+        )
+
+    def digest(self) -> str:
+        """SHA-256 over every column: two row sets with the same digest give the same certificate."""
+        sha = hashlib.sha256()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            sha.update(field.name.encode() + b"\0")
+            if value is None:
+                continue
+            if isinstance(value, np.ndarray):
+                data = value.astype("datetime64[us]").astype("<i8") if value.dtype.kind == "M" else value
+                sha.update(np.ascontiguousarray(data).astype(data.dtype.newbyteorder("<")).tobytes())
+            else:
+                sha.update("\0".join(value).encode("utf-8", "surrogatepass"))
+        return sha.hexdigest()
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table that `from_frame` reads: one row per event, lists for the per-action columns."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {}
+        if self.event_id is not None:
+            columns["event_id"] = list(self.event_id)
+        if self.decided_at is not None:
+            columns["decided_at"] = pd.DatetimeIndex(self.decided_at.astype("datetime64[us]")).tz_localize("UTC")
+        columns.update(reward=self.reward, propensity=self.propensity, action=self.action)
+        cuts = self.offsets.tolist()
+        for name in _RAGGED:
+            flat = getattr(self, name)
+            if flat is not None:
+                values = flat.tolist()
+                columns[name] = [values[low:high] for low, high in pairwise(cuts)]
+        if self.cluster is not None:
+            columns["cluster"] = list(self.cluster)
+        return pd.DataFrame(columns)
+
+    def check(self) -> None:
+        """Raise `InvalidScores` at the first column that breaks an invariant."""
+        n = len(self)
+        if n < 0 or self.offsets[0] != 0 or (n and int(self.lengths.min()) < 1):
+            raise InvalidScores("candidate", "every row needs at least one action")
+        for name in ("action", "reward", "propensity"):
+            if getattr(self, name).shape != (n,):
+                raise InvalidScores(name, "has not one entry per row")
+        for name in ("event_id", "decided_at", "cluster"):
+            column = getattr(self, name)
+            if column is not None and len(column) != n:
+                raise InvalidScores(name, "has not one entry per row")
+        for name in _RAGGED:
+            column = getattr(self, name)
+            if column is not None and column.shape != (self.values,):
+                raise InvalidScores(name, "has not one entry per action of each row")
+        if not np.isfinite(self.reward).all():
+            raise InvalidScores("reward", "must be finite")
+        if not ((self.propensity > 0) & (self.propensity <= 1)).all():
+            raise InvalidScores("propensity", "must be above 0 and at most 1 (a missing one is never made up)")
+        if not ((self.action >= 0) & (self.action < self.lengths)).all():
+            raise InvalidScores("action", "must be a position in the row's list of actions", "0 to k - 1")
+        if not np.isfinite(self.q).all():
+            raise InvalidScores("q", "must be finite")
+        for name in ("candidate", "champion"):
+            column = getattr(self, name)
+            if not (column >= 0).all() or not (abs(self.per_row(column) - 1) <= _SUM_TOLERANCE).all():
+                raise InvalidScores(name, "must be probabilities that sum to 1 in each row", f"1 ± {_SUM_TOLERANCE}")
+
+
+class _Given:
+    """A bag of named columns on their way into `ScoredRows.of`."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.__dict__.update(columns)
+
+
+def _times(values: Any) -> Times | None:
+    if values is None:
+        return None
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        return values.astype("datetime64[us]")
+    plain = [v.astimezone(UTC).replace(tzinfo=None) if isinstance(v, datetime) and v.tzinfo else v for v in values]
+    return np.array(plain, "datetime64[us]")
+
+
+def _frame_times(frame: pd.DataFrame) -> Times:
+    import pandas as pd
+
+    try:
+        times = pd.DatetimeIndex(pd.to_datetime(frame["decided_at"], utc=True)).tz_localize(None)
+    except (ValueError, TypeError):
+        raise InvalidScores("decided_at", "must be a time") from None
+    return np.asarray(times.to_numpy(), "datetime64[us]")
+
+
+def _whole_numbers(values: Any) -> Ints:
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise InvalidScores("action", "must be a whole number") from None
+    if not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
+        raise InvalidScores("action", "must be a whole number")
+    return numbers.astype(np.int64)
+
+
+def _listed(value: Any, name: str) -> Sequence[float]:
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise InvalidScores(name, "must be a list of numbers in every row")
+    return value  # type: ignore[return-value]
+
+
+def _flat(frame: pd.DataFrame, name: str, lengths: Ints) -> Floats | None:
+    """One ragged column laid end to end; a missing pmf (None) becomes NaN."""
+    if name not in frame.columns:
+        return None
+    parts: list[Any] = []
+    for value, k in zip(frame[name], lengths, strict=True):
+        missing = name == "pmf" and not isinstance(value, (list, tuple, np.ndarray))
+        part = [np.nan] * int(k) if missing else _listed(value, name)
+        if len(part) != k:
+            raise InvalidScores(name, "must have as many entries as candidate in every row")
+        parts.append(part)
+    if not parts:
+        return np.zeros(0)
+    try:
+        return np.concatenate([np.asarray(part, np.float64) for part in parts])
+    except (TypeError, ValueError):
+        raise InvalidScores(name, "must be a list of numbers in every row") from None

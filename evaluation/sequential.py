@@ -1,0 +1,183 @@
+"""Looking at growing evidence again and again without fooling oneself.
+
+A champion is compared with its challenger at every cycle. A bound that is right for one look is wrong for thirty:
+an equal challenger would pass in one tenure of five. Two cures live here. *Planned looks*: each look may spend a
+share of α, and its critical value follows exactly from the joint distribution of all looks so far (Armitage,
+McPherson & Rowe 1969; Lan & DeMets 1983). *Confidence sequence*: one bound that holds at all times at once
+(Waudby-Smith et al. 2021, arXiv 2103.06476), wider, and free of any plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NORMAL = NormalDist()
+_GRID = 161
+_REACH = 7.0
+GROWTH_MIN = 1.02
+"""The variance clock must have grown by this factor since the last look; less is no new evidence."""
+
+SPACING = 1.05
+"""Looks are planned at least this factor of rows apart (the one at the horizon excepted)."""
+
+EARLY_SHARE = 0.1
+"""Share of α spent on the first looks as 6/(π²k²); the rest is laid out over the epoch's rows."""
+
+LATE_POWER = 1.5
+"""The rest is spent as (rows / horizon)^power: 1 is even, 3 close to O'Brien–Fleming."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look taken: rows so far, variance clock (n·SE)², α spent on it, critical value on the z scale."""
+
+    rows: int
+    clock: float
+    alpha: float
+    z: float
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaLedger:
+    """What has been spent of α over a champion's tenure; the small state carried from cycle to cycle.
+
+    `epoch` counts from 1; an epoch ends after `horizon_rows` rows, and the next has fresh rows and a fresh α.
+    `rows_before`: rows of the epoch that earlier, rejected challengers used up. `spent`, `taken`: α spent and
+    looks taken in this epoch by all challengers; `spent_until`: rows of the epoch at the latest of them.
+    `looks`: those of the present challenger.
+    """
+
+    epoch: int = 1
+    rows_before: int = 0
+    spent: float = 0.0
+    taken: int = 0
+    spent_until: int = 0
+    looks: tuple[Look, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object that `from_dict` reads back exactly."""
+        plain = asdict(self)
+        plain["looks"] = [[look.rows, look.clock, look.alpha, look.z] for look in self.looks]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> AlphaLedger:
+        """The ledger that `to_dict` wrote."""
+        looks = tuple(Look(int(rows), clock, alpha, z) for rows, clock, alpha, z in plain["looks"])
+        return cls(
+            epoch=plain["epoch"],
+            rows_before=plain["rows_before"],
+            spent=plain["spent"],
+            taken=plain["taken"],
+            spent_until=plain["spent_until"],
+            looks=looks,
+        )
+
+    def looked(self, look: Look) -> AlphaLedger:
+        """The ledger after `look`."""
+        return replace(
+            self,
+            spent=self.spent + look.alpha,
+            taken=self.taken + 1,
+            spent_until=self.rows_before + look.rows,
+            looks=(*self.looks, look),
+        )
+
+    def rejected(self, rows: int) -> AlphaLedger:
+        """The ledger for the next challenger of the same tenure, after one was rejected at `rows` rows."""
+        return replace(self, rows_before=self.rows_before + rows, looks=())
+
+    def next_epoch(self) -> AlphaLedger:
+        """A fresh α for rows that no look has seen."""
+        return AlphaLedger(epoch=self.epoch + 1)
+
+
+def spend(ledger: AlphaLedger, rows: int, *, alpha: float, horizon_rows: int) -> float:
+    """α for a look at `rows` rows of the present challenger; 0 where no look is planned yet.
+
+    A tenth of α goes to the first looks as 6/(π²k²), so that a large lift is seen at once; the rest grows with
+    (rows / horizon)^1.5, so that a small lift is not lost to a bound that only ever rises. The look that reaches
+    the horizon may spend all that is left. The schedule depends on row counts alone, never on outcomes.
+    """
+    total = ledger.rows_before + rows
+    left = max(0.0, alpha - ledger.spent)
+    if total >= horizon_rows:
+        return left
+    before = ledger.rows_before + ledger.looks[-1].rows if ledger.looks else 0
+    if ledger.looks and total < before * SPACING:
+        return 0.0
+    early = EARLY_SHARE * 6 / (math.pi**2 * (ledger.taken + 1) ** 2)
+    late = (1 - EARLY_SHARE) * (total / horizon_rows) ** LATE_POWER
+    laid_out = (1 - EARLY_SHARE) * (ledger.spent_until / horizon_rows) ** LATE_POWER
+    return float(min(alpha * (early + max(0.0, late - laid_out)), left))
+
+
+def critical_value(looks: tuple[Look, ...], clock: float, alpha: float) -> float:
+    """z such that a driftless challenger crosses at this look, not having crossed before, with chance `alpha`.
+
+    The sum of the paired lifts is a random walk in the clock V = Σ Var(D): between looks it moves by N(0, ΔV).
+    The density of the walks still below every earlier bound is carried forward on a grid. Raises ValueError when
+    the clock has not grown by `GROWTH_MIN`.
+    """
+    if not 0 < alpha < 1:
+        return math.inf
+    if not looks:
+        return _NORMAL.inv_cdf(1 - alpha)
+    if clock < looks[-1].clock * GROWTH_MIN:
+        raise ValueError("the clock has not grown enough for another look")
+    grid, mass = _surviving(looks)
+    root = math.sqrt(clock)
+    step = math.sqrt(clock - looks[-1].clock)
+    low, high = -_REACH, _REACH + 3
+    for _ in range(60):
+        middle = (low + high) / 2
+        crossing = float(mass @ _upper_tail((middle * root - grid) / step))
+        low, high = (middle, high) if crossing > alpha else (low, middle)
+    return (low + high) / 2
+
+
+def _surviving(looks: tuple[Look, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Grid of the walk at the last look and the probability mass at each point of those not yet stopped."""
+    grid, mass = _points(looks[0])
+    mass = mass * np.exp(-0.5 * (grid / math.sqrt(looks[0].clock)) ** 2) / math.sqrt(2 * math.pi * looks[0].clock)
+    for before, look in pairwise(looks):
+        onto, width = _points(look)
+        variance = look.clock - before.clock
+        kernel = np.exp(-0.5 * (onto[:, None] - grid[None, :]) ** 2 / variance) / math.sqrt(2 * math.pi * variance)
+        grid, mass = onto, width * (kernel @ mass)
+    return grid, mass
+
+
+def _points(look: Look) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Simpson's points and weights below the look's bound, from far out in the lower tail."""
+    root = math.sqrt(look.clock)
+    high = min(look.z, _REACH) * root
+    grid = np.linspace(-_REACH * root, high, _GRID)
+    weights = np.full(_GRID, 2.0)
+    weights[1::2] = 4.0
+    weights[0] = weights[-1] = 1.0
+    return grid, weights * (grid[1] - grid[0]) / 3
+
+
+def _upper_tail(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in z.tolist()])
+
+
+def confidence_sequence_z(clock: float, *, alpha: float, tuned_at: float) -> float:
+    """Critical value of a one-sided asymptotic confidence sequence at variance clock `clock`.
+
+    `mean − z·SE` is a lower bound valid at all times at once; tightest near `tuned_at` (same unit as `clock`).
+    Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, arXiv 2103.06476, one-sided form (proposition B.1).
+    """
+    if clock <= 0:
+        return math.inf
+    rho2 = (-2 * math.log(2 * alpha) + math.log(-2 * math.log(2 * alpha)) + 1) / tuned_at
+    scaled = clock * rho2
+    return math.sqrt((scaled + 1) / scaled * 2 * math.log(1 + math.sqrt(scaled + 1) / (2 * alpha)))
