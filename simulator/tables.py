@@ -15,7 +15,6 @@ from urllib.parse import quote
 import numpy as np
 from pandas import isna
 
-from bandit.errors import InvalidInput
 from bandit.types import Action
 from simulator.environment import ReferenceLines, Round
 
@@ -24,8 +23,12 @@ NAME_LENGTH_MAX = 256
 _TAIL_LENGTH = 12
 
 
+class UnusableTable(ValueError):
+    """A table that cannot be a world; the message says why."""
+
+
 class LabelledTable:
-    """A classification table as a world; raises `InvalidInput` for a table that cannot be one.
+    """A classification table as a world; raises `UnusableTable` for a table that cannot be one.
 
     `columns` maps feature names to n cells each, `labels` are n class labels. `actions` lists the classes on
     offer in order (default: those that occur, sorted, numbers by size).
@@ -46,17 +49,19 @@ class LabelledTable:
         self._cells = [list(cells) for cells in columns.values()]
         kept = [row for row, label in enumerate(labels) if not _missing(label)]
         if not kept:
-            raise InvalidInput("label", "has no value in any row")
+            raise UnusableTable("the label column has no value in any row")
         if len(kept) < len(labels):
             self._cells = [[cells[row] for row in kept] for cells in self._cells]
         texts = [_text(labels[row]) for row in kept]
         offered = [_text(label) for label in actions] if actions is not None else sorted(set(texts), key=_by_size)
         if not 2 <= len(offered) <= ACTIONS_MAX:
-            raise InvalidInput("label", f"has {len(offered)} different values", f"2 to {ACTIONS_MAX}")
+            raise UnusableTable(
+                f"the label column has {len(offered)} different values; 2 to {ACTIONS_MAX} can be actions"
+            )
         positions = {label: index for index, label in enumerate(offered)}
         unknown = set(texts) - positions.keys()
         if unknown:
-            raise InvalidInput("label", "has values that are not among the actions")
+            raise UnusableTable("the label column has values that are not among the actions")
         self.catalogue = tuple(Action(ident) for ident in _identifiers(offered))
         self._classes = [positions[text] for text in texts]
         self._one_hot = np.eye(len(offered))

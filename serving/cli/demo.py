@@ -1,0 +1,107 @@
+"""`rewardloop demo`: the whole loop on Statlog, through the real service, in about a minute."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bandit.errors import InvalidInput
+from serving.cli.common import Common, common, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from serving.demonstration import DemoResult
+    from serving.over_http import Service
+
+
+@click.command(name="demo")
+@click.option("--interactions", type=click.IntRange(min=1), default=7500, show_default=True, help="How many to play.")
+@click.option("--batch", type=click.IntRange(min=1), default=500, show_default=True, help="Interactions per batch.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the world.")
+@click.option("--algorithm", default=None, help="Exploration algorithm.  [default: that of the settings]")
+@click.option("--sabotage", is_flag=True, help="Offer a bad challenger and kill the learner on the way.")
+@click.option("--keep-running", is_flag=True, help="Leave the service up afterwards, until Ctrl-C.")
+@common
+def command(
+    *,
+    interactions: int,
+    batch: int,
+    seed: int,
+    algorithm: str | None,
+    sabotage: bool,
+    keep_running: bool,
+    common: Common,
+) -> None:
+    """Run the whole loop on Statlog (Shuttle) through the real service.
+
+    A fresh data directory, 100 rows of uniformly logged history, then every interaction over HTTP; each batch is
+    joined, trained on, evaluated, and promoted only if the gate says so.
+    """
+    from joiner.tables import read_table
+
+    from serving.demonstration import EXPERIMENT, DemoOptions, demonstrate
+    from simulator.console import RunDisplay
+    from simulator.statlog import STATLOG_PARQUET, statlog
+
+    data_dir = fresh_data_dir(common, "rewardloop-demo-")
+    options = DemoOptions(interactions, min(batch, interactions), seed=seed, algorithm=algorithm, sabotage=sabotage)
+    base = common.configuration().settings_for(EXPERIMENT)
+    table = read_table(STATLOG_PARQUET)
+    world = statlog({str(name): table[name] for name in table.columns})
+    with RunDisplay(interactions) as display:
+        result = demonstrate(world, data_dir, options, display, base=base, keep_running=_hold if keep_running else None)
+    if common.as_json:
+        print_json(result.to_dict())
+    else:
+        _print_summary(result)
+
+
+def fresh_data_dir(common: Common, prefix: str) -> Path:
+    """The data directory asked for, which has to be empty, or a new temporary one; raises `InvalidInput`."""
+    if not common.data_dir_given:
+        return Path(tempfile.mkdtemp(prefix=prefix))
+    data_dir = common.make_data_dir()
+    if any(data_dir.iterdir()):
+        raise InvalidInput("--data-dir", "is not empty; name a new folder, or leave the option out")
+    return data_dir.resolve()
+
+
+def _hold(service: Service) -> None:
+    say(f"The service stays up: decisions at {service.url}, console at {service.admin_url} — Ctrl-C ends it.")
+    try:
+        service.wait()
+    except KeyboardInterrupt:
+        say("stopping")
+
+
+def _print_summary(result: DemoResult) -> None:
+    rows = [
+        ("mean reward", f"{result.mean_reward:.3f}"),
+        ("first 500", f"{result.first_500:.3f}   taught by the warm start alone"),
+        ("last 500", f"{result.last_500:.3f}"),
+        (
+            "verdicts",
+            f"{result.promotions} promoted, {result.holds} held, {result.insufficient} with insufficient data",
+        ),
+        (
+            "on disk",
+            f"{result.decisions_logged:,} decisions, {result.rewards_logged:,} rewards, "
+            f"{result.interactions_joined:,} interactions joined (and {result.imported:,} imported)",
+        ),
+        ("champion", result.champion),
+        ("time", f"{result.seconds:.1f} s for {result.interactions:,} interactions"),
+    ]
+    if result.sabotage is not None:
+        harm = result.sabotage
+        rows += [
+            ("bad challenger", f"{harm.outcome}: {harm.reason}"),
+            ("killed learner", f"in batch {harm.learner_killed_in_batch}; nothing is missing"),
+        ]
+    rows += [
+        ("picture", result.picture),
+        ("report", result.report or "–"),
+        ("data", result.data_dir),
+    ]
+    print_table(None, ["", ""], rows)

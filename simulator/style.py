@@ -1,0 +1,55 @@
+"""How the pictures look: colours, fonts, axes, and saving so that equal figures give equal bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK = "#1f2937"
+MUTED = "#6b7280"
+GRID = "#e5e7eb"
+AGENT = "#2563eb"
+ORACLE = "#16a34a"
+RANDOM = "#9ca3af"
+FIXED = "#d97706"
+PROMOTION = "#7c3aed"
+SERIES = ("#2563eb", "#dc2626", "#d97706", "#7c3aed", "#0891b2", "#65a30d", "#db2777", "#525252")
+DPI = 160
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure (inches) that touches no global state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: Any, *, xlabel: str = "", ylabel: str = "") -> None:
+    """Plain axes: light horizontal grid, no box, muted labels."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=9, length=0)
+    axes.set_xlabel(xlabel, color=MUTED, fontsize=9)
+    axes.set_ylabel(ylabel, color=MUTED, fontsize=9)
+
+
+def heading(axes: Any, title: str, subtitle: str = "") -> None:
+    """A title and a quieter line below it, flush left above the axes."""
+    axes.text(0, 1.13, title, transform=axes.transAxes, fontsize=13, fontweight="bold", color=INK, va="bottom")
+    if subtitle:
+        axes.text(0, 1.055, subtitle, transform=axes.transAxes, fontsize=9.5, color=MUTED, va="bottom")
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as its suffix says (.png or .svg); the same figure gives the same bytes."""
+    metadata = {"Software": None} if path.suffix == ".png" else {"Date": None}
+    with rc_context({"svg.hashsalt": "rewardloop", "svg.fonttype": "path"}):
+        figure.savefig(path, metadata=metadata, facecolor="white")
+    return path
