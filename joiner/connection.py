@@ -1,0 +1,71 @@
+"""DuckDB connections that can touch one directory and nothing else.
+
+Everything that reaches DuckDB (file paths, a person's SQL) is fenced in at connect: files outside the allowed
+directories, other databases, extensions and configuration changes are refused by the engine itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from bandit.errors import Busy
+
+DEFAULT_MEMORY = "2GB"
+
+
+def connect(
+    database: Path | None,
+    directories: Sequence[Path],
+    *,
+    scratch: Path | None = None,
+    read_only: bool = False,
+    memory: str = DEFAULT_MEMORY,
+    threads: int | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Open `database` (None: in memory), able to read and write below `directories` alone.
+
+    `scratch` is where DuckDB spills what exceeds `memory`; without it nothing is spilt. Raises `Busy` when
+    another process has the database open.
+    """
+    try:
+        connection = duckdb.connect(str(database) if database else ":memory:", read_only=read_only)
+    except duckdb.IOException as error:
+        if "lock" not in str(error).lower():
+            raise
+        raise Busy(f"{database.name if database else 'database'} is open in another process") from None
+    allowed = ", ".join(quote(f"{directory.resolve()}/") for directory in directories)
+    # the order counts: once external access is off, the list of directories can no longer be set
+    connection.execute(f"SET allowed_directories = [{allowed}]")
+    connection.execute(f"SET temp_directory = {quote(str(scratch)) if scratch else quote('')}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET autoload_known_extensions = false")
+    connection.execute("SET autoinstall_known_extensions = false")
+    connection.execute(f"SET memory_limit = {quote(memory)}")
+    if threads is not None:
+        connection.execute(f"SET threads = {int(threads)}")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET preserve_insertion_order = true")
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def quote(text: str) -> str:
+    """`text` as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def to_utc(moment: datetime) -> datetime:
+    """An aware time as the naive UTC that the warehouse stores; raises ValueError for a naive one."""
+    if moment.tzinfo is None:
+        raise ValueError("times must be aware (UTC)")
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def from_utc(moment: datetime | None) -> datetime | None:
+    """A time stored in the warehouse as aware UTC."""
+    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,115 @@
+"""The tables of the warehouse, each with its grain, and the settings they are joined under.
+
+All of it is derived: segments, `experiment.json` and catalogues are the truth, and a rebuild makes the same
+rows again. Times are UTC without a zone; context, actions and excluded stay JSON text, because DuckDB's struct
+keys are case-insensitive and features are not.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import msgspec
+
+from bandit.experiment import Experiment
+
+SCHEMA_VERSION = 1
+
+TABLES = """
+-- one row: version of this schema, and the watermark up to which interactions are materialised
+CREATE TABLE IF NOT EXISTS state (schema_version INTEGER NOT NULL, joined_until TIMESTAMP);
+
+-- one row per ingested segment
+CREATE TABLE IF NOT EXISTS segments (
+  name VARCHAR PRIMARY KEY, writer_id VARCHAR, sequence INTEGER, events BIGINT, bytes BIGINT, sha256 VARCHAR
+);
+
+-- one row per settings version
+CREATE TABLE IF NOT EXISTS settings (
+  settings_version INTEGER, window_us BIGINT, default_reward DOUBLE, aggregation VARCHAR, subject_field VARCHAR
+);
+
+-- one row per action of a catalogue version
+CREATE TABLE IF NOT EXISTS catalogues (catalogue_version INTEGER, position INTEGER, id VARCHAR, action VARCHAR);
+
+-- one row per decision record in the log (an event_id may have several: retries, conflicts)
+CREATE TABLE IF NOT EXISTS decision_records (
+  event_id VARCHAR, decided_at TIMESTAMP, stamped_at TIMESTAMP, matures_at TIMESTAMP, imported_at TIMESTAMP,
+  model_id VARCHAR, settings_version INTEGER, catalogue_version INTEGER, mode VARCHAR, slice VARCHAR, slot INTEGER,
+  deferred BOOLEAN, action VARCHAR, action_index INTEGER, probability DOUBLE, pmf DOUBLE[],
+  context VARCHAR, actions VARCHAR, excluded VARCHAR, body_digest VARCHAR,
+  writer_id VARCHAR, sequence INTEGER, position BIGINT
+);
+
+-- one row per reward record in the log
+CREATE TABLE IF NOT EXISTS reward_records (
+  event_id VARCHAR, received_at TIMESTAMP, stamped_at TIMESTAMP, imported_at TIMESTAMP, reward DOUBLE,
+  reward_id VARCHAR, event VARCHAR, value DOUBLE, action VARCHAR,
+  writer_id VARCHAR, sequence INTEGER, position BIGINT
+);
+
+-- one row per activation record in the log
+CREATE TABLE IF NOT EXISTS activation_records (
+  event_id VARCHAR, received_at TIMESTAMP, writer_id VARCHAR, sequence INTEGER, position BIGINT
+);
+
+-- one row per event_id that has more than one decision record
+CREATE TABLE IF NOT EXISTS repeated (event_id VARCHAR);
+
+-- one row per event_id to be joined anew: a record of it came in behind the watermark
+CREATE TABLE IF NOT EXISTS stragglers (event_id VARCHAR);
+
+-- one row per event_id, appended in the order of (matures_at, decided_at, event_id)
+CREATE TABLE IF NOT EXISTS interactions (
+  event_id VARCHAR, decided_at TIMESTAMP, matures_at TIMESTAMP, model_id VARCHAR, context VARCHAR, actions VARCHAR,
+  catalogue_version INTEGER, excluded VARCHAR, action VARCHAR, action_index INTEGER, propensity DOUBLE, pmf DOUBLE[],
+  reward DOUBLE, rewarded BOOLEAN, rewards_counted INTEGER, rewarded_at TIMESTAMP,
+  mode VARCHAR, slice VARCHAR, slot INTEGER, origin VARCHAR, settings_version INTEGER, subject VARCHAR
+);
+
+-- one row per matured event_id that is no interaction, with the reason: conflict, not_activated
+CREATE TABLE IF NOT EXISTS set_aside (event_id VARCHAR, decided_at TIMESTAMP, matures_at TIMESTAMP, reason VARCHAR);
+"""
+
+
+def prepare(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables where they are missing. Raises `RuntimeError` for a file of another schema version."""
+    connection.execute(TABLES)
+    found = connection.execute("SELECT schema_version FROM state").fetchone()
+    if found is None:
+        connection.execute("INSERT INTO state VALUES (?, NULL)", [SCHEMA_VERSION])
+    elif found[0] != SCHEMA_VERSION:
+        raise RuntimeError(f"the warehouse has schema version {found[0]}, this program needs {SCHEMA_VERSION}")
+
+
+def refresh_settings(connection: duckdb.DuckDBPyConnection, experiment: Experiment) -> None:
+    """Copy settings and catalogue versions that the warehouse does not know yet."""
+    experiment.refresh()
+    known = {row[0] for row in connection.execute("SELECT settings_version FROM settings").fetchall()}
+    catalogues = {row[0] for row in connection.execute("SELECT DISTINCT catalogue_version FROM catalogues").fetchall()}
+    for entry in experiment.versions():
+        if entry.version in known:
+            continue
+        settings = experiment.settings_of(entry.version)
+        connection.execute(
+            "INSERT INTO settings VALUES (?, ?, ?, ?, ?)",
+            [
+                entry.version,
+                round(settings.rewards.window_s * 1_000_000),
+                settings.rewards.default,
+                settings.rewards.aggregation,
+                settings.serving.subject_field,
+            ],
+        )
+        version = entry.catalogue_version
+        if version is None or version in catalogues:
+            continue
+        catalogues.add(version)
+        rows = [
+            [version, position, action.id, msgspec.json.encode(_action(action.id, dict(action.features))).decode()]
+            for position, action in enumerate(experiment.catalogue(version) or ())
+        ]
+        connection.executemany("INSERT INTO catalogues VALUES (?, ?, ?, ?)", rows)
+
+
+def _action(action_id: str, features: dict[str, object]) -> dict[str, object]:
+    return {"id": action_id, "features": features} if features else {"id": action_id}

@@ -1,0 +1,265 @@
+"""The warehouse: one DuckDB file per experiment, made from the log and owned by one process.
+
+It promises that each segment goes in exactly once, that only decisions whose window has closed become
+interactions, and that the rows depend on what the log holds alone, not on when it was read. Delete the file and
+`rebuild` makes the same one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+import duckdb
+import pandas as pd
+
+from bandit.errors import CorruptLog
+from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
+from bandit.experiment import Experiment
+from joiner import export, statements
+from joiner.connection import connect, from_utc, to_utc
+from joiner.counts import count_everything
+from joiner.schema import prepare, refresh_settings
+
+INGEST_BATCH_BYTES_MAX = 128 * 1024 * 1024
+LONG_AGO = datetime(1, 1, 1)  # noqa: DTZ001 - the warehouse's times are UTC without a zone
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingest did; `known` segments were in already, `quarantined` ones failed their checksums."""
+
+    segments: int = 0
+    events: int = 0
+    known: int = 0
+    quarantined: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReport:
+    """What one join did: rows added to interactions, decisions set aside, and the watermark joined up to."""
+
+    interactions: int
+    set_aside: int
+    until: datetime | None
+
+
+class Warehouse:
+    """Ingest, join and read one experiment's warehouse. Threads may share it: writes take turns, reads do not wait.
+
+    Raises `Busy` at construction when another process has the file open.
+    """
+
+    def __init__(self, experiment: Experiment, *, read_only: bool = False, path: Path | None = None) -> None:
+        self.experiment = experiment
+        self.path = path or experiment.paths.warehouse
+        self._scratch = experiment.paths.root / "scratch"
+        self._scratch.mkdir(exist_ok=True)
+        self._writing = threading.RLock()
+        self._counts: tuple[tuple[object, ...], dict[str, int]] | None = None
+        self._connection = connect(
+            self.path, [experiment.paths.events, self._scratch], scratch=self._scratch, read_only=read_only
+        )
+        if not read_only:
+            prepare(self._connection)
+            refresh_settings(self._connection, experiment)
+
+    def close(self) -> None:
+        """Close the file; the object is of no use afterwards."""
+        with self._writing:
+            self._connection.close()
+
+    def __enter__(self) -> Warehouse:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def ingest(self, segments: Sequence[Path]) -> IngestReport:
+        """Read sealed segments that are not in yet: rows and segment name in one transaction, so exactly once.
+
+        Each is verified first; one that fails is moved to quarantine and reported. Raises OSError when the disk fails.
+        """
+        with self._writing:
+            known = self.segment_names()
+            fresh = [path for path in segments if path.stem not in known]
+            verified: list[tuple[Path, SegmentInfo]] = []
+            quarantined: list[Path] = []
+            events = 0
+            for path in fresh:
+                try:
+                    verified.append((path, verify_segment(path)))
+                except CorruptLog:
+                    quarantined.append(quarantine_segment(path))
+            for batch in _batches(verified):
+                self._ingest(batch)
+                events += sum(info.events for _, info in batch)
+        return IngestReport(len(verified), events, len(segments) - len(fresh), quarantined)
+
+    def join(self, watermark: datetime) -> JoinReport:
+        """Make interactions of the decisions whose window closed by `watermark` (aware); what is joined stays.
+
+        A watermark at or behind the last one joins nothing but stragglers.
+        """
+        until = to_utc(watermark)
+        with self._writing, self._transaction() as cursor:
+            after = _value(cursor.execute("SELECT joined_until FROM state").fetchone())
+            until = max(until, after) if after is not None else until
+            stragglers = _value(cursor.execute("SELECT count(*) FROM stragglers").fetchone())
+            if after is not None and until == after and not stragglers:
+                return JoinReport(0, 0, from_utc(after))
+            if stragglers:
+                for table in ("interactions", "set_aside"):
+                    cursor.execute(statements.FORGET_STRAGGLERS.format(table=table))
+            bounds = {"after": after if after is not None else LONG_AGO, "until": until}
+            joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds).fetchone())
+            aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
+            cursor.execute("DELETE FROM stragglers")
+            cursor.execute("UPDATE state SET joined_until = $until", {"until": until})
+        return JoinReport(joined, aside, from_utc(until))
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def segment_names(self) -> set[str]:
+        """Names (without suffix) of the segments that are in."""
+        return {row[0] for row in self._read().execute("SELECT name FROM segments").fetchall()}
+
+    def joined_until(self) -> datetime | None:
+        """The watermark up to which interactions are made, None before the first join."""
+        return from_utc(_value(self._read().execute("SELECT joined_until FROM state").fetchone()))
+
+    def count_matured(self, after: datetime | None, until: datetime, origin: str | None = None) -> int:
+        """How many interactions have after < matures_at ≤ until, of one origin (`live`, `import`) or of both."""
+        return int(
+            _value(
+                self._read()
+                .execute(
+                    "SELECT count(*) FROM interactions WHERE matures_at > $after AND matures_at <= $until "
+                    "AND ($origin IS NULL OR origin = $origin)",
+                    {"after": to_utc(after) if after else LONG_AGO, "until": to_utc(until), "origin": origin},
+                )
+                .fetchone()
+            )
+        )
+
+    def next_maturity(self) -> tuple[int, datetime | None]:
+        """How many decisions wait for their window to close, and when the first of them does."""
+        row = (
+            self._read()
+            .execute(
+                "SELECT count(DISTINCT event_id), min(matures_at) FROM decision_records, state "
+                "WHERE matures_at > coalesce(joined_until, $long_ago) "
+                "AND event_id NOT IN (SELECT event_id FROM repeated r JOIN interactions USING (event_id))",
+                {"long_ago": LONG_AGO},
+            )
+            .fetchone()
+        )
+        return (int(row[0]), from_utc(row[1])) if row else (0, None)
+
+    def write_training_rows(
+        self,
+        path: Path,
+        *,
+        after: datetime | None,
+        until: datetime,
+        rows: export.RowFilter = export.EVERYTHING,
+    ) -> int:
+        """Write the interactions with after < matures_at ≤ until as NDJSON for `bandit.rows.read_interactions`.
+
+        Ordered by (matures_at, decided_at, event_id); returns how many. Raises OSError when `path` cannot be written.
+        """
+        return export.write_training_rows(
+            self._read(),
+            self._scratch,
+            path,
+            after=to_utc(after) if after else LONG_AGO,
+            until=to_utc(until),
+            rows=rows,
+        )
+
+    def interactions(
+        self,
+        *,
+        after: datetime | None = None,
+        until: datetime | None = None,
+        rows: export.RowFilter = export.EVERYTHING,
+    ) -> pd.DataFrame:
+        """Interactions as a DataFrame with the columns of the table, times aware (UTC), in the order of maturity."""
+        return export.interactions_frame(
+            self._read(),
+            after=to_utc(after) if after else LONG_AGO,
+            until=to_utc(until) if until else None,
+            rows=rows,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many of everything: see `joiner.counts` for the keys."""
+        cursor = self._read()
+        state = cursor.execute("SELECT count(*), max(joined_until) FROM segments, state").fetchone() or ()
+        if self._counts is None or self._counts[0] != state:
+            self._counts = (state, count_everything(cursor))
+        return dict(self._counts[1])
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _read(self) -> duckdb.DuckDBPyConnection:
+        return self._connection.cursor()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        cursor = self._connection.cursor()
+        cursor.begin()
+        try:
+            yield cursor
+        except BaseException:
+            cursor.rollback()
+            raise
+        cursor.commit()
+
+    def _ingest(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> None:
+        paths = [str(path.resolve()) for path, _ in batch]
+        with self._transaction() as cursor:
+            refresh_settings(cursor, self.experiment)
+            cursor.execute(statements.READ_SEGMENTS, [paths])
+            cursor.execute(statements.PLACE_SEGMENTS)
+            cursor.execute(
+                "CREATE OR REPLACE TEMP TABLE reading (filename VARCHAR, writer_id VARCHAR, sequence INTEGER)"
+            )
+            cursor.executemany(
+                "INSERT INTO reading VALUES (?, ?, ?)",
+                [[name, info.writer_id, info.sequence] for name, (_, info) in zip(paths, batch, strict=True)],
+            )
+            for statement in statements.INGEST:
+                cursor.execute(statement)
+            cursor.executemany(
+                "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)",
+                [[path.stem, i.writer_id, i.sequence, i.events, i.bytes, i.sha256] for path, i in batch],
+            )
+            for table in ("incoming", "places", "reading"):
+                cursor.execute(f"DROP TABLE {table}")
+
+
+def _batches(verified: Sequence[tuple[Path, SegmentInfo]]) -> Iterator[list[tuple[Path, SegmentInfo]]]:
+    batch: list[tuple[Path, SegmentInfo]] = []
+    size = 0
+    for path, info in verified:
+        if batch and size + info.bytes > INGEST_BATCH_BYTES_MAX:
+            yield batch
+            batch, size = [], 0
+        batch.append((path, info))
+        size += info.bytes
+    if batch:
+        yield batch
+
+
+def _value(row: tuple[object, ...] | None) -> object:
+    return row[0] if row else None
