@@ -1,0 +1,264 @@
+"""Contexts and actions as VW features: the same code in training, in serving and in evaluation.
+
+Raw or z-scored numbers hold a linear learner back, so by default a number becomes the quantile bin it falls
+into, learnt from logged rows, and (where that stays affordable) bins are crossed pairwise with the action.
+Everything is total: outliers fall into the outermost bin, categories never seen before get weights of their
+own, features that are missing where they are usually present say so, new features get a scale-free code until
+the next fit. Fitted state is small, readable JSON, stored with each model.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from bandit.errors import CorruptModel
+from bandit.feature_stats import FeatureSpec, FeatureTally, flatten, number_of, specify
+from bandit.names import encode_name
+from bandit.settings import Encoding
+from bandit.types import Action, Context, Features
+
+ENCODER_VERSION = 1
+TERMS_MAX = 4000
+"""Most feature products per request that `interactions = "auto"` spends on pairs."""
+ZSCORE_MAX = 1e3
+SET_ITEMS_MAX = 1000
+
+
+class _EncoderFile(msgspec.Struct):
+    version: int
+    encoding: Encoding
+    rows: int
+    pairs: bool
+    action_pairs: bool
+    context: list[FeatureSpec]
+    action: list[FeatureSpec]
+
+
+@dataclass(slots=True)
+class _Coded:
+    """One fitted feature, ready to encode: `edges` and the token of each bin, or mean and deviation."""
+
+    token: str
+    missing: str
+    edges: list[float]
+    tokens: list[str]
+    zscore: tuple[float, float] | None
+    pairs: bool
+
+
+class FeatureEncoder:
+    """Turns contexts and actions into lines of VW text, by specifications fitted on logged rows."""
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        context: Sequence[FeatureSpec] = (),
+        action: Sequence[FeatureSpec] = (),
+        *,
+        rows: int = 0,
+        pairs: bool = False,
+        action_pairs: bool = False,
+    ) -> None:
+        self.encoding = encoding
+        self.context_specs = tuple(context)
+        self.action_specs = tuple(action)
+        self.rows = rows
+        self.pairs = pairs
+        self.action_pairs = action_pairs
+        self._context = {spec.path: _code(spec, encoding) for spec in context}
+        self._action = {spec.path: _code(spec, encoding) for spec in action}
+        self._context_expected = [(s.path, self._context[s.path].missing) for s in context if s.expected]
+        self._action_expected = [(s.path, self._action[s.path].missing) for s in action if s.expected]
+
+    # -- fitting and storing -----------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls, contexts: Iterable[Context], action_sets: Iterable[Sequence[Action]], encoding: Encoding
+    ) -> FeatureEncoder:
+        """Learn bins, scales and frequencies from logged rows; with no rows, an encoder that knows no feature."""
+        context_tallies: dict[str, FeatureTally] = {}
+        action_tallies: dict[str, FeatureTally] = {}
+        rows = sets = offered = described = 0
+        for context in contexts:
+            rows += 1
+            _tally(context_tallies, context)
+        previous: Sequence[Action] | None = None
+        for actions in action_sets:
+            sets += 1
+            offered += len(actions)
+            if actions is previous:  # a catalogue says the same in every row
+                continue
+            previous = actions
+            described += len(actions)
+            for action in actions:
+                _tally(action_tallies, action.features)
+        bins = encoding.bins
+        context_specs = [specify(path, tally, rows, bins) for path, tally in sorted(context_tallies.items())]
+        action_specs = [specify(path, tally, described, bins) for path, tally in sorted(action_tallies.items())]
+        k = offered / sets if sets else 0.0
+        n = sum(1 for spec in context_specs if _is_crossed(spec))
+        m = len(action_specs)
+        products = n * (n + 1) / 2 * max(k, 1.0)
+        pairs = encoding.interactions == "pairs" or (encoding.interactions == "auto" and products <= TERMS_MAX)
+        action_pairs = pairs and m > 0 and (encoding.interactions == "pairs" or products * (1 + m) <= TERMS_MAX)
+        return cls(encoding, context_specs, action_specs, rows=rows, pairs=pairs, action_pairs=action_pairs)
+
+    def to_json(self) -> bytes:
+        """The fitted state as readable JSON; equal states give equal bytes."""
+        file = _EncoderFile(
+            version=ENCODER_VERSION,
+            encoding=self.encoding,
+            rows=self.rows,
+            pairs=self.pairs,
+            action_pairs=self.action_pairs,
+            context=list(self.context_specs),
+            action=list(self.action_specs),
+        )
+        return msgspec.json.format(msgspec.json.encode(file), indent=1)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> FeatureEncoder:
+        """Read `to_json`'s output; raises `CorruptModel` when it is not that, or of a later version."""
+        try:
+            file = msgspec.json.decode(data, type=_EncoderFile)
+        except msgspec.DecodeError as error:
+            raise CorruptModel(f"encoder.json cannot be read: {error}") from None
+        if file.version != ENCODER_VERSION:
+            raise CorruptModel(f"encoder.json has version {file.version}; this release reads {ENCODER_VERSION}")
+        return cls(
+            file.encoding,
+            file.context,
+            file.action,
+            rows=file.rows,
+            pairs=file.pairs,
+            action_pairs=file.action_pairs,
+        )
+
+    # -- encoding ----------------------------------------------------------------------------------------
+
+    @property
+    def interactions(self) -> tuple[str, ...]:
+        """VW's interactions between namespaces: c context, n new, s sets, i action id, f action features."""
+        crossed = ["ci", "ni", "si", "cf", "nf", "sf"]
+        if self.pairs:
+            crossed.append("cci")
+        if self.action_pairs:
+            crossed.append("ccf")
+        return tuple(crossed)
+
+    def context_line(self, context: Context) -> str:
+        """The shared line of one request: `shared |c … |n … |s …`; one line, whatever the context holds."""
+        known: list[str] = []
+        new: list[str] = []
+        sets: list[str] = []
+        self._encode(context, self._context, self._context_expected, known, new, sets)
+        known.sort()
+        line = "shared |c " + " ".join(known)
+        if new:
+            new.sort()
+            line += " |n " + " ".join(new)
+        if sets:
+            sets.sort()
+            line += " |s " + " ".join(sets)
+        return line
+
+    def action_line(self, action: Action) -> str:
+        """The line of one action: `|i id=… |f …`; one line, whatever the action holds."""
+        line = "|i id=" + encode_name(action.id)
+        if action.features or self._action_expected:
+            tokens: list[str] = []
+            self._encode(action.features, self._action, self._action_expected, tokens, tokens, tokens)
+            tokens.sort()
+            line += " |f " + " ".join(tokens)
+        return line
+
+    def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and filling lists given to it)
+        self,
+        features: Features,
+        coded: Mapping[str, _Coded],
+        expected: Sequence[tuple[str, str]],
+        known: list[str],
+        new: list[str],
+        sets: list[str],
+    ) -> None:
+        present = 0
+        flat: Iterable[tuple[str, Any]] = features.items()
+        for value in features.values():
+            if isinstance(value, Mapping):
+                flat = flatten(features)
+                break
+        given = set()
+        for path, value in flat:
+            code = coded.get(path)
+            kind = type(value)
+            if kind is float or kind is int:
+                if code is None:
+                    new.append(_magnitude_token(encode_name(path), value))
+                    continue
+                if value != value:  # noqa: PLR0124 (NaN)
+                    continue
+                given.add(path)
+                (known if code.pairs else new).append(_number_token(code, value))
+            elif value is None:
+                continue
+            elif kind is list or kind is tuple:
+                token = encode_name(path)
+                given.add(path)
+                for item in value[:SET_ITEMS_MAX]:
+                    sets.append(f"{token}~{encode_name(str(item))}")
+            else:
+                text = ("true" if value else "false") if kind is bool else str(value)
+                if code is None:
+                    new.append(f"{encode_name(path)}={encode_name(text)}")
+                    continue
+                given.add(path)
+                (known if code.pairs else new).append(f"{code.token}={encode_name(text)}")
+        present = len(given)
+        if present < len(expected):
+            known.extend(missing for path, missing in expected if path not in given)
+
+
+def _tally(tallies: dict[str, FeatureTally], features: Features) -> None:
+    for path, value in flatten(features):
+        tally = tallies.get(path)
+        if tally is None:
+            tally = tallies[path] = FeatureTally()
+        tally.add(value)
+
+
+def _is_crossed(spec: FeatureSpec) -> bool:
+    """Whether a feature may take part in pairs: sets may be long, so they may not."""
+    return "list" not in spec.kinds
+
+
+def _code(spec: FeatureSpec, encoding: Encoding) -> _Coded:
+    token = encode_name(spec.path)
+    tokens = [f"{token}=b{index}" for index in range(len(spec.edges) + 1)]
+    zscore = None
+    if encoding.numbers == "zscore" and "number" in spec.kinds:
+        zscore = (spec.mean, spec.deviation)
+    return _Coded(token, token + "=missing", spec.edges, tokens, zscore, _is_crossed(spec))
+
+
+def _number_token(code: _Coded, value: float) -> str:
+    if code.zscore is not None:
+        mean, deviation = code.zscore
+        scaled = (number_of(value) - mean) / deviation if deviation > 0 else 0.0
+        return f"{code.token}:{min(max(scaled, -ZSCORE_MAX), ZSCORE_MAX):.6f}"
+    return code.tokens[bisect_right(code.edges, value)]
+
+
+def _magnitude_token(token: str, value: float) -> str:
+    """A feature without fitted bins: sign and power of two, which needs no scale to be known."""
+    number = number_of(value)
+    if number == 0.0:
+        return token + "=z"
+    sign = "p" if number > 0 else "m"
+    return f"{token}={sign}{math.frexp(number)[1]}"

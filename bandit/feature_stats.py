@@ -1,0 +1,155 @@
+"""What a fit learns about each feature: how often it is there, as what, and where its numbers are cut.
+
+The cuts are quantiles of the logged values, after each value that is common by itself (a zero, a default, a
+code) has been given a bin of its own, so that heavy atoms don't swallow the bins of the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from bandit.types import Features
+
+EXPECTED_SHARE = 0.25
+"""A feature present in at least this share of fitted rows is reported as missing when it is absent."""
+TOP_VALUES = 8
+NESTING_MAX = 8
+"""Objects nested deeper than this are left out."""
+NUMBER_MAX = 1e30
+DISTINCT_COUNTED_MAX = 10_000
+
+
+class FeatureSpec(msgspec.Struct):
+    """The fitted state of one feature; `kinds` counts what its values were."""
+
+    path: str
+    present: int = 0
+    kinds: dict[str, int] = {}
+    edges: list[float] = []
+    mean: float = 0.0
+    deviation: float = 0.0
+    top: dict[str, int] = {}
+    distinct: int = 0
+    expected: bool = False
+
+
+@dataclass(slots=True)
+class FeatureTally:
+    """What a fit has seen of one feature so far."""
+
+    present: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    numbers: list[float] = field(default_factory=list)
+    values: Counter[str] = field(default_factory=Counter)
+
+    def add(self, value: Any) -> None:
+        """Count one value; null and NaN count as absent."""
+        if value is None or value != value:  # noqa: PLR0124 (NaN)
+            return
+        self.present += 1
+        kind = kind_of(value)
+        self.kinds[kind] += 1
+        if kind == "number":
+            self.numbers.append(number_of(value))
+            return
+        for text in [str(item) for item in value] if kind == "list" else [str(value)]:
+            if text in self.values or len(self.values) < DISTINCT_COUNTED_MAX:
+                self.values[text] += 1
+
+
+def kind_of(value: Any) -> str:
+    """`number`, `boolean`, `list` or `category`."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, list | tuple):
+        return "list"
+    return "category"
+
+
+def number_of(value: float) -> float:
+    """A finite float for any int or float that is not NaN, cut to ±1e30."""
+    if value >= NUMBER_MAX:
+        return NUMBER_MAX
+    if value <= -NUMBER_MAX:
+        return -NUMBER_MAX
+    return float(value)
+
+
+def flatten(features: Features, prefix: str = "", depth: int = 0) -> Iterable[tuple[str, Any]]:
+    """Walk a features object depth first: dotted path and value of each leaf."""
+    for name, value in features.items():
+        if not isinstance(value, Mapping):
+            yield prefix + name, value
+        elif depth < NESTING_MAX:
+            yield from flatten(value, f"{prefix}{name}.", depth + 1)
+
+
+def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec:
+    """The specification of one feature out of what was seen of it in `rows` rows."""
+    numbers = tally.numbers
+    mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / len(numbers)) if numbers else 0.0
+    return FeatureSpec(
+        path=path,
+        present=tally.present,
+        kinds=dict(sorted(tally.kinds.items())),
+        edges=cut_points(numbers, bins),
+        mean=mean,
+        deviation=deviation,
+        top=dict(sorted(tally.values.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]),
+        distinct=len(tally.values) + len(set(numbers)),
+        expected=tally.present >= EXPECTED_SHARE * rows,
+    )
+
+
+def cut_points(numbers: Sequence[float], bins: int) -> list[float]:
+    """At most `bins` − 1 increasing cuts; a value as common as a whole bin gets a bin of its own.
+
+    >>> cut_points([0, 0, 0, 1, 2, 3], 3)
+    [0.5, 2.5]
+    """
+    counts = Counter(numbers)
+    values = sorted(counts)
+    if len(values) <= bins:
+        return [_between(low, high) for low, high in pairwise(values)]
+    cuts: set[float] = set()
+    share = len(numbers) / bins
+    rest = 0
+    atoms = 0
+    for position, value in enumerate(values):
+        if counts[value] >= share:
+            atoms += 1
+            if position > 0:
+                cuts.add(_between(values[position - 1], value))
+            if position + 1 < len(values):
+                cuts.add(_between(value, values[position + 1]))
+        else:
+            rest += counts[value]
+    free = max(bins - atoms, 1)
+    passed = 0.0
+    bin_now = 0
+    previous: float | None = None
+    for value in values:
+        if counts[value] >= share:
+            continue
+        middle = int((passed + counts[value] / 2) * free / rest)
+        if previous is not None and middle > bin_now:
+            cuts.add(_between(previous, value))
+        bin_now = max(bin_now, middle)
+        passed += counts[value]
+        previous = value
+    return sorted(cuts)
+
+
+def _between(low: float, high: float) -> float:
+    middle = low / 2 + high / 2
+    return middle if low < middle <= high else high

@@ -1,0 +1,109 @@
+"""The simple policies, and the way from a stored model back to the policy that it is.
+
+`load_policy` is what decision workers, trainer and evaluation share: it refuses a model whose canaries give
+other probabilities than those recorded when it was trained, so that nothing silently misread is ever served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bandit.canaries import check_canaries
+from bandit.encoder import FeatureEncoder
+from bandit.errors import CorruptModel
+from bandit.settings import Exploration, Learning
+from bandit.types import Action, Context
+from bandit.vw_policy import VWPolicy
+
+if TYPE_CHECKING:
+    from bandit.registry import StoredModel
+
+STATE_VERSION = 1
+
+
+class UniformPolicy:
+    """Every offered action with probability 1/k."""
+
+    def pmf(self, context: Context, actions: Sequence[Action]) -> list[float]:
+        """1/k each."""
+        return [1.0 / len(actions)] * len(actions)
+
+
+class BaselinePolicy:
+    """The first offered action, what the client would have done by itself, but for a share of uniform exploration."""
+
+    def __init__(self, exploration: float = 0.0) -> None:
+        """`exploration` in [0, 1] is spread evenly over all k actions; raises ValueError outside."""
+        if not 0.0 <= exploration <= 1.0:
+            raise ValueError("exploration must lie in [0, 1]")
+        self.exploration = exploration
+
+    def pmf(self, context: Context, actions: Sequence[Action]) -> list[float]:
+        """(1 − e) + e/k for the first action, e/k for each other."""
+        share = self.exploration / len(actions)
+        return [1.0 - share * (len(actions) - 1)] + [share] * (len(actions) - 1)
+
+
+class FixedActionPolicy:
+    """Always one action, by id; uniform where it is not offered."""
+
+    def __init__(self, action_id: str) -> None:
+        self.action_id = action_id
+
+    def pmf(self, context: Context, actions: Sequence[Action]) -> list[float]:
+        """1 for the action of that id."""
+        chosen = [1.0 if action.id == self.action_id else 0.0 for action in actions]
+        return chosen if any(chosen) else [1.0 / len(actions)] * len(actions)
+
+
+class ModelState(msgspec.Struct, kw_only=True):
+    """What a stored model needs beside VW's file and the encoder: its settings and what it has seen."""
+
+    version: int = STATE_VERSION
+    exploration: Exploration
+    learning: Learning
+    rows_learnt: int
+    refit_at: int = 0
+    """The encoder is fitted anew, and everything learnt again, once this many rows have been learnt."""
+
+
+def read_state(files: Mapping[str, bytes]) -> ModelState:
+    """The state of a stored model; raises `CorruptModel` when it is missing or of another version."""
+    try:
+        state = msgspec.json.decode(files["state.json"], type=ModelState)
+    except KeyError:
+        raise CorruptModel("the model has no state.json") from None
+    except msgspec.DecodeError as error:
+        raise CorruptModel(f"state.json cannot be read: {error}") from None
+    if state.version != STATE_VERSION:
+        raise CorruptModel(f"state.json has version {state.version}; this release reads {STATE_VERSION}")
+    return state
+
+
+def policy_from_files(files: Mapping[str, bytes]) -> VWPolicy:
+    """The policy of a model's files (`policy.vw`, `encoder.json`, `state.json`); raises `CorruptModel`."""
+    state = read_state(files)
+    for name in ("policy.vw", "encoder.json"):
+        if not files.get(name):
+            raise CorruptModel(f"the model has no {name}")
+    return VWPolicy(
+        FeatureEncoder.from_json(files["encoder.json"]),
+        state.exploration,
+        state.learning,
+        model=files["policy.vw"],
+        rows_learnt=state.rows_learnt,
+    )
+
+
+def load_policy(stored: StoredModel) -> VWPolicy:
+    """The policy of a stored model, its canaries checked; raises `CorruptModel` when anything differs."""
+    policy = policy_from_files(stored.files)
+    try:
+        check_canaries(policy, stored.manifest.canaries)
+    except BaseException:
+        policy.close()
+        raise
+    return policy

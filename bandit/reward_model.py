@@ -1,0 +1,40 @@
+"""The reward model q̂: the expected reward of every offered action, for doubly-robust evaluation.
+
+A VW regression of the cost on context crossed with action; importance weights are left out, because a
+regression conditional on the action needs none and its estimates should not depend on who logged the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bandit.encoder import FeatureEncoder
+from bandit.settings import Learning
+from bandit.types import Action, Context
+from bandit.vw_options import reward_arguments
+from bandit.vw_workspace import VWWorkspace
+
+
+class RewardModel:
+    """Predicted costs of all k actions in one call; the caller turns them into rewards by its own scale."""
+
+    def __init__(self, encoder: FeatureEncoder, learning: Learning, *, model: bytes | None = None) -> None:
+        self.encoder = encoder
+        self._vw = VWWorkspace(encoder, reward_arguments(learning, encoder.interactions), model)
+
+    def costs(self, context: Context, actions: Sequence[Action]) -> list[float]:
+        """k predicted costs in the order of `actions`."""
+        return self._vw.predict(context, actions)
+
+    def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float) -> None:
+        """One update from the observed cost of the action at `index`."""
+        # VW weighs by 1/(k·propensity), so 1/k stands for "once"
+        self._vw.learn(context, actions, index, cost, 1.0 / len(actions))
+
+    def to_bytes(self) -> bytes:
+        """The model's bytes, from which learning continues exactly."""
+        return self._vw.to_bytes()
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._vw.close()

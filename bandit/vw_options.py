@@ -1,0 +1,56 @@
+"""VW's command line, built from typed settings only.
+
+VW's options can write files and open ports, so no string from outside ever reaches them: algorithm names are
+looked up in a table, numbers are formatted as numbers, interactions are letters that the encoder chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bandit.settings import Exploration, Learning
+
+
+def policy_arguments(exploration: Exploration, learning: Learning, interactions: Iterable[str]) -> list[str]:
+    """The arguments of a policy that explores; `uniform` and `explore_first` learn as a greedy one does."""
+    arguments = ["--cb_explore_adf", *_EXPLORATIONS[exploration.algorithm](exploration)]
+    arguments += ["--cb_type", learning.cb_type]
+    return arguments + _common(learning, interactions)
+
+
+def reward_arguments(learning: Learning, interactions: Iterable[str]) -> list[str]:
+    """The arguments of the reward model: a regression of the cost on context crossed with action."""
+    return ["--cb_adf", "--cb_type", "mtr", *_common(learning, interactions)]
+
+
+def _common(learning: Learning, interactions: Iterable[str]) -> list[str]:
+    arguments = ["--bit_precision", str(int(learning.bits)), "--random_seed", str(int(learning.seed))]
+    arguments += ["--learning_rate", _number(learning.learning_rate), "--power_t", _number(learning.power_t)]
+    if learning.l2 > 0:
+        arguments += ["--l2", _number(learning.l2)]
+    for letters in interactions:
+        if not (letters.isascii() and letters.isalpha() and len(letters) <= 4):
+            raise ValueError("interactions are two to four letters, each the name of a namespace")
+        arguments += ["--interactions", letters]
+    return [*arguments, "--quiet"]
+
+
+def _number(value: float) -> str:
+    return repr(float(value))
+
+
+_EXPLORATIONS = {
+    "squarecb": lambda e: [
+        "--squarecb",
+        "--gamma_scale",
+        _number(e.gamma_scale),
+        "--gamma_exponent",
+        _number(e.gamma_exponent),
+    ],
+    "egreedy": lambda e: ["--epsilon", _number(e.epsilon)],
+    "bag": lambda e: ["--bag", str(int(e.bags)), "--epsilon", _number(e.epsilon)],
+    "cover": lambda e: ["--cover", str(int(e.cover)), "--epsilon", _number(e.epsilon)],
+    "softmax": lambda e: ["--softmax", "--lambda", _number(1.0 / e.temperature)],
+    "explore_first": lambda e: ["--epsilon", "0.0"],
+    "uniform": lambda e: ["--epsilon", "0.0"],
+}

@@ -1,0 +1,143 @@
+"""One Vowpal Wabbit workspace: models in and out as bytes, action lines parsed once and used again.
+
+VW crashes or answers nonsense on what it does not expect (a parsed example that leaks, a workspace used after
+its end, an empty request), so this wrapper is the only place that touches it, and it counts what goes in and
+what comes out. Text that arrives here has been written by `bandit.encoder`: one line per example, always.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vowpalwabbit import Workspace
+from vowpalwabbit.pyvw import pylibvw
+
+from bandit.encoder import FeatureEncoder
+from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
+from bandit.types import Action, Context
+
+# The undecorated methods of the native class: several times faster than the Python wrappers around them.
+_parse = pylibvw.vw._parse
+_predict = pylibvw.vw.predict_multi
+_finish = pylibvw.vw._finish_example_multi_ex
+
+PARSED_MAX = 20_000
+"""Most action lines kept parsed; beyond it the memory is emptied and filled again."""
+
+
+class VWWorkspace:
+    """Predicts and learns multi-line examples of one encoder; must be closed, and never crosses a process."""
+
+    def __init__(self, encoder: FeatureEncoder, arguments: Sequence[str], model: bytes | None = None) -> None:
+        """Start empty, or from `model` (then the same arguments must be given); raises `CorruptModel`."""
+        self.encoder = encoder
+        self._parsed: dict[str, Any] = {}
+        self._by_action: dict[int, tuple[Action, Any]] = {}
+        self._last_actions: Sequence[Action] | None = None
+        self._last_examples: list[Any] = []
+        self._closed = False
+        with tempfile.TemporaryDirectory(prefix="rewardloop-") as folder:
+            if model is not None:
+                path = Path(folder) / "model.vw"
+                path.write_bytes(model)
+                # the model carries the state of its random numbers on, so no seed may be given again
+                arguments = [*_without_seed(arguments), "--initial_regressor", str(path)]
+            try:
+                self._vw = Workspace(arg_list=list(arguments))
+            except Exception as error:  # VW raises RuntimeError and others of its own
+                raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
+
+    def predict(self, context: Context, actions: Sequence[Action]) -> list[float]:
+        """VW's k numbers in the order of `actions`: probabilities of a policy, costs of a regression.
+
+        `actions` is recognised by identity, so a catalogue handed in as the same tuple costs nothing more.
+        """
+        if self._closed:
+            raise RuntimeError("this model has been closed")
+        vw = self._vw
+        examples = self._last_examples if actions is self._last_actions else self._examples(actions)
+        shared = _parse(vw, self.encoder.context_line(context))
+        _predict(vw, shared + examples)
+        numbers: list[float] = shared[0].get_action_scores()
+        _finish(vw, shared)
+        if len(numbers) != len(examples):
+            raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
+        return numbers
+
+    def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
+        """One update from a finite cost and a propensity in (0, 1] of the action at `index`."""
+        if self._closed:
+            raise RuntimeError("this model has been closed")
+        self._vw.learn(example_text(self.encoder, context, actions, index=index, cost=cost, propensity=propensity))
+
+    def to_bytes(self) -> bytes:
+        """The model as VW saves it: loading it continues the learning exactly; raises `TrainingFailed`."""
+        with tempfile.TemporaryDirectory(prefix="rewardloop-") as folder:
+            path = Path(folder) / "model.vw"
+            self._vw.save(path)
+            data = path.read_bytes()
+        if not data:
+            raise TrainingFailed("Vowpal Wabbit saved an empty model; is the temporary folder full?")
+        return data
+
+    def close(self) -> None:
+        """Free VW's memory; the workspace refuses everything afterwards."""
+        if not self._closed:
+            self._closed = True
+            self._forget()
+            self._vw.finish()
+
+    def _examples(self, actions: Sequence[Action]) -> list[Any]:
+        """The parsed example of each action; those of the last request, and of known actions, are used again."""
+        if not actions:
+            raise InvalidRequest("actions", "must not be empty")
+        if len({action.id for action in actions}) != len(actions):
+            raise InvalidRequest("actions", "two actions share an id")
+        if len(self._parsed) + len(actions) > PARSED_MAX:
+            self._forget()
+        examples = []
+        for action in actions:
+            known = self._by_action.get(id(action))
+            if known is not None and known[0] is action:
+                examples.append(known[1])
+                continue
+            line = self.encoder.action_line(action)
+            example = self._parsed.get(line)
+            if example is None:
+                parsed = _parse(self._vw, line)
+                if len(parsed) != 1:
+                    raise InvalidRequest("actions", "an action did not encode to one line")
+                example = self._parsed[line] = parsed[0]
+            if len(self._by_action) < PARSED_MAX:
+                self._by_action[id(action)] = (action, example)
+            examples.append(example)
+        if isinstance(actions, tuple):  # a list could be changed in place
+            self._last_actions, self._last_examples = actions, examples
+        return examples
+
+    def _forget(self) -> None:
+        if self._parsed:
+            # VW reads the first example's prediction when it takes examples back, and crashes if there is none
+            request = _parse(self._vw, "shared |c") + list(self._parsed.values())
+            _predict(self._vw, request)
+            _finish(self._vw, request)
+        self._parsed.clear()
+        self._by_action.clear()
+        self._last_actions, self._last_examples = None, []
+
+
+def example_text(
+    encoder: FeatureEncoder, context: Context, actions: Sequence[Action], *, index: int, cost: float, propensity: float
+) -> str:
+    """One training example as VW text: the context's line, then one line per action, the label on the chosen one."""
+    lines = [encoder.context_line(context), *map(encoder.action_line, actions)]
+    lines[index + 1] = f"0:{cost!r}:{propensity!r} {lines[index + 1]}"
+    return "\n".join(lines)
+
+
+def _without_seed(arguments: Sequence[str]) -> list[str]:
+    position = arguments.index("--random_seed")
+    return [*arguments[:position], *arguments[position + 2 :]]
