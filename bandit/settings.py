@@ -101,6 +101,11 @@ class Gate(_Section, frozen=True):
     mode: Literal["superiority", "noninferiority"] = "superiority"
     alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
     margin: NonNegative = 0.0
+    looks: Literal["planned", "anytime"] = "planned"
+    horizon_rows: Annotated[int, Meta(ge=100)] = 60_000
+    detectable_lift: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    rows_min: Annotated[int, Meta(ge=2)] = 200
+    ess_min: Positive = 100.0
 
 
 class Serving(_Section, frozen=True):

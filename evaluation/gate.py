@@ -1,0 +1,296 @@
+"""The gate: may the challenger replace the champion?
+
+`judge` answers promote, hold, or insufficient data, from the paired doubly-robust lift of the challenger over the
+champion on rows that neither had learnt from. Its lower bound holds at level α over the champion's whole tenure,
+however often it is asked, because the ledger of α travels from one look to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+from evaluation.checks import Check, agreement_note, evidence_checks, propensity_checks, without_support
+from evaluation.estimators import Estimate, Hyper, Totals, totals_of_events
+from evaluation.lift import paired_lift
+from evaluation.scored import ScoredRows
+from evaluation.sequential import (
+    GROWTH_MIN,
+    AlphaLedger,
+    Look,
+    confidence_sequence_z,
+    critical_value,
+    spend,
+)
+
+Outcome = Literal["promote", "hold", "insufficient"]
+
+_POWER_Z = NormalDist().inv_cdf(0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class GateRules:
+    """The rules of the gate; fields of the same names are settings of an experiment.
+
+    `alpha`: chance of promoting an equal challenger over a tenure. `margin`: in `superiority` the lift the lower
+    bound must exceed, in reward units; in `noninferiority` the tolerated loss as a share of the champion's value.
+    `looks`: `planned` spends α over looks, `anytime` uses a confidence sequence. `horizon_rows`: rows of an epoch.
+    `detectable_lift`: the relative lift worth finding, for the forecast of rows still needed. The other fields are
+    floors below which the normal theory of the bound is not to be trusted.
+    """
+
+    enabled: bool = True
+    mode: Literal["superiority", "noninferiority"] = "superiority"
+    alpha: float = 0.05
+    margin: float = 0.0
+    looks: Literal["planned", "anytime"] = "planned"
+    horizon_rows: int = 60_000
+    detectable_lift: float = 0.05
+    rows_min: int = 200
+    ess_min: float = 100.0
+    informative_min: int = 20
+    top_share_max: float = 0.5
+    uncovered_max: float = 0.02
+
+    @classmethod
+    def of(cls, settings: Any) -> GateRules:
+        """From any object or mapping that has some of these fields."""
+        names = [field.name for field in fields(cls)]
+        if isinstance(settings, Mapping):
+            return cls(**{name: settings[name] for name in names if name in settings})
+        return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says, why, and what the next look needs to know.
+
+    `lift` is the paired DR lift with its SE; `lower` and `upper` are its one-sided bounds at the tenure's level
+    (critical value `z`). `rejected`: an alarm, or `upper` below what is tolerated; the challenger should restart
+    from the champion. `keep_rows`: whether the rows judged here belong to the next look too (false after a
+    promotion, a rejection and at the end of an epoch). `rows_needed`: further rows, None when unknown.
+    """
+
+    outcome: Outcome
+    reason: str
+    lift: Estimate
+    lower: float
+    upper: float
+    z: float
+    relative: float | None
+    n: int
+    excluded: dict[str, int]
+    checks: tuple[Check, ...]
+    rows_needed: int | None
+    rejected: bool
+    looked: bool
+    keep_rows: bool
+    alpha_look: float
+    ledger: AlphaLedger
+    totals: Totals
+
+    @property
+    def promote(self) -> bool:
+        """Whether the challenger may become champion."""
+        return self.outcome == "promote"
+
+
+def judge(
+    rows: ScoredRows,
+    rules: GateRules,
+    *,
+    ledger: AlphaLedger | None = None,
+    challengers: int = 1,
+    checks: Sequence[Check] = (),
+    hyper: Hyper | None = None,
+) -> Verdict:
+    """Judge all scored rows of the present challenger in this tenure (and epoch).
+
+    `ledger` is the one of the previous verdict (None at the start of a tenure); `checks` are further ones that the
+    caller made, such as replayed decisions; with several `challengers` each gets its share of α (Bonferroni).
+    """
+    ledger = ledger or AlphaLedger()
+    unsupported = without_support(rows)
+    used = rows.where(~unsupported)
+    excluded = {"no_support": int(unsupported.sum())} if unsupported.any() else {}
+    events = used.reduce()
+    totals = totals_of_events(events, hyper)
+    lift = paired_lift(used, events)
+    everything = [*checks, *(propensity_checks(used) if len(used) else [])]
+    everything += evidence_checks(
+        used,
+        events,
+        totals,
+        rows_min=rules.rows_min,
+        ess_min=rules.ess_min,
+        informative_min=rules.informative_min,
+        top_share_max=rules.top_share_max,
+        uncovered_max=rules.uncovered_max,
+    )
+    everything.append(agreement_note(totals))
+    case = _Case(lift, totals, rules, ledger, rules.alpha / challengers, tuple(everything), len(used))
+    ruling = _rule(case, identical=not events.lift.any())
+    return Verdict(
+        lift=lift,
+        relative=case.relative,
+        n=len(used),
+        excluded=excluded,
+        checks=tuple(everything),
+        totals=totals,
+        **{field.name: getattr(ruling, field.name) for field in fields(ruling)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Everything a ruling depends on."""
+
+    lift: Estimate
+    totals: Totals
+    rules: GateRules
+    ledger: AlphaLedger
+    alpha: float
+    checks: tuple[Check, ...]
+    n: int
+
+    @property
+    def champion_value(self) -> float:
+        return self.totals.estimate("dr", "champion").value if self.n else math.nan
+
+    @property
+    def relative(self) -> float | None:
+        value = self.champion_value
+        return self.lift.value / abs(value) if math.isfinite(value) and value else None
+
+    @property
+    def alarms(self) -> list[Check]:
+        return [check for check in self.checks if check.kind == "alarm" and check.status == "fail"]
+
+    @property
+    def unmet(self) -> list[Check]:
+        return [check for check in self.checks if check.kind == "floor" and check.status != "pass"]
+
+    @property
+    def tolerated(self) -> float:
+        """What the lower bound must exceed."""
+        if self.rules.mode == "noninferiority":
+            return -self.rules.margin * abs(self.champion_value)
+        return self.rules.margin
+
+    def rows_needed(self, z: float) -> int | None:
+        """Rows still to come until the floors are met and a lift of δ·V_b is seen with power .8."""
+        if self.n == 0:
+            return self.rules.rows_min
+        wanted = [0.0]
+        for check in self.unmet:
+            if check.name not in {"weight_tail", "overlap"} and check.limit:
+                wanted.append(self.n * (check.limit / check.value - 1) if check.value else self.n)
+        effect = self.rules.detectable_lift * abs(self.champion_value)
+        if effect > 0:
+            wanted.append(((z + _POWER_Z) * self.lift.se * math.sqrt(self.n) / effect) ** 2 - self.n)
+        most = max(wanted)
+        return min(math.ceil(most), 10**9) if most > 0 and math.isfinite(most) else None
+
+    def look(self) -> Look | None:
+        """Take a look when one is planned and brings new evidence; None otherwise."""
+        clock = (self.n * self.lift.se) ** 2
+        if clock <= 0:
+            return None
+        if self.rules.looks == "anytime":
+            z = confidence_sequence_z(self.n, alpha=self.alpha, tuned_at=self.rules.horizon_rows / 6)
+            return Look(self.n, clock, 0.0, z)
+        before = self.ledger.looks
+        if before and clock < before[-1].clock * GROWTH_MIN:
+            return None
+        share = spend(self.ledger, self.n, alpha=self.alpha, horizon_rows=self.rules.horizon_rows)
+        return Look(self.n, clock, share, critical_value(before, clock, share)) if share > 0 else None
+
+    def standing_z(self) -> float:
+        """The critical value to show between looks: the last one taken, or that of a single look at level α."""
+        return self.ledger.looks[-1].z if self.ledger.looks else NormalDist().inv_cdf(1 - self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruling:
+    outcome: Outcome
+    reason: str
+    lower: float
+    upper: float
+    z: float
+    rows_needed: int | None
+    rejected: bool
+    looked: bool
+    keep_rows: bool
+    alpha_look: float
+    ledger: AlphaLedger
+
+
+def _rule(case: _Case, *, identical: bool) -> _Ruling:
+    rules, lift, n = case.rules, case.lift, case.n
+    alarms, unmet = case.alarms, case.unmet
+    shut = bool(alarms or unmet) or identical or not rules.enabled
+    look = None if shut else case.look()
+    after = case.ledger.looked(look) if look else case.ledger
+    z = look.z if look else case.standing_z()
+    lower, upper = lift.value - z * lift.se, lift.value + z * lift.se
+    needed = case.rows_needed(z)
+
+    def ruling(outcome: Outcome, reason: str, *, rejected: bool = False) -> _Ruling:
+        ended = look is not None and rules.looks == "planned" and after.rows_before + n >= rules.horizon_rows
+        keep, carried = True, after
+        if outcome == "promote":
+            keep, carried = False, AlphaLedger()
+        elif ended:
+            keep, carried = False, after.next_epoch()
+        elif rejected:
+            keep, carried = False, after.rejected(n)
+        return _Ruling(
+            outcome=outcome,
+            reason=reason,
+            lower=lower,
+            upper=upper,
+            z=z,
+            rows_needed=None if outcome == "promote" else needed,
+            rejected=rejected,
+            looked=look is not None,
+            keep_rows=keep,
+            alpha_look=look.alpha if look else 0.0,
+            ledger=carried,
+        )
+
+    if not rules.enabled:
+        return ruling("promote", "The gate is switched off in the settings: promoted without proof.")
+    if alarms:
+        return ruling("hold", "Alarm: " + " ".join(check.text for check in alarms), rejected=True)
+    if unmet:
+        more = f" About {needed:,} more rows are needed." if needed else ""
+        return ruling("insufficient", "Not enough evidence: " + " ".join(check.text for check in unmet) + more)
+    if identical:
+        return ruling("hold", f"Both policies chose alike in all {n:,} rows: there is nothing to promote.")
+    percent = "" if case.relative is None else f" ({case.relative:+.1%})"
+    numbers = f"lift {lift.value:+.4f} per decision{percent} on {n:,} rows"
+    forecast = f" About {needed:,} more rows would show a lift of {rules.detectable_lift:.0%}." if needed else ""
+    if look is None:
+        return ruling("hold", f"Too few new rows since the last look: {numbers}.{forecast}")
+    bound = "above 0" if case.tolerated == 0 else f"above {case.tolerated:+.4f}"
+    if lower > case.tolerated and (rules.mode == "superiority" or lift.value >= 0):
+        word = "Better" if rules.mode == "superiority" else "Not worse"
+        return ruling("promote", f"{word}: {numbers}, and its lower bound {lower:+.4f} is {bound}.")
+    if upper < 0:
+        return ruling("hold", f"Worse: {numbers}, and even its upper bound {upper:+.4f} is below 0.", rejected=True)
+    return ruling("hold", f"Not proven better: {numbers}, and its lower bound {lower:+.4f} is not {bound}.{forecast}")
+
+
+def rules_to_dict(rules: GateRules) -> dict[str, Any]:
+    """A JSON object that `GateRules.of` reads back."""
+    return asdict(rules)
+
+
+def summary(estimate: Estimate) -> dict[str, float | None]:
+    """An estimate as JSON, NaN as null."""
+    return {name: None if not np.isfinite(v) else v for name, v in (("value", estimate.value), ("se", estimate.se))}

@@ -1,0 +1,57 @@
+"""The paired doubly-robust lift, fast: one pass over the rows in chunks that fit the cache.
+
+Per row D = Σ_k (c_k − b_k) q̂_k + (w_c − w_b)(r − q̂_a); the lift is its mean. Where both policies agree D is
+exactly 0 and adds no noise (Dudík, Langford & Li 2011; Jeunen & Ustimenko 2024). With subjects the standard error
+counts them, not their rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.estimators import Estimate
+from evaluation.scored import ScoredEvents, ScoredRows
+
+Floats = NDArray[np.float64]
+
+
+def paired_lift(rows: ScoredRows, events: ScoredEvents | None = None) -> Estimate:
+    """Mean paired DR lift with its standard error, clustered by subject where `rows.cluster` is given.
+
+    >>> same = np.array([[0.5, 0.5], [0.9, 0.1]])
+    >>> rows = ScoredRows.from_matrices(candidate=same, champion=same, q=np.ones((2, 2)),
+    ...     action=np.array([0, 1]), reward=np.array([1.0, 0.0]), propensity=np.array([0.5, 0.1]))
+    >>> paired_lift(rows).value, paired_lift(rows).se
+    (0.0, 0.0)
+    """
+    lifts = (events or rows.reduce()).lift
+    if rows.cluster is not None:
+        return clustered_mean(lifts, rows.cluster)
+    return mean_with_se(lifts)
+
+
+def mean_with_se(values: Floats) -> Estimate:
+    """Mean and s/√n with ddof 1; NaN value without rows, SE 0 for a single one."""
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
+    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    return Estimate(float(values.mean()), spread / math.sqrt(n), n)
+
+
+def clustered_mean(values: Floats, cluster: Sequence[str]) -> Estimate:
+    """Mean over rows with the cluster-robust SE: √(G/(G−1) Σ_g (S_g − n_g·mean)²)/n (Liang & Zeger 1986)."""
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
+    _, of_row = np.unique(np.asarray(cluster, dtype=object).astype(str), return_inverse=True)
+    groups = int(of_row.max()) + 1
+    mean = float(values.mean())
+    sums = np.bincount(of_row, values - mean, groups)
+    if groups < 2:
+        return Estimate(mean, 0.0, n)
+    return Estimate(mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / n, n)
