@@ -1,1 +1,1 @@
-"""The decision API: recommend and rewards over HTTP, acknowledged only once they are on disk."""
+"""The decision API: what client applications talk to, over HTTP or inside one process."""

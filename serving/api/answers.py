@@ -1,0 +1,50 @@
+"""What the decision API answers, as typed records; the wire's field names are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from bandit.types import Action
+
+
+class RankedAction(Struct, gc=False):
+    """One offered action and its probability."""
+
+    action: str
+    probability: float
+
+
+class Answer(Struct):
+    """One decision: the drawn action first in `ranking`, then the others by probability."""
+
+    event_id: str
+    action: str
+    probability: float
+    model_id: str
+    ranking: list[RankedAction]
+
+
+class SlotsAnswer(Struct):
+    """Several decisions of one request, in the order of the slots."""
+
+    decisions: list[Answer]
+
+
+class RewardsAnswer(Struct):
+    """How many rewards are on disk, and what was wrong with the others."""
+
+    accepted: int
+    errors: list[dict[str, Any]] = []
+
+
+def rank(actions: Sequence[Action], pmf: Sequence[float], chosen: int) -> list[RankedAction]:
+    """The chosen action, then the others from the most to the least probable (ties in the order offered)."""
+    order = sorted(range(len(pmf)), key=pmf.__getitem__, reverse=True)
+    order.remove(chosen)
+    return [
+        RankedAction(actions[chosen].id, pmf[chosen]),
+        *[RankedAction(actions[index].id, pmf[index]) for index in order],
+    ]

@@ -1,0 +1,93 @@
+"""Which policy answers: the champion if it verifies, else the newest earlier one that does, else the cold start.
+
+A model is used only after its digests and canaries were checked (`registry.load`, `load_policy`). Whatever
+is served instead of the champion is said aloud: in the state below, from where `/readyz`, the metrics and
+each decision's `model_id` take it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bandit.canaries import canary_digest
+from bandit.errors import CorruptModel, NotFound, RewardloopError
+from bandit.policies import BaselinePolicy, UniformPolicy, load_policy
+from bandit.registry import Champion, ModelRegistry, StoredModel
+from bandit.settings import Serving
+from bandit.types import COLD_START_MODEL_ID, Policy
+
+log = logging.getLogger("rewardloop.api")
+
+Loader = Callable[[StoredModel], Policy]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The policy in use, the pointer it was chosen for, and why it is not the champion where it is not."""
+
+    policy: Policy
+    model_id: str
+    champion: Champion | None
+    fallback: str | None = None
+    canary_digest: str | None = None
+
+    @property
+    def status(self) -> str:
+        """`champion`, `fallback` (the champion cannot be used) or `cold-start` (there is none yet)."""
+        if self.fallback is not None:
+            return "fallback"
+        return "cold-start" if self.champion is None else "champion"
+
+
+def choose_model(
+    registry: ModelRegistry, settings: Serving, *, serving: ServedModel | None = None, load: Loader = load_policy
+) -> ServedModel:
+    """Load what should be served now; raises nothing that a broken model, pointer or history could cause.
+
+    `serving` is what is in use: a policy that is still wanted is taken over instead of being loaded again.
+    """
+    reasons: list[str] = []
+    try:
+        champion = registry.champion()
+    except (RewardloopError, OSError, ValueError) as error:
+        champion = None
+        reasons.append(f"the champion pointer cannot be read ({type(error).__name__})")
+    if champion is None and not reasons:
+        return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, None)
+    wanted = [champion.model_id] if champion else []
+    for model_id in [*wanted, *_earlier(registry, wanted, reasons)]:
+        if serving is not None and serving.model_id == model_id:
+            return ServedModel(serving.policy, model_id, champion, _reason(reasons), serving.canary_digest)
+        try:
+            stored = registry.load(model_id)
+            policy = load(stored)
+        except (CorruptModel, NotFound, OSError) as error:
+            reasons.append(f"{model_id} cannot be used: {error}")
+            log.error("model %s cannot be used: %s", model_id, error)
+            continue
+        return ServedModel(
+            policy, model_id, champion, _reason(reasons), canary_digest(policy, stored.manifest.canaries)
+        )
+    return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, champion, _reason(reasons))
+
+
+def cold_start_policy(settings: Serving) -> Policy:
+    """What is declared to answer where no model can: uniform, or the baseline with a share of exploration."""
+    if settings.cold_start == "baseline":
+        return BaselinePolicy(settings.cold_start_exploration)
+    return UniformPolicy()
+
+
+def _earlier(registry: ModelRegistry, wanted: Sequence[str], reasons: list[str]) -> list[str]:
+    try:
+        earlier = [champion.model_id for champion in registry.champions()]
+    except (RewardloopError, OSError, ValueError) as error:
+        reasons.append(f"the history of champions cannot be read ({type(error).__name__})")
+        return []
+    return list(dict.fromkeys(model_id for model_id in earlier if model_id not in wanted))
+
+
+def _reason(reasons: list[str]) -> str | None:
+    return "; ".join(reasons) or None

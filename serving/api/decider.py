@@ -1,0 +1,404 @@
+"""Deciding and taking rewards, apart from HTTP: the same functions answer a socket and a simulation.
+
+An `ExperimentServer` holds one experiment in one process: settings, catalogue, the verified champion, the
+event log writer and the memory of retries. `decide` is pure apart from the log's time stamp: the draw
+depends on the experiment's secret, the event_id and the pmf alone, and the pmf that is drawn from is the
+one that is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Busy, DurabilityLost, InvalidRequest, RewardloopError
+from bandit.eventlog import EventLogWriter, Heartbeat, beat
+from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, RewardEvent
+from bandit.experiment import Experiment
+from bandit.registry import ModelRegistry
+from bandit.sampling import draw_index, mix, uniform_draw
+from bandit.settings import ExperimentSettings, Limits
+from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, Action
+from serving.api.answers import Answer, SlotsAnswer, rank
+from serving.api.champion import ServedModel, choose_model, cold_start_policy
+from serving.api.counters import Counters
+from serving.api.features import check_name
+from serving.api.identity import body_digest, slot_event_id, uuid7
+from serving.api.memory import RetryMemory
+from serving.api.requests import RecommendRequest, RewardItem
+from serving.api.rewards import reward_event
+
+log = logging.getLogger("rewardloop.api")
+
+BASELINE_MODEL_ID = "baseline"
+"""The model_id of decisions in the modes that always answer the baseline action."""
+
+SLOT_FEATURE = "_slot"
+"""The context feature that carries the slot's number (as text: slots are places, not quantities)."""
+
+_ANSWERS_BASELINE = ("apprentice", "logging_only")
+
+AnyAnswer = Answer | SlotsAnswer
+_answer_encoder = msgspec.json.Encoder()
+_answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+_slots_decoder: msgspec.json.Decoder[SlotsAnswer] = msgspec.json.Decoder(SlotsAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What decisions are made with; replaced as a whole, so that no decision ever sees half of a change."""
+
+    settings: ExperimentSettings
+    settings_version: int
+    catalogue: tuple[Action, ...] | None
+    catalogue_version: int | None
+    model: ServedModel
+
+
+class ExperimentServer:
+    """One experiment in one worker."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        name: str,
+        *,
+        writer_id: str,
+        clock: Callable[[], datetime],
+        durable: bool = True,
+    ) -> None:
+        """Open the experiment and its log; raises `NotFound`, `Busy` (the writer_id is in use), `OSError`."""
+        self.name = name
+        self.writer_id = writer_id
+        self.experiment = Experiment.open(data_dir, name)
+        self.registry = ModelRegistry(self.experiment.paths, durable=durable)
+        self.counters = Counters()
+        self.memory = RetryMemory()
+        self._clock = clock
+        self._secret = self.experiment.secret
+        self._durable = durable
+        self._beating = threading.Lock()
+        self._state = self._load(None)
+        self.writer = self._open_log(writer_id)
+
+    # -- deciding ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What decisions are made with now."""
+        return self._state
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may hold."""
+        return self._state.settings.limits
+
+    def decide(self, request: RecommendRequest, digest: str | None = None) -> tuple[list[DecisionEvent], AnyAnswer]:
+        """Draw for a checked request; the caller appends the events before it gives the answer away.
+
+        `digest` is the request's body digest where the caller knows it already.
+        Raises `InvalidRequest` when no action, or fewer than the slots asked for, are left to draw from.
+        """
+        state = self._state
+        offered, excluded = self._offer(request, state)
+        event_id = request.event_id or uuid7(self._clock())
+        if digest is None and request.event_id is not None:
+            digest = body_digest(request)
+        slots = request.slots or 1
+        if slots == 1:
+            event, answer = self._draw(
+                state, request, event_id=event_id, offered=offered, excluded=excluded, digest=digest
+            )
+            return [event], answer
+        if slots > len(offered):
+            raise InvalidRequest("slots", "asks for more actions than are offered", f"{len(offered)} actions")
+        events, answers = [], []
+        for slot in range(1, slots + 1):
+            event, answer = self._draw(
+                state,
+                request,
+                event_id=slot_event_id(event_id, slot),
+                offered=offered,
+                excluded=excluded,
+                digest=digest,
+                slot=slot,
+            )
+            events.append(event)
+            answers.append(answer)
+            offered = tuple(action for action in offered if action.id != event.action)
+            excluded = [*excluded, event.action]
+        return events, SlotsAnswer(answers)
+
+    def recall(self, event_id: str, digest: str) -> bytes | None:
+        """The encoded answer this question got before, None when the id is new; raises `Conflict`."""
+        answer = self.memory.recall(event_id, digest)
+        if answer is not None:
+            self.counters.add("retries")
+        return answer
+
+    def recommend(self, request: RecommendRequest) -> AnyAnswer:
+        """Decide, make it durable and answer, in one blocking call; a retry gets its first answer again.
+
+        Raises `InvalidRequest`, `Conflict`, `DurabilityLost`, `Busy`.
+        """
+        digest = None
+        if request.event_id is not None:
+            digest = body_digest(request)
+            known = self.recall(request.event_id, digest)
+            if known is not None:
+                return decode_answer(known)
+        events, answer = self.decide(request, digest)
+        self.writer.append(events)
+        self.count_decisions(events)
+        if request.event_id is not None and digest is not None:
+            self.memory.remember(request.event_id, digest, encode_answer(answer))
+        return answer
+
+    def count_decisions(self, events: Sequence[DecisionEvent]) -> None:
+        """Count decisions that became durable."""
+        counters = self.counters
+        counters.add("decisions", len(events))
+        if self._state.model.fallback is not None:
+            counters.add("fallback_decisions", len(events))
+        for event in events:
+            if event.slice == SLICE_CONTROL:
+                counters.add("control_decisions")
+
+    # -- rewards and activations -------------------------------------------------------------------------
+
+    def reward_events(self, items: Sequence[RewardItem]) -> list[RewardEvent]:
+        """The events that log `items`; raises `InvalidRequest` for the first that is refused."""
+        rules = self._state.settings.rewards
+        return [reward_event(item, rules, self.writer.stamp) for item in items]
+
+    def reward(self, items: Sequence[RewardItem]) -> None:
+        """Make rewards durable in one blocking call; raises `InvalidRequest`, `DurabilityLost`, `Busy`."""
+        events = self.reward_events(items)
+        self.writer.append(events)
+        self.counters.add("rewards", len(events))
+
+    def activation_event(self, event_id: str) -> ActivationEvent:
+        """The event that logs that a deferred decision was shown; raises `InvalidRequest`."""
+        check_name(event_id, "event_id", self.limits)
+        return ActivationEvent(event_id=event_id, received_at=self.writer.stamp())
+
+    # -- keeping up --------------------------------------------------------------------------------------
+
+    def prepare(self) -> State | None:
+        """Look for new settings or another champion and load them; None when nothing changed.
+
+        May run in another thread than the deciding one: nothing is swapped before `install`.
+        """
+        changed = self.experiment.refresh()
+        if not changed and self.registry.champion() == self._state.model.champion:
+            return None
+        return self._load(self._state)
+
+    def install(self, state: State) -> None:
+        """Put a prepared state in force, by replacing one reference, and give the old model back."""
+        old, self._state = self._state.model, state
+        if state.model.model_id != old.model_id:
+            self.counters.add("model_swaps")
+            log.info("experiment %s now serves %s (%s)", self.name, state.model.model_id, state.model.status)
+        if state.model.policy is not old.policy:
+            close = getattr(old.policy, "close", None)
+            if close is not None:
+                close()
+
+    def refresh(self) -> bool:
+        """Follow settings and champion pointer, blocking; returns whether anything changed."""
+        state = self.prepare()
+        if state is None:
+            return False
+        self.install(state)
+        return True
+
+    def revive(self) -> bool:
+        """After durability was lost, try to go on with a new log; returns whether that worked.
+
+        The lost writer's segment is recovered from what is on disk, as if its process had died.
+        """
+        if not self.writer.failed:
+            return False
+        lost = self.writer
+        try:
+            self.writer = self._open_log(self.writer_id)
+        except (DurabilityLost, Busy) as error:
+            log.error("experiment %s still cannot write its log: %s", self.name, error)
+            return False
+        lost.close()
+        log.warning("experiment %s writes its log again", self.name)
+        return True
+
+    def heartbeat(self) -> Heartbeat:
+        """Write this worker's sign of life and return it; raises `OSError`."""
+        with self._beating:
+            state = self._state
+            heartbeat = self.writer.heartbeat(
+                settings_version=state.settings_version,
+                model_id=state.model.model_id,
+                canary_digest=state.model.canary_digest,
+                counters=self._flat_counters(state),
+            )
+            beat(self.experiment.paths, heartbeat)
+        return heartbeat
+
+    def close(self) -> None:
+        """Seal the log, say so in a last heartbeat and release the model."""
+        if not self.writer.failed:
+            self.writer.seal()
+            self.heartbeat()
+        self.writer.close()
+        close = getattr(self._state.model.policy, "close", None)
+        if close is not None:
+            close()
+
+    # -- helpers -----------------------------------------------------------------------------------------
+
+    def _beat_after_seal(self) -> None:
+        self.heartbeat()
+
+    def _flat_counters(self, state: State) -> dict[str, float]:
+        flat = self.counters.flat()
+        flat["memory_ids"] = len(self.memory)
+        flat["ready"] = float(not self.writer.failed)
+        flat["fallback"] = float(state.model.fallback is not None)
+        if state.model.champion is not None:
+            flat["champion_since_s"] = state.model.champion.since.timestamp()
+        return flat
+
+    def _open_log(self, writer_id: str) -> EventLogWriter:
+        serving = self._state.settings.serving
+        return EventLogWriter(
+            self.experiment.paths,
+            writer_id,
+            clock=self._clock,
+            seal_interval_s=serving.seal_interval_s,
+            segment_bytes_max=serving.segment_bytes_max,
+            durable=self._durable,
+            on_seal=self._beat_after_seal,
+        )
+
+    def _load(self, current: State | None) -> State:
+        settings = self.experiment.settings
+        model = choose_model(self.registry, settings.serving, serving=current.model if current else None)
+        return State(
+            settings=settings,
+            settings_version=self.experiment.settings_version,
+            catalogue=self.experiment.catalogue(),
+            catalogue_version=self.experiment.catalogue_version,
+            model=model,
+        )
+
+    def _offer(self, request: RecommendRequest, state: State) -> tuple[tuple[Action, ...], list[str]]:
+        actions: Sequence[Action] | None = request.actions
+        if actions is None:
+            actions = state.catalogue
+            if actions is None:
+                raise InvalidRequest("actions", "is required: this experiment declares no catalogue")
+        if not request.excluded:
+            return tuple(actions), []
+        excluded = set(request.excluded)
+        offered = tuple(action for action in actions if action.id not in excluded)
+        if not offered:
+            raise InvalidRequest("excluded", "leaves no action to choose from")
+        return offered, [action.id for action in actions if action.id in excluded]
+
+    def _draw(
+        self,
+        state: State,
+        request: RecommendRequest,
+        *,
+        event_id: str,
+        offered: tuple[Action, ...],
+        excluded: Sequence[str],
+        digest: str | None,
+        slot: int | None = None,
+    ) -> tuple[DecisionEvent, Answer]:
+        context = request.context if slot is None else {**request.context, SLOT_FEATURE: str(slot)}
+        mode = state.settings.serving.mode
+        slice_ = SLICE_POLICY
+        if mode in _ANSWERS_BASELINE:
+            pmf, model_id = _one_hot(len(offered)), BASELINE_MODEL_ID
+            index = 0
+            self._watch(state, context, offered)
+        else:
+            pmf, model_id = self._pmf(state, context, offered)
+            fraction = state.settings.serving.control_fraction
+            if fraction > 0.0:
+                control = _control_pmf(state.settings.serving.control_policy, len(offered))
+                pmf = mix(pmf, control, fraction)
+                index = draw_index(pmf, uniform_draw(self._secret, event_id))
+                # Given the action, the branch it came from is drawn from its posterior: jointly the same as
+                # drawing the branch first, while the action still replays from the logged pmf alone.
+                share = fraction * control[index] / pmf[index]
+                if uniform_draw(self._secret, f"slice\n{event_id}") < share:
+                    slice_ = SLICE_CONTROL
+            else:
+                index = draw_index(pmf, uniform_draw(self._secret, event_id))
+        from_catalogue = request.actions is None
+        event = DecisionEvent(
+            event_id=event_id,
+            decided_at=self.writer.stamp(),
+            model_id=model_id,
+            context=context,
+            action=offered[index].id,
+            index=index,
+            probability=pmf[index],
+            pmf=pmf,
+            actions=None if from_catalogue else [ActionRecord(action.id, dict(action.features)) for action in offered],
+            catalogue_version=state.catalogue_version if from_catalogue else None,
+            excluded=list(excluded) if excluded and from_catalogue else None,
+            settings_version=state.settings_version,
+            mode=mode,
+            slice=slice_,
+            deferred=request.deferred,
+            slot=slot,
+            body_digest=digest,
+        )
+        return event, Answer(event_id, offered[index].id, pmf[index], model_id, rank(offered, pmf, index))
+
+    def _pmf(self, state: State, context: dict[str, Any], offered: tuple[Action, ...]) -> tuple[list[float], str]:
+        try:
+            pmf = state.model.policy.pmf(context, offered)
+            if len(pmf) == len(offered):
+                return pmf, state.model.model_id
+            log.error("model %s gave %d probabilities for %d actions", state.model.model_id, len(pmf), len(offered))
+        except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
+            log.exception("model %s failed to predict", state.model.model_id)
+        self.counters.add("policy_errors")
+        return cold_start_policy(state.settings.serving).pmf(context, offered), COLD_START_MODEL_ID
+
+    def _watch(self, state: State, context: dict[str, Any], offered: tuple[Action, ...]) -> None:
+        """Count how often the policy's favourite would have been the baseline action."""
+        if state.model.model_id != COLD_START_MODEL_ID:
+            pmf, _ = self._pmf(state, context, offered)
+            if pmf[0] >= max(pmf):
+                self.counters.add("apprentice_agreements")
+
+
+def encode_answer(answer: AnyAnswer) -> bytes:
+    """The JSON that a client gets."""
+    return _answer_encoder.encode(answer)
+
+
+def decode_answer(encoded: bytes) -> AnyAnswer:
+    """The answer back from its JSON."""
+    if encoded.startswith(b'{"decisions"'):
+        return _slots_decoder.decode(encoded)
+    return _answer_decoder.decode(encoded)
+
+
+def _one_hot(k: int) -> list[float]:
+    return [1.0, *([0.0] * (k - 1))]
+
+
+def _control_pmf(policy: str, k: int) -> list[float]:
+    return _one_hot(k) if policy == "baseline" else [1.0 / k] * k

@@ -1,0 +1,177 @@
+"""What each address of the decision API does: a request in, a `Reply` out, refusals raised as errors.
+
+These functions know nothing of routing. The hot ones are called straight from the ASGI entry (`app.py`), the
+others by FastAPI, which also describes them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from bandit.errors import InvalidInput, InvalidRequest, Problem, RewardloopError
+from bandit.events import RewardEvent
+from serving.api import metrics
+from serving.api.access import Headers, check_content_type, check_host
+from serving.api.answers import RewardsAnswer
+from serving.api.hosting import Hosted, Hosting, Started, readiness
+from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body, refusal
+from serving.api.problems import item_problem, kind_of, problem, problem_of
+from serving.api.requests import parse_recommend, parse_reward, split_batch, split_lines, split_list
+
+log = logging.getLogger("rewardloop.api")
+
+NDJSON_TYPE = b"application/x-ndjson"
+_encoder = msgspec.json.Encoder()
+_ACCEPTED_ONE = _encoder.encode(RewardsAnswer(1))
+
+
+class Api:
+    """The endpoints over one worker's experiments; `allowed_hosts` None means that any Host header will do."""
+
+    def __init__(self, hosting: Hosting, *, allowed_hosts: frozenset[str] | None) -> None:
+        self.hosting = hosting
+        self.allowed_hosts = allowed_hosts
+
+    # -- around every endpoint ---------------------------------------------------------------------------
+
+    async def run(
+        self, route: str, experiment: str | None, headers: Headers, endpoint: Callable[[], Awaitable[Reply]]
+    ) -> Reply:
+        """Check access, answer, time and count; every error becomes a reply. Raises `ClientGone` only."""
+        started = time.perf_counter()
+        hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
+        try:
+            check_host(headers, self.allowed_hosts)
+            reply = await endpoint()
+        except RewardloopError as error:
+            reply = refusal(error)
+            if hosted is not None:
+                hosted.server.counters.refuse(kind_of(problem_of(error)))
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("an unexpected error on %s", route)
+            reply = problem_reply(problem("internal", "The server failed to answer; its log says why."))
+            if hosted is not None:
+                hosted.server.counters.refuse("internal")
+        if hosted is not None:
+            hosted.server.counters.observe(route, time.perf_counter() - started)
+        return reply
+
+    # -- deciding ----------------------------------------------------------------------------------------
+
+    async def recommend(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
+        """One question; answered once its decision is on disk."""
+        hosted = self.hosting.get(experiment)
+        check_content_type(headers)
+        limits = hosted.server.limits
+        body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
+        return Reply(200, await hosted.decide(parse_recommend(body, limits)))
+
+    async def recommend_batch(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
+        """Many questions, judged one by one, with one wait for the disk."""
+        hosted = self.hosting.get(experiment)
+        ndjson = check_content_type(headers, ndjson=True)
+        limits = hosted.server.limits
+        body = await read_body(receive, headers, limits.batch_bytes_max, "limits.batch_bytes_max")
+        items = split_lines(body, limits) if ndjson else split_batch(body, limits)
+        outcomes: list[Started | bytes] = []
+        for item in items:
+            try:
+                if len(item) > limits.body_bytes_max:
+                    raise InvalidRequest("body", "is too large", f"limits.body_bytes_max = {limits.body_bytes_max}")
+                outcomes.append(hosted.begin(parse_recommend(item, limits)))
+            except RewardloopError as error:
+                outcomes.append(_refused(hosted, error))
+        results = [await _result(hosted, outcome) for outcome in outcomes]
+        if ndjson:
+            return Reply(200, b"".join([result + b"\n" for result in results]), NDJSON_TYPE)
+        return Reply(200, b'{"results":[' + b",".join(results) + b"]}")
+
+    # -- rewards and activations -------------------------------------------------------------------------
+
+    async def rewards(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
+        """One reward, a list of them, or NDJSON; those that are good are kept whatever the others are."""
+        hosted = self.hosting.get(experiment)
+        ndjson = check_content_type(headers, ndjson=True)
+        limits = hosted.server.limits
+        body = await read_body(receive, headers, limits.batch_bytes_max, "limits.batch_bytes_max")
+        if ndjson:
+            return await self._many_rewards(hosted, split_lines(body, limits))
+        if body.lstrip()[:1] == b"[":
+            return await self._many_rewards(hosted, split_list(body, limits))
+        if len(body) > limits.body_bytes_max:
+            raise InvalidRequest("body", "is too large", f"limits.body_bytes_max = {limits.body_bytes_max}")
+        events = hosted.server.reward_events([parse_reward(body, limits)])
+        await hosted.submit(events)
+        hosted.server.counters.add("rewards")
+        return Reply(200, _ACCEPTED_ONE)
+
+    async def _many_rewards(self, hosted: Hosted, items: list[Any]) -> Reply:
+        server = hosted.server
+        events: list[RewardEvent] = []
+        errors: list[dict[str, Any]] = []
+        problems: list[Problem] = []
+        for index, item in enumerate(items):
+            try:
+                events += server.reward_events([parse_reward(item, server.limits)])
+            except InvalidInput as error:
+                server.counters.refuse(kind_of(problem_of(error)))
+                errors.append(item_problem(index, error))
+                problems.extend(error.problems)
+        if not events:
+            body = msgspec.to_builtins(problem("invalid-request", "Every item was refused; see errors.", problems))
+            body |= {"accepted": 0, "errors": errors}
+            return Reply(422, _encoder.encode(body), b"application/problem+json")
+        await hosted.submit(events)
+        server.counters.add("rewards", len(events))
+        return Reply(200, _encoder.encode(RewardsAnswer(len(events), errors)))
+
+    async def activate(self, experiment: str, event_id: str, headers: Headers, receive: Receive) -> Reply:
+        """A deferred decision was shown after all; any body is ignored, and none is needed."""
+        hosted = self.hosting.get(experiment)
+        limits = hosted.server.limits
+        body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
+        if body:
+            check_content_type(headers)
+        await hosted.submit([hosted.server.activation_event(event_id)])
+        hosted.server.counters.add("activations")
+        return Reply(200, _encoder.encode({"event_id": event_id}))
+
+    # -- looking after the process -----------------------------------------------------------------------
+
+    async def livez(self) -> Reply:
+        """The process answers."""
+        return Reply(200, b'{"live":true}')
+
+    async def readyz(self) -> Reply:
+        """Every experiment can answer durably; says what each one serves, and why where it is no champion."""
+        ready, body = readiness(self.hosting)
+        return Reply(200 if ready else 503, _encoder.encode(body))
+
+    async def metrics(self) -> Reply:
+        """The counters of all workers."""
+        heartbeats = await self.hosting.heartbeats()
+        return Reply(200, metrics.render(heartbeats, self.hosting.clock()), metrics.CONTENT_TYPE)
+
+
+def _refused(hosted: Hosted, error: RewardloopError) -> bytes:
+    body = problem_of(error)
+    hosted.server.counters.refuse(kind_of(body))
+    return _encoder.encode({"error": body})
+
+
+async def _result(hosted: Hosted, outcome: Started | bytes) -> bytes:
+    if isinstance(outcome, bytes):
+        return outcome
+    try:
+        await outcome.durable
+    except RewardloopError as error:
+        return _refused(hosted, error)
+    return outcome.answer

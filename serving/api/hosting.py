@@ -1,0 +1,235 @@
+"""The experiments of one worker process: opened, followed and closed together.
+
+Settings, champion pointers and new experiments are looked for in another thread, and swapped in on the event
+loop between two requests: no request ever waits for a file or sees half of a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Busy, Conflict, NotFound, RewardloopError
+from bandit.eventlog import Heartbeat, live_heartbeats
+from bandit.events import Event
+from bandit.experiment import Experiment
+from serving.api.decider import ExperimentServer, encode_answer
+from serving.api.durability import CommitWaiter
+from serving.api.identity import body_digest
+from serving.api.problems import ApiProblem
+from serving.api.requests import RecommendRequest
+
+log = logging.getLogger("rewardloop.api")
+
+LOOK_S_MAX = 1.0
+BEAT_S = 1.0
+REVIVE_S = 1.0
+
+
+@dataclass(slots=True)
+class Hosted:
+    """One experiment with what HTTP adds to it: waiting for commits, and retries of what is not yet on disk."""
+
+    server: ExperimentServer
+    waiter: CommitWaiter
+    pending: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+    beaten_s: float = 0.0
+    revived_s: float = 0.0
+
+    def submit(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """A future that ends with the commit of `events`; raises `DurabilityLost` or `Busy`."""
+        try:
+            return self.waiter.submit(events)
+        except Conflict:
+            # the process stood still between stamping and submitting; the same request works a moment later
+            raise Busy("the server stood still for a moment; try again") from None
+
+    async def decide(self, request: RecommendRequest) -> bytes:
+        """The encoded answer of one question, once it is on disk (a retry gets the first answer)."""
+        started = self.begin(request)
+        await started.durable
+        return started.answer
+
+    def begin(self, request: RecommendRequest) -> Started:
+        """Decide and queue for the disk without waiting; raises what deciding and submitting raise."""
+        server = self.server
+        event_id = request.event_id
+        if event_id is None:
+            events, answer = server.decide(request)
+            future = self.submit(events)
+            server.count_decisions(events)
+            return Started(encode_answer(answer), future)
+        digest = body_digest(request)
+        known = server.recall(event_id, digest)
+        if known is not None:
+            pending = self.pending.get(event_id)
+            return Started(known, asyncio.shield(pending) if pending is not None else _finished(self.waiter.loop))
+        events, answer = server.decide(request, digest)
+        encoded = encode_answer(answer)
+        future = self.submit(events)
+        server.count_decisions(events)
+        server.memory.remember(event_id, digest, encoded)
+        self.pending[event_id] = future
+        future.add_done_callback(lambda done: self._settle(event_id, done))
+        return Started(encoded, asyncio.shield(future))
+
+    def _settle(self, event_id: str, future: asyncio.Future[None]) -> None:
+        self.pending.pop(event_id, None)
+        if future.cancelled() or future.exception() is not None:
+            self.server.memory.forget(event_id)
+
+
+@dataclass(slots=True)
+class Started:
+    """An answer that may be given once `durable` is done."""
+
+    answer: bytes
+    durable: asyncio.Future[None]
+
+
+def _finished(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = loop.create_future()
+    future.set_result(None)
+    return future
+
+
+class Hosting:
+    """All experiments of a data directory, in one worker."""
+
+    def __init__(self, data_dir: Path, *, writer_id: str, clock: Callable[[], datetime], durable: bool = True) -> None:
+        self.data_dir = data_dir
+        self.writer_id = writer_id
+        self.clock = clock
+        self.hosted: dict[str, Hosted] = {}
+        self.unopened: dict[str, str] = {}
+        self._durable = durable
+        self._task: asyncio.Task[None] | None = None
+
+    def get(self, name: str) -> Hosted:
+        """One experiment; raises `NotFound`, or `ApiProblem` (503) when it is there but cannot be opened."""
+        hosted = self.hosted.get(name)
+        if hosted is None:
+            if name in self.unopened:
+                raise ApiProblem("unavailable", "This experiment cannot be opened; the server's log says why.")
+            raise NotFound("experiment: there is none of that name here")
+        return hosted
+
+    async def start(self) -> None:
+        """Open what is there and begin to follow it."""
+        await self.look()
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Stop following, then seal and close every log."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for hosted in self.hosted.values():
+            try:
+                await asyncio.to_thread(hosted.server.close)
+            except (RewardloopError, OSError) as error:
+                log.error("experiment %s could not be closed well: %s", hosted.server.name, error)
+
+    async def look(self) -> None:
+        """One round: open new experiments, follow settings and champions, revive lost logs, beat when due."""
+        names = await asyncio.to_thread(Experiment.names, self.data_dir)
+        for name in names:
+            if name not in self.hosted:
+                await self._open(name)
+        for hosted in list(self.hosted.values()):
+            await self._look_at(hosted)
+
+    async def heartbeats(self) -> dict[str, Sequence[Heartbeat]]:
+        """Fresh heartbeats of all live writers, by experiment."""
+        return await asyncio.to_thread(self._heartbeats)
+
+    def _heartbeats(self) -> dict[str, Sequence[Heartbeat]]:
+        found: dict[str, Sequence[Heartbeat]] = {}
+        for name, hosted in list(self.hosted.items()):
+            if not hosted.server.writer.failed:
+                hosted.server.heartbeat()
+            found[name] = live_heartbeats(hosted.server.experiment.paths)
+        return found
+
+    async def _follow(self) -> None:
+        while True:
+            polls = [hosted.server.state.settings.schedule.poll_s for hosted in self.hosted.values()]
+            await asyncio.sleep(min([LOOK_S_MAX, *polls]))
+            try:
+                await self.look()
+            except Exception:
+                # the round is tried again; a worker that stopped looking would serve an old model for ever
+                log.exception("a look at the data directory failed")
+                for hosted in self.hosted.values():
+                    hosted.server.counters.add("poll_errors")
+
+    async def _open(self, name: str) -> None:
+        def make() -> ExperimentServer:
+            return ExperimentServer(
+                self.data_dir, name, writer_id=self.writer_id, clock=self.clock, durable=self._durable
+            )
+
+        try:
+            server = await asyncio.to_thread(make)
+        except (RewardloopError, OSError) as error:
+            if self.unopened.get(name) != str(error):
+                log.error("experiment %s cannot be opened: %s", name, error)
+            self.unopened[name] = str(error)
+            return
+        self.unopened.pop(name, None)
+        self.hosted[name] = Hosted(server, CommitWaiter(server, asyncio.get_running_loop()))
+
+    async def _look_at(self, hosted: Hosted) -> None:
+        server = hosted.server
+        now_s = time.monotonic()
+        if server.writer.failed and now_s - hosted.revived_s >= REVIVE_S:
+            hosted.revived_s = now_s
+            await asyncio.to_thread(server.revive)
+        try:
+            state = await asyncio.to_thread(server.prepare)
+        except (RewardloopError, OSError, msgspec.MsgspecError) as error:
+            server.counters.add("poll_errors")
+            log.error("experiment %s: settings or pointer cannot be read: %s", server.name, error)
+            state = None
+        if state is not None:
+            server.install(state)
+        if (state is not None or now_s - hosted.beaten_s >= BEAT_S) and not server.writer.failed:
+            hosted.beaten_s = now_s
+            try:
+                await asyncio.to_thread(server.heartbeat)
+            except OSError as error:
+                server.counters.add("poll_errors")
+                log.error("experiment %s: the heartbeat cannot be written: %s", server.name, error)
+
+
+def readiness(hosting: Hosting) -> tuple[bool, dict[str, Any]]:
+    """Whether every experiment can answer durably, and what each one serves and why."""
+    experiments: dict[str, Any] = {}
+    ready = not hosting.unopened
+    for name, hosted in sorted(hosting.hosted.items()):
+        model = hosted.server.state.model
+        lost = hosted.server.writer.failed
+        ready = ready and not lost
+        experiments[name] = {
+            "ready": not lost,
+            "serving": model.status,
+            "model_id": model.model_id,
+            "champion": model.champion.model_id if model.champion else None,
+            "mode": hosted.server.state.settings.serving.mode,
+            "settings_version": hosted.server.state.settings_version,
+        }
+        if model.fallback is not None:
+            experiments[name]["fallback"] = model.fallback
+        if lost:
+            experiments[name]["reason"] = "the event log cannot be written; nothing is acknowledged until it can"
+    for name in sorted(hosting.unopened):
+        experiments[name] = {"ready": False, "reason": "the experiment cannot be opened"}
+    return ready, {"ready": ready, "experiments": experiments}

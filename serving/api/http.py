@@ -1,0 +1,98 @@
+"""The few pieces of HTTP that the hot paths need: read a body up to a bound, give a reply, name a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bandit.errors import RewardloopError
+from serving.api.access import Headers
+from serving.api.problems import PROBLEM_TYPE, ApiProblem, ProblemBody, problem_of
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_encoder = msgspec.json.Encoder()
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+class Reply(NamedTuple):
+    """A response: status, body, its content type, further headers."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+async def read_body(receive: Receive, headers: Headers, bytes_max: int, setting: str) -> bytes:
+    """The request's body, counted while it is read; raises `ApiProblem` (413) and `ClientGone`."""
+    declared = headers.content_length
+    if declared is not None and declared.isdigit() and int(declared[:18]) > bytes_max:
+        raise too_large(bytes_max, setting)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > bytes_max:
+            raise too_large(bytes_max, setting)
+        return body
+    chunks = bytearray(body)
+    while message.get("more_body", False):
+        if len(chunks) > bytes_max:
+            raise too_large(bytes_max, setting)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunks += message.get("body", b"")
+    if len(chunks) > bytes_max:
+        raise too_large(bytes_max, setting)
+    return bytes(chunks)
+
+
+def too_large(bytes_max: int, setting: str) -> ApiProblem:
+    """The refusal of a body above a limit; the connection is closed, since the rest is not read."""
+    return ApiProblem(
+        "body-too-large",
+        "The body is larger than this server accepts.",
+        field="body",
+        limit=f"{setting} = {bytes_max}",
+        headers=[(b"connection", b"close")],
+    )
+
+
+def refusal(error: RewardloopError) -> Reply:
+    """The reply that tells a client about an error."""
+    extra = error.headers if isinstance(error, ApiProblem) else ()
+    return problem_reply(problem_of(error), extra)
+
+
+def problem_reply(body: ProblemBody, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
+    """A problem as a reply."""
+    if body.status == 503:
+        headers = (*headers, (b"retry-after", b"1"))
+    return Reply(body.status, _encoder.encode(body), PROBLEM_TYPE, headers)
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """Send a reply over ASGI."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": reply.status,
+            "headers": [
+                (b"content-type", reply.content_type),
+                (b"content-length", b"%d" % len(reply.body)),
+                *reply.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,206 @@
+"""From bytes to checked requests: everything a client sends passes here once, and nothing unchecked passes.
+
+msgspec parses the bytes (it refuses NaN, Infinity, 1e400, lone surrogates and deep nesting). Only when it
+does is the body read a second time, slowly, to name the field that is to blame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from bandit.errors import InvalidRequest
+from bandit.settings import Limits
+from bandit.types import Action
+from serving.api.features import check_features, check_name, child
+from serving.api.problems import MalformedBody
+
+
+class RecommendRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A question: which of these actions, in this context? Without `actions` the catalogue is offered."""
+
+    context: dict[str, Any]
+    actions: list[Action] | None = None
+    event_id: str | None = None
+    excluded: list[str] = []
+    slots: int | None = None
+    deferred: bool = False
+
+
+class RewardItem(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What came of a decision: a number, or a named event that the settings turn into one."""
+
+    event_id: str
+    reward: float | None = None
+    event: str | None = None
+    value: float | None = None
+    reward_id: str | None = None
+    action: str | None = None
+
+
+class BatchRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Several questions in one body, each judged by itself."""
+
+    requests: list[msgspec.Raw]
+
+
+_recommend_decoder = msgspec.json.Decoder(RecommendRequest)
+_reward_decoder = msgspec.json.Decoder(RewardItem)
+_batch_decoder = msgspec.json.Decoder(BatchRequest)
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
+T = TypeVar("T")
+
+
+def parse_recommend(body: bytes | msgspec.Raw, limits: Limits) -> RecommendRequest:
+    """One question out of JSON bytes; raises `InvalidRequest` that names the field."""
+    request = decode(_recommend_decoder, body)
+    check_recommend(request, limits)
+    return request
+
+
+def check_recommend(request: RecommendRequest, limits: Limits) -> None:
+    """Check a question whose types are right already; raises `InvalidRequest`."""
+    if request.event_id is not None:
+        check_name(request.event_id, "event_id", limits)
+    check_features(request.context, "context", limits)
+    actions = request.actions
+    if actions is not None:
+        if not actions:
+            raise InvalidRequest("actions", "must not be empty")
+        if len(actions) > limits.actions_max:
+            raise InvalidRequest("actions", "has too many entries", f"limits.actions_max = {limits.actions_max}")
+        for position, action in enumerate(actions):
+            name = action.id
+            if not name or len(name) > limits.name_length_max or not name.isprintable():
+                check_name(name, f"actions[{position}].id", limits)
+            if action.features:
+                check_features(action.features, f"actions[{position}].features", limits)
+        if len({action.id for action in actions}) != len(actions):
+            seen: set[str] = set()
+            for position, action in enumerate(actions):
+                if action.id in seen:
+                    raise InvalidRequest(f"actions[{position}].id", "appears twice in actions")
+                seen.add(action.id)
+    if len(request.excluded) > limits.actions_max:
+        raise InvalidRequest("excluded", "has too many entries", f"limits.actions_max = {limits.actions_max}")
+    for position, name in enumerate(request.excluded):
+        check_name(name, f"excluded[{position}]", limits)
+    if request.slots is not None and not 1 <= request.slots <= limits.slots_max:
+        raise InvalidRequest("slots", "is out of range", f"1 to limits.slots_max = {limits.slots_max}")
+
+
+def parse_reward(body: bytes | msgspec.Raw, limits: Limits) -> RewardItem:
+    """One reward out of JSON bytes; raises `InvalidRequest` that names the field."""
+    item = decode(_reward_decoder, body)
+    check_name(item.event_id, "event_id", limits)
+    if item.reward_id is not None:
+        check_name(item.reward_id, "reward_id", limits)
+    if item.action is not None:
+        check_name(item.action, "action", limits)
+    if item.event is not None:
+        check_name(item.event, "event", limits)
+    return item
+
+
+def split_batch(body: bytes, limits: Limits) -> list[msgspec.Raw]:
+    """The undecoded questions of `{"requests": […]}`; raises `InvalidRequest`."""
+    return _bounded(decode(_batch_decoder, body).requests, "requests", limits)
+
+
+def split_list(body: bytes, limits: Limits) -> list[msgspec.Raw]:
+    """The undecoded items of a JSON array; raises `InvalidRequest`."""
+    return _bounded(decode(_list_decoder, body), "body", limits)
+
+
+def split_lines(body: bytes, limits: Limits) -> list[bytes]:
+    """The lines of an NDJSON body, blank ones left out; raises `InvalidRequest`."""
+    return _bounded([line for line in body.split(b"\n") if line.strip()], "body", limits)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    """Decode, turning every way in which that can fail into an error that names a field."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise explain(bytes(body), error) from None
+
+
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+
+
+def explain(body: bytes, error: Exception) -> InvalidRequest | MalformedBody:
+    """Which field of an undecodable body is to blame, and why; raises nothing."""
+    if isinstance(error, RecursionError):
+        return MalformedBody("body", "is nested too deeply")
+    culprit = _find_culprit(body)
+    if culprit is not None:
+        return InvalidRequest(*culprit)
+    if isinstance(error, msgspec.ValidationError):
+        return _explain_type(str(error))
+    if isinstance(error, UnicodeError):
+        return MalformedBody("body", "is not valid UTF-8")
+    place = re.search(r"\(byte (\d+)\)", str(error))
+    where = f" at byte {place.group(1)}" if place else ""
+    return MalformedBody("body", "is empty, where JSON is expected" if not body else f"is not valid JSON{where}")
+
+
+def _explain_type(message: str) -> InvalidRequest:
+    found = _PATH.search(message)
+    path = found.group(1) if found else ""
+    problem = message[: found.start()] if found else message
+    missing = re.match(r"Object missing required field `(.*)`", problem)
+    if missing:
+        return InvalidRequest(f"{path}.{missing.group(1)}" if path else missing.group(1), "is required")
+    if problem.startswith("Object contains unknown field"):
+        name = problem.partition("`")[2].rpartition("`")[0]
+        return InvalidRequest(child(path, name, 0).replace("(member 0)", "(a member)").lstrip("."), "is not known here")
+    kinds = re.match(r"Expected `([a-z |]+)`, got `([a-z]+)`$", problem)
+    if kinds:
+        return InvalidRequest(path or "body", f"must be of type {kinds.group(1)}, not {kinds.group(2)}")
+    return InvalidRequest(path or "body", "is out of range" if "range" in problem else "has the wrong type")
+
+
+def _find_culprit(body: bytes) -> tuple[str, str] | None:
+    """Where a body that Python's lenient parser reads holds what JSON or UTF-8 forbids."""
+    try:
+        value = json.loads(body.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+    waiting: list[tuple[str, Any]] = [("", value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return path or "body", "is not a finite number"
+        if isinstance(value, str) and not _encodable(value):
+            return path or "body", "holds a lone surrogate"
+        if isinstance(value, dict):
+            for position, (name, below) in enumerate(value.items(), start=1):
+                where = child(path, name, position).lstrip(".")
+                if not _encodable(name):
+                    return where, "has a lone surrogate in its name"
+                waiting.append((where, below))
+        elif isinstance(value, list):
+            waiting.extend((f"{path}[{position}]", below) for position, below in enumerate(value))
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bounded(items: list[T], field: str, limits: Limits) -> list[T]:
+    if not items:
+        raise InvalidRequest(field, "must not be empty")
+    if len(items) > limits.batch_items_max:
+        raise InvalidRequest(field, "has too many items", f"limits.batch_items_max = {limits.batch_items_max}")
+    return items

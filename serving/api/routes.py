@@ -1,0 +1,76 @@
+"""FastAPI's part: the cold routes, and the description of all of them at `/openapi.json` and `/docs`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from serving.api.access import Headers
+from serving.api.endpoints import Api
+from serving.api.http import ClientGone, Reply, problem_reply
+from serving.api.problems import problem
+
+EXPERIMENT = "/v1/experiments/{experiment}"
+
+
+def describe(api: Api) -> FastAPI:
+    """A FastAPI application over the endpoints."""
+    app = FastAPI(title="rewardloop decision API", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def run(
+        request: Request, route: str, experiment: str | None, endpoint: Callable[[Headers], Awaitable[Reply]]
+    ) -> Response:
+        headers = Headers.of(request.scope["headers"])
+        try:
+            return respond(await api.run(route, experiment, headers, lambda: endpoint(headers)))
+        except ClientGone:
+            return Response(status_code=499)
+
+    @app.post(f"{EXPERIMENT}/recommend")
+    async def recommend(experiment: str, request: Request) -> Response:
+        return await run(request, "recommend", experiment, lambda h: api.recommend(experiment, h, request.receive))
+
+    @app.post(f"{EXPERIMENT}/recommend/batch")
+    async def recommend_batch(experiment: str, request: Request) -> Response:
+        return await run(request, "batch", experiment, lambda h: api.recommend_batch(experiment, h, request.receive))
+
+    @app.post(f"{EXPERIMENT}/rewards")
+    async def rewards(experiment: str, request: Request) -> Response:
+        return await run(request, "rewards", experiment, lambda h: api.rewards(experiment, h, request.receive))
+
+    @app.post(f"{EXPERIMENT}/events/{{event_id:path}}/activate")
+    async def activate(experiment: str, event_id: str, request: Request) -> Response:
+        return await run(
+            request, "activate", experiment, lambda h: api.activate(experiment, event_id, h, request.receive)
+        )
+
+    @app.get("/livez")
+    async def livez(request: Request) -> Response:
+        return await run(request, "livez", None, lambda h: api.livez())
+
+    @app.get("/readyz")
+    async def readyz(request: Request) -> Response:
+        return await run(request, "readyz", None, lambda h: api.readyz())
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        return await run(request, "metrics", None, lambda h: api.metrics())
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
+            return respond(problem_reply(problem("method-not-allowed", "See Allow for the method."), headers))
+        return respond(problem_reply(problem("not-found", "There is nothing at this address; see /docs.")))
+
+    return app
+
+
+def respond(reply: Reply) -> Response:
+    """A reply as Starlette's response."""
+    response = Response(reply.body, reply.status, media_type=reply.content_type.decode("latin-1"))
+    for name, value in reply.headers:
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    return response

@@ -1,0 +1,122 @@
+"""One decision worker: a process with one event loop, one core's worth of decisions, and its own log segments.
+
+Everything long-lived is frozen out of the garbage collector after the start, and the collector runs rarely:
+with its default threshold the 99th percentile is several times as long. SIGTERM stops accepting, answers what
+has arrived, seals the log and ends with exit code 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from serving.api.access import LOOPBACK_NAMES
+from serving.api.app import create_app
+
+GC_THRESHOLD = (50_000, 50, 100)
+SWITCH_INTERVAL_S = 0.001
+DRAIN_S_MAX = 5
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+
+
+def run_worker(
+    data_dir: Path,
+    *,
+    worker: int = 0,
+    fd: int | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allowed_hosts: Sequence[str] = (),
+) -> None:
+    """Serve until SIGTERM or SIGINT, on an inherited listening socket (`fd`) or a new one; raises `OSError`."""
+    listener = socket.socket(fileno=fd) if fd is not None else _listen(host, port)
+    allowed = frozenset(name.lower() for name in allowed_hosts) | LOOPBACK_NAMES if is_loopback(host) else None
+    app = create_app(data_dir, writer_id=new_writer_id(worker), allowed_hosts=allowed)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            backlog=BACKLOG,
+        )
+    )
+    # uvicorn raises the signal again when it is done; without a handler that would end the process by signal
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise SystemExit(1)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the process tuned once the application has started."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+
+
+def new_writer_id(worker: int) -> str:
+    """An id that no earlier process had: a dead writer's segments are told from a living one's by it."""
+    return f"w{worker}-{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(BACKLOG)
+    return listener
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m serving.api.run`: what the supervisor starts for each worker."""
+    parser = argparse.ArgumentParser(prog="rewardloop-worker", description="one worker of the decision API")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--worker", type=int, default=0, help="the worker's number")
+    parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--allow-host", action="append", default=[], help="a further Host header to answer for")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    run_worker(
+        chosen.data_dir,
+        worker=chosen.worker,
+        fd=chosen.fd,
+        host=chosen.host,
+        port=chosen.port,
+        allowed_hosts=chosen.allow_host,
+    )
+
+
+if __name__ == "__main__":
+    main()
