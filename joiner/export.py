@@ -131,7 +131,7 @@ def write_training_rows(
     rows: RowFilter,
 ) -> int:
     """Write training rows as NDJSON; times are naive UTC here. Returns the number of rows."""
-    return _copy(cursor, scratch, path, _TRAINING_ROWS, "FORMAT json", _bounds(after, until, rows))
+    return _copy(cursor, scratch, path, _TRAINING_ROWS, options="FORMAT json", parameters=_bounds(after, until, rows))
 
 
 def interactions_frame(
@@ -154,10 +154,10 @@ def export_table(cursor: duckdb.DuckDBPyConnection, scratch: Path, path: Path, *
         raise InvalidInput("what", "is not something that can be exported", ", ".join(EXPORTS))
     if form == "ndjson":
         query = EXPORTS[what].replace("{time}(", f"strftime({ISO}, ").replace("{json}", "::JSON")
-        return _copy(cursor, scratch, path, query, "FORMAT json", {})
+        return _copy(cursor, scratch, path, query, options="FORMAT json", parameters={})
     if form == "parquet":
         query = EXPORTS[what].replace("{time}(", "timezone('UTC', ").replace("{json}", "")
-        return _copy(cursor, scratch, path, query, "FORMAT parquet, COMPRESSION zstd", {})
+        return _copy(cursor, scratch, path, query, options="FORMAT parquet, COMPRESSION zstd", parameters={})
     raise InvalidInput("format", "is not known", "ndjson, parquet")
 
 
@@ -185,8 +185,9 @@ def _copy(
     scratch: Path,
     path: Path,
     query: str,
+    *,
     options: str,
-    parameters: dict[str, object],
+    parameters: Mapping[str, object],
 ) -> int:
     with scratch_file(scratch, path) as temporary:
         row = cursor.execute(f"COPY ({query}) TO {quote(str(temporary))} ({options})", parameters).fetchone()

@@ -217,7 +217,8 @@ WITH decided AS (
     QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
   )
 ),
--- mismatched and late records come after the others, so that only what counts can be the original of a repetition
+-- mismatched records are judged apart, so that they are never the original that a good one repeats; late ones need
+-- not be: they come after all that are in time
 judged AS (
   SELECT r.*, d.event_id IS NOT NULL AS known, d.matures_at, d.decided_at,
          d.event_id IS NOT NULL AND NOT {_COUNTS_FOR} AS late,
@@ -228,16 +229,16 @@ ranked AS (
   SELECT *, row_number() OVER same AS nth, first_value((reward, event, value, action)) OVER same AS original
   FROM judged
   WINDOW same AS (
-    PARTITION BY event_id, coalesce(late OR mismatch, false), reward_id,
+    PARTITION BY event_id, coalesce(mismatch, false), reward_id,
       CASE WHEN reward_id IS NULL THEN (reward, event, value, action) END
     ORDER BY {_ORDER})
 )
 SELECT event_id, received_at, stamped_at, imported_at, reward, reward_id, event, value, action,
        decided_at, matures_at, writer_id, sequence, position,
-       CASE WHEN NOT known THEN CASE WHEN nth > 1 THEN 'duplicate' ELSE 'unknown' END
+       CASE WHEN nth > 1 AND original IS NOT DISTINCT FROM (reward, event, value, action) THEN 'duplicate'
+            WHEN NOT known THEN 'unknown'
             WHEN late THEN 'late'
             WHEN mismatch THEN 'action_mismatch'
-            WHEN nth > 1 AND original IS NOT DISTINCT FROM (reward, event, value, action) THEN 'duplicate'
             WHEN nth > 1 THEN 'conflict'
             WHEN event_id IN (SELECT event_id FROM set_aside) THEN 'aside'
             WHEN matures_at > (SELECT coalesce(joined_until, '-infinity'::TIMESTAMP) FROM state) THEN 'waiting'

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -209,6 +210,21 @@ class Warehouse:
             self._counts = (state, count_everything(cursor))
         return dict(self._counts[1])
 
+    def digest(self) -> str:
+        """A digest of the interactions as a set: equal rows give equal digests, in whatever order they are stored."""
+        row = self._read().execute("SELECT count(*), coalesce(sum(hash(i)::HUGEINT), 0) FROM interactions i").fetchone()
+        count, total = row or (0, 0)
+        return f"{count}-{int(total):032x}"
+
+    def export(self, path: Path, *, what: str, form: str) -> int:
+        """Write decisions, rewards or interactions to a file with the wire's names; see `joiner.export`."""
+        return export.export_table(self._read(), self._scratch, path, what=what, form=form)
+
+    def checkpoint(self) -> None:
+        """Move everything from the write-ahead log into the file itself."""
+        with self._writing:
+            self._connection.execute("CHECKPOINT")
+
     # -- inside ------------------------------------------------------------------------------------------
 
     def _read(self) -> duckdb.DuckDBPyConnection:
@@ -261,5 +277,5 @@ def _batches(verified: Sequence[tuple[Path, SegmentInfo]]) -> Iterator[list[tupl
         yield batch
 
 
-def _value(row: tuple[object, ...] | None) -> object:
+def _value(row: tuple[Any, ...] | None) -> Any:
     return row[0] if row else None

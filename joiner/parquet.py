@@ -1,0 +1,88 @@
+"""Parquet files in and out, through DuckDB: the one place where columns become files and come back.
+
+List columns (one list of numbers per row) are kept as lists. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from bandit.errors import InvalidInput
+from joiner.connection import connect, quote
+
+
+def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows of a Parquet file, in order; list columns hold numpy arrays. Raises `InvalidInput` when it is none."""
+    wanted = "*" if columns is None else ", ".join(_name(column) for column in columns)
+    return _query(path, f"SELECT {wanted} FROM read_parquet({quote(str(path.resolve()))})")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The key-value metadata that `write_parquet` stored; raises `InvalidInput` when it is no Parquet file."""
+    found = _query(path, f"SELECT key, value FROM parquet_kv_metadata({quote(str(path.resolve()))})")
+    return {bytes(key).decode(): bytes(value).decode() for key, value in zip(found["key"], found["value"], strict=True)}
+
+
+def write_parquet(
+    path: Path,
+    columns: pd.DataFrame | Mapping[str, Any],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
+    """Write a DataFrame, or columns of equal length (arrays, lists, lists of lists), as `path`; returns the rows.
+
+    `metadata` goes into the file's footer, each value as text or as JSON.
+    """
+    frame = columns if isinstance(columns, pd.DataFrame) else pd.DataFrame({k: _column(v) for k, v in columns.items()})
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    options = "FORMAT parquet, COMPRESSION zstd"
+    if metadata:
+        pairs = (f"{quote(key)}: {quote(_text(value))}" for key, value in metadata.items())
+        options += f", KV_METADATA {{{', '.join(pairs)}}}"
+    connection = connect(None, [path.parent])
+    try:
+        connection.register("frame", frame)
+        row = connection.execute(
+            f"COPY (SELECT * FROM frame) TO {quote(str(temporary.resolve()))} ({options})"
+        ).fetchone()
+        os.replace(temporary, path)
+    finally:
+        connection.close()
+        temporary.unlink(missing_ok=True)
+    return int(row[0]) if row else 0
+
+
+def _query(path: Path, query: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise InvalidInput("file", f"there is no file {path.name}")
+    connection = connect(None, [path.parent])
+    try:
+        frame: pd.DataFrame = connection.execute(query).df()
+        return frame
+    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException) as error:
+        raise InvalidInput("file", f"{path.name} cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    finally:
+        connection.close()
+
+
+def _column(values: Any) -> Any:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return list(values)
+    return values
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

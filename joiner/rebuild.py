@@ -1,0 +1,70 @@
+"""The warehouse made anew from the log: the proof that the log is the truth and the DuckDB file a view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from bandit.eventlog.survey import sealed_segments
+from bandit.experiment import Experiment
+from joiner.warehouse import Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildReport:
+    """What a rebuild read and made; `digest` does not depend on the order of rows."""
+
+    segments: int
+    events: int
+    interactions: int
+    digest: str
+    quarantined: Sequence[Path]
+
+
+def rebuild(experiment: Experiment, *, watermark: datetime | None = None) -> RebuildReport:
+    """Make the DuckDB file anew beside the old one and put it in its place; the caller holds the learner's lock.
+
+    Joins up to `watermark`, by default as far as the old file had joined; without either nothing is joined yet.
+    Raises `Busy` when another process has the old file open.
+    """
+    target = experiment.paths.warehouse
+    if watermark is None and target.exists():
+        watermark = _joined_until(experiment)
+    fresh = target.with_name("warehouse.new.duckdb")
+    _remove(fresh)
+    with Warehouse(experiment, path=fresh) as warehouse:
+        ingested = warehouse.ingest(sealed_segments(experiment.paths.events))
+        if watermark is not None:
+            warehouse.join(watermark)
+        counts = warehouse.counts()
+        report = RebuildReport(
+            segments=ingested.segments,
+            events=ingested.events,
+            interactions=counts["interactions"] + counts["imported"],
+            digest=warehouse.digest(),
+            quarantined=ingested.quarantined,
+        )
+        warehouse.checkpoint()
+    _remove(target, but_itself=True)
+    fresh.replace(target)
+    return report
+
+
+def _joined_until(experiment: Experiment) -> datetime | None:
+    """How far the present file had joined; None when it cannot be read any more."""
+    try:
+        with Warehouse(experiment) as old:
+            return old.joined_until()
+    except duckdb.Error:
+        return None
+
+
+def _remove(path: Path, *, but_itself: bool = False) -> None:
+    """Remove a DuckDB file with its write-ahead log; the log first, because it must not meet another file."""
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+    if not but_itself:
+        path.unlink(missing_ok=True)
