@@ -115,10 +115,10 @@ class ModelRegistry:
                 kind=kind,
                 files=digests,
                 vw_version=version("vowpalwabbit"),
-                options=dict(options),
+                options=_as_read_back(options),
                 settings_version=settings_version,
-                data=dict(data),
-                canaries=[dict(canary) for canary in canaries],
+                data=_as_read_back(data),
+                canaries=[_as_read_back(canary) for canary in canaries],
                 note=note,
             )
         )
@@ -293,6 +293,11 @@ class ModelRegistry:
                 return start + newline + 1
             end = start
         return 0
+
+
+def _as_read_back(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as JSON gives them back, so that a fresh manifest equals a loaded one."""
+    return msgspec.json.decode(msgspec.json.encode(fields), type=dict[str, Any])
 
 
 def _signed(manifest: Manifest) -> Manifest:

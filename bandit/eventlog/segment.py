@@ -196,7 +196,7 @@ def whole_commits(data: bytes) -> list[Group]:
     for found in _COMMIT.finditer(data):
         events, length, checksum = (int(number) for number in found.groups())
         start = found.start() - length
-        if start < end or (start > 0 and data[start - 1 : start] != b"\n"):
+        if start < end:
             continue
         group = memoryview(data)[start : found.start()]
         covered = b'{"type":"commit","events":%d,"bytes":%d,"crc32":' % (events, length)

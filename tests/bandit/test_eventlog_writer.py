@@ -1,0 +1,320 @@
+"""The writer: what it acknowledges is on disk, and when it can no longer promise that it says so."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bandit.errors import Busy, Conflict, DurabilityLost, InvalidSettings
+from bandit.eventlog import EventLogWriter, live_heartbeats, survey, verify_segment
+from bandit.eventlog.segment import whole_commits
+from bandit.events import Event, stamped_at
+from tests.bandit.eventlog_support import HandClock, logged_ids, new_paths, reward, utc_now
+
+
+def _wait_until(condition: object, seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.002)
+
+
+def test_an_acknowledged_event_is_in_a_whole_commit_on_disk(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now)
+    seen: list[bool] = []
+
+    def done(error: Exception | None) -> None:
+        (segment,) = paths.events.glob("*.open")
+        data = segment.read_bytes()
+        groups = whole_commits(data)
+        seen.append(error is None and b'"event_id":"a"' in data[: groups[-1].end])
+
+    writer.submit([reward(writer, "a")], done)
+    writer.close()
+    assert seen == [True]
+
+
+def test_one_sync_serves_many_events_and_all_keep_their_order(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now)
+    acknowledged: list[int] = []
+    for number in range(2000):
+        writer.submit([reward(writer, str(number))], lambda error, number=number: acknowledged.append(number))
+    writer.close()
+    assert acknowledged == list(range(2000))
+    assert logged_ids(survey(paths, now=utc_now()).segments) == [str(number) for number in range(2000)]
+    assert writer.counters.events == 2000
+    assert writer.counters.commits < 1000
+
+
+def test_events_submitted_together_share_one_commit(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now)
+    writer.append([reward(writer, "a"), reward(writer, "b"), reward(writer, "c")])
+    (segment,) = paths.events.glob("*.open")
+    assert [group.events for group in whole_commits(segment.read_bytes())] == [3]
+    writer.close()
+
+
+def test_stamps_increase_strictly_even_when_the_clock_jumps_back(tmp_path: Path) -> None:
+    clock = HandClock()
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=clock)
+    stamps = []
+    for seconds in (0, 1, -3600, 0, 5, 7200, -1):
+        clock.move(seconds)
+        stamps += [writer.stamp(), writer.stamp()]
+    writer.close()
+    assert all(later > earlier for earlier, later in itertools.pairwise(stamps))
+    assert all(stamp.utcoffset() is not None for stamp in stamps)
+
+
+def test_a_writer_that_starts_after_the_clock_was_set_back_never_stamps_before_a_watermark(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    clock = HandClock()
+    watermark = survey(paths, now=clock()).watermark
+    assert watermark == clock()
+    clock.move(-3600)
+    writer = EventLogWriter(paths, "w1", clock=clock)
+    assert writer.stamp() > watermark
+    assert writer.complete_until() > watermark
+    writer.close()
+
+
+def test_many_threads_never_share_a_stamp(tmp_path: Path) -> None:
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=HandClock())
+    stamps: list[object] = []
+    threads = [threading.Thread(target=lambda: stamps.extend([writer.stamp() for _ in range(500)])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    assert len(set(stamps)) == 2000
+
+
+def test_complete_until_never_passes_an_unsealed_event_and_moves_on_when_idle(tmp_path: Path) -> None:
+    clock = HandClock()
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=clock, seal_interval_s=1000.0)
+    clock.move(10)
+    assert writer.complete_until() >= clock()
+    clock.move(10)
+    event = reward(writer, "a")
+    writer.append([event])
+    clock.move(100)
+    assert writer.complete_until() == stamped_at(event)
+    writer.seal()
+    assert writer.complete_until() >= clock()
+    writer.close()
+
+
+def test_complete_until_waits_for_a_stamp_that_is_not_submitted_yet(tmp_path: Path) -> None:
+    clock = HandClock()
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=clock)
+    event = reward(writer, "a")
+    clock.move(10)
+    assert writer.complete_until() == stamped_at(event)
+    writer.append([event])
+    writer.close()
+
+
+def test_an_event_stamped_before_the_reported_time_is_refused(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    clock = HandClock()
+    writer = EventLogWriter(paths, "w0", clock=clock)
+    late = reward(writer, "late")
+    time.sleep(1.05)  # the grace for a stamp that was never used
+    clock.move(10)
+    assert writer.complete_until() > stamped_at(late)
+    with pytest.raises(Conflict):
+        writer.append([late])
+    writer.close()
+    assert survey(paths, now=clock()).segments == []
+
+
+def test_a_segment_seals_by_itself_after_its_interval(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    sealed = threading.Event()
+    writer = EventLogWriter(paths, "w0", clock=utc_now, seal_interval_s=0.05, on_seal=sealed.set)
+    writer.append([reward(writer, "a")])
+    assert sealed.wait(5)
+    assert logged_ids(survey(paths, now=utc_now()).segments) == ["a"]
+    time.sleep(0.1)
+    assert len(list(paths.events.iterdir())) == 1, "an idle writer makes no empty segments"
+    writer.close()
+
+
+def test_a_segment_seals_when_it_reaches_its_size(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now, seal_interval_s=1000.0, segment_bytes_max=4096)
+    for number in range(100):
+        writer.append([reward(writer, str(number))])
+    writer.close()
+    segments = survey(paths, now=utc_now()).segments
+    assert len(segments) >= 3
+    assert all(verify_segment(segment).bytes < 5000 for segment in segments)
+    assert logged_ids(segments) == [str(number) for number in range(100)]
+
+
+def test_a_full_queue_refuses_with_busy_and_loses_nothing_it_took(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now, queue_events_max=10)
+    blocked, release = threading.Event(), threading.Event()
+
+    def block(error: Exception | None) -> None:
+        blocked.set()
+        release.wait()
+
+    acknowledged: list[str] = []
+    writer.submit([reward(writer, "first")], block)
+    assert blocked.wait(5)
+    taken = 0
+    with pytest.raises(Busy, match="limit: 10 events"):
+        for number in range(50):
+            writer.submit([reward(writer, str(number))], lambda error, n=str(number): acknowledged.append(n))
+            taken += 1
+    assert (taken, writer.queue_depth) == (10, 10)
+    release.set()
+    writer.close()
+    assert acknowledged == [str(number) for number in range(10)]
+    assert logged_ids(survey(paths, now=utc_now()).segments) == ["first", *acknowledged]
+
+
+def test_an_acknowledgement_that_raises_is_counted_and_stops_nothing(tmp_path: Path) -> None:
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=utc_now)
+
+    def broken(error: Exception | None) -> None:
+        raise RuntimeError("the caller is gone")
+
+    writer.submit([reward(writer, "a")], broken)
+    writer.append([reward(writer, "b")])
+    writer.close()
+    assert (writer.counters.callback_errors, writer.counters.events) == (1, 2)
+
+
+def test_after_a_failed_sync_nothing_is_acknowledged_until_a_new_writer_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now)
+    writer.append([reward(writer, "kept")])
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as broken_disk:
+        broken_disk.setattr("bandit.eventlog.writer._sync_data", failing)
+        with pytest.raises(DurabilityLost):
+            writer.append([reward(writer, "unknown")])
+    for attempt in (lambda: writer.append([reward(writer, "refused")]), writer.seal):
+        with pytest.raises(DurabilityLost):
+            attempt()
+    assert writer.failed
+    assert live_heartbeats(paths) == [], "a failed writer no longer holds the log's completeness up"
+    successor = EventLogWriter(paths, "w0", clock=utc_now)
+    successor.append([reward(successor, "after")])
+    successor.close()
+    writer.close()
+    ids = logged_ids(survey(paths, now=utc_now()).segments)
+    assert [event_id for event_id in ids if event_id != "unknown"] == ["kept", "after"]
+
+
+def test_everything_that_waits_when_the_disk_fails_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=utc_now)
+    answers: list[Exception | None] = []
+
+    def slow_and_failing(descriptor: int) -> None:
+        time.sleep(0.05)
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr("bandit.eventlog.writer._sync_data", slow_and_failing)
+    for number in range(20):
+        writer.submit([reward(writer, str(number))], answers.append)
+    _wait_until(lambda: writer.failed and len(answers) == 20)
+    assert all(isinstance(answer, DurabilityLost) for answer in answers)
+    writer.close()
+
+
+def test_a_disk_that_takes_no_more_bytes_ends_in_refusals_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = subprocess.run(
+        [sys.executable, "-m", "tests.bandit.writer_process", str(tmp_path), "w0", "e", "16", "20000"],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert writer.returncode == 3
+    acknowledged = writer.stdout.decode().split()
+    ids = logged_ids(survey(paths, now=utc_now()).segments)
+    assert len(acknowledged) > 20
+    assert set(acknowledged) <= set(ids)
+    assert len(set(ids)) == len(ids)
+    assert not any("after" in event_id for event_id in ids)
+
+
+def test_a_second_process_cannot_take_a_living_writers_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandit.eventlog.writer.LOCK_WAIT_S", 0.05)
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now)
+    with pytest.raises(Busy):
+        EventLogWriter(paths, "w0", clock=utc_now)
+    writer.close()
+    EventLogWriter(paths, "w0", clock=utc_now).close()
+
+
+def test_a_writers_name_is_checked(tmp_path: Path) -> None:
+    for name in ("", "../up", "A", "a/b", "x" * 64):
+        with pytest.raises(InvalidSettings):
+            EventLogWriter(new_paths(tmp_path / str(len(name)) / str(hash(name))), name, clock=utc_now)
+
+
+def test_a_closed_writer_refuses_and_can_be_closed_again(tmp_path: Path) -> None:
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=utc_now)
+    event: list[Event] = [reward(writer, "a")]
+    writer.close()
+    writer.close()
+    with pytest.raises(DurabilityLost):
+        writer.append(event)
+    with pytest.raises(DurabilityLost):
+        writer.seal()
+
+
+def test_segment_names_are_never_used_twice_even_when_old_segments_are_gone(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    names = []
+    for number in range(3):
+        writer = EventLogWriter(paths, "w0", clock=utc_now)
+        writer.append([reward(writer, str(number))])
+        writer.close()
+        (segment,) = survey(paths, now=utc_now()).segments
+        names.append(segment.name)
+        segment.unlink()
+    assert len(set(names)) == 3
+
+
+def test_a_simulated_log_is_written_without_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(descriptor: int) -> None:
+        raise OSError(errno.EIO, "a sync that nobody asked for")
+
+    monkeypatch.setattr("bandit.eventlog.writer._sync_data", forbidden)
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=HandClock(), durable=False)
+    writer.append([reward(writer, "a")])
+    writer.close()
+    assert logged_ids(survey(paths, now=utc_now()).segments) == ["a"]
+
+
+def test_the_writer_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=utc_now)
+    writer.append([reward(writer, "a")])
+    writer.close()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
