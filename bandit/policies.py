@@ -7,19 +7,16 @@ other probabilities than those recorded when it was trained, so that nothing sil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from bandit.canaries import check_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
-from bandit.settings import Exploration, Learning
-from bandit.types import Action, Context
+from bandit.registry import StoredModel
+from bandit.settings import ExperimentSettings, Exploration, Learning
+from bandit.types import Action, Context, Policy
 from bandit.vw_policy import VWPolicy
-
-if TYPE_CHECKING:
-    from bandit.registry import StoredModel
 
 STATE_VERSION = 1
 
@@ -57,6 +54,13 @@ class FixedActionPolicy:
         """1 for the action of that id."""
         chosen = [1.0 if action.id == self.action_id else 0.0 for action in actions]
         return chosen if any(chosen) else [1.0 / len(actions)] * len(actions)
+
+
+def cold_start_policy(settings: ExperimentSettings) -> Policy:
+    """What is served while there is no model: uniform, or the baseline with its declared share of exploration."""
+    if settings.serving.cold_start == "baseline":
+        return BaselinePolicy(settings.serving.cold_start_exploration)
+    return UniformPolicy()
 
 
 class ModelState(msgspec.Struct, kw_only=True):

@@ -66,7 +66,7 @@ class Exploration(_Section, frozen=True):
     epsilon: Fraction = 0.05
     bags: Annotated[int, Meta(ge=2, le=100)] = 5
     cover: Annotated[int, Meta(ge=1, le=100)] = 3
-    gamma_scale: Positive = 10.0
+    gamma_scale: Positive = 100.0
     gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
     temperature: Positive = 0.1
     explore_first: Annotated[int, Meta(ge=1)] = 1000

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.errors import TrainingFailed
-from bandit.policies import ModelState, read_state
+from bandit.policies import ModelState, load_policy, read_state
+from bandit.registry import StoredModel
 from bandit.reward_model import RewardModel
 from bandit.settings import ExperimentSettings, Rewards
 from bandit.types import MODE_ONLINE, SLICE_POLICY, Interaction, Policy
@@ -186,47 +187,28 @@ class Learning:
         champion: Policy | None,
         champion_id: str | None,
         history: History | None = None,
+        score: bool = True,
     ) -> Scores:
         """Score each row, then learn it, in the order given (which must be the log's).
 
         `history` gives the rows learnt before these, in order; with it the encoder is fitted anew, and
         everything learnt again, when the rows have doubled. Without a champion, uniform stands in for it.
+        With `score=False` the rows are only learnt, and the scores are empty.
         """
         rows = list(rows)
         if self._wanted is not None and history is not None:
             self._relearn(list(history()), self._wanted)
-        logged = _LoggedPmfs(champion, champion_id, self.settings)
-        candidate: list[float] = []
-        q: list[float] = []
-        champion_pmf: list[float] = []
-        pmf: list[float] = []
-        offsets = [0]
+        scored = _Scored(champion, champion_id, self.settings)
         past: list[Interaction] | None = None
-        reward_of = self._scale.reward
         for position, row in enumerate(rows):
-            if history is not None and self.rows_learnt >= self._refit_at and self.rows_learnt <= REFIT_ROWS_MAX:
+            if history is not None and self._refit_at <= self.rows_learnt <= REFIT_ROWS_MAX:
                 if past is None:
                     past = list(history())
                 self._relearn(past + rows[:position], self.settings)
-            candidate += self.policy.pmf(row.context, row.actions)
-            q += [reward_of(cost) for cost in self.reward_model.costs(row.context, row.actions)]
-            champion_pmf += logged.of(row)
-            pmf += row.pmf if row.pmf is not None else [math.nan] * len(row.actions)
-            offsets.append(len(candidate))
+            if score:
+                scored.add(row, self.policy, self.reward_model, self._scale)
             self.learn(row)
-        return Scores(
-            event_id=[row.event_id for row in rows],
-            decided_at=[row.decided_at for row in rows],
-            offsets=np.asarray(offsets, dtype=np.int64),
-            candidate=np.asarray(candidate, dtype=np.float64),
-            champion=np.asarray(champion_pmf, dtype=np.float64),
-            q=np.asarray(q, dtype=np.float64),
-            pmf=np.asarray(pmf, dtype=np.float64),
-            action=np.asarray([row.index for row in rows], dtype=np.int64),
-            reward=np.asarray([row.reward for row in rows], dtype=np.float64),
-            propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
-            cluster=[row.subject or row.event_id for row in rows] if any(row.subject for row in rows) else None,
-        )
+        return scored.scores()
 
     def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
         self.close()
@@ -237,6 +219,67 @@ class Learning:
         for row in rows:
             self.learn(row)
         self._refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
+
+
+def score_rows(
+    stored: StoredModel,
+    settings: ExperimentSettings,
+    rows: Iterable[Interaction],
+    *,
+    champion: Policy | None,
+    champion_id: str | None,
+) -> Scores:
+    """Score a frozen model on rows that it has not learnt, by its own reward model; learns nothing."""
+    policy = load_policy(stored)
+    try:
+        reward_model = RewardModel(policy.encoder, policy.learning, model=stored.files["reward_model.vw"])
+        try:
+            scored = _Scored(champion, champion_id, settings)
+            scale = RewardScale(settings.rewards)
+            for row in rows:
+                scored.add(row, policy, reward_model, scale)
+            return scored.scores()
+        finally:
+            reward_model.close()
+    finally:
+        policy.close()
+
+
+class _Scored:
+    """Rows scored so far, growing towards `Scores`."""
+
+    def __init__(self, champion: Policy | None, champion_id: str | None, settings: ExperimentSettings) -> None:
+        self._logged = _LoggedPmfs(champion, champion_id, settings)
+        self._rows: list[Interaction] = []
+        self._offsets = [0]
+        self._candidate: list[float] = []
+        self._champion: list[float] = []
+        self._q: list[float] = []
+        self._pmf: list[float] = []
+
+    def add(self, row: Interaction, policy: VWPolicy, reward_model: RewardModel, scale: RewardScale) -> None:
+        self._rows.append(row)
+        self._candidate += policy.pmf(row.context, row.actions)
+        self._q += [scale.reward(cost) for cost in reward_model.costs(row.context, row.actions)]
+        self._champion += self._logged.of(row)
+        self._pmf += row.pmf if row.pmf is not None else [math.nan] * len(row.actions)
+        self._offsets.append(len(self._candidate))
+
+    def scores(self) -> Scores:
+        rows = self._rows
+        return Scores(
+            event_id=[row.event_id for row in rows],
+            decided_at=[row.decided_at for row in rows],
+            offsets=np.asarray(self._offsets, dtype=np.int64),
+            candidate=np.asarray(self._candidate, dtype=np.float64),
+            champion=np.asarray(self._champion, dtype=np.float64),
+            q=np.asarray(self._q, dtype=np.float64),
+            pmf=np.asarray(self._pmf, dtype=np.float64),
+            action=np.asarray([row.index for row in rows], dtype=np.int64),
+            reward=np.asarray([row.reward for row in rows], dtype=np.float64),
+            propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
+            cluster=[row.subject or row.event_id for row in rows] if any(row.subject for row in rows) else None,
+        )
 
 
 class _LoggedPmfs:
