@@ -54,9 +54,12 @@ def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True) -> Su
 
     `now` must have been read before the call. Raises OSError when the folder cannot be read.
     """
-    raise_clock_floor(paths, now)
     live: list[Heartbeat] = []
     unknown: list[str] = []
+    try:
+        raise_clock_floor(paths, now)
+    except OSError as error:  # a full disk: without the floor a writer that starts now is not bound to `now`
+        unknown.append(f"workers/clock cannot be written: {error}")
     writers = locked_writers(paths)
     for writer_id in writers:
         heartbeat = read_heartbeat(paths, writer_id)
