@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
-from bandit.eventlog import EventLogWriter
-from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, Event, RewardEvent, stamped_at
+from bandit.eventlog.segment import commit_line, header_line, seal_line, segment_name
+from bandit.eventlog.survey import sealed_segments
+from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, Event, RewardEvent, encode_event
 from bandit.experiment import Experiment
 from bandit.settings import parse_settings
 
@@ -56,12 +58,12 @@ def activation(event_id: str, seconds: float) -> ActivationEvent:
 
 
 def write(target: Experiment, events: Sequence[Event], writer_id: str = "w0") -> list[Path]:
-    """Append `events` as one sealed segment of `writer_id`; returns all sealed segments."""
+    """Write `events`, in any order of stamps, as one sealed segment of `writer_id`; returns all sealed segments."""
+    folder = target.paths.events
     if events:
-        earliest = min(stamped_at(event) for event in events)
-        writer = EventLogWriter(
-            target.paths, writer_id, clock=lambda: earliest - timedelta(seconds=1), durable=False, seal_interval_s=3600
-        )
-        writer.append(events)
-        writer.close()
-    return sorted(target.paths.events.glob("*.jsonl"))
+        sequence = len(list(folder.glob(f"{writer_id}-*.jsonl"))) + 1
+        group = b"".join(encode_event(event) + b"\n" for event in events)
+        data = header_line(writer_id, sequence, START) + group + commit_line(group, len(events))
+        data += seal_line(sha256(data), len(events), len(data))
+        (folder / f"{segment_name(writer_id, sequence)}.jsonl").write_bytes(data)
+    return sealed_segments(folder)
