@@ -49,7 +49,7 @@ MEANING: dict[str, str] = {
     "gate.mode": "prove the challenger better, or only not worse than `margin`",
     "gate.alpha": "chance of promoting an equal challenger over a champion's whole tenure",
     "gate.margin": "superiority: the lift to exceed; noninferiority: the relative loss to tolerate",
-    "gate.looks": "planned: alpha is spent over looks (finds lifts sooner); anytime: a confidence sequence, for no plan",
+    "gate.looks": "planned spends alpha over looks and finds lifts sooner; anytime is a confidence sequence",
     "gate.horizon_rows": "rows over which alpha is laid out; after them fresh rows get a fresh alpha",
     "gate.detectable_lift": "the relative lift worth finding; the forecast of rows still needed is made for it",
     "gate.rows_min": "rows below which the verdict is insufficient data",

@@ -1,0 +1,303 @@
+"""One self-contained HTML page per evaluation: the verdict in a sentence, then the evidence in pictures.
+
+Rendered from the certificate alone (the rows it speaks of are summarised in it), so that a report can be made again
+from a stored certificate. No script, no font, no image from elsewhere; made for a phone, a screen and paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from evaluation import svg
+from evaluation.scored import ScoredRows
+
+ACTIONS_SHOWN = 12
+DAYS_SHOWN = 31
+
+_NAMES = {
+    "dr": "DR",
+    "snips": "SNIPS",
+    "ips": "IPS",
+    "dm": "DM",
+    "sndr": "SNDR",
+    "clipped_ips": "Clipped IPS",
+    "switch_dr": "Switch-DR",
+    "dros": "DRos",
+}
+_BADGES = {"promote": "Promote", "hold": "Hold", "insufficient": "Not enough data", "initial": "Initial model"}
+_MARKS = {"pass": "✓ ok", "fail": "✗ no", "insufficient": "… open"}
+_TITLES = {
+    "rows": "Rows",
+    "ess_candidate": "Effective rows, candidate",
+    "ess_champion": "Effective rows, champion",
+    "informative_rewards": "Informative rewards",
+    "weight_tail": "Heaviest rows",
+    "overlap": "Overlap with the log",
+    "estimators_agree": "Estimators agree",
+    "pmf_sums_to_one": "Distributions sum to 1",
+    "propensity_is_in_pmf": "Probability fits distribution",
+    "action_counts": "Actions drawn as promised",
+    "weights_candidate": "Mean weight, candidate",
+    "weights_champion": "Mean weight, champion",
+    "weights_uniform": "Mean weight, uniform",
+    "replay": "Replayed decisions",
+}
+
+
+def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None) -> str:
+    """The HTML page of a certificate; `rows` is not needed (a certificate carries the figures' numbers)."""
+    del rows
+    cert = certificate
+    initial = cert["kind"] == "initial"
+    diagnostics = cert.get("diagnostics") or {}
+    placebo = cert.get("placebo")
+    return _template().render(
+        cert=cert,
+        verdict=cert["verdict"],
+        badge=_BADGES[cert["verdict"]["outcome"]],
+        headline=_headline(cert),
+        name=str(cert.get("experiment") or "Offline evaluation"),
+        models=_models(cert),
+        champion_word="Uniform" if initial else "Champion",
+        tiles=_tiles(cert, initial),
+        figures=_figures(cert, diagnostics, initial),
+        checks=[_check(check) for check in cert.get("checks", [])],
+        table=[_row(name, cert["estimators"][key]) for key, name in _NAMES.items()],
+        placebo=placebo.get("text") if isinstance(placebo, Mapping) else None,
+        days=[_day(day) for day in diagnostics.get("days", [])[-DAYS_SHOWN:]],
+        provenance=_provenance(cert),
+        procedure=_tested(cert),
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    source = resources.files("evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+
+
+def _headline(cert: Mapping[str, Any]) -> str:
+    outcome, lift = cert["verdict"]["outcome"], cert["lift"]
+    if outcome == "initial":
+        return "The first model: nothing to beat yet"
+    if outcome == "promote":
+        relative = lift.get("relative")
+        by = f" by {relative:.1%}" if relative is not None and relative > 0 else ""
+        return f"The challenger beats the champion{by}" if by else "The challenger may replace the champion"
+    if outcome == "insufficient":
+        needed = cert["verdict"].get("rows_needed")
+        return "Too early to tell" + (f": about {needed:,} more rows are needed" if needed else "")
+    if cert["verdict"].get("rejected"):
+        alarmed = any(c["kind"] == "alarm" and c["status"] == "fail" for c in cert["checks"])
+        return "The log cannot be trusted: promotion is blocked" if alarmed else "The challenger is worse"
+    return "Not proven better: the champion stays"
+
+
+def _models(cert: Mapping[str, Any]) -> str:
+    names = [cert.get(role) for role in ("candidate", "champion")]
+    ids = [name.get("model_id") if isinstance(name, Mapping) else name for name in names]
+    candidate, champion = (str(i) if i else None for i in ids)
+    if candidate and champion:
+        return f"{candidate} against {champion}"
+    return candidate or ""
+
+
+def _tiles(cert: Mapping[str, Any], initial: bool) -> list[dict[str, str]]:
+    lift, rows = cert["lift"], cert["rows"]
+    relative = lift.get("relative")
+    against = "against uniform choice" if initial else "per decision, paired DR"
+    tiles = [_tile("Lift", _signed(lift["value"]), against)]
+    if not initial:
+        share = f"{relative:+.1%} of the champion's value" if relative is not None else "relative lift unknown"
+        tiles.append(_tile("Lower bound", _signed(lift["bound_lower"]), f"upper {_signed(lift['bound_upper'])}"))
+        tiles.append(_tile("Relative lift", "–" if relative is None else f"{relative:+.1%}".replace("-", "−"), share))
+        rules = cert["rules"]
+        tiles.append(_tile("α spent", f"{lift['alpha_spent']:.2g}", f"of {rules['alpha']:g}, epoch {lift['epoch']}"))
+    else:
+        value = cert["estimators"]["dr"]["candidate"]
+        tiles.append(_tile("Value (DR)", _plain(value["value"]), f"± {_plain(value['se'])} per decision"))
+        tiles.append(_tile("Logged mean", _plain(cert["logged"]["value"]), "reward of the logged decisions"))
+    dropped = sum(rows["excluded"].values())
+    tiles.append(_tile("Rows", f"{rows['n']:,}", f"{dropped:,} excluded" if dropped else "none excluded"))
+    ess = cert["ess"]["candidate"]
+    tiles.append(_tile("Effective rows", "–" if ess is None else f"{ess:,.0f}", "of the candidate's weights"))
+    differing = (cert.get("diagnostics") or {}).get("differing")
+    if differing is not None:
+        tiles.append(_tile("Decide differently", f"{differing:.1%}", "of decisions"))
+    return tiles
+
+
+def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: bool) -> list[dict[str, Any]]:
+    n = f"{cert['rows']['n']:,} rows"
+    second = "uniform" if initial else "champion"
+    keys = [("candidate", "candidate"), ("champion", second)]
+    figures = []
+    groups = [_bars(name, cert["estimators"][key]) for key, name in _NAMES.items()]
+    groups = [group for group in groups if group]
+    if groups:
+        logged = cert["logged"]["value"]
+        picture = svg.forest(
+            groups,
+            reference=None if logged is None else (logged, "logged mean reward"),
+            title="Value of both policies by estimator, 95% intervals",
+        )
+        note = "Value per decision by each estimator, 95% intervals. Estimators that disagree are information."
+        figures.append(_figure("What both policies are worth", note, picture, n, keys))
+    curve = diagnostics.get("curve") or []
+    if len(curve) > 1:
+        marks = _marks(cert, curve)
+        picture = svg.band(curve, marks=marks, title="Running paired lift with 95% band", unit="rows")
+        note = "Running mean of the paired DR lift with its 95% band"
+        note += "; triangles are the lower bounds the gate looked at." if marks else "."
+        figures.append(_figure("Lift over time", note, picture, n))
+    weights = diagnostics.get("weights")
+    if weights:
+        series = [
+            (role, weights[role]["edges"], weights[role]["counts"], weights[role]["zeros"])
+            for role in ("candidate", "champion")
+        ]
+        picture = svg.histograms(series, title="Importance weights of both policies", unit="weight π/p")
+        biggest = max(weights[role]["max"] for role in ("candidate", "champion"))
+        note = f"How often each policy would have done what was logged, over the logged chance. Largest {biggest:,.1f}."
+        if picture:
+            figures.append(_figure("Importance weights", note, picture, n, keys))
+    actions = diagnostics.get("actions") or []
+    if actions:
+        picture = svg.shares(_share_rows(actions, cert.get("actions")), title="Share of each action")
+        figures.append(
+            _figure(
+                "Which actions they choose",
+                "Mean probability of each action under both policies, and how often it was logged.",
+                picture,
+                n,
+                [*keys, ("logged", "logged")],
+            )
+        )
+    bins = diagnostics.get("calibration") or []
+    if bins:
+        points = [(entry["predicted"], entry["observed"], entry["se"]) for entry in bins]
+        picture = svg.scatter(points, title="Reward model", x_unit="predicted reward", y_unit="observed reward")
+        note = "Predicted against observed reward of the logged actions; on the diagonal it is right on average."
+        figures.append(_figure("Is the reward model right?", note, picture, n))
+    days = diagnostics.get("days") or []
+    if len(days) > 1:
+        groups = [
+            [svg.Bar(day["day"], day["lift"], day["lift"] - 1.96 * day["se"], day["lift"] + 1.96 * day["se"], "lift")]
+            for day in days[-DAYS_SHOWN:]
+        ]
+        picture = svg.forest(groups, reference=(0.0, "no lift"), title="Paired lift by day")
+        figures.append(_figure("Lift by day", "Paired DR lift of each UTC day, 95% intervals.", picture, n))
+    return figures
+
+
+def _figure(title: str, note: str, picture: str, n: str, keys: Any = ()) -> dict[str, Any]:
+    return {"title": title, "note": note, "svg": picture, "n": n, "legend": keys}
+
+
+def _bars(name: str, roles: Mapping[str, Any]) -> list[svg.Bar]:
+    return [
+        svg.Bar(name, roles[role]["value"], roles[role]["lower"], roles[role]["upper"], role)
+        for role in ("candidate", "champion")
+        if roles[role]["value"] is not None and roles[role]["lower"] is not None
+    ]
+
+
+def _marks(cert: Mapping[str, Any], curve: list[list[float]]) -> list[tuple[float, float]]:
+    """Lower bounds at the looks of this challenger: the running mean there, minus z standard errors."""
+    looks = [(rows, z) for rows, _, _, z in (cert.get("ledger_before") or {}).get("looks", [])]
+    if cert["verdict"]["looked"]:
+        looks.append((cert["rows"]["n"], cert["lift"]["z"]))
+    marks = []
+    for rows, z in looks:
+        nearest = min(curve, key=lambda point: abs(point[0] - rows))
+        if nearest[0] >= curve[-1][0] * 0.04 and math.isfinite(z):
+            marks.append((float(rows), nearest[1] - z * nearest[2]))
+    return marks
+
+
+def _share_rows(actions: list[Mapping[str, Any]], names: Any) -> list[tuple[str, list[tuple[str, float]]]]:
+    roles = ("candidate", "champion", "logged")
+    shown = []
+    for entry in actions[:ACTIONS_SHOWN]:
+        at = int(entry["action"])
+        label = str(names[at]) if isinstance(names, list) and at < len(names) else f"position {at}"
+        short = label if len(label) <= 14 else label[:13] + "…"
+        shown.append((short, [(role, float(entry[role])) for role in roles]))
+    rest = actions[ACTIONS_SHOWN:]
+    if rest:
+        sums = [(role, sum(float(entry[role]) for entry in rest)) for role in roles]
+        shown.append((f"{len(rest)} others", sums))
+    return shown
+
+
+def _check(check: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "status": check["status"],
+        "mark": _MARKS[check["status"]],
+        "title": _TITLES.get(check["name"], check["name"].replace("_", " ")),
+        "text": check["text"],
+        "value": _plain(check["value"]),
+        "limit": _plain(check["limit"]),
+    }
+
+
+def _row(name: str, roles: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {role: {key: _plain(roles[role][key]) for key in ("value", "se")} for role in ("candidate", "champion")}
+    return {"name": name, **shown}
+
+
+def _day(day: Mapping[str, Any]) -> dict[str, str]:
+    return {"day": day["day"], "n": f"{day['n']:,}", "lift": _signed(day["lift"]), "se": _plain(day["se"])}
+
+
+def _provenance(cert: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = cert["rows"]
+    lines = [("Evaluation", str(cert["id"]))] if cert.get("id") else []
+    if rows["first"]:
+        lines.append(("Decisions", f"{rows['first']} to {rows['last']}"))
+    if cert.get("as_of"):
+        lines.append(("As of", str(cert["as_of"])))
+    if rows.get("clusters"):
+        lines.append(("Subjects", f"{rows['clusters']:,}"))
+    for reason, count in rows["excluded"].items():
+        lines.append((f"Excluded: {reason.replace('_', ' ')}", f"{count:,}"))
+    if cert.get("rules"):
+        rules = cert["rules"]
+        lines.append(
+            ("Gate", f"{rules['mode']}, α {rules['alpha']:g}, margin {rules['margin']:g}, {rules['looks']} looks")
+        )
+        taken = cert["ledger_before"]["taken"] + (1 if cert["verdict"]["looked"] else 0)
+        lines.append(("Looks so far", f"{taken} in epoch {cert['lift']['epoch']} of {rules['horizon_rows']:,} rows"))
+    lines.append(("Rows digest", rows["digest"]))
+    lines.append(("Certificate digest", cert["digest"]))
+    return lines
+
+
+def _tested(cert: Mapping[str, Any]) -> str:
+    if cert.get("tests") == "artefact":
+        return "The frozen model was tested on rows decided after it was trained."
+    return (
+        "The learning procedure was tested: each row was scored before it was learnt, in the order of the log, "
+        "and the model at its end is what ships."
+    )
+
+
+def _tile(label: str, value: str, note: str) -> dict[str, str]:
+    return {"label": label, "value": value, "note": note}
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+
+
+def _plain(value: float | None) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.4f}"
+    return text.replace("-", "−")
