@@ -26,7 +26,7 @@ TIMEOUT_S = 3600.0
 def operate(common: Common, operation: str, /, **arguments: Any) -> dict[str, Any]:
     """Run an operation on the asked experiment; raises what the operation raises, or `Busy`."""
     name = common.experiment_name()
-    address = _owner(common.data_dir)
+    address = owner(common.data_dir)
     if address is not None:
         return ask(address, "POST", f"/v1/experiments/{name}/operations/{operation}", json=arguments)
     return _in_process(common, operation, arguments)
@@ -52,16 +52,11 @@ def ask(address: Address, method: str, path: str, *, json: Any = None) -> dict[s
     raise _error_of(response)
 
 
-def require_learner(common: Common) -> Address:
-    """The running learner's address; raises `Refused` when none runs."""
-    address = _owner(common.data_dir, wait_for_lock=False)
-    if address is None:
-        raise Refused("no learner runs on this data directory; start it with `rewardloop up`")
-    return address
+def owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
+    """The running learner, None when the lock is free; raises `Busy` while another command holds it.
 
-
-def _owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
-    """The running learner, None when the lock is free; waits a while for one that is just starting."""
+    Waits a while for a learner that is just starting, unless `wait_for_lock` is false.
+    """
     from bandit.files import is_locked
     from serving.learner.address import lock_path
 
@@ -73,6 +68,14 @@ def _owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
         if not wait_for_lock or time.monotonic() > deadline:
             raise Busy("another command uses the warehouse of this data directory; try again when it has finished")
         time.sleep(0.1)
+
+
+def require_learner(common: Common) -> Address:
+    """The running learner's address; raises `Refused` when none runs."""
+    address = owner(common.data_dir, wait_for_lock=False)
+    if address is None:
+        raise Refused("no learner runs on this data directory; start it with `rewardloop up`")
+    return address
 
 
 def _in_process(common: Common, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -32,17 +33,26 @@ def address_path(data_dir: Path) -> Path:
     return data_dir / "run" / "learner.json"
 
 
-def take_lock(data_dir: Path) -> FileLock:
-    """Become the one owner of the warehouse; raises `Busy` when a learner or a command is it already."""
+def take_lock(data_dir: Path, *, patience_s: float = 1.0) -> FileLock:
+    """Become the one owner of the warehouse; raises `Busy` when a learner or a command is it already.
+
+    Waits `patience_s`, because whoever only asks whether the lock is held holds it for a moment.
+    """
     lock = FileLock(lock_path(data_dir))
-    try:
-        lock.acquire()
-    except Busy:
-        raise Busy(
-            "another learner (or a command that needs the warehouse) runs on this data directory; "
-            "stop it first, or wait until it has finished"
-        ) from None
-    return lock
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            lock.acquire()
+        except Busy:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            raise Busy(
+                "another learner (or a command that needs the warehouse) runs on this data directory; "
+                "stop it first, or wait until it has finished"
+            ) from None
+        address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
+        return lock
 
 
 def write_address(data_dir: Path, address: Address) -> None:

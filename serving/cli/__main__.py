@@ -1,0 +1,5 @@
+"""`python -m serving.cli` is the `rewardloop` command."""
+
+from serving.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""`rewardloop init`: a configuration file in which every setting is explained and commented out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bandit.errors import Conflict
+from bandit.files import write_atomically
+from bandit.settings_reference import settings_reference
+from serving.cli.common import Common, common, print_json, say
+from serving.cli.config import Service
+
+HEAD = """\
+# rewardloop: configuration of one experiment and of the service that runs it.
+# Every line shows a default; take away the "#" to change it. Unknown keys are refused.
+# The environment goes before this file: REWARDLOOP_REWARDS__WINDOW_S=60 sets window_s of [rewards].
+"""
+
+SERVICE = {
+    "host": "where the decision API listens (other than loopback needs an API key)",
+    "port": "of the decision API",
+    "admin_host": "where the admin API and the console listen",
+    "admin_port": "of the admin API and the console",
+    "workers": "decision processes; one per core that serving may use",
+}
+
+ACTIONS = """
+# A fixed catalogue of actions; then requests may leave `actions` out.
+# [[actions]]
+# id = "news"
+# features = { length = 3, kind = "text" }
+"""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rewardloop.toml")
+@click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
+@common
+def command(common: Common, *, file: Path, force: bool) -> None:
+    """Write a commented configuration to FILE (rewardloop.toml)."""
+    if file.exists() and not force:
+        raise Conflict(f"{file} is there already; choose another name or say --force")
+    write_atomically(file, template().encode("utf-8"))
+    if common.as_json:
+        print_json({"file": str(file.resolve())})
+        return
+    say(f"Wrote {file}. Start with: rewardloop up --config {file}")
+
+
+def template() -> str:
+    """The commented TOML file; parsed as it is, it declares nothing."""
+    lines = [HEAD, "[service]"]
+    service = Service()
+    for key, meaning in SERVICE.items():
+        lines.append(f"# {key} = {_toml(getattr(service, key))}    # {meaning}")
+    section = ""
+    for setting in settings_reference():
+        head, _, key = setting.key.rpartition(".")
+        if not head:
+            continue
+        if head != section:
+            section = head
+            lines += ["", f"[{section}]"]
+        limit = f" ({setting.limit})" if setting.limit else ""
+        shown = "" if setting.default is None else _toml(setting.default)
+        lines.append(f"# {key} = {shown}    # {setting.meaning}{limit}")
+    return "\n".join(lines) + "\n" + ACTIONS
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return str(value)

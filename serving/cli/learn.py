@@ -1,0 +1,30 @@
+"""`rewardloop learn`: the learner alone, for a service whose decision workers run elsewhere on this machine."""
+
+from __future__ import annotations
+
+import click
+
+from serving.cli.common import Common, common, say
+from serving.cli.start import prepare_experiments
+from serving.supervisor import Supervisor
+
+
+@click.command()
+@click.option("--host", default=None, help="Where the admin API listens.  [default: 127.0.0.1]")
+@click.option("--admin-port", "--port", type=click.IntRange(0, 65535), default=None, help="[default: 8001]")
+@common
+def command(common: Common, *, host: str | None, admin_port: int | None) -> None:
+    """Run the learner (joins, training, promotion, admin API) until stopped."""
+    data_dir = common.make_data_dir()
+    configuration = common.configuration()
+    prepare_experiments(common, configuration)
+    service = configuration.service
+    supervisor = Supervisor(
+        data_dir,
+        workers=0,
+        admin_host=host or service.admin_host,
+        admin_port=service.admin_port if admin_port is None else admin_port,
+        on_ready=lambda address: say(f"Admin API  {address.admin_url}   (the console is at /)"),
+        on_crash=say,
+    )
+    click.get_current_context().exit(supervisor.run())

@@ -1,0 +1,86 @@
+"""What `up`, `serve` and `learn` share: their options, the experiments they start with, and where they may bind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bandit.errors import Refused
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings, merge_settings
+from serving.cli.common import DEFAULT_EXPERIMENT, Common, now, say
+from serving.cli.config import Configuration
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+QUICK: dict[str, Any] = {
+    "rewards": {"window_s": 5.0},
+    "schedule": {"interval_s": 5.0, "interactions": 50, "poll_s": 0.5},
+    "serving": {"seal_interval_s": 0.5},
+}
+"""What `--quick` lays over the settings."""
+
+
+def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--host`, `--port`, `--admin-port` and `--insecure`."""
+    for option in (
+        click.option("--insecure", is_flag=True, help="Allow other machines to connect although no key exists."),
+        click.option("--admin-port", type=click.IntRange(0, 65535), default=None, help="[default: 8001]"),
+        click.option("--port", type=click.IntRange(0, 65535), default=None, help="0 picks one.  [default: 8000]"),
+        click.option("--host", default=None, help="Where the decision API listens.  [default: 127.0.0.1]"),
+    ):
+        function = option(function)
+    return function
+
+
+def prepare_experiments(common: Common, configuration: Configuration, *, quick: bool = False) -> list[Experiment]:
+    """Make or update the declared experiments; `default` is made when there is none at all.
+
+    What the configuration declares is laid over the settings in force, as a new version when it differs. Raises
+    `InvalidSettings`.
+    """
+    declared = [name for name in configuration.experiments if name is not None]
+    present = Experiment.names(common.data_dir)
+    if common.experiment is not None:
+        declared = [common.experiment]
+    elif not declared and (not present or (len(present) == 1 and configuration.changes_for(present[0]))):
+        declared = present or [DEFAULT_EXPERIMENT]
+    for name in {*declared, *(present if quick else [])}:
+        _prepare(common.data_dir, name, configuration, quick=quick)
+    return [Experiment.open(common.data_dir, name) for name in Experiment.names(common.data_dir)]
+
+
+def check_exposure(data_dir: Path, host: str, *, insecure: bool) -> None:
+    """Refuse to listen to other machines while anyone could ask; raises `Refused`."""
+    if host in LOOPBACK or insecure or (data_dir / "keys.json").exists():
+        return
+    raise Refused(
+        f"--host {host} lets other machines connect, and no API key exists: create one with `rewardloop keys create`, "
+        "or say --insecure"
+    )
+
+
+def defaults_sentence(settings: ExperimentSettings) -> str:
+    """The settings that people meet first, in one line."""
+    rewards, schedule = settings.rewards, settings.schedule
+    return (
+        f"cold start {settings.serving.cold_start}, reward window {rewards.window_s:g} s, rewards in "
+        f"[{rewards.min:g}, {rewards.max:g}], silence {rewards.default:g}, aggregation {rewards.aggregation}, "
+        f"retrain every {schedule.interval_s:g} s or {schedule.interactions:,} matured interactions, "
+        f"α {settings.gate.alpha:g}"
+    )
+
+
+def _prepare(data_dir: Path, name: str, configuration: Configuration, *, quick: bool) -> None:
+    if name in Experiment.names(data_dir):
+        experiment = Experiment.open(data_dir, name)
+        settings = configuration.settings_for(name, experiment.settings)
+        version = experiment.settings_version
+        if experiment.change(merge_settings(settings, QUICK) if quick else settings, now=now()) != version:
+            say(f"Experiment {name}: settings changed, now version {experiment.settings_version}")
+        return
+    settings = configuration.settings_for(name)
+    Experiment.create(data_dir, name, merge_settings(settings, QUICK) if quick else settings, now=now())

@@ -1,0 +1,69 @@
+"""`rewardloop up`: decision API and learner together under one supervisor, with nothing to configure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bandit.experiment import Experiment
+from serving.cli.common import Common, common, say
+from serving.cli.start import check_exposure, defaults_sentence, prepare_experiments, service_options
+from serving.supervisor import ServiceAddress, Supervisor
+
+
+@click.command()
+@service_options
+@click.option("--workers", type=click.IntRange(1, 64), default=None, help="Decision processes.  [default: 1]")
+@click.option("--quick", is_flag=True, help="Window 5 s, a run every 5 s or 50 interactions: for trying things out.")
+@common
+def command(
+    common: Common,
+    *,
+    host: str | None,
+    port: int | None,
+    admin_port: int | None,
+    workers: int | None,
+    quick: bool,
+    insecure: bool,
+) -> None:
+    """Run decision API and learner together until stopped."""
+    data_dir = common.make_data_dir()
+    configuration = common.configuration()
+    service = configuration.service
+    experiments = prepare_experiments(common, configuration, quick=quick)
+    check_exposure(data_dir, host or service.host, insecure=insecure)
+    supervisor = Supervisor(
+        data_dir,
+        workers=workers or service.workers,
+        host=host or service.host,
+        port=service.port if port is None else port,
+        admin_host=service.admin_host,
+        admin_port=service.admin_port if admin_port is None else admin_port,
+        on_ready=lambda address: _announce(address, experiments, quick),
+        on_crash=say,
+    )
+    code = supervisor.run()
+    say("Stopped; everything acknowledged is on disk.")
+    click.get_current_context().exit(code)
+
+
+def _announce(address: ServiceAddress, experiments: list[Experiment], quick: bool) -> None:
+    say(f"Decision API  {address.url}")
+    say(f"Admin API     {address.admin_url}   (the console is at /)")
+    for experiment in experiments:
+        say(f"Experiment    {experiment.name}: {defaults_sentence(experiment.settings)}")
+    name = experiments[0].name
+    say(f"Ask with:     {_curl(address.url or '', name)}")
+    say(f"Next:         it waits for decisions and rewards; `rewardloop status` says what happens then{_hint(quick)}.")
+
+
+def _hint(quick: bool) -> str:
+    return "" if quick else " (`--quick` makes everything happen within seconds)"
+
+
+def _curl(url: str, name: str) -> str:
+    body: dict[str, Any] = {"context": {"hour": 20}, "actions": [{"id": "news"}, {"id": "sport"}]}
+    import json
+
+    return f"curl -s {url}/v1/experiments/{name}/recommend -H 'content-type: application/json' -d '{json.dumps(body)}'"

@@ -1,0 +1,193 @@
+"""The admin API: look at the loop and steer it, one experiment at a time.
+
+Handlers are plain functions that run in threads: they may wait for a run or a query without holding up the others.
+`…/operations/{name}` is how local commands reach the warehouse while the learner owns it, and needs the token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+
+from bandit.errors import InvalidInput, NotFound
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
+from joiner.history import import_history
+from serving.learner import models, reports
+from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
+from serving.learner.field import offer
+from serving.learner.http import (
+    LOOPBACK,
+    Doorkeeper,
+    JSONResponse,
+    install,
+    read_body,
+    read_object,
+)
+from serving.learner.operations import run_operation
+from serving.learner.status import experiment_status
+
+if TYPE_CHECKING:
+    from serving.learner.service import LearnerService
+
+IMPORT_BYTES_MAX = 1024**3
+PREFIX = "/v1/experiments/{name}"
+
+
+def create_admin(service: LearnerService, *, host: str) -> Any:
+    """The admin API as an ASGI app; `host` is the address it is bound to."""
+    app = FastAPI(title="rewardloop admin API", docs_url=None, redoc_url=None)
+    install(app)
+    _about_the_service(app, service)
+    _about_experiments(app, service)
+    _about_models(app, service)
+    _about_data(app, service)
+    return Doorkeeper(app, token=service.token, open_on_loopback=host in LOOPBACK, hosts=LOOPBACK | {host})
+
+
+def _about_the_service(app: FastAPI, service: LearnerService) -> None:
+    @app.get("/livez")
+    def livez() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        failures = dict(service.failures)
+        return JSONResponse({"ready": not failures, "failures": failures}, 503 if failures else 200)
+
+
+def _about_experiments(app: FastAPI, service: LearnerService) -> None:
+    @app.get("/v1/experiments")
+    def list_experiments() -> Response:
+        return JSONResponse({"experiments": [_shown(cycle.workspace.experiment) for cycle in service.cycles.values()]})
+
+    @app.post("/v1/experiments", status_code=201)
+    async def create_experiment(request: Request) -> Response:
+        body = await read_object(request)
+        name, settings = body.get("name"), body.get("settings", {})
+        if not isinstance(name, str):
+            raise InvalidInput("name", "must be the name of the new experiment")
+        if not isinstance(settings, dict):
+            raise InvalidInput("settings", "must be an object")
+        merged = merge_settings(ExperimentSettings(), settings)
+        experiment = Experiment.create(service.data_dir, name, merged, now=service.clock())
+        await anyio.to_thread.run_sync(service.discover)
+        return JSONResponse(_shown(experiment), 201)
+
+    @app.get(PREFIX)
+    def show_experiment(name: str) -> Response:
+        return JSONResponse(_shown(service.cycle(name).workspace.experiment))
+
+    @app.patch(PREFIX)
+    async def change_experiment(name: str, request: Request) -> Response:
+        body = await read_object(request)
+        experiment = service.cycle(name).workspace.experiment
+        experiment.change(merge_settings(experiment.settings, body), now=service.clock())
+        return JSONResponse(_shown(experiment))
+
+    @app.get(PREFIX + "/status")
+    def status(name: str) -> Response:
+        return JSONResponse(experiment_status(service.cycle(name)))
+
+    @app.get(PREFIX + "/history")
+    def history(name: str, kind: str | None = None) -> Response:
+        return JSONResponse({"history": service.cycle(name).workspace.registry.history(kind)})
+
+    @app.post(PREFIX + "/pause")
+    def pause(name: str) -> Response:
+        service.cycle(name).paused = True
+        return JSONResponse({"paused": True})
+
+    @app.post(PREFIX + "/resume")
+    def resume(name: str) -> Response:
+        service.cycle(name).paused = False
+        return JSONResponse({"paused": False})
+
+
+def _about_models(app: FastAPI, service: LearnerService) -> None:
+    @app.get(PREFIX + "/models")
+    def list_models(name: str) -> Response:
+        return JSONResponse(models.listing(service.cycle(name).workspace))
+
+    @app.post(PREFIX + "/models/train")
+    @app.post(PREFIX + "/retrain")
+    def train(name: str) -> Response:
+        return JSONResponse(reports.to_plain(service.cycle(name).run(force=True)))
+
+    @app.get(PREFIX + "/models/{model_id}")
+    def show_model(name: str, model_id: str) -> Response:
+        return JSONResponse(models.show(service.cycle(name).workspace, model_id))
+
+    @app.get(PREFIX + "/models/{model_id}/diff/{other}")
+    def diff_models(name: str, model_id: str, other: str) -> Response:
+        return JSONResponse(models.diff(service.cycle(name).workspace, model_id, other))
+
+    @app.post(PREFIX + "/models/{model_id}/promote")
+    async def promote_model(name: str, model_id: str, request: Request) -> Response:
+        body = await read_object(request)
+        override = body.get("override", False)
+        if not isinstance(override, bool):
+            raise InvalidInput("override", "must be true or false")
+        cycle = service.cycle(name)
+        return JSONResponse(
+            await anyio.to_thread.run_sync(
+                lambda: models.promote_by_hand(cycle.workspace, cycle.trainer, model_id, override=override)
+            )
+        )
+
+    @app.post(PREFIX + "/models/{model_id}/offer")
+    def offer_model(name: str, model_id: str) -> Response:
+        cycle = service.cycle(name)
+        return JSONResponse(msgspec.to_builtins(offer(cycle.workspace, cycle.store, model_id)), 201)
+
+    @app.post(PREFIX + "/rollback")
+    def roll_back(name: str) -> Response:
+        cycle = service.cycle(name)
+        return JSONResponse(models.roll_back(cycle.workspace, cycle.trainer))
+
+
+def _about_data(app: FastAPI, service: LearnerService) -> None:
+    @app.post(PREFIX + "/import")
+    async def import_rows(name: str, request: Request) -> Response:
+        body = await read_body(request, IMPORT_BYTES_MAX)
+        cycle = service.cycle(name)
+
+        def work() -> dict[str, Any]:
+            report = import_history(cycle.workspace.experiment, body.splitlines(), now=service.clock())
+            cycle.tick()
+            return report.as_dict()
+
+        return JSONResponse(await anyio.to_thread.run_sync(work))
+
+    @app.get(PREFIX + "/evaluations")
+    def list_evaluations(name: str) -> Response:
+        return JSONResponse({"evaluations": evaluations(service.cycle(name).workspace.experiment.paths)})
+
+    @app.get(PREFIX + "/evaluations/{evaluation_id}")
+    def show_evaluation(name: str, evaluation_id: str, request: Request, format: str | None = None) -> Response:
+        folder = evaluation_folder(service.cycle(name).workspace.experiment.paths, evaluation_id)
+        if folder is None:
+            raise NotFound(f"there is no evaluation {evaluation_id}")
+        if format == "html" or (format is None and "text/html" in request.headers.get("accept", "")):
+            return HTMLResponse((folder / REPORT).read_text(encoding="utf-8"))
+        return Response((folder / CERTIFICATE).read_bytes(), media_type="application/json")
+
+    @app.post(PREFIX + "/operations/{operation}")
+    async def operate(name: str, operation: str, request: Request) -> Response:
+        arguments = await read_object(request)
+        workspace = service.cycle(name).workspace
+        return JSONResponse(await anyio.to_thread.run_sync(lambda: run_operation(workspace, operation, arguments)))
+
+
+def _shown(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "name": experiment.name,
+        "created_at": experiment.created_at,
+        "settings_version": experiment.settings_version,
+        "catalogue_version": experiment.catalogue_version,
+        "settings": settings_to_dict(experiment.settings),
+    }

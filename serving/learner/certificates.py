@@ -1,0 +1,144 @@
+"""Files an evaluation: the certificate, the scored rows it rests on, and the report, under `evaluations/<id>/`.
+
+The folder is written beside its place and renamed into it, before any pointer moves, so a promotion without its
+certificate cannot happen. Old evaluations that promoted nothing are removed beyond a declared number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.experiment import ExperimentPaths
+from bandit.files import fsync_directory
+from bandit.registry import Champion
+from bandit.settings import settings_to_dict
+from bandit.types import COLD_START_MODEL_ID
+from evaluation.certificate import certificate, initial_certificate
+from evaluation.report import render_report
+from evaluation.sequential import AlphaLedger
+from joiner.parquet import write_parquet
+from serving.learner.judging import Look
+from serving.learner.workspace import Workspace
+
+CERTIFICATE = "certificate.json"
+SCORED = "scored.parquet"
+REPORT = "report.html"
+
+KEPT_MAX = 200
+"""How many evaluations that promoted nothing are kept."""
+
+
+def file_evaluation(
+    workspace: Workspace, look: Look, *, champion: Champion | None, model_id: str | None, initial: bool = False
+) -> str:
+    """Write one evaluation, complete or not at all; gives its id. Raises OSError when the disk refuses."""
+    paths = workspace.experiment.paths
+    digest = look.rows.digest()
+    tag = hashlib.sha256(f"{look.state.name} {look.state.sequence} {digest}".encode()).hexdigest()[:8]
+    evaluation_id = f"e{look.at:%Y%m%dt%H%M%S}-{tag}"
+    about = _about(workspace, look, evaluation_id, champion=champion, model_id=model_id, digest=digest)
+    if initial:
+        content = initial_certificate(look.rows, about)
+    else:
+        ledger = AlphaLedger.from_dict(look.state.gate) if look.state.gate else None
+        content = certificate(
+            look.rows, look.verdict, look.rules, ledger=ledger, about=about, challengers=look.challengers
+        )
+    place, incoming = paths.evaluations / evaluation_id, paths.evaluations / f".incoming-{evaluation_id}"
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir(parents=True)
+    _write(incoming / CERTIFICATE, msgspec.json.format(msgspec.json.encode(content), indent=1), workspace.durable)
+    write_parquet(incoming / SCORED, look.rows.to_frame(), metadata={"evaluation_id": evaluation_id})
+    _write(incoming / REPORT, render_report(content, look.rows).encode(), workspace.durable)
+    if workspace.durable:
+        fsync_directory(incoming)
+    shutil.rmtree(place, ignore_errors=True)
+    incoming.rename(place)
+    if workspace.durable:
+        fsync_directory(paths.evaluations)
+    _sweep(paths)
+    return evaluation_id
+
+
+def evaluations(paths: ExperimentPaths) -> list[dict[str, Any]]:
+    """The certificates there are, newest first, without their long tables."""
+    found = []
+    for path in sorted(paths.evaluations.glob(f"e*/{CERTIFICATE}"), reverse=True):
+        content = msgspec.json.decode(path.read_bytes())
+        found.append({"id": path.parent.name, **{key: content[key] for key in _SUMMARY if key in content}})
+    return found
+
+
+def evaluation_folder(paths: ExperimentPaths, evaluation_id: str) -> Path | None:
+    """The folder of one evaluation, None when there is none of that id."""
+    if not evaluation_id.replace("-", "").isalnum():
+        return None
+    folder = paths.evaluations / evaluation_id
+    return folder if (folder / CERTIFICATE).exists() else None
+
+
+_SUMMARY = ("kind", "created_at", "challenger", "candidate", "champion", "tests", "verdict", "lift")
+
+
+def _about(
+    workspace: Workspace,
+    look: Look,
+    evaluation_id: str,
+    *,
+    champion: Champion | None,
+    model_id: str | None,
+    digest: str,
+) -> dict[str, Any]:
+    experiment, state = workspace.experiment, look.state
+    times = look.rows.decided_at
+    return {
+        "id": evaluation_id,
+        "experiment": experiment.name,
+        "created_at": look.at,
+        "challenger": state.name,
+        "tests": "procedure" if state.model_id is None else "artefact",
+        "candidate": {"model_id": model_id or state.model_id, "learnt": state.learnt},
+        "champion": {"model_id": champion.model_id if champion else COLD_START_MODEL_ID},
+        "data": {
+            "rows": len(look.rows),
+            "rows_digest": digest,
+            "first": str(times.min()) + "Z" if times is not None and len(times) else None,
+            "last": str(times.max()) + "Z" if times is not None and len(times) else None,
+            "cut": state.cut,
+        },
+        "settings_version": experiment.settings_version,
+        "options": {key: settings_to_dict(experiment.settings)[key] for key in ("encoding", "exploration", "learning")},
+        "seed": experiment.settings.learning.seed,
+    }
+
+
+def _write(path: Path, data: bytes, durable: bool) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _sweep(paths: ExperimentPaths) -> None:
+    """Remove the oldest evaluations that promoted nothing, beyond `KEPT_MAX`, and what crashes left behind."""
+    folders = sorted(path for path in paths.evaluations.iterdir() if path.is_dir() and path.name.startswith("e"))
+    if len(folders) <= KEPT_MAX:
+        return
+    kept = [path for path in folders if not _promoted(path)]
+    for path in kept[: max(0, len(kept) - KEPT_MAX)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _promoted(folder: Path) -> bool:
+    try:
+        content = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return False
+    return content["verdict"]["outcome"] in ("promote", "initial")

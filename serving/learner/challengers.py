@@ -1,0 +1,212 @@
+"""The challengers of an experiment on disk: what each has learnt, how it scored, how far its gate has come.
+
+A challenger lives in `challengers/<name>/`: `state.json` points at a folder of learning files and a list of score
+chunks; both are written first, the pointer last, so a crash leaves the old state or the new one and nothing between.
+A state names the champion it grows from; when another champion stands the state is void and the cycle starts anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bandit.experiment import ExperimentPaths
+from bandit.files import fsync_directory, write_atomically
+from bandit.training import Scores
+
+STANDING = "standing"
+"""The champion's plain continuation, which every experiment has."""
+
+KIND_LEARNING = "learning"
+KIND_FROZEN = "frozen"
+
+
+class ChallengerState(msgspec.Struct, kw_only=True):
+    """What is known about one challenger.
+
+    `champion` is the model it is compared with and (when it learns) grew from, None before the first model.
+    `cut` is the maturity time up to which rows were taken; `learnt` counts them. `model_id` names a frozen,
+    offered model. `gate` is the state that the gate carries from look to look within this champion's tenure,
+    `judged` the scored rows at the last look.
+    """
+
+    name: str
+    kind: str
+    champion: str | None
+    settings_version: int
+    born: datetime
+    cut: datetime | None = None
+    learnt: int = 0
+    scored: int = 0
+    model_id: str | None = None
+    judged: int = 0
+    gate: dict[str, Any] = {}
+    canaries: list[dict[str, Any]] = []
+    folder: str | None = None
+    chunks: list[str] = []
+    sequence: int = 0
+
+
+class ChallengerStore:
+    """Reads and writes challengers; one process at a time (the learner) does so."""
+
+    def __init__(self, paths: ExperimentPaths, *, durable: bool = True) -> None:
+        self.root = paths.challengers
+        self.durable = durable
+        self._scores: dict[str, tuple[list[str], list[Scores]]] = {}
+
+    def names(self) -> list[str]:
+        """The challengers there are, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.parent.name for path in self.root.glob("*/state.json"))
+
+    def load(self, name: str) -> ChallengerState | None:
+        """The state of a challenger, None when there is none or its file cannot be read (it is then rebuilt)."""
+        try:
+            return msgspec.json.decode((self.root / name / "state.json").read_bytes(), type=ChallengerState)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def files(self, state: ChallengerState) -> dict[str, bytes]:
+        """The learning files of a challenger; raises FileNotFoundError when they are gone."""
+        folder = self.folder(state)
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def folder(self, state: ChallengerState) -> Path:
+        """Where the learning files of a challenger are."""
+        if state.folder is None:
+            raise FileNotFoundError(f"challenger {state.name} has no learning files")
+        return self.root / state.name / state.folder
+
+    def scores(self, state: ChallengerState) -> list[Scores]:
+        """The score chunks of this tenure, oldest first (remembered between cycles)."""
+        names, chunks = self._scores.get(state.name, ([], []))
+        known = dict(zip(names, chunks, strict=True))
+        chunks = [known[name] if name in known else _read(self.root / state.name / name) for name in state.chunks]
+        self._scores[state.name] = (list(state.chunks), chunks)
+        return chunks
+
+    def save(
+        self,
+        state: ChallengerState,
+        *,
+        files: Mapping[str, bytes] | None = None,
+        scores: Scores | None = None,
+        gate: dict[str, Any] | None = None,
+        fresh_epoch: bool = False,
+    ) -> ChallengerState:
+        """Write payloads, then the pointer; returns the state as written.
+
+        `files` replaces the learning files, `scores` is appended to the chunks (which are emptied first, and the
+        gate's state with them, when `fresh_epoch`), `gate` replaces the gate's state after a look.
+        """
+        home = self.root / state.name
+        home.mkdir(parents=True, exist_ok=True)
+        state = msgspec.structs.replace(state, sequence=state.sequence + 1)
+        if fresh_epoch:
+            state.chunks, state.scored, state.judged, state.gate = [], 0, 0, {}
+        if files is not None:
+            state.folder = f"files-{state.sequence:08d}"
+            _write_folder(home / state.folder, files, durable=self.durable)
+        if scores is not None and len(scores.event_id):
+            name = f"scores-{state.sequence:08d}.npz"
+            _write_scores(home / name, scores, durable=self.durable)
+            remembered_names, remembered = self._scores.get(state.name, ([], []))
+            self._scores[state.name] = ([*remembered_names, name], [*remembered, scores])
+            state.chunks = [*state.chunks, name]
+            state.scored += len(scores.event_id)
+        if gate is not None:
+            state.gate, state.judged = gate, state.scored
+        write_atomically(home / "state.json", msgspec.json.encode(state), sync=self.durable)
+        self._sweep(state)
+        return state
+
+    def drop(self, name: str) -> None:
+        """Forget a challenger."""
+        (self.root / name / "state.json").unlink(missing_ok=True)
+        shutil.rmtree(self.root / name, ignore_errors=True)
+        self._scores.pop(name, None)
+
+    def _sweep(self, state: ChallengerState) -> None:
+        keep = {"state.json", state.folder, *state.chunks}
+        for path in (self.root / state.name).iterdir():
+            if path.name in keep:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def concatenate(chunks: Sequence[Scores]) -> Scores | None:
+    """One `Scores` out of consecutive chunks, None when there is no row."""
+    chunks = [chunk for chunk in chunks if len(chunk.event_id)]
+    if not chunks:
+        return None
+    if len(chunks) == 1:
+        return chunks[0]
+    starts = np.cumsum([0, *(int(chunk.offsets[-1]) for chunk in chunks)])
+    offsets = [chunk.offsets[1:] + start for chunk, start in zip(chunks, starts, strict=False)]
+    clusters = [chunk.cluster for chunk in chunks]
+    return Scores(
+        event_id=[event_id for chunk in chunks for event_id in chunk.event_id],
+        decided_at=[moment for chunk in chunks for moment in chunk.decided_at],
+        offsets=np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
+        candidate=np.concatenate([chunk.candidate for chunk in chunks]),
+        champion=np.concatenate([chunk.champion for chunk in chunks]),
+        q=np.concatenate([chunk.q for chunk in chunks]),
+        pmf=np.concatenate([chunk.pmf for chunk in chunks]),
+        action=np.concatenate([chunk.action for chunk in chunks]),
+        reward=np.concatenate([chunk.reward for chunk in chunks]),
+        propensity=np.concatenate([chunk.propensity for chunk in chunks]),
+        cluster=None if any(c is None for c in clusters) else [name for c in clusters if c is not None for name in c],
+    )
+
+
+_ARRAYS = ("offsets", "candidate", "champion", "q", "pmf", "action", "reward", "propensity")
+
+
+def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
+    names = {"event_id": scores.event_id, "decided_at": scores.decided_at, "cluster": scores.cluster}
+    arrays = {name: getattr(scores, name) for name in _ARRAYS}
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez(file, names=np.frombuffer(msgspec.json.encode(names), dtype=np.uint8), **arrays)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class _Names(msgspec.Struct):
+    event_id: list[str]
+    decided_at: list[datetime]
+    cluster: list[str] | None
+
+
+def _read(path: Path) -> Scores:
+    with np.load(path, allow_pickle=False) as stored:
+        names = msgspec.json.decode(stored["names"].tobytes(), type=_Names)
+        arrays = {name: stored[name] for name in _ARRAYS}
+    return Scores(event_id=names.event_id, decided_at=names.decided_at, cluster=names.cluster, **arrays)
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes], *, durable: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+    if durable:
+        fsync_directory(folder)
+        fsync_directory(folder.parent)

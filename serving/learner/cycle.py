@@ -1,0 +1,205 @@
+"""One experiment's learning loop: survey → ingest → join at every poll, train → evaluate → promote when it is due.
+
+The same class runs in the service (training in a child process, real clock) and under a simulated clock (training
+inline). `tick` and `run` may be called from different threads; runs never overlap. A run that fails leaves every
+state as it was, is one line of history like any other, and does not come again before new rows or the interval.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
+
+import msgspec
+
+from bandit.errors import Busy, RewardloopError
+from bandit.registry import Champion
+from bandit.types import ORIGIN_LIVE
+from serving.learner import reports
+from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
+from serving.learner.field import advance_field, drop_orphans
+from serving.learner.initial import publish_initial, wants_initial
+from serving.learner.intake import Intake, take_in
+from serving.learner.judging import Look, judge_all
+from serving.learner.promotion import promote
+from serving.learner.reports import Judgement, RunReport
+from serving.learner.trainer import Trainer
+from serving.learner.training_step import advance, plan_standing
+from serving.learner.workspace import Workspace
+
+
+class Cycle:
+    """The loop of one experiment; build it with a workspace whose lock is held and a trainer."""
+
+    def __init__(self, workspace: Workspace, trainer: Trainer) -> None:
+        self.workspace = workspace
+        self.trainer = trainer
+        self.store = ChallengerStore(workspace.experiment.paths, durable=workspace.durable)
+        self.intake = Intake()
+        self.paused = False
+        self.running: str | None = None
+        self._run_lock = threading.Lock()
+        runs = [entry for entry in workspace.registry.history() if entry.get("kind") == "run"]
+        self.runs = len(runs)
+        self.last_run: RunReport | None = _last(runs)
+        standing = self.store.load(STANDING)
+        self._attempted_until: datetime | None = standing.cut if standing else None
+        self._attempted_at: datetime = workspace.clock()
+
+    # -- polling -----------------------------------------------------------------------------------------
+
+    def tick(self) -> Intake:
+        """Take in what is new: sealed segments, settings, matured interactions."""
+        self.workspace.experiment.refresh()
+        return take_in(self.workspace, self.intake)
+
+    def due(self) -> str | None:
+        """Why a run should start now, None when it should not."""
+        if self.paused or self._run_lock.locked() or self.intake.watermark is None:
+            return None
+        schedule = self.workspace.experiment.settings.schedule
+        if wants_initial(self.workspace, self.intake.watermark) and self._is_new():
+            return "history"
+        new = self.new_rows()
+        if new >= schedule.interactions:
+            return "rows"
+        if new and self.workspace.clock() >= self.next_run_at():
+            return "interval"
+        return None
+
+    def new_rows(self) -> int:
+        """Live interactions that matured since the last run took its rows."""
+        if self.intake.watermark is None:
+            return 0
+        return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, origin=ORIGIN_LIVE)
+
+    def next_run_at(self) -> datetime:
+        """When the interval is over; a run then starts if anything matured."""
+        return self._attempted_at + timedelta(seconds=self.workspace.experiment.settings.schedule.interval_s)
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    def run(self, *, force: bool = False, trigger: str = "forced") -> RunReport:
+        """Train, evaluate and promote if the gate says so; raises `Busy` when a run is under way.
+
+        Whatever goes wrong inside is in the report (`failed`, with the error) and in history, not raised.
+        Without `force` a run that is not due reports `nothing`.
+        """
+        if not self._run_lock.acquire(blocking=False):
+            raise Busy("a run is under way; runs never overlap")
+        try:
+            started = time.perf_counter()
+            report = RunReport(at=self.workspace.clock(), trigger=trigger, outcome=reports.NOTHING, reason="")
+            try:
+                with self._step(report, "intake"):
+                    self.tick()
+                if force or self.due_now():
+                    self._run(report)
+                else:
+                    report.reason = "no run was due"
+                    return report
+            except (RewardloopError, OSError, ValueError) as error:
+                report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
+                report.reason = f"the run failed: {error}"
+            finally:
+                self.running = None
+            report.seconds = round(time.perf_counter() - started, 4)
+            self._record(report)
+            return report
+        finally:
+            self._run_lock.release()
+
+    def due_now(self) -> bool:
+        """Whether rows, interval or history ask for a run (for a caller that holds the run lock)."""
+        if self.intake.watermark is None:
+            return False
+        new = self.new_rows()
+        return (
+            new >= self.workspace.experiment.settings.schedule.interactions
+            or (new > 0 and self.workspace.clock() >= self.next_run_at())
+            or wants_initial(self.workspace, self.intake.watermark)
+        )
+
+    def close(self) -> None:
+        """End the trainer and close the warehouse."""
+        self.trainer.close()
+        self.workspace.close()
+
+    def _run(self, report: RunReport) -> None:
+        watermark = self.intake.watermark
+        if watermark is None:
+            report.reason = "the log is not known to be complete up to any time yet (a writer is starting)"
+            return
+        self._attempted_until, self._attempted_at = watermark, self.workspace.clock()
+        champion = self.workspace.registry.champion()
+        report.champion = champion.model_id if champion else None
+        if wants_initial(self.workspace, watermark):
+            publish_initial(
+                self.workspace, self.store, self.trainer, watermark, report=report, step=self._stepper(report)
+            )
+            return
+        drop_orphans(self.workspace, self.store, champion)
+        with self._step(report, "train"):
+            states, report.rows = self._advance(champion, watermark)
+        if not states:
+            report.reason = "no interaction has matured since the last run"
+            return
+        with self._step(report, "evaluate"):
+            looks = judge_all(self.workspace, self.store, states, at=report.at)
+        with self._step(report, "promote"):
+            winner = promote(self.workspace, self.store, self.trainer, looks, champion)
+        report.verdicts = [look.judgement for look in looks]
+        _summarise(report, winner, looks)
+
+    def _advance(self, champion: Champion | None, watermark: datetime) -> tuple[list[ChallengerState], int]:
+        plan = plan_standing(self.workspace, self.store, champion)
+        state, outcome, rows = advance(self.workspace, self.store, self.trainer, plan, watermark=watermark)
+        states = [state] if outcome is not None or state.scored > state.judged else []
+        states += advance_field(self.workspace, self.store, self.trainer, champion, watermark=watermark)
+        return states, rows
+
+    def _is_new(self) -> bool:
+        """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""
+        return (
+            self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark or self._attempted_at)
+            > 0
+        )
+
+    def _stepper(self, report: RunReport) -> Callable[[str], AbstractContextManager[None]]:
+        return lambda name: self._step(report, name)
+
+    @contextmanager
+    def _step(self, report: RunReport, name: str) -> Iterator[None]:
+        self.running = name
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            report.steps[name] = round(time.perf_counter() - started, 4)
+
+    def _record(self, report: RunReport) -> None:
+        self.runs += 1
+        self.last_run = report
+        fields = reports.to_plain(report)
+        fields["run"] = self.runs
+        self.workspace.registry.record("run", now=fields.pop("at"), **fields)
+
+
+def _summarise(report: RunReport, winner: Look | None, looks: list[Look]) -> None:
+    """The verdict that counts: the promoted challenger's, else the standing one's, else the first."""
+    standing = next((look for look in looks if look.judgement.challenger == STANDING), looks[0])
+    judgement: Judgement = (winner or standing).judgement
+    for name in ("outcome", "reason", "lift", "lower", "upper", "model_id", "evaluation_id"):
+        setattr(report, name, getattr(judgement, name))
+
+
+def _last(runs: list[dict[str, object]]) -> RunReport | None:
+    for entry in reversed(runs):
+        try:
+            return msgspec.convert(entry, RunReport)
+        except msgspec.ValidationError:
+            continue
+    return None

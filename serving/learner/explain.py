@@ -1,0 +1,79 @@
+"""What happens next, and why nothing changed yet, in one sentence each: the answers people look for first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from serving.learner import reports
+from serving.learner.reports import RunReport
+
+
+def next_sentence(
+    *,
+    now: datetime,
+    running: str | None,
+    paused: bool,
+    new_rows: int,
+    rows_wanted: int,
+    next_run_at: datetime,
+    waiting: int,
+    first_matures_at: datetime | None,
+    has_champion: bool,
+    unknown: list[str],
+) -> str:
+    """One sentence about what the learner does next."""
+    if running is not None:
+        return f"A run is under way ({running})."
+    if paused:
+        return "The schedule is paused: nothing runs until you resume it or start a run yourself."
+    if unknown:
+        return f"The log cannot be read up to now ({unknown[0]}); the learner looks again at the next poll."
+    if new_rows:
+        left = max(rows_wanted - new_rows, 0)
+        when = _when(next_run_at, now)
+        if left == 0 or next_run_at <= now:
+            return f"The next run starts at the next poll, with {_count(new_rows, 'new interaction')}."
+        return (
+            f"The next run starts {when} with {_count(new_rows, 'new interaction')}, "
+            f"or after {left:,} more, whichever comes first."
+        )
+    if waiting:
+        matures = f" (the first at {_clock(first_matures_at)})" if first_matures_at else ""
+        return f"{_count(waiting, 'decision')} wait for their reward window to close{matures}; then they count."
+    start = "It serves the champion" if has_champion else "It serves the cold start"
+    return f"{start} and waits for decisions: none has been made that is not learnt yet."
+
+
+def why_nothing_changed(
+    *, runs: int, last_run: RunReport | None, champion_since: datetime | None, waiting: int, new_rows: int
+) -> str:
+    """One sentence about why the champion is still the one it is."""
+    if last_run is None:
+        if waiting or new_rows:
+            return "Nothing was promoted yet, because no run has taken place."
+        return "Nothing was promoted yet, because there were no interactions to learn from."
+    at = _clock(last_run.at)
+    if last_run.outcome == reports.PROMOTE:
+        return f"The last run ({at}) promoted {last_run.model_id}: {last_run.reason}"
+    if last_run.outcome == reports.INITIAL:
+        return f"The last run ({at}) published the first model: {last_run.reason}"
+    if last_run.outcome == reports.FAILED:
+        return f"The last run ({at}) failed and changed nothing: {last_run.error}"
+    since = f" since {_clock(champion_since)}" if champion_since else ""
+    verdict = {reports.HOLD: "held its challenger", reports.INSUFFICIENT: "lacked evidence"}.get(last_run.outcome)
+    if verdict is None:
+        return f"The last run ({at}) found nothing new: {last_run.reason}"
+    return f"The champion stands{since}; run {runs} ({at}) {verdict}: {last_run.reason}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _when(moment: datetime, now: datetime) -> str:
+    seconds = (moment - now).total_seconds()
+    return f"in {seconds:.0f} s" if seconds < 120 else f"at {_clock(moment)}"
+
+
+def _clock(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,154 @@
+"""The admin API's manners: who may ask, how bodies are read, and how errors are told (RFC 9457).
+
+A request must show the learner's token, unless no keys exist and the learner listens on loopback: then it is open,
+but only to its own host name and, when a browser sends it, to its own origin. Bodies are parsed here, strictly.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from bandit.errors import (
+    Busy,
+    Conflict,
+    CorruptLog,
+    CorruptModel,
+    DurabilityLost,
+    InvalidInput,
+    NotFound,
+    Refused,
+    RewardloopError,
+    TrainingFailed,
+)
+
+log = logging.getLogger("rewardloop.learner")
+
+BODY_BYTES_MAX = 4 * 1024 * 1024
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+
+_STATUS: tuple[tuple[type[RewardloopError], int, str], ...] = (
+    (InvalidInput, 422, "The input cannot be accepted"),
+    (NotFound, 404, "Not found"),
+    (Conflict, 409, "Conflict"),
+    (Refused, 403, "Refused"),
+    (Busy, 423, "Busy"),
+    (DurabilityLost, 503, "Durability is lost"),
+    (CorruptModel, 500, "A stored model is damaged"),
+    (CorruptLog, 500, "The event log is damaged"),
+    (TrainingFailed, 500, "Training failed"),
+)
+
+
+class JSONResponse(Response):
+    """JSON by msgspec: times as ISO 8601, not-a-number as null."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def problem(status: int, title: str, detail: str, errors: list[dict[str, Any]] | None = None) -> Response:
+    """An `application/problem+json` answer."""
+    body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if errors:
+        body["errors"] = errors
+    return Response(msgspec.json.encode(body), status, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` tell every error of ours, and every other, as a problem."""
+
+    @app.exception_handler(RewardloopError)
+    def _ours(request: Request, error: RewardloopError) -> Response:
+        del request
+        errors = None
+        if isinstance(error, InvalidInput):
+            errors = [{"field": p.field, "problem": p.problem, "limit": p.limit} for p in error.problems]
+        for kind, status, title in _STATUS:
+            if isinstance(error, kind):
+                return problem(status, title, str(error), errors)
+        return problem(500, "Failed", str(error))
+
+    @app.exception_handler(HTTPException)
+    def _starlette(request: Request, error: HTTPException) -> Response:
+        del request
+        return problem(error.status_code, str(error.detail), str(error.detail))
+
+    @app.exception_handler(Exception)
+    def _other(request: Request, error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem(500, "Failed", f"{type(error).__name__}; the learner's log has the details")
+
+
+class Doorkeeper:
+    """ASGI middleware that refuses whoever may not ask."""
+
+    def __init__(self, app: Any, *, token: str, open_on_loopback: bool, hosts: frozenset[str]) -> None:
+        self.app = app
+        self.token = token
+        self.open_on_loopback = open_on_loopback
+        self.hosts = hosts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refusal = self._refusal(Request(scope))
+        await (self.app if refusal is None else refusal)(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if request.url.path in ("/livez", "/readyz"):
+            return None
+        if self.has_token(request):
+            return None
+        if request.url.path.split("/")[-2:-1] == ["operations"] or not self.open_on_loopback:
+            return problem(401, "Not authorised", "show the learner's token as `Authorization: Bearer …`")
+        host = request.headers.get("host", "").rsplit(":", 1)[0] if "host" in request.headers else ""
+        if host not in self.hosts:
+            return problem(403, "Refused", "the Host header is not an address of this learner")
+        origin = request.headers.get("origin")
+        changes = request.method not in ("GET", "HEAD")
+        if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            return problem(403, "Refused", "the request comes from another site")
+        return None
+
+    def has_token(self, request: Request) -> bool:
+        """Whether the request shows the learner's own token (compared in constant time)."""
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(shown.encode(), self.token.encode())
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object of the body ({} where there is none); raises `InvalidInput`."""
+    body = await read_body(request, BODY_BYTES_MAX)
+    if not body.strip():
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise InvalidInput("content-type", "must be application/json")
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidInput("body", "is not valid JSON") from None
+    if not isinstance(decoded, dict):
+        raise InvalidInput("body", "must be a JSON object")
+    return decoded
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, counted while it is read; raises `InvalidInput` beyond `limit` bytes."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise InvalidInput("body", "is too large", f"{limit} bytes")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,112 @@
+"""The warm start: imported history and no champion yet give the *initial* model, outside the gate.
+
+There is nothing to beat, so nothing is gated; what the rows say about it is reported all the same: its doubly-robust
+value beside that of uniform choice and the mean reward as logged, each row scored before it was learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+from bandit.settings import settings_to_dict
+from bandit.types import ORIGIN_IMPORT
+from evaluation.gate import GateRules, judge
+from evaluation.scored import ScoredRows
+from serving.learner import reports
+from serving.learner.certificates import file_evaluation
+from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.jobs import UNIFORM, Job, Outcome
+from serving.learner.judging import Look
+from serving.learner.promotion import publish_learning, stand_on
+from serving.learner.reports import Judgement, RunReport
+from serving.learner.trainer import Trainer
+from serving.learner.training_step import rows_file
+from serving.learner.workspace import Workspace
+
+
+def wants_initial(workspace: Workspace, watermark: datetime) -> bool:
+    """Whether there is imported history to learn from and no model yet."""
+    if workspace.registry.champion() is not None:
+        return False
+    return workspace.warehouse.count_matured(None, watermark, origin=ORIGIN_IMPORT) > 0
+
+
+def publish_initial(
+    workspace: Workspace,
+    store: ChallengerStore,
+    trainer: Trainer,
+    watermark: datetime,
+    *,
+    report: RunReport,
+    step: Callable[[str], AbstractContextManager[None]],
+) -> None:
+    """Learn everything matured so far and make it the first champion; fills `report`.
+
+    Raises `TrainingFailed`, `CorruptModel` or `Conflict`; no champion is set then.
+    """
+    previous = store.load(STANDING)
+    state = ChallengerState(
+        name=STANDING,
+        kind=KIND_LEARNING,
+        champion=None,
+        settings_version=workspace.experiment.settings_version,
+        born=workspace.clock(),
+        cut=watermark,
+        sequence=previous.sequence if previous else 0,
+    )
+    with step("train"), rows_file(workspace, "initial", after=None, until=watermark) as (path, report.rows):
+        job = Job(
+            root=workspace.experiment.paths.root,
+            name=STANDING,
+            settings=settings_to_dict(workspace.experiment.settings),
+            champion=UNIFORM,
+            score=path,
+        )
+        outcome: Outcome = trainer.run("advance", job)
+    state.learnt, state.canaries = outcome.learnt, outcome.canaries
+    with step("evaluate"):
+        look = _look(workspace, state, outcome, report)
+    with step("promote"):
+        manifest = publish_learning(workspace, trainer, state, outcome.files, kind="initial", parent=None)
+        look.judgement.model_id = manifest.model_id
+        evaluation_id = file_evaluation(workspace, look, champion=None, model_id=manifest.model_id, initial=True)
+        look.judgement.evaluation_id = evaluation_id
+        workspace.registry.swap(manifest.model_id, expected=None, now=workspace.clock(), reason=look.judgement.reason)
+        workspace.registry.record(
+            "initial",
+            now=workspace.clock(),
+            model_id=manifest.model_id,
+            evaluation_id=evaluation_id,
+            reason=look.judgement.reason,
+        )
+        stand_on(store, state, manifest.model_id, outcome.files)
+    report.outcome, report.reason = reports.INITIAL, look.judgement.reason
+    report.lift, report.lower, report.upper = look.judgement.lift, look.judgement.lower, look.judgement.upper
+    report.model_id, report.evaluation_id = manifest.model_id, evaluation_id
+    report.verdicts = [look.judgement]
+
+
+def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report: RunReport) -> Look:
+    rows = ScoredRows.empty() if outcome.scores is None else ScoredRows.of(outcome.scores)
+    rules = GateRules.of(workspace.experiment.settings.gate)
+    verdict = judge(rows, rules)
+    value = verdict.totals.estimate("dr", "candidate")
+    uniform = verdict.totals.estimate("dr", "champion")
+    logged = verdict.totals.mean_reward()
+    reason = (
+        f"First model, learnt from {report.rows:,} rows of history, outside the gate. While learning, its "
+        f"doubly-robust value was {value.value:.4f} ± {value.se:.4f}; choosing uniformly would earn "
+        f"{uniform.value:.4f} ± {uniform.se:.4f}, as logged was {logged.value:.4f}."
+    )
+    judgement = Judgement(
+        challenger=STANDING,
+        outcome=reports.INITIAL,
+        reason=reason,
+        lift=verdict.lift.value,
+        lower=verdict.lower,
+        upper=verdict.upper,
+        rows=verdict.n,
+    )
+    return Look(state, rows, rules, verdict, judgement, report.at)

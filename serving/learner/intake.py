@@ -1,0 +1,50 @@
+"""The first half of a cycle: which segments are sealed, which are new, and what has matured.
+
+Called at every poll; its cost follows what is new, because segments once ingested are remembered by name and the
+join is incremental.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from bandit.eventlog import Heartbeat, survey
+from serving.learner.workspace import Workspace
+
+
+@dataclass(slots=True)
+class Intake:
+    """What the last poll found; `watermark` is the newest one known (it never goes back)."""
+
+    watermark: datetime | None = None
+    live: list[Heartbeat] = field(default_factory=list)
+    ingested: set[str] = field(default_factory=set)
+    segments_recovered: int = 0
+    segments_quarantined: int = 0
+    unknown: list[str] = field(default_factory=list)
+    at: datetime | None = None
+
+
+def take_in(workspace: Workspace, intake: Intake) -> Intake:
+    """Survey the log, ingest new sealed segments, join what matured; updates `intake` and returns it.
+
+    Raises what the joiner raises; a corrupt segment is quarantined and counted there, not raised.
+    """
+    now = workspace.clock()
+    found = survey(workspace.experiment.paths, now=now)
+    new = [segment for segment in found.segments if segment.name not in intake.ingested]
+    with workspace.lock:
+        if new:
+            workspace.warehouse.ingest(new)
+            intake.ingested.update(segment.name for segment in new)
+        if found.watermark is not None:
+            if intake.watermark is None or found.watermark > intake.watermark:
+                intake.watermark = found.watermark
+            workspace.warehouse.join(intake.watermark)
+    intake.live = found.live
+    intake.segments_recovered += len(found.recovered)
+    intake.segments_quarantined = len(found.quarantined)
+    intake.unknown = found.unknown
+    intake.at = now
+    return intake

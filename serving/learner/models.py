@@ -1,0 +1,116 @@
+"""What people do with models: list, look, compare, promote by hand, roll back.
+
+Every change of champion made here is written to history with its reason; one without a `promote` verdict needs an
+explicit override and is recorded as such.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Conflict, Refused
+from bandit.registry import Manifest
+from serving.learner.trainer import Trainer
+from serving.learner.workspace import Workspace
+
+
+def listing(workspace: Workspace) -> dict[str, Any]:
+    """All models, newest first, with the champion marked."""
+    registry = workspace.registry
+    champion = registry.champion()
+    current = champion.model_id if champion else None
+    former = {entry.model_id for entry in registry.champions()}
+    rows = []
+    for manifest in reversed(registry.manifests()):
+        role = "champion" if manifest.model_id == current else "former champion" if manifest.model_id in former else ""
+        rows.append({**_brief(manifest), "role": role})
+    return {"champion": current, "models": rows}
+
+
+def show(workspace: Workspace, model_id: str) -> dict[str, Any]:
+    """The manifest of one model and its part in history; raises `NotFound` or `CorruptModel`."""
+    manifest = workspace.registry.load(model_id).manifest
+    related = [
+        entry for entry in workspace.registry.history() if model_id in (entry.get("model_id"), entry.get("previous"))
+    ]
+    return {**msgspec.to_builtins(manifest), "history": related}
+
+
+def diff(workspace: Workspace, model_id: str, other: str) -> dict[str, Any]:
+    """How two models differ: options, data, and the probabilities they gave to the same canaries.
+
+    Raises `NotFound` or `CorruptModel`.
+    """
+    left, right = workspace.registry.load(model_id).manifest, workspace.registry.load(other).manifest
+    return {
+        "models": [model_id, other],
+        "parent": left.model_id == right.parent or right.model_id == left.parent,
+        "options": _differences(left.options, right.options),
+        "data": {"left": left.data, "right": right.data},
+        "settings_version": [left.settings_version, right.settings_version],
+        "vw_version": [left.vw_version, right.vw_version],
+        "identical": left.files == right.files,
+    }
+
+
+def promote_by_hand(workspace: Workspace, trainer: Trainer, model_id: str, *, override: bool) -> dict[str, Any]:
+    """Make a model champion because somebody says so; raises `Refused` without a verdict or `override`."""
+    registry = workspace.registry
+    champion = registry.champion()
+    if champion is not None and champion.model_id == model_id:
+        raise Conflict("this model is the champion already")
+    registry.load(model_id)
+    passed = any(
+        entry.get("model_id") == model_id for kind in ("promotion", "initial") for entry in registry.history(kind)
+    )
+    if not passed and not override:
+        raise Refused("this model has no promote verdict; wait for one, or promote it with override=true")
+    return _set_champion(
+        workspace, trainer, model_id, kind="override" if not passed else "promotion_by_hand", reason="by hand"
+    )
+
+
+def roll_back(workspace: Workspace, trainer: Trainer) -> dict[str, Any]:
+    """Bring the champion before the present one back; raises `Refused` when there is none."""
+    registry = workspace.registry
+    champion = registry.champion()
+    earlier = [entry for entry in registry.champions() if champion is None or entry.model_id != champion.model_id]
+    if not earlier:
+        raise Refused("there is no earlier champion to go back to")
+    return _set_champion(workspace, trainer, earlier[0].model_id, kind="rollback", reason="rolled back by hand")
+
+
+def _set_champion(workspace: Workspace, trainer: Trainer, model_id: str, *, kind: str, reason: str) -> dict[str, Any]:
+    champion = workspace.registry.champion()
+    previous = champion.model_id if champion else None
+    trainer.run("verify", workspace.experiment.paths.root, model_id)
+    swapped = workspace.registry.swap(model_id, expected=previous, now=workspace.clock(), reason=reason)
+    workspace.registry.record(kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason)
+    return {"champion": swapped.model_id, "previous": previous, "generation": swapped.generation, "recorded": kind}
+
+
+def _brief(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "model_id": manifest.model_id,
+        "created_at": manifest.created_at,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "rows": manifest.data.get("rows"),
+        "settings_version": manifest.settings_version,
+        "bytes_digest": manifest.digest[:12],
+        "note": manifest.note,
+    }
+
+
+def _differences(left: dict[str, Any], right: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in sorted(left.keys() | right.keys()):
+        here = f"{path}{key}"
+        a, b = left.get(key), right.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= _differences(a, b, here + ".")
+        elif a != b:
+            found[here] = [a, b]
+    return found

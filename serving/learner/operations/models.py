@@ -1,0 +1,36 @@
+"""Models over the command line: the functions of `serving.learner.models`, by the name of the action."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bandit.errors import InvalidInput
+from serving.learner import models
+from serving.learner.trainer import InlineTrainer
+from serving.learner.workspace import Workspace
+
+
+def run(
+    workspace: Workspace, *, action: str, model_id: str | None = None, other: str | None = None, override: bool = False
+) -> dict[str, Any]:
+    """Do one of list, show, diff, promote, rollback; raises `InvalidInput` for another."""
+    if action == "list":
+        answer = models.listing(workspace)
+    elif action == "rollback":
+        answer = models.roll_back(workspace, InlineTrainer())
+    elif model_id is None:
+        raise InvalidInput("model_id", "is missing")
+    elif action == "show":
+        answer = models.show(workspace, model_id)
+    elif action == "diff":
+        if other is None:
+            raise InvalidInput("other", "is missing")
+        answer = models.diff(workspace, model_id, other)
+    elif action == "promote":
+        answer = models.promote_by_hand(workspace, InlineTrainer(), model_id, override=override)
+    else:
+        raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback")
+    plain: dict[str, Any] = msgspec.to_builtins(answer)
+    return plain

@@ -1,0 +1,20 @@
+"""The state of an experiment while no learner runs: what is on disk, joined up to now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from serving.learner.cycle import Cycle
+from serving.learner.status import experiment_status
+from serving.learner.trainer import InlineTrainer
+from serving.learner.workspace import Workspace
+
+
+def run(workspace: Workspace) -> dict[str, Any]:
+    """Take in what is new on disk and give the status; trains nothing."""
+    cycle = Cycle(workspace, InlineTrainer())
+    cycle.tick()
+    status: dict[str, Any] = msgspec.to_builtins(experiment_status(cycle))
+    return status

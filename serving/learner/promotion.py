@@ -1,0 +1,115 @@
+"""The promotion step: the best challenger that the gate lets pass becomes champion, with its certificate.
+
+The order is what makes it safe: the model is published complete, loaded back in the training process and asked its
+canaries, its certificate is written, and only then does the pointer move, by compare-and-swap. A crash anywhere
+leaves the old champion with nothing lost: the standing challenger is found again on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bandit.registry import Champion, Manifest
+from serving.learner.certificates import file_evaluation
+from serving.learner.challengers import KIND_FROZEN, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.judging import Look, carry_on
+from serving.learner.trainer import Trainer
+from serving.learner.training_step import model_options
+from serving.learner.workspace import Workspace
+
+
+def promote(
+    workspace: Workspace,
+    store: ChallengerStore,
+    trainer: Trainer,
+    looks: Sequence[Look],
+    champion: Champion | None,
+) -> Look | None:
+    """Promote the challenger with the greatest lower bound among those that passed; gives its look.
+
+    Every look gets its evaluation; those not promoted carry on. Raises `Conflict` when another champion was set
+    meanwhile and `CorruptModel` when the published model does not answer as trained; the pointer stays then.
+    """
+    passed = [look for look in looks if look.verdict.promote]
+    winner = max(passed, key=lambda look: look.verdict.lower, default=None)
+    for look in looks:
+        if look is winner:
+            _crown(workspace, store, trainer, look, champion)
+        else:
+            look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=None)
+            if winner is None:
+                carry_on(workspace, store, look, champion)
+    return winner
+
+
+def publish_learning(
+    workspace: Workspace,
+    trainer: Trainer,
+    state: ChallengerState,
+    files: dict[str, bytes],
+    *,
+    kind: str,
+    parent: str | None,
+    note: str = "",
+) -> Manifest:
+    """Store a challenger's learning as a model and have it loaded back and verified; raises `CorruptModel`."""
+    manifest = workspace.registry.publish(
+        files,
+        now=workspace.clock(),
+        parent=parent,
+        kind=kind,
+        options=model_options(workspace.experiment.settings),
+        settings_version=workspace.experiment.settings_version,
+        data=_data(state),
+        canaries=state.canaries,
+        note=note,
+    )
+    trainer.run("verify", workspace.experiment.paths.root, manifest.model_id)
+    return manifest
+
+
+def _crown(
+    workspace: Workspace, store: ChallengerStore, trainer: Trainer, look: Look, champion: Champion | None
+) -> None:
+    state = look.state
+    parent = champion.model_id if champion else None
+    files: dict[str, bytes] = {}
+    if state.kind == KIND_FROZEN and state.model_id is not None:
+        model_id = state.model_id
+        trainer.run("verify", workspace.experiment.paths.root, model_id)
+    else:
+        files = store.files(state)
+        model_id = publish_learning(workspace, trainer, state, files, kind="challenger", parent=parent).model_id
+    look.judgement.model_id = model_id
+    look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=model_id)
+    workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=look.judgement.reason)
+    workspace.registry.record(
+        "promotion",
+        now=workspace.clock(),
+        model_id=model_id,
+        previous=parent,
+        challenger=state.name,
+        evaluation_id=look.judgement.evaluation_id,
+        reason=look.judgement.reason,
+        lift=look.judgement.lift,
+        lower=look.judgement.lower,
+        upper=look.judgement.upper,
+    )
+    if state.kind == KIND_FROZEN:
+        store.drop(state.name)
+    elif state.name == STANDING:
+        stand_on(store, state, model_id)
+
+
+def stand_on(
+    store: ChallengerStore, state: ChallengerState, model_id: str, files: dict[str, bytes] | None = None
+) -> None:
+    """The standing challenger goes on as the continuation of the model it has just become."""
+    state.champion = model_id
+    state.kind = KIND_LEARNING
+    store.save(state, files=files, fresh_epoch=True)
+
+
+def _data(state: ChallengerState) -> dict[str, Any]:
+    return {"rows": state.learnt, "cut": state.cut.isoformat() if state.cut else None}

@@ -1,0 +1,64 @@
+"""What a run of the cycle says about itself: one line of history, and the answer of `models/train`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+INITIAL = "initial"
+PROMOTE = "promote"
+HOLD = "hold"
+INSUFFICIENT = "insufficient"
+NOTHING = "nothing"
+FAILED = "failed"
+
+
+class Judgement(msgspec.Struct, kw_only=True):
+    """The verdict on one challenger at one look.
+
+    `lift` and its bounds are per decision, in units of reward; `rows` were scored in this tenure, `rows_needed` are
+    estimated to be missing. `model_id` is set once the challenger is published. `rejected` means it starts anew.
+    """
+
+    challenger: str
+    outcome: str
+    reason: str
+    lift: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    rows: int = 0
+    rows_needed: int | None = None
+    rejected: bool = False
+    evaluation_id: str | None = None
+    model_id: str | None = None
+
+
+class RunReport(msgspec.Struct, kw_only=True):
+    """One run: why it started, what each step took (seconds), rows learnt, and the verdict that counts.
+
+    The outcome is `initial`, `promote`, `hold`, `insufficient`, `nothing` (no new row) or `failed` (see `error`).
+    """
+
+    at: datetime
+    trigger: str
+    outcome: str
+    reason: str
+    rows: int = 0
+    seconds: float = 0.0
+    steps: dict[str, float] = {}
+    lift: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    model_id: str | None = None
+    champion: str | None = None
+    evaluation_id: str | None = None
+    verdicts: list[Judgement] = []
+    error: str | None = None
+
+
+def to_plain(value: msgspec.Struct) -> dict[str, Any]:
+    """The JSON object of a report."""
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain

@@ -1,0 +1,200 @@
+"""The learner process: one per data directory, owner of every warehouse, of promotion, and of the admin API.
+
+A lock held for the process's lifetime keeps a second learner out. Every experiment has its cycle; APScheduler polls
+each at its declared pace, and starts a run when one is due. Polls and runs of one experiment never overlap with
+themselves; polls that were missed coalesce. SIGTERM ends the HTTP server first, then the schedule, then training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from bandit.errors import NotFound, RewardloopError
+from bandit.experiment import Experiment
+from serving.learner.address import Address, address_path, take_lock, write_address
+from serving.learner.admin import create_admin
+from serving.learner.cycle import Cycle
+from serving.learner.trainer import ChildTrainer
+from serving.learner.workspace import Workspace
+
+log = logging.getLogger("rewardloop.learner")
+
+DISCOVER_S = 1.0
+STOP_S = 4.0
+"""How long a run may go on after SIGTERM before its training process is ended."""
+
+Clock = Callable[[], datetime]
+
+
+def system_clock() -> datetime:
+    """The server's clock, aware UTC."""
+    return datetime.now(UTC)
+
+
+class LearnerService:
+    """All cycles of a data directory with their schedule; holds the learner's lock from construction to `close`."""
+
+    def __init__(self, data_dir: Path, *, clock: Clock = system_clock) -> None:
+        """Raises `Busy` when another learner or command owns the directory."""
+        self.data_dir = data_dir
+        self.clock = clock
+        self.token = secrets.token_urlsafe(24)
+        self.cycles: dict[str, Cycle] = {}
+        self.failures: dict[str, str] = {}
+        self._lock = take_lock(data_dir)
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._paces: dict[str, float] = {}
+        executors = {"default": ThreadPoolExecutor(8), "runs": ThreadPoolExecutor(2)}
+        defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        self.scheduler = BackgroundScheduler(executors=executors, job_defaults=defaults, timezone=UTC)
+
+    def start(self) -> None:
+        """Open every experiment and start polling."""
+        self.discover()
+        self.scheduler.add_job(self.discover, "interval", seconds=DISCOVER_S, id="discover")
+        self.scheduler.start()
+
+    def cycle(self, name: str) -> Cycle:
+        """The cycle of an experiment, opened if it is new; raises `NotFound`."""
+        if name not in self.cycles:
+            self.discover()
+        if name not in self.cycles:
+            raise NotFound(self.failures.get(name) or f"experiment '{name}' does not exist in this data directory")
+        return self.cycles[name]
+
+    def discover(self) -> None:
+        """Take up experiments that appeared since the last look, and polling paces that changed."""
+        with self._changing:
+            for name in Experiment.names(self.data_dir):
+                if name not in self.cycles:
+                    self._open(name)
+            for name, cycle in self.cycles.items():
+                self._pace(name, cycle.workspace.experiment.settings.schedule.poll_s)
+
+    def poll(self, name: str) -> None:
+        """One poll of one experiment: take in what is new, and start a run if one is due."""
+        cycle = self.cycles[name]
+        try:
+            cycle.tick()
+            self.failures.pop(name, None)
+            trigger = cycle.due()
+        except (RewardloopError, OSError) as error:
+            self._failed(name, error)
+            return
+        if trigger is not None and not self._stopping.is_set():
+            with contextlib.suppress(RewardloopError):  # Busy: a forced run was quicker
+                cycle.run(trigger=trigger)
+
+    def close(self) -> None:
+        """Stop polling, let runs end (or end their training), close the warehouses, give the lock back."""
+        self._stopping.set()
+        for cycle in self.cycles.values():
+            cycle.paused = True
+        stopper = threading.Timer(STOP_S, self._end_training)
+        stopper.start()
+        if self.scheduler.running:
+            self.scheduler.shutdown(wait=True)
+        stopper.cancel()
+        for cycle in self.cycles.values():
+            cycle.close()
+        address_path(self.data_dir).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _end_training(self) -> None:
+        for cycle in self.cycles.values():
+            cycle.trainer.close()
+
+    def _open(self, name: str) -> None:
+        try:
+            experiment = Experiment.open(self.data_dir, name)
+            self.cycles[name] = Cycle(Workspace(experiment, self.clock), ChildTrainer())
+            self.failures.pop(name, None)
+        except (RewardloopError, OSError) as error:
+            self._failed(name, error)
+
+    def _pace(self, name: str, poll_s: float) -> None:
+        if self._paces.get(name) == poll_s:
+            return
+        self._paces[name] = poll_s
+        self.scheduler.add_job(
+            self.poll,
+            "interval",
+            seconds=poll_s,
+            args=[name],
+            id=f"poll {name}",
+            replace_existing=True,
+            next_run_time=datetime.now(UTC),
+        )
+
+    def _failed(self, name: str, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}"
+        if self.failures.get(name) != message:  # said once, not at every poll
+            log.error("experiment %s: %s", name, message)
+        self.failures[name] = message
+
+
+def serve(data_dir: Path, *, host: str, port: int) -> int:
+    """Run the learner with its admin API until SIGTERM or SIGINT; returns the exit code."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        sys.stderr.write(f"rewardloop: --admin-port: {port} cannot be used on {host} ({error}); choose another\n")
+        return 2
+    try:
+        service = LearnerService(data_dir)
+    except RewardloopError as error:
+        sys.stderr.write(f"rewardloop: {error}\n")
+        return 2
+    try:
+        bound = listener.getsockname()[1]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        app = create_admin(service, host=shown)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio"
+            )
+        )
+        service.start()
+        write_address(data_dir, Address(f"http://{shown}:{bound}", service.token, os.getpid()))
+        # uvicorn raises the signal again after its shutdown; the process must live on to close the warehouses
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        server.run(sockets=[listener])
+    finally:
+        service.close()
+    return 0
+
+
+def main() -> int:
+    """Entry point of the learner's process."""
+    parser = argparse.ArgumentParser(prog="rewardloop learn")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8001)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("apscheduler", "httpx", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return serve(arguments.data_dir, host=arguments.host, port=arguments.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The state of one experiment as a JSON object: what the console, `rewardloop status` and scripts read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.learner import reports
+from serving.learner.cycle import Cycle
+from serving.learner.explain import next_sentence, why_nothing_changed
+
+
+def experiment_status(cycle: Cycle) -> dict[str, Any]:
+    """Champion, counts, runs, workers, challengers, and the two sentences; reads, changes nothing."""
+    workspace, intake = cycle.workspace, cycle.intake
+    experiment = workspace.experiment
+    settings = experiment.settings
+    champion = workspace.registry.champion()
+    waiting, first_matures_at = workspace.warehouse.next_maturity()
+    new_rows, next_run_at, now = cycle.new_rows(), cycle.next_run_at(), workspace.clock()
+    next_text = next_sentence(
+        now=now,
+        running=cycle.running,
+        paused=cycle.paused,
+        new_rows=new_rows,
+        rows_wanted=settings.schedule.interactions,
+        next_run_at=next_run_at,
+        waiting=waiting,
+        first_matures_at=first_matures_at,
+        has_champion=champion is not None,
+        unknown=intake.unknown,
+    )
+    why = why_nothing_changed(
+        runs=cycle.runs,
+        last_run=cycle.last_run,
+        champion_since=champion.since if champion else None,
+        waiting=waiting,
+        new_rows=new_rows,
+    )
+    return {
+        "experiment": experiment.name,
+        "at": now,
+        "next": next_text,
+        "why": why,
+        "champion": champion.model_id if champion else None,
+        "champion_since": champion.since if champion else None,
+        "generation": champion.generation if champion else 0,
+        "cold_start": settings.serving.cold_start,
+        "mode": settings.serving.mode,
+        "paused": cycle.paused,
+        "running": cycle.running,
+        "runs": cycle.runs,
+        "last_run": reports.to_plain(cycle.last_run) if cycle.last_run else None,
+        "next_run_at": next_run_at,
+        "new_interactions": new_rows,
+        "run_after_interactions": settings.schedule.interactions,
+        "waiting": waiting,
+        "first_matures_at": first_matures_at,
+        "watermark": intake.watermark,
+        "unknown": intake.unknown,
+        "counts": workspace.warehouse.counts(),
+        "settings_version": experiment.settings_version,
+        "segments_quarantined": intake.segments_quarantined,
+        "challengers": [
+            {
+                "name": state.name,
+                "kind": state.kind,
+                "compared_with": state.champion,
+                "learnt": state.learnt,
+                "scored": state.scored,
+                "cut": state.cut,
+            }
+            for state in map(cycle.store.load, cycle.store.names())
+            if state is not None
+        ],
+        "workers": [
+            {
+                "writer_id": beat.writer_id,
+                "kind": beat.kind,
+                "pid": beat.pid,
+                "model_id": beat.model_id,
+                "canary_digest": beat.canary_digest,
+                "complete_until": beat.complete_until,
+                "settings_version": beat.settings_version,
+                "at": beat.at,
+                "counters": beat.counters,
+            }
+            for beat in intake.live
+        ],
+    }

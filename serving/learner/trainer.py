@@ -1,0 +1,139 @@
+"""Where training runs: in a child process that outlives its jobs (the service), or inline (simulated time).
+
+The child is started on the first job and again after a crash, a timeout or a breach of its memory limit; each of
+these is a `TrainingFailed` that says which, and costs one run. It ends by itself when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import signal
+import threading
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFailed
+from serving.learner.jobs import JOBS, Desk
+
+_TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
+"""Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
+
+TIMEOUT_S = 1800.0
+MEMORY_BYTES_MAX = 8 * 1024**3
+
+
+class Trainer(Protocol):
+    """Runs a job of `serving.learner.jobs` by name and gives its answer; raises what the job raises."""
+
+    def run(self, job: str, /, *arguments: Any) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class InlineTrainer:
+    """Runs jobs in this very thread: for simulations, where the clock stands still meanwhile."""
+
+    def __init__(self) -> None:
+        self._desk = Desk()
+
+    def run(self, job: str, /, *arguments: Any) -> Any:
+        return JOBS[job](self._desk, *arguments)
+
+    def close(self) -> None:
+        self._desk = Desk()
+
+
+class ChildTrainer:
+    """Runs jobs in one persistent child process, one at a time."""
+
+    def __init__(self, *, timeout_s: float = TIMEOUT_S, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
+        self.timeout_s = timeout_s
+        self.memory_bytes_max = memory_bytes_max
+        self.restarts = 0
+        self._lock = threading.Lock()
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def run(self, job: str, /, *arguments: Any) -> Any:
+        """Run one job in the child; raises what the job raised, or `TrainingFailed` when the child died."""
+        with self._lock:
+            pipe = self._alive()
+            try:
+                pipe.send((job, arguments))
+                if not pipe.poll(self.timeout_s):
+                    self._kill()
+                    raise TrainingFailed(f"the training process took longer than {self.timeout_s:g} s and was ended")
+                kind, answer = pipe.recv()
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                raise TrainingFailed(f"the training process ended ({self._kill()}); it will be started again") from None
+            if kind == "done":
+                return answer
+            if isinstance(answer, RewardloopError):
+                raise answer
+            raise TrainingFailed(str(answer))
+
+    def close(self) -> None:
+        """End the child."""
+        if self._process is not None:
+            self._kill()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None while none runs."""
+        return None if self._process is None else self._process.pid
+
+    def _alive(self) -> Connection:
+        if self._process is not None and not self._process.is_alive():
+            self._kill()
+        if self._pipe is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(
+                target=_serve, args=(theirs, self.memory_bytes_max), name="rewardloop-trainer", daemon=True
+            )
+            self._process.start()
+            theirs.close()
+            self.restarts += 1
+        return self._pipe
+
+    def _kill(self) -> str:
+        """End the child and say how it ended."""
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = None
+        if pipe is not None:
+            pipe.close()
+        process.join(timeout=0.2)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            return "stopped"
+        code = process.exitcode
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _serve(pipe: Connection, memory_bytes_max: int) -> None:
+    """The child's life: take a job, answer, until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = memory_bytes_max if hard == resource.RLIM_INFINITY else min(memory_bytes_max, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    desk = Desk()
+    while True:
+        try:
+            job, arguments = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            answer: tuple[str, Any] = ("done", JOBS[job](desk, *arguments))
+        except RewardloopError as error:
+            answer = ("failed", error if isinstance(error, _TRAVELLING) else f"{type(error).__name__}: {error}")
+        except MemoryError:
+            answer = ("failed", f"training needs more memory than {memory_bytes_max / 2**30:.1f} GiB")
+        except Exception as error:
+            # the class and message travel as text, since foreign exceptions may not survive pickling
+            answer = ("failed", f"{type(error).__name__}: {error}")
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send(answer)

@@ -1,0 +1,265 @@
+"""Keeps the processes of a service running: decision workers on one listening socket, and the learner.
+
+The supervisor opens the socket once and hands it to every worker, so a crashed one is replaced without a moment in
+which nobody listens. It does no work itself and imports nothing heavy. SIGTERM or SIGINT drains all children; they
+seal what they have, and the supervisor leaves with 0 once they are gone (after `DRAIN_S` it ends them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from bandit.errors import InvalidInput, RewardloopError
+from bandit.files import write_atomically
+
+DRAIN_S = 8.0
+"""How long children may take to drain before they are ended."""
+
+RESTART_S = 0.2
+"""Pause before a crashed child is started again; doubles while it keeps crashing, up to `RESTART_S_MAX`."""
+
+RESTART_S_MAX = 1.5
+STABLE_S = 10.0
+READY_S = 60.0
+MISUSE = 2
+PR_SET_PDEATHSIG = 1
+BACKLOG = 2048
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ServiceAddress(msgspec.Struct, frozen=True):
+    """Where a running service is: `<data>/run/service.json`. A part that does not run is None."""
+
+    pid: int
+    url: str | None = None
+    admin_url: str | None = None
+
+
+class ServiceFailed(RewardloopError):
+    """A child refused to start; its own message is on stderr."""
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: list[str]
+    descriptors: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    restart_at: float = 0.0
+    crashes: int = 0
+    once_ready: bool = False
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs `workers` decision workers (0: none) and, with `learner`, the learner on one data directory.
+
+    Ports may be 0 for a free one. `on_ready` is called once, when every part answers; `restarts` counts crashes.
+    """
+
+    data_dir: Path
+    workers: int = 1
+    learner: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8000
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8001
+    worker_options: Sequence[str] = ()
+    on_ready: Callable[[ServiceAddress], None] | None = None
+    on_crash: Callable[[str], None] | None = None
+    restarts: int = 0
+    _children: list[_Child] = field(default_factory=list)
+    _stopping: bool = False
+    _socket: socket.socket | None = None
+
+    def run(self) -> int:
+        """Run until a signal asks to stop; returns 0. Raises `InvalidInput` for a taken port, `ServiceFailed`."""
+        self._open()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            for child in self._children:
+                self._start(child)
+            announced = False
+            deadline = time.monotonic() + READY_S
+            while not self._stopping:
+                self._watch()
+                if not announced:
+                    announced = self._announce()
+                    if not announced and time.monotonic() > deadline:
+                        raise ServiceFailed(f"the service did not become ready within {READY_S:g} s")
+                time.sleep(0.05)
+        finally:
+            self._drain()
+            if self._socket is not None:
+                self._socket.close()
+            self._service_file.unlink(missing_ok=True)
+        return 0
+
+    # -- starting ----------------------------------------------------------------------------------------
+
+    @property
+    def _service_file(self) -> Path:
+        return self.data_dir / "run" / "service.json"
+
+    def _open(self) -> None:
+        self._service_file.parent.mkdir(parents=True, exist_ok=True)
+        module = [sys.executable, "-m"]
+        if self.learner:
+            command = [*module, "serving.learner.service", "--data-dir", str(self.data_dir)]
+            command += ["--host", self.admin_host, "--port", str(self.admin_port)]
+            self._children.append(_Child("learner", command))
+        if self.workers:
+            self._socket = _listen(self.host, self.port)
+            self.port = self._socket.getsockname()[1]
+            descriptor = self._socket.fileno()
+            for number in range(self.workers):
+                command = [*module, "serving.api.run", "--data-dir", str(self.data_dir), "--worker", str(number)]
+                command += ["--fd", str(descriptor), "--host", self.host, "--port", str(self.port)]
+                self._children.append(_Child(f"worker {number}", [*command, *self.worker_options], (descriptor,)))
+
+    def _start(self, child: _Child) -> None:
+        child.process = subprocess.Popen(
+            child.command,
+            pass_fds=child.descriptors,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C comes to the supervisor alone, which drains in order
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor has no threads
+        )
+        child.started = time.monotonic()
+        child.restart_at = 0.0
+
+    def _announce(self) -> bool:
+        """Whether all parts answer by now; then says so, once."""
+        address = ServiceAddress(
+            pid=os.getpid(),
+            url=_url(self.host, self.port) if self.workers else None,
+            admin_url=self._admin_url() if self.learner else None,
+        )
+        if self.learner and address.admin_url is None:
+            return False
+        for url in (address.url, address.admin_url):
+            if url is not None and not _answers(url + "/livez"):
+                return False
+        for child in self._children:
+            child.once_ready = True
+        write_atomically(self._service_file, msgspec.json.encode(address))
+        if self.on_ready is not None:
+            self.on_ready(address)
+        return True
+
+    def _admin_url(self) -> str | None:
+        from serving.learner.address import running_learner
+
+        address = running_learner(self.data_dir)
+        learner = next(child for child in self._children if child.name == "learner")
+        if address is None or learner.process is None or address.pid != learner.process.pid:
+            return None
+        return address.url
+
+    # -- watching ----------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is not None and child.process.poll() is not None:
+                code = child.process.returncode
+                child.process = None
+                if code == MISUSE and not child.once_ready:
+                    raise ServiceFailed(f"the {child.name} did not start")
+                if now - child.started > STABLE_S:
+                    child.crashes = 0
+                pause = min(RESTART_S * 2**child.crashes, RESTART_S_MAX)
+                child.crashes += 1
+                child.restart_at = now + pause
+                self.restarts += 1
+                if self.on_crash is not None:
+                    self.on_crash(f"the {child.name} ended ({_ending(code)}); starting it again in {pause:.1f} s")
+            if child.process is None and now >= child.restart_at:
+                self._start(child)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._stopping = True
+
+    def _drain(self) -> None:
+        processes = [child.process for child in self._children if child.process is not None]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        deadline = time.monotonic() + DRAIN_S
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def running_service(data_dir: Path) -> ServiceAddress | None:
+    """The address of the service on `data_dir`, None where none runs."""
+    try:
+        address = msgspec.json.decode((data_dir / "run" / "service.json").read_bytes(), type=ServiceAddress)
+        os.kill(address.pid, 0)
+    except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.DecodeError):
+        return None
+    return address
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except socket.gaierror:
+        listener.close()
+        raise InvalidInput("--host", "is not an address of this machine") from None
+    except OSError as error:
+        listener.close()
+        raise InvalidInput("--port", f"{port} cannot be used on {host} ({error.strerror}); choose another") from None
+    except OverflowError:
+        listener.close()
+        raise InvalidInput("--port", "is not a port", "0 to 65535") from None
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def _answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=1.0) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to drain this child when its supervisor is gone, however it went (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
