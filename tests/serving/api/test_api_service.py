@@ -1,0 +1,382 @@
+"""The service around the decisions: swaps, fallback, lost disks, draining, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from bandit.eventlog import live_heartbeats, survey
+from bandit.events import ActivationEvent, RewardEvent
+from bandit.experiment import Experiment
+from bandit.settings import merge_settings
+from tests.serving.api.support import (
+    JSON,
+    SEVEN,
+    decisions,
+    free_port,
+    logged,
+    make_experiment,
+    publish_model,
+    replays,
+    run,
+    served,
+    worker,
+)
+
+QUESTION = {"context": {"x": 0.4, "device": "desk"}}
+URL = "/v1/experiments/default/recommend"
+
+
+async def until(condition: object, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.02)
+
+
+def test_an_answer_is_given_only_after_its_decision_is_in_the_log(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+            answer = (await client.post(URL, json=QUESTION)).json()
+            server = app.api.hosting.get("default").server
+            (segment,) = server.experiment.paths.events.glob("*.open")
+            assert answer["event_id"].encode() in segment.read_bytes()
+            assert server.writer.counters.events == 1
+
+    run(scenario())
+
+
+def test_many_at_once_share_syncs_and_all_are_logged_once(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    publish_model(experiment)
+
+    async def scenario() -> list[str]:
+        async with served(tmp_path) as (client, app):
+            responses = await asyncio.gather(*[client.post(URL, json=QUESTION) for _ in range(200)])
+            assert {response.status_code for response in responses} == {200}
+            assert app.api.hosting.get("default").server.writer.counters.commits < 200
+            return [response.json()["event_id"] for response in responses]
+
+    answered = run(scenario())
+    events = decisions(tmp_path)
+    assert sorted(event.event_id for event in events) == sorted(answered)
+    assert all(replays(experiment, event) for event in events)
+    stamps = [event.decided_at for event in events]
+    assert stamps == sorted(stamps) and len(set(stamps)) == len(stamps)
+
+
+def test_a_new_champion_takes_over_between_two_requests_and_none_fails(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    first = publish_model(experiment, seed=1)
+
+    async def scenario() -> str:
+        async with served(tmp_path) as (client, app):
+            server = app.api.hosting.get("default").server
+            seen: list[str] = []
+            stop = False
+
+            async def keep_asking() -> None:
+                while not stop:
+                    response = await client.post(URL, json=QUESTION)
+                    assert response.status_code == 200
+                    seen.append(response.json()["model_id"])
+
+            asking = [asyncio.ensure_future(keep_asking()) for _ in range(4)]
+            await until(lambda: len(seen) > 50)
+            second = await asyncio.to_thread(publish_model, experiment, seed=2)
+            await until(lambda: seen[-1] == second)
+            (heartbeat,) = live_heartbeats(experiment.paths)
+            assert heartbeat.model_id == second and heartbeat.canary_digest
+            stop = True
+            await asyncio.gather(*asking)
+            assert seen[0] == first and set(seen) == {first, second}
+            assert server.counters.counts["model_swaps"] == 1
+            return second
+
+    run(scenario())
+    assert all(replays(experiment, event) for event in decisions(tmp_path))
+
+
+def test_a_damaged_champion_is_never_served_and_the_newest_sound_one_stands_in(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    models = [publish_model(experiment, seed=seed) for seed in range(3)]
+    for broken, damage in ((models[2], b""), (models[1], None)):
+        path = experiment.paths.models / broken / "policy.vw"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if damage is None else damage)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            assert (await client.post(URL, json=QUESTION)).json()["model_id"] == models[0]
+            ready = await client.get("/readyz")
+            state = ready.json()["experiments"]["default"]
+            assert ready.status_code == 200 and state["serving"] == "fallback"
+            assert state["champion"] == models[2] and state["model_id"] == models[0]
+            assert models[2] in state["fallback"] and models[1] in state["fallback"]
+            metrics = (await client.get("/metrics")).text
+            assert 'rewardloop_fallback_decisions_total{experiment="default",worker="w0"} 1' in metrics
+            assert 'rewardloop_fallback{experiment="default",worker="w0"} 1' in metrics
+            # a sound champion ends the fallback
+            sound = await asyncio.to_thread(publish_model, experiment, seed=7)
+            for _ in range(200):
+                answer = (await client.post(URL, json=QUESTION)).json()
+                if answer["model_id"] == sound:
+                    break
+                await asyncio.sleep(0.05)
+            assert (await client.get("/readyz")).json()["experiments"]["default"]["serving"] == "champion"
+
+    run(scenario())
+
+
+def test_when_no_model_verifies_the_declared_cold_start_answers(tmp_path: Path) -> None:
+    experiment = make_experiment(
+        tmp_path, actions=SEVEN, serving={"cold_start": "baseline", "cold_start_exploration": 0.0}
+    )
+    model_id = publish_model(experiment)
+    (experiment.paths.models / model_id / "encoder.json").unlink()
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            answer = (await client.post(URL, json=QUESTION)).json()
+            assert (answer["action"], answer["model_id"], answer["probability"]) == ("a0", "cold-start", 1.0)
+            assert (await client.get("/readyz")).json()["experiments"]["default"]["serving"] == "fallback"
+
+    run(scenario())
+
+
+def test_an_unreadable_pointer_does_not_stop_a_worker_from_starting_or_serving(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    model_id = publish_model(experiment)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+            experiment.paths.champion.write_bytes(b"{")
+            await asyncio.sleep(0.3)
+            assert (await client.post(URL, json=QUESTION)).json()["model_id"] == model_id
+            assert app.api.hosting.get("default").server.counters.counts["poll_errors"] > 0
+        async with served(tmp_path) as (client, _):
+            answer = await client.post(URL, json=QUESTION)
+            assert answer.status_code == 200 and answer.json()["model_id"] == "cold-start"
+
+    run(scenario())
+
+
+def test_new_experiments_and_settings_are_noticed_while_serving(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+            assert (await client.post("/v1/experiments/later/recommend", json=QUESTION)).status_code == 404
+            make_experiment(tmp_path, "later", actions=SEVEN)
+            experiment.change(
+                merge_settings(experiment.settings, {"serving": {"mode": "frozen"}}), now=datetime.now(UTC)
+            )
+            await until(lambda: "later" in app.api.hosting.hosted)
+            assert (await client.post("/v1/experiments/later/recommend", json=QUESTION)).status_code == 200
+            server = app.api.hosting.get("default").server
+            await until(lambda: server.state.settings_version == 2)
+            await client.post(URL, json=QUESTION)
+
+    run(scenario())
+    (event,) = decisions(tmp_path)
+    assert (event.mode, event.settings_version) == ("frozen", 2)
+
+
+def test_a_batch_is_judged_one_by_one_and_answered_in_order(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            requests = [QUESTION | {"event_id": f"e{n}"} for n in range(5)] + [{"context": 3}, QUESTION | {"slots": 2}]
+            requests += [QUESTION | {"event_id": "e0"}, QUESTION | {"event_id": "e1", "deferred": True}]
+            response = await client.post(f"{URL}/batch", json={"requests": requests})
+            assert response.status_code == 200
+            results = response.json()["results"]
+            assert [result["event_id"] for result in results[:5]] == [f"e{n}" for n in range(5)]
+            assert results[5]["error"]["errors"][0]["field"] == "context"
+            assert len(results[6]["decisions"]) == 2
+            assert results[7] == results[0]
+            assert results[8]["error"]["status"] == 409
+            lines = b'{"context":{}}\n\nnonsense\n{"context":{"x":1}}\n'
+            ndjson = await client.post(f"{URL}/batch", content=lines, headers={"content-type": "application/x-ndjson"})
+            first, second, third = ndjson.text.splitlines()
+            assert ndjson.headers["content-type"] == "application/x-ndjson"
+            assert '"error"' in second and '"action"' in first and '"action"' in third
+            too_many = await client.post(f"{URL}/batch", json={"requests": [QUESTION] * 1001})
+            assert too_many.status_code == 422 and "limits.batch_items_max" in too_many.text
+
+    run(scenario())
+    assert len(decisions(tmp_path)) == 9
+
+
+def test_rewards_come_one_by_one_in_lists_and_in_lines(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN, rewards={"events": {"click": {"value": 0.5}}})
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            url = "/v1/experiments/default/rewards"
+            one = await client.post(
+                url, json={"event_id": "never decided", "reward": 1, "reward_id": "r", "action": "a"}
+            )
+            assert (one.status_code, one.json()) == (200, {"accepted": 1, "errors": []})
+            some = await client.post(url, json=[{"event_id": "e", "event": "click"}, {"event_id": "e", "reward": 9}, 4])
+            assert some.status_code == 200 and some.json()["accepted"] == 1
+            assert [error["index"] for error in some.json()["errors"]] == [1, 2]
+            assert some.json()["errors"][0]["limit"] == "rewards.max = 1"
+            lines = b'{"event_id":"e","reward":1}\n{"event_id":"e","reward":NaN}\n{"event_id":"f","reward":0}\n'
+            many = await client.post(url, content=lines, headers={"content-type": "application/x-ndjson"})
+            assert many.json()["accepted"] == 2 and many.json()["errors"][0]["index"] == 1
+            none = await client.post(url, json=[{"event_id": "e", "reward": 9}])
+            assert none.status_code == 422 and none.json()["accepted"] == 0
+
+    run(scenario())
+    rewards = [event for event in logged(tmp_path) if isinstance(event, RewardEvent)]
+    assert [(event.event_id, event.reward) for event in rewards] == [
+        ("never decided", 1.0),
+        ("e", 0.5),
+        ("e", 1.0),
+        ("f", 0.0),
+    ]
+    assert (rewards[0].reward_id, rewards[0].action, rewards[1].event) == ("r", "a", "click")
+
+
+def test_activation_needs_neither_body_nor_content_type(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            await client.post(URL, json=QUESTION | {"event_id": "a/b:1", "deferred": True})
+            done = await client.post("/v1/experiments/default/events/a%2Fb%3A1/activate")
+            assert done.status_code == 200 and done.json() == {"event_id": "a/b:1"}
+            again = await client.post("/v1/experiments/default/events/x/activate", json={})
+            assert again.status_code == 200
+            refused = await client.post("/v1/experiments/default/events/x/activate", content=b"x")
+            assert refused.status_code == 415
+
+    run(scenario())
+    decision, activation, _ = logged(tmp_path)
+    assert decision.deferred and isinstance(activation, ActivationEvent)  # type: ignore[union-attr]
+    assert activation.event_id == decision.event_id == "a/b:1"
+
+
+def test_two_equal_questions_at_once_are_one_decision(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            question = QUESTION | {"event_id": "same"}
+            responses = await asyncio.gather(*[client.post(URL, json=question) for _ in range(20)])
+            assert {response.status_code for response in responses} == {200}
+            assert len({response.text for response in responses}) == 1
+
+    run(scenario())
+    assert len(decisions(tmp_path)) == 1
+
+
+def test_metrics_add_up_over_the_workers(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    publish_model(experiment)
+    port = free_port()
+    with worker(tmp_path, port, "--worker", "1"):
+
+        async def scenario() -> str:
+            async with served(tmp_path) as (client, _), httpx.AsyncClient(trust_env=False) as other:
+                for _ in range(3):
+                    await client.post(URL, json=QUESTION)
+                for _ in range(2):
+                    response = await other.post(f"http://127.0.0.1:{port}{URL}", json=QUESTION)
+                    assert response.status_code == 200
+                await client.post(URL, content=b"{", headers=JSON)
+                await other.get(f"http://127.0.0.1:{port}/metrics")
+                return (await client.get("/metrics")).text
+
+        metrics = run(scenario())
+    assert 'rewardloop_decisions_total{experiment="default",worker="w0"} 3' in metrics
+    assert 'rewardloop_decisions_total{experiment="default",worker="w1"} 2' in metrics
+    assert 'rewardloop_errors_total{experiment="default",worker="w0",kind="malformed-body"} 1' in metrics
+    assert 'rewardloop_request_seconds_count{experiment="default",worker="w1",route="recommend"} 2' in metrics
+    assert "rewardloop_champion_age_seconds{" in metrics and "rewardloop_log_fsync_seconds_total{" in metrics
+    names = {line.split("{")[0] for line in metrics.splitlines() if not line.startswith("#")}
+    assert all(name.startswith("rewardloop_") for name in names)
+
+
+def test_sigterm_answers_what_has_arrived_seals_and_ends_with_zero(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    port = free_port()
+    with worker(tmp_path, port) as process:
+        with httpx.Client(trust_env=False) as client:
+            for _ in range(5):
+                assert client.post(f"http://127.0.0.1:{port}{URL}", json=QUESTION).status_code == 200
+            started = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=10) == 0
+        assert time.monotonic() - started < 10
+    assert not list(experiment.paths.events.glob("*.open"))
+    assert len(decisions(tmp_path)) == 5
+
+
+def test_a_full_disk_means_503_and_nothing_that_was_acknowledged_is_missing(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN, serving={"seal_interval_s": 60})
+    port = free_port()
+
+    def bound_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    acknowledged: list[str] = []
+    refused = 0
+    with worker(tmp_path, port, preexec_fn=bound_files) as process:
+        base = f"http://127.0.0.1:{port}"
+        with httpx.Client(trust_env=False, base_url=base) as client:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline and (refused == 0 or not _comes_back(client, acknowledged)):
+                response = client.post(URL, json=QUESTION)
+                assert response.status_code in (200, 503)
+                if response.status_code == 200:
+                    acknowledged.append(response.json()["event_id"])
+                else:
+                    refused += 1
+                    assert response.headers["content-type"] == "application/problem+json"
+                    assert response.headers["retry-after"]
+                    assert client.get("/readyz").status_code == 503
+            assert refused and len(acknowledged) > 10
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
+    survey(Experiment.open(tmp_path, "default").paths, now=datetime.now(UTC))
+    kept = [event.event_id for event in decisions(tmp_path)]
+    assert set(acknowledged) <= set(kept) and len(kept) == len(set(kept))
+    assert experiment.name == "default"
+
+
+def _comes_back(client: httpx.Client, acknowledged: list[str]) -> bool:
+    """A new log is tried after a while; then the service answers again."""
+    time.sleep(0.2)
+    if client.get("/readyz").status_code != 200:
+        return False
+    response = client.post(URL, json=QUESTION)
+    if response.status_code == 200:
+        acknowledged.append(response.json()["event_id"])
+    return response.status_code == 200
+
+
+def test_heartbeats_follow_each_seal_at_once(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN, serving={"seal_interval_s": 0.2}, schedule={"poll_s": 30})
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            await client.post(URL, json=QUESTION)
+            await until(lambda: list(experiment.paths.events.glob("*.jsonl")), seconds=2)
+            sealed = time.monotonic()
+            (event,) = decisions(tmp_path)
+            await until(lambda: live_heartbeats(experiment.paths)[0].complete_until > event.decided_at, seconds=2)
+            assert time.monotonic() - sealed < 0.5
+
+    run(scenario())
