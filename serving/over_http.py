@@ -27,7 +27,7 @@ from simulator.transport import Answer, Deliveries, Question, Settled
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 SETTLE_TIMEOUT_S = 90.0
-POLL_S = 0.05
+POLL_S = 0.1
 
 
 class ServiceFailed(RewardloopError):
@@ -188,8 +188,7 @@ class OverHttp:
         report = self.admin.import_history(history)
         if report.get("imported") != len(history):
             raise ServiceFailed(f"of {len(history)} rows of history {report.get('imported')} were imported")
-        self._on_phase("training the initial model")
-        self.admin.train()
+        self._on_phase("training the initial model")  # which the learner does by itself when history comes first
         return self._settled(self._wait(lambda status: status["runs"] > self._runs))
 
     def play(self, questions: Sequence[Question], deliveries: Deliveries) -> list[Answer]:
@@ -221,20 +220,7 @@ class OverHttp:
     def _settled(self, status: dict[str, Any]) -> Settled:
         self._runs = status["runs"]
         self.last_report = status["last_run"]
-        return settled_from(status["last_run"], status["champion"])
-
-
-def settled_from(report: Mapping[str, Any], champion: str) -> Settled:
-    """The part of a run's report that simulations keep."""
-    return Settled(
-        outcome=report["outcome"],
-        reason=report["reason"],
-        champion=champion,
-        lift=report.get("lift"),
-        lower=report.get("lower"),
-        upper=report.get("upper"),
-        evaluation_id=report.get("evaluation_id"),
-    )
+        return Settled.of(status["last_run"], status["champion"])
 
 
 def _served(status: Mapping[str, Any]) -> bool:

@@ -62,7 +62,7 @@ def reversed_challenger(experiment: Experiment, *, now: datetime) -> str:
         now=now,
         parent=champion.model_id if champion else None,
         kind="offered",
-        options={},
+        options=learning.options(),
         settings_version=experiment.settings_version,
         data={"rows": len(rows), "first": min(row.decided_at for row in rows).isoformat(), "last": cut, "cut": cut},
         canaries=learning.canaries(rows),

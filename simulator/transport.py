@@ -45,9 +45,9 @@ class Delivery:
 class Settled:
     """What the learner said after a batch.
 
-    `outcome` is "initial", "promote", "hold" or "insufficient"; the lift with its lower and upper bound is
-    None where none was worked out. `champion` is the model that serves from here on. `evaluation_id` names
-    the stored certificate and report.
+    `outcome` is "initial", "promote", "hold", "insufficient", "nothing" or "failed"; the lift with its lower and
+    upper bound is None where none was worked out. `champion` is the model that serves from here on.
+    `evaluation_id` names the stored certificate and report.
     """
 
     outcome: str
@@ -57,6 +57,19 @@ class Settled:
     lower: float | None = None
     upper: float | None = None
     evaluation_id: str | None = None
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any], champion: str) -> Settled:
+        """The part of a run's report (a JSON object) that simulations keep."""
+        return cls(
+            outcome=report["outcome"],
+            reason=report["reason"],
+            champion=champion,
+            lift=report.get("lift"),
+            lower=report.get("lower"),
+            upper=report.get("upper"),
+            evaluation_id=report.get("evaluation_id"),
+        )
 
 
 Deliveries = Callable[[int, Answer], Sequence[Delivery]]

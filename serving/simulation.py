@@ -1,0 +1,137 @@
+"""Many simulated runs at once: each configuration and seed is an experiment of its own in one data directory.
+
+Runs go to worker processes, one world handed to each process once; every run depends on its own seed alone, so
+neither their number nor their order changes a result.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from bandit.errors import InvalidInput
+from bandit.settings import ExperimentSettings, merge_settings
+from serving.in_process import QUESTION_EVERY_S, in_process
+from simulator.channel import Channel, Delay
+from simulator.environment import Environment
+from simulator.runner import Run, Script, play
+
+REWARD_WINDOW_S = 60.0
+SEEDS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run: which world (by its place among the worlds handed over), under which settings, and its script."""
+
+    name: str
+    settings: ExperimentSettings
+    script: Script
+    world: int = 0
+    channel: Channel = field(default_factory=Delay)
+    question_every_s: float = QUESTION_EVERY_S
+    barrier: bool = True
+
+
+def simulated_settings(
+    world: Environment, base: ExperimentSettings, changes: dict[str, Any] | None = None
+) -> ExperimentSettings:
+    """`base` fitted to a world: its catalogue and reward range; `changes` are laid over last."""
+    low, high = world.reward_range
+    fitted: dict[str, Any] = {"rewards": {"min": low, "max": high, "default": min(max(0.0, low), high)}}
+    if world.catalogue is not None:
+        fitted["actions"] = [{"id": action.id, "features": dict(action.features)} for action in world.catalogue]
+    return merge_settings(merge_settings(base, fitted), changes or {})
+
+
+def run_jobs(
+    worlds: Sequence[Environment],
+    jobs: Sequence[Job],
+    data_dir: Path,
+    *,
+    processes: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Run]:
+    """Run all jobs, `processes` at a time; the runs in the order of the jobs.
+
+    `on_progress` is told how many more interactions were played. Raises what the first failing job raised.
+    """
+    tell = on_progress or (lambda _: None)
+    if processes <= 1 or len(jobs) == 1:
+        return [run_job(worlds[job.world], job, data_dir, tell) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    played: Any = context.Queue()
+    runs: dict[int, Run] = {}
+    with ProcessPoolExecutor(
+        min(processes, len(jobs)), context, initializer=_start_worker, initargs=(list(worlds), data_dir, played)
+    ) as pool:
+        waiting = {pool.submit(_work, job): number for number, job in enumerate(jobs)}
+        while waiting:
+            _drain(played, tell)
+            for future in [future for future in waiting if future.done()]:
+                runs[waiting.pop(future)] = future.result()
+        _drain(played, tell, wait_s=0.0)
+    return [runs[number] for number in range(len(jobs))]
+
+
+def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], None]) -> Run:
+    """One run in this process."""
+    with in_process(
+        data_dir,
+        job.name,
+        job.settings,
+        job.script.seed,
+        question_every_s=job.question_every_s,
+        barrier=job.barrier,
+    ) as transport:
+        return play(
+            world,
+            transport,
+            job.script,
+            channel=job.channel,
+            on_batch=lambda _, batch: tell(batch.stop - batch.start),
+        )
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`3` is seed 3, `0-9` a range, `1,5,7` a list (ranges may be among them); raises `InvalidInput`."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isascii() and first.isdigit() and (not dash or (last.isascii() and last.isdigit()))):
+            raise InvalidInput("--seeds", "is not a seed (3), a range (0-9) or a list (1,5,7)")
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low or high - low >= SEEDS_MAX:
+            raise InvalidInput("--seeds", "has a range that is empty or too long", f"{SEEDS_MAX} seeds")
+        seeds += range(low, high + 1)
+    if len(set(seeds)) != len(seeds):
+        raise InvalidInput("--seeds", "names a seed twice")
+    if len(seeds) > SEEDS_MAX:
+        raise InvalidInput("--seeds", "names too many", f"{SEEDS_MAX} seeds")
+    return seeds
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start_worker(worlds: list[Environment], data_dir: Path, played: Any) -> None:
+    _WORKER.update(worlds=worlds, data_dir=data_dir, played=played)
+
+
+def _work(job: Job) -> Run:
+    return run_job(_WORKER["worlds"][job.world], job, _WORKER["data_dir"], _WORKER["played"].put)
+
+
+def _drain(played: Any, tell: Callable[[int], None], wait_s: float = 0.1) -> None:
+    """Pass on what the workers have reported; sleeps a moment when they have not."""
+    try:
+        tell(played.get(timeout=wait_s) if wait_s else played.get_nowait())
+        while True:
+            tell(played.get_nowait())
+    except Empty:
+        return
