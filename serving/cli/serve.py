@@ -1,0 +1,54 @@
+"""`rewardloop serve`: the decision API alone, in as many worker processes as asked for."""
+
+from __future__ import annotations
+
+import click
+
+from bandit.experiment import Experiment
+from serving.cli.common import Common, common, say
+from serving.cli.start import check_exposure, prepare_experiments, service_options
+from serving.supervisor import ServiceAddress, Supervisor
+
+
+@click.command()
+@service_options
+@click.option("--workers", type=click.IntRange(1, 64), default=None, help="Decision processes.  [default: 1]")
+@click.option("--allow-host", "allow_hosts", multiple=True, help="A further Host header to answer for on loopback.")
+@common
+def command(
+    common: Common,
+    *,
+    host: str | None,
+    port: int | None,
+    admin_port: int | None,
+    workers: int | None,
+    insecure: bool,
+    allow_hosts: tuple[str, ...],
+) -> None:
+    """Run the decision API alone until stopped; `rewardloop learn` runs the learner beside it."""
+    del admin_port  # the same options as `up`; there is no admin API here
+    data_dir = common.make_data_dir()
+    configuration = common.configuration()
+    service = configuration.service
+    experiments = prepare_experiments(common, configuration)
+    check_exposure(data_dir, host or service.host, insecure=insecure)
+    supervisor = Supervisor(
+        data_dir,
+        workers=workers or service.workers,
+        learner=False,
+        host=host or service.host,
+        port=service.port if port is None else port,
+        worker_options=[option for name in allow_hosts for option in ("--allow-host", name)],
+        on_ready=lambda address: _announce(address, experiments),
+        on_crash=say,
+    )
+    code = supervisor.run()
+    say("Stopped; everything acknowledged is on disk.")
+    click.get_current_context().exit(code)
+
+
+def _announce(address: ServiceAddress, experiments: list[Experiment]) -> None:
+    names = ", ".join(experiment.name for experiment in experiments)
+    say(f"Decision API  {address.url}   (documentation at {address.url}/docs)")
+    say(f"Experiments   {names}")
+    say("Next:         decisions and rewards are logged; `rewardloop learn` on the same directory learns from them.")
