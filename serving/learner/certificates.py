@@ -97,7 +97,7 @@ def _about(
 ) -> dict[str, Any]:
     experiment, state = workspace.experiment, look.state
     times = look.rows.decided_at
-    return {
+    about: dict[str, Any] = {
         "id": evaluation_id,
         "experiment": experiment.name,
         "created_at": look.at,
@@ -116,6 +116,8 @@ def _about(
         "options": {key: settings_to_dict(experiment.settings)[key] for key in ("encoding", "exploration", "learning")},
         "seed": experiment.settings.learning.seed,
     }
+    plain: dict[str, Any] = msgspec.to_builtins(about)
+    return plain
 
 
 def _write(path: Path, data: bytes, durable: bool) -> None:

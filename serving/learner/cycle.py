@@ -7,6 +7,7 @@ state as it was, is one line of history like any other, and does not come again 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance, plan_standing
 from serving.learner.workspace import Workspace
+
+log = logging.getLogger("rewardloop.learner")
 
 
 class Cycle:
@@ -101,7 +104,9 @@ class Cycle:
                 else:
                     report.reason = "no run was due"
                     return report
-            except (RewardloopError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is: the loop goes on, and history tells
+                if not isinstance(error, RewardloopError):
+                    log.exception("experiment %s: a run failed", self.workspace.experiment.name)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
                 report.reason = f"the run failed: {error}"
             finally:
