@@ -1,0 +1,114 @@
+"""kill -9 of the real service's processes: nothing acknowledged is missing afterwards, and nothing is doubled."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from bandit.eventlog import survey
+from bandit.experiment import Experiment
+from bandit.policies import load_policy
+from bandit.registry import ModelRegistry
+from bandit.replay import offered_actions, replay
+from bandit.types import COLD_START_MODEL_ID
+from joiner.warehouse import Warehouse
+from serving.cli.common import now
+from tests.serving.crash_support import (
+    Clients,
+    each_once,
+    kill_learner,
+    kill_worker,
+    logged,
+    paths_of,
+    service,
+    wait_until,
+)
+
+
+def _assert_log_holds_what_was_acknowledged(data_dir: Path, clients: Clients) -> None:
+    decisions, rewards = logged(data_dir)
+    by_id = {event.event_id: event for event in decisions}
+    assert set(clients.decided) <= each_once([event.event_id for event in decisions])
+    assert set(clients.rewarded) <= each_once([event.event_id for event in rewards])
+    for event_id, answered in clients.decided.items():
+        assert (by_id[event_id].action, by_id[event_id].probability) == answered
+    assert list(paths_of(data_dir).events.glob("*.open")) == []
+
+
+def test_a_decision_worker_killed_mid_run_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with service(data_dir, workers=2) as address, Clients(address.url or "") as clients:
+        for _ in range(3):
+            before = len(clients.rewarded)
+            wait_until(lambda before=before: len(clients.rewarded) > before + 60, 30, "clients are answered")
+            killed = kill_worker(data_dir)
+            assert killed
+        before = len(clients.rewarded)
+        wait_until(lambda: len(clients.rewarded) > before + 60, 30, "clients are answered after the last kill")
+    survey(paths_of(data_dir), now=now())
+    assert len(clients.rewarded) > 240
+    _assert_log_holds_what_was_acknowledged(data_dir, clients)
+
+
+@pytest.fixture(scope="module")
+def survived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Clients]:
+    """A data directory whose learner was killed again and again while it learnt, and the clients' own record."""
+    data_dir = tmp_path_factory.mktemp("crash") / "data"
+    with service(data_dir) as address:
+        with Clients(address.url or "") as clients:
+            for pause_s in (0.4, 1.1, 0.7):
+                time.sleep(pause_s)
+                kill_learner(data_dir)
+            registry = ModelRegistry(paths_of(data_dir))
+            wait_until(lambda: registry.champion() is not None, 40, "a model is promoted although the learner died")
+            before = len(clients.rewarded)
+            wait_until(lambda: len(clients.rewarded) > before + 100, 30, "decisions of the promoted model")
+        time.sleep(1.5)
+        kill_learner(data_dir)
+    survey(paths_of(data_dir), now=now())
+    return data_dir, clients
+
+
+def test_a_learner_killed_mid_run_loses_and_doubles_nothing(survived: tuple[Path, Clients]) -> None:
+    data_dir, clients = survived
+    _assert_log_holds_what_was_acknowledged(data_dir, clients)
+    decisions, rewards = logged(data_dir)
+    experiment = Experiment.open(data_dir, "default")
+    with Warehouse(experiment) as warehouse:
+        found = survey(experiment.paths, now=now())
+        assert found.watermark is not None
+        warehouse.ingest(found.segments)
+        warehouse.join(found.watermark)
+        interactions = warehouse.interactions()
+    ids = each_once(list(interactions["event_id"]))
+    assert ids == {event.event_id for event in decisions}
+    rewarded = {event.event_id: event.reward for event in rewards}
+    joined = dict(zip(interactions["event_id"], interactions["reward"], strict=True))
+    assert joined == {event.event_id: rewarded.get(event.event_id, 0.0) for event in decisions}
+
+
+def test_every_decision_replays_to_the_same_action_and_probability_bit_for_bit(survived: tuple[Path, Clients]) -> None:
+    data_dir, _ = survived
+    experiment = Experiment.open(data_dir, "default")
+    registry = ModelRegistry(experiment.paths)
+    decisions, _ = logged(data_dir)
+    model_ids = {event.model_id for event in decisions}
+    assert COLD_START_MODEL_ID in model_ids
+    assert len(model_ids) >= 2
+    policies = {model_id: load_policy(registry.load(model_id)) for model_id in model_ids - {COLD_START_MODEL_ID}}
+    for event in decisions:
+        actions = offered_actions(event, experiment.catalogue)
+        assert actions is not None
+        again = replay(
+            event,
+            actions=actions,
+            policy=policies.get(event.model_id),
+            settings=experiment.settings_of(event.settings_version),
+            secret=experiment.secret,
+        )
+        assert again is not None
+        assert again.agrees_with(event)
+    for policy in policies.values():
+        policy.close()
