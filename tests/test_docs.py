@@ -1,0 +1,36 @@
+"""The docs say what the code does: every setting and command is in them, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from serving.cli import LazyGroup
+
+COMMANDS = LazyGroup().list_commands(click.Context(LazyGroup()))
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_settings_page_is_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec is not None and spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (ROOT / "docs/settings.md").read_text("utf-8") == generate.settings_page()
+
+
+def test_every_command_is_described_in_the_docs() -> None:
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    assert [name for name in COMMANDS if f"rewardloop {name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
