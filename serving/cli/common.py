@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +24,8 @@ from bandit.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     from bandit.experiment import Experiment
     from serving.cli.config import Configuration
+
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(Z|\+00:00)$")
 
 DEFAULT_DATA_DIR = "./rewardloop-data"
 DEFAULT_EXPERIMENT = "default"
@@ -134,10 +138,19 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(_cell(cell)) for cell in row))
+    # where the output is no terminal, nothing may be cut off to fit one
+    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) and _TIME.match(value):
+        return f"{value[:10]} {value[11:19]}"
+    return str(value)
 
 
 def say(message: str) -> None:

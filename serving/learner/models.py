@@ -73,13 +73,20 @@ def promote_by_hand(workspace: Workspace, trainer: Trainer, model_id: str, *, ov
 
 
 def roll_back(workspace: Workspace, trainer: Trainer) -> dict[str, Any]:
-    """Bring the champion before the present one back; raises `Refused` when there is none."""
+    """Bring back the champion before the present one; once more goes one further back.
+
+    Raises `Refused` when there is none.
+    """
     registry = workspace.registry
     champion = registry.champion()
-    earlier = [entry for entry in registry.champions() if champion is None or entry.model_id != champion.model_id]
-    if not earlier:
+    if champion is None:
+        raise Refused("there is no champion yet")
+    order = [entry.model_id for entry in reversed(registry.champions())]
+    # before its *first* tenure: a champion that itself came back by rollback leads on to its own predecessor
+    first = order.index(champion.model_id) if champion.model_id in order else len(order)
+    if first == 0:
         raise Refused("there is no earlier champion to go back to")
-    return _set_champion(workspace, trainer, earlier[0].model_id, kind="rollback", reason="rolled back by hand")
+    return _set_champion(workspace, trainer, order[first - 1], kind="rollback", reason="rolled back by hand")
 
 
 def _set_champion(workspace: Workspace, trainer: Trainer, model_id: str, *, kind: str, reason: str) -> dict[str, Any]:

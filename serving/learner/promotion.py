@@ -37,10 +37,17 @@ def promote(
         if look is winner:
             _crown(workspace, store, trainer, look, champion)
         else:
-            look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=None)
+            if _worth_filing(look):
+                look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=None)
             if winner is None:
                 carry_on(workspace, store, look, champion)
     return winner
+
+
+def _worth_filing(look: Look) -> bool:
+    """Whether a look that promoted nothing told anything: not one between two planned looks."""
+    verdict = look.verdict
+    return verdict.looked or verdict.rejected or verdict.outcome != "hold"
 
 
 def publish_learning(
