@@ -242,9 +242,10 @@ def _do_harm(harm: _Harm, number: int, experiment: Experiment, admin: Admin, dis
 
 def _note_harm(harm: _Harm, report: dict[str, Any], display: RunDisplay) -> None:
     verdict = verdict_on(report, harm.challenger) if harm.challenger else None
-    if verdict is not None and not harm.verdict:
-        harm.verdict = dict(verdict)
-        display.note(f"        the sabotaged challenger: {verdict['outcome']} — {verdict['reason']}", "red")
+    if verdict is not None:
+        if not harm.verdict:
+            display.note(f"        the sabotaged challenger: {verdict['outcome']} — {verdict['reason']}", "red")
+        harm.verdict = dict(verdict)  # the last verdict rests on the most rows
 
 
 def _sabotage(harm: _Harm, experiment: Experiment) -> Sabotage:

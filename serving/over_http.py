@@ -18,7 +18,8 @@ from typing import Any
 
 import httpx
 
-from bandit.errors import RewardloopError
+from bandit.errors import Refused, RewardloopError
+from bandit.types import COLD_START_MODEL_ID
 from serving.cli.access import ask
 from serving.learner.address import running_learner
 from simulator.client_app import ClientApp
@@ -221,6 +222,34 @@ class OverHttp:
         self._runs = status["runs"]
         self.last_report = status["last_run"]
         return Settled.of(status["last_run"], status["champion"])
+
+
+class DecisionsOnly:
+    """The transport for a service of which only the decision API is at hand: no history, no barrier, no verdicts.
+
+    A promotion is seen when the answers begin to carry another model.
+    """
+
+    def __init__(self, app: ClientApp, *, on_answer: Callable[[int, Answer], None] | None = None) -> None:
+        self._app = app
+        self._on_answer = on_answer
+        self._models: list[str] = []
+
+    def warm_start(self, history: Sequence[Mapping[str, Any]]) -> Settled:
+        """Refuse: history is imported through the learner; raises `Refused`."""
+        raise Refused("history cannot be imported through the decision API; use `rewardloop import`")
+
+    def play(self, questions: Sequence[Question], deliveries: Deliveries) -> list[Answer]:
+        """Ask and reward through the client app."""
+        answers = self._app.play(questions, deliveries, self._on_answer)
+        self._models.append(answers[-1].model_id)
+        return answers
+
+    def settle(self) -> Settled:
+        """What can be seen from outside: whether another model serves."""
+        before, now = self._models[-2:][0], self._models[-1]
+        changed = before not in (now, COLD_START_MODEL_ID)
+        return Settled("promote" if changed else "unknown", "seen from outside", now)
 
 
 def _served(status: Mapping[str, Any]) -> bool:

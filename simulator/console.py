@@ -5,15 +5,19 @@ Everything goes to stderr, so that results on stdout stay clean.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from simulator.curves import ROLLING, rolling_mean
 from simulator.runner import Batch, Run
 from simulator.transport import Answer, Settled
 
-_BAR_WIDTH = 20
+_BAR_WIDTH = 16
+_WIDTH_WITHOUT_TERMINAL = 160
 _STYLES = {"initial": "cyan", "promote": "bold green", "hold": "yellow", "insufficient": "bright_black"}
 _WORDS = {"initial": "initial model", "promote": "promoted", "hold": "held", "insufficient": "insufficient data"}
 
@@ -23,6 +27,8 @@ class RunDisplay:
 
     def __init__(self, interactions: int, *, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
+        if not self._console.is_terminal:
+            self._console.width = _WIDTH_WITHOUT_TERMINAL
         self._progress = Progress(
             TextColumn("  {task.description}", style="bright_black"),
             BarColumn(bar_width=_BAR_WIDTH + 10),
@@ -84,3 +90,19 @@ def verdict_text(settled: Settled) -> Text:
         if settled.lower is not None and settled.upper is not None:
             text.append(f" [{settled.lower:+.4f}, {settled.upper:+.4f}]", style="bright_black")
     return text
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr with the time left; the block gets a function that advances it."""
+    columns = (
+        TextColumn(label),
+        BarColumn(bar_width=40),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}", style="bright_black"),
+        TimeElapsedColumn(),
+        TextColumn("left", style="bright_black"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)

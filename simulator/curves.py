@@ -73,3 +73,15 @@ def summarise(run: Run) -> Summary:
         holds=run.count("hold"),
         insufficient=run.count("insufficient"),
     )
+
+
+MEASURES = ("mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient")
+
+
+def over_seeds(summaries: Sequence[Summary]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Mean and standard error of each measure over seeds; the error of a single seed is None."""
+    columns = {name: np.array([getattr(one, name) for one in summaries], dtype=np.float64) for name in MEASURES}
+    means = {name: float(values.mean()) for name, values in columns.items()}
+    n = len(summaries)
+    errors = {name: float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None for name, values in columns.items()}
+    return means, errors

@@ -7,6 +7,7 @@ loop's choices change what the world would have brought.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bandit.types import Action
 from simulator.channel import Channel, Delay
 from simulator.environment import Environment, Round, Vector
 from simulator.transport import Answer, Delivery, Question, Settled, Transport
@@ -24,12 +24,16 @@ _ROUNDS, _HISTORY, _DELIVERIES = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How long a run is, in which batches, with how much uniformly logged history, and its seed."""
+    """How long a run is, in which batches, with how much uniformly logged history, and its seed.
+
+    The seed gives the event_ids too; `unique` puts a random tag before them, for a service that lives on.
+    """
 
     interactions: int = 7500
     batch: int = 500
     warm_start: int = 100
     seed: int = 0
+    unique: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,12 @@ def play(
     on_start: Callable[[Run], None] | None = None,
     on_batch: OnBatch | None = None,
     before_batch: Callable[[int], None] | None = None,
+    send_actions: bool = False,
 ) -> Run:
-    """Play `script` in a world against a loop; `on_batch` is told of each batch after its verdict."""
+    """Play `script` in a world against a loop; `on_batch` is told of each batch after its verdict.
+
+    `send_actions` offers the actions with each question even where the world's catalogue is fixed.
+    """
     run = Run.empty(script.seed, script.interactions)
     way = channel or Delay()
     if script.warm_start:
@@ -111,12 +119,14 @@ def play(
     if on_start:
         on_start(run)
     rng = np.random.default_rng([script.seed, _ROUNDS])
+    tag = f"{uuid.uuid4().hex[:8]}-" if script.unique else ""
+    fixed = environment.catalogue is not None and not send_actions
     for number, start in enumerate(range(0, script.interactions, script.batch), start=1):
         if before_batch:
             before_batch(number)
         stop = min(start + script.batch, script.interactions)
         rounds = [environment.draw(rng, step) for step in range(start, stop)]
-        answers = _play_batch(transport, run, rounds, way, catalogue=environment.catalogue)
+        answers = _play_batch(transport, run, rounds, way, tag=tag, fixed=fixed)
         _record(run, rounds, answers, start)
         batch = Batch(number, start, stop, float(run.rewards[start:stop].mean()), transport.settle())
         run.batches.append(batch)
@@ -151,11 +161,11 @@ def event_id(seed: int, number: int) -> str:
 
 
 def _play_batch(
-    transport: Transport, run: Run, rounds: Sequence[Round], way: Channel, *, catalogue: Sequence[Action] | None
+    transport: Transport, run: Run, rounds: Sequence[Round], way: Channel, *, tag: str, fixed: bool
 ) -> list[Answer]:
     start = run.played
     questions = [
-        Question(event_id(run.seed, start + offset), one.context, one.actions if catalogue is None else None)
+        Question(tag + event_id(run.seed, start + offset), one.context, None if fixed else one.actions)
         for offset, one in enumerate(rounds)
     ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.common import Common, common, print_json, say
 
 if TYPE_CHECKING:
     from serving.demonstration import DemoResult
@@ -39,17 +39,15 @@ def command(
     A fresh data directory, 100 rows of uniformly logged history, then every interaction over HTTP; each batch is
     joined, trained on, evaluated, and promoted only if the gate says so.
     """
-    from joiner.tables import read_table
 
+    from serving.cli.worlds import statlog_world
     from serving.demonstration import EXPERIMENT, DemoOptions, demonstrate
     from simulator.console import RunDisplay
-    from simulator.statlog import STATLOG_PARQUET, statlog
 
     data_dir = fresh_data_dir(common, "rewardloop-demo-")
     options = DemoOptions(interactions, min(batch, interactions), seed=seed, algorithm=algorithm, sabotage=sabotage)
     base = common.configuration().settings_for(EXPERIMENT)
-    table = read_table(STATLOG_PARQUET)
-    world = statlog({str(name): table[name] for name in table.columns})
+    world = statlog_world()
     with RunDisplay(interactions) as display:
         result = demonstrate(world, data_dir, options, display, base=base, keep_running=_hold if keep_running else None)
     if common.as_json:
@@ -104,4 +102,18 @@ def _print_summary(result: DemoResult) -> None:
         ("report", result.report or "–"),
         ("data", result.data_dir),
     ]
-    print_table(None, ["", ""], rows)
+    _print_facts(rows)
+
+
+def _print_facts(rows: list[tuple[str, str]]) -> None:
+    """Two columns without a head; long values wrap under themselves."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    console = Console(highlight=False)
+    console.print()
+    console.print(table)

@@ -1,0 +1,157 @@
+"""The options that say which world a simulation plays in and how its rewards travel, and the world they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandit.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from simulator.channel import Channel
+    from simulator.environment import Environment
+
+ENVIRONMENTS = ("statlog", "table", "linear", "nonlinear", "news")
+DRIFTS = ("none", "abrupt", "gradual", "seasonal")
+
+
+@dataclass(frozen=True, slots=True)
+class WorldOptions:
+    """What the options said."""
+
+    env: str
+    data: Path | None
+    label: str | None
+    actions: int | None
+    drift: str
+    interactions: int
+    batch: int
+    warm_start: int
+    reward_delay: float
+    reward_loss: float
+    reward_twice: float
+    reward_noise: float
+    rate: float
+    continuous: bool
+    seeds: str
+    jobs: int
+
+    def world(self) -> Environment:
+        """Build the world; raises `InvalidInput` that names the option."""
+        from simulator.drift import Drifting, Permuted
+        from simulator.noise import Flipped
+
+        world = self._base()
+        if self.drift != "none":
+            if world.catalogue is None:
+                raise InvalidInput("--drift", "needs a world whose actions stay; the news world drifts by itself")
+            half = max(1, self.interactions // 2)
+            world = Drifting(world, Permuted(world), self.drift, at=half if self.drift == "abrupt" else 0, length=half)  # type: ignore[arg-type]
+        if self.reward_noise:
+            world = Flipped(world, self.reward_noise)
+        return world
+
+    def channel(self) -> Channel:
+        """How rewards travel."""
+        from simulator.channel import Delay, Lost, Twice
+
+        way: Channel = Delay(self.reward_delay, "exponential") if self.reward_delay else Delay()
+        if self.reward_twice:
+            way = Twice(self.reward_twice, way)
+        return Lost(self.reward_loss, way) if self.reward_loss else way
+
+    def _base(self) -> Environment:
+        from simulator.news import NewsWorld
+        from simulator.synthetic import LinearWorld, NonLinearWorld
+
+        if self.env != "table" and (self.data is not None or self.label is not None):
+            raise InvalidInput("--data" if self.data is not None else "--label", "belongs to --env table")
+        if self.actions is not None and self.env in ("statlog", "table"):
+            raise InvalidInput("--actions", "belongs to the synthetic worlds; a table's classes are its actions")
+        if self.env == "linear":
+            return LinearWorld(self.actions or 5)
+        if self.env == "nonlinear":
+            return NonLinearWorld(self.actions or 5)
+        if self.env == "news":
+            return NewsWorld(self.actions or 10)
+        return statlog_world() if self.env == "statlog" else self._table()
+
+    def _table(self) -> Environment:
+        from joiner.tables import read_table
+        from simulator.tables import LabelledTable, UnusableTable
+
+        if self.data is None:
+            raise InvalidInput("--data", "is required with --env table: a CSV or Parquet file")
+        if self.label is None:
+            raise InvalidInput("--label", "is required with --env table: the column that holds the classes")
+        frame = read_table(self.data)
+        columns = {str(name): frame[name].tolist() for name in frame.columns}
+        if self.label not in columns:
+            raise InvalidInput("--label", "is not a column of the table")
+        labels = columns.pop(self.label)
+        try:
+            return LabelledTable(columns, labels, name=self.data.name)
+        except UnusableTable as error:
+            raise InvalidInput("--label", str(error)) from None
+
+
+def statlog_world() -> Any:
+    """Statlog out of the package."""
+    from joiner.tables import read_table
+    from simulator.statlog import STATLOG_PARQUET, statlog
+
+    table = read_table(STATLOG_PARQUET)
+    return statlog({str(name): table[name].tolist() for name in table.columns})
+
+
+def world_options(*, seeds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a click command: adds the options and passes them as the keyword `options`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapper(*arguments: Any, **given: Any) -> Any:
+            chosen = WorldOptions(**{field.name: given.pop(field.name) for field in fields(WorldOptions)})
+            return function(*arguments, options=chosen, **given)
+
+        for option in reversed(_options(seeds)):
+            wrapper = option(wrapper)
+        return wrapper
+
+    return decorate
+
+
+def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    share = click.FloatRange(0, 1)
+    return [
+        click.option("--env", type=click.Choice(ENVIRONMENTS), default="statlog", show_default=True,
+                     help="The world to play in."),
+        click.option("--data", type=click.Path(path_type=Path), help="With --env table: a CSV or Parquet file."),
+        click.option("--label", help="With --env table: the column of classes, one an action."),
+        click.option("--actions", type=click.IntRange(2, 1000), help="How many actions a synthetic world offers."),
+        click.option("--drift", type=click.Choice(DRIFTS), default="none", show_default=True,
+                     help="How the world changes: abruptly half way, gradually from start to half way, or by season."),
+        click.option("--interactions", type=click.IntRange(1, 10_000_000), default=7500, show_default=True,
+                     help="How many to play."),
+        click.option("--batch", type=click.IntRange(min=1), default=500, show_default=True,
+                     help="Interactions between two runs of the learner."),
+        click.option("--warm-start", type=click.IntRange(min=0), default=100, show_default=True,
+                     help="Rows of uniformly logged history before the first interaction."),
+        click.option("--reward-delay", type=click.FloatRange(min=0), default=0.0, show_default=True,
+                     help="Mean of the (exponential) delay of rewards, in simulated seconds."),
+        click.option("--reward-loss", type=share, default=0.0, show_default=True, help="Share of rewards lost."),
+        click.option("--reward-twice", type=share, default=0.0, show_default=True, help="Share sent twice."),
+        click.option("--reward-noise", type=share, default=0.0, show_default=True, help="Share of rewards flipped."),
+        click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True,
+                     help="Questions per simulated second."),
+        click.option("--continuous", is_flag=True,
+                     help="Never wait for the reward window: each run trains on what has matured so far."),
+        click.option("--seeds", default=seeds, show_default=True, help="3, a range 0-9, or a list 1,5,7."),
+        click.option("--jobs", type=click.IntRange(1, 256), default=min(4, os.cpu_count() or 1), show_default=True,
+                     help="Runs at the same time."),
+    ]  # fmt: skip
