@@ -13,7 +13,8 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from serving.api.access import Headers
-from serving.api.endpoints import Api
+from serving.api.authority import Authority
+from serving.api.endpoints import RECOMMEND, REWARDS, Api
 from serving.api.hosting import Hosting
 from serving.api.http import ClientGone, Message, Receive, Reply, Scope, Send, send_reply
 from serving.api.routes import describe
@@ -28,10 +29,16 @@ def create_app(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     durable: bool = True,
     allowed_hosts: frozenset[str] | None = None,
+    default_experiment: str | None = None,
 ) -> DecisionApp:
-    """The decision API over all experiments of a data directory; opens them when the server starts it."""
-    hosting = Hosting(data_dir, writer_id=writer_id, clock=clock, durable=durable)
-    return DecisionApp(Api(hosting, allowed_hosts=allowed_hosts))
+    """The decision API over all experiments of a data directory; opens them when the server starts it.
+
+    `allowed_hosts` are the Host headers to answer for while no key exists (None: any); `default_experiment` is
+    what Personalizer's routes mean where the key does not say it.
+    """
+    authority = Authority(data_dir, allowed_hosts)
+    hosting = Hosting(data_dir, writer_id=writer_id, clock=clock, durable=durable, also=authority.refresh)
+    return DecisionApp(Api(hosting, authority, default_experiment=default_experiment))
 
 
 class DecisionApp:
@@ -40,15 +47,16 @@ class DecisionApp:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.fastapi: FastAPI = describe(api)
-        self._hot = {"recommend": api.recommend, "rewards": api.rewards}
+        self._hot = {"recommend": (RECOMMEND, api.recommend), "rewards": (REWARDS, api.rewards)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path: str = scope["path"]
             if path.startswith(_PREFIX) and scope["method"] == "POST":
-                experiment, _, route = path[len(_PREFIX) :].partition("/")
-                endpoint = self._hot.get(route)
-                if endpoint is not None:
+                experiment, _, name = path[len(_PREFIX) :].partition("/")
+                hot = self._hot.get(name)
+                if hot is not None:
+                    route, endpoint = hot
                     headers = Headers.of(scope["headers"])
                     try:
                         reply: Reply = await self.api.run(

@@ -10,59 +10,99 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bandit.errors import InvalidInput, InvalidRequest, Problem, RewardloopError
 from bandit.events import RewardEvent
-from serving.api import metrics
-from serving.api.access import Headers, check_content_type, check_host
-from serving.api.answers import RewardsAnswer
+from serving.api import metrics, personalizer
+from serving.api.access import Headers, check_content_type
+from serving.api.answers import Answer, RewardsAnswer
+from serving.api.authority import Authority
+from serving.api.decider import decode_answer
+from serving.api.features import check_name
 from serving.api.hosting import Hosted, Hosting, Started, readiness
-from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body, refusal
-from serving.api.problems import item_problem, kind_of, problem, problem_of
+from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body
+from serving.api.problems import ApiProblem, ProblemBody, item_problem, kind_of, problem, problem_of
 from serving.api.requests import parse_recommend, parse_reward, split_batch, split_lines, split_list
 
 log = logging.getLogger("rewardloop.api")
 
+DEFAULT_EXPERIMENT = "default"
 NDJSON_TYPE = b"application/x-ndjson"
 _encoder = msgspec.json.Encoder()
+_NO_CONTENT = Reply(204, b"")
 _ACCEPTED_ONE = _encoder.encode(RewardsAnswer(1))
 
 
-class Api:
-    """The endpoints over one worker's experiments; `allowed_hosts` None means that any Host header will do."""
+class Route(NamedTuple):
+    """What is the same for every request to one address: its name in the metrics, who may ask, how it says no."""
 
-    def __init__(self, hosting: Hosting, *, allowed_hosts: frozenset[str] | None) -> None:
+    name: str
+    scope: str | None
+    refuse: Callable[[ProblemBody, tuple[tuple[bytes, bytes], ...]], Reply] = problem_reply
+
+
+RECOMMEND = Route("recommend", "recommend")
+BATCH = Route("batch", "recommend")
+REWARDS = Route("rewards", "reward")
+ACTIVATE = Route("activate", "recommend")
+RANK = Route("rank", "recommend", personalizer.error_reply)
+RANK_REWARD = Route("rank-reward", "reward", personalizer.error_reply)
+RANK_ACTIVATE = Route("rank-activate", "recommend", personalizer.error_reply)
+HEALTH = Route("health", None)
+METRICS = Route("metrics", "read")
+
+
+class Api:
+    """The endpoints over one worker's experiments."""
+
+    def __init__(self, hosting: Hosting, authority: Authority, *, default_experiment: str | None = None) -> None:
         self.hosting = hosting
-        self.allowed_hosts = allowed_hosts
+        self.authority = authority
+        self.default_experiment = default_experiment
 
     # -- around every endpoint ---------------------------------------------------------------------------
 
     async def run(
-        self, route: str, experiment: str | None, headers: Headers, endpoint: Callable[[], Awaitable[Reply]]
+        self, route: Route, experiment: str | None, headers: Headers, endpoint: Callable[[], Awaitable[Reply]]
     ) -> Reply:
         """Check access, answer, time and count; every error becomes a reply. Raises `ClientGone` only."""
         started = time.perf_counter()
-        hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
         try:
-            check_host(headers, self.allowed_hosts)
+            self.authority.check(headers, route.scope, experiment)
             reply = await endpoint()
         except RewardloopError as error:
-            reply = refusal(error)
-            if hosted is not None:
-                hosted.server.counters.refuse(kind_of(problem_of(error)))
+            body = problem_of(error)
+            reply = route.refuse(body, error.headers if isinstance(error, ApiProblem) else ())
+            self._count_refusal(experiment, kind_of(body))
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("an unexpected error on %s", route)
-            reply = problem_reply(problem("internal", "The server failed to answer; its log says why."))
-            if hosted is not None:
-                hosted.server.counters.refuse("internal")
+            log.exception("an unexpected error on %s", route.name)
+            reply = route.refuse(problem("internal", "The server failed to answer; its log says why."), ())
+            self._count_refusal(experiment, "internal")
+        hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
         if hosted is not None:
-            hosted.server.counters.observe(route, time.perf_counter() - started)
+            hosted.server.counters.observe(route.name, time.perf_counter() - started)
         return reply
+
+    def _count_refusal(self, experiment: str | None, kind: str) -> None:
+        hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
+        if hosted is not None:
+            hosted.server.counters.refuse(kind)
+
+    def personalizer_experiment(self, headers: Headers) -> str:
+        """The experiment that Personalizer's routes mean: the key's only one, else the declared or obvious one."""
+        shown = headers.subscription_key
+        key = self.authority.ring.find(shown) if shown is not None and not self.authority.ring.empty else None
+        if key is not None and key.experiments is not None and len(key.experiments) == 1:
+            return next(iter(key.experiments))
+        names = self.hosting.hosted
+        if self.default_experiment is not None:
+            return self.default_experiment
+        return next(iter(names)) if len(names) == 1 else DEFAULT_EXPERIMENT
 
     # -- deciding ----------------------------------------------------------------------------------------
 
@@ -143,6 +183,35 @@ class Api:
         await hosted.submit([hosted.server.activation_event(event_id)])
         hosted.server.counters.add("activations")
         return Reply(200, _encoder.encode({"event_id": event_id}))
+
+    # -- Personalizer's addresses ------------------------------------------------------------------------
+
+    async def rank(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
+        """A rank call: one decision, in Personalizer's terms."""
+        hosted = self.hosting.get(experiment)
+        check_content_type(headers)
+        limits = hosted.server.limits
+        body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
+        request = personalizer.parse_rank(body, limits)
+        answer = decode_answer(await hosted.decide(request))
+        assert isinstance(answer, Answer)
+        return personalizer.rank_reply(request, answer)
+
+    async def rank_reward(self, experiment: str, event_id: str, headers: Headers, receive: Receive) -> Reply:
+        """A reward call of Personalizer."""
+        hosted = self.hosting.get(experiment)
+        check_content_type(headers)
+        limits = hosted.server.limits
+        check_name(event_id, "eventId", limits)
+        body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
+        await hosted.submit(hosted.server.reward_events([personalizer.parse_rank_reward(body, event_id)]))
+        hosted.server.counters.add("rewards")
+        return _NO_CONTENT
+
+    async def rank_activate(self, experiment: str, event_id: str, headers: Headers, receive: Receive) -> Reply:
+        """An activate call of Personalizer."""
+        await self.activate(experiment, event_id, headers, receive)
+        return _NO_CONTENT
 
     # -- looking after the process -----------------------------------------------------------------------
 

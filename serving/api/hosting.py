@@ -104,13 +104,23 @@ def _finished(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
 class Hosting:
     """All experiments of a data directory, in one worker."""
 
-    def __init__(self, data_dir: Path, *, writer_id: str, clock: Callable[[], datetime], durable: bool = True) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        writer_id: str,
+        clock: Callable[[], datetime],
+        durable: bool = True,
+        also: Callable[[], None] | None = None,
+    ) -> None:
+        """`also` is called in each look, in another thread: for what concerns no single experiment."""
         self.data_dir = data_dir
         self.writer_id = writer_id
         self.clock = clock
         self.hosted: dict[str, Hosted] = {}
         self.unopened: dict[str, str] = {}
         self._durable = durable
+        self._also = also
         self._task: asyncio.Task[None] | None = None
 
     def get(self, name: str) -> Hosted:
@@ -140,6 +150,8 @@ class Hosting:
 
     async def look(self) -> None:
         """One round: open new experiments, follow settings and champions, revive lost logs, beat when due."""
+        if self._also is not None:
+            await asyncio.to_thread(self._also)
         names = await asyncio.to_thread(Experiment.names, self.data_dir)
         for name in names:
             if name not in self.hosted:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bandit.errors import RewardloopError
 from serving.api.access import Headers
-from serving.api.problems import PROBLEM_TYPE, ApiProblem, ProblemBody, problem_of
+from serving.api.problems import PROBLEM_TYPE, ApiProblem, ProblemBody
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -69,12 +68,6 @@ def too_large(bytes_max: int, setting: str) -> ApiProblem:
     )
 
 
-def refusal(error: RewardloopError) -> Reply:
-    """The reply that tells a client about an error."""
-    extra = error.headers if isinstance(error, ApiProblem) else ()
-    return problem_reply(problem_of(error), extra)
-
-
 def problem_reply(body: ProblemBody, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
     """A problem as a reply."""
     if body.status == 503:
@@ -83,16 +76,9 @@ def problem_reply(body: ProblemBody, headers: tuple[tuple[bytes, bytes], ...] = 
 
 
 async def send_reply(send: Send, reply: Reply) -> None:
-    """Send a reply over ASGI."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [
-                (b"content-type", reply.content_type),
-                (b"content-length", b"%d" % len(reply.body)),
-                *reply.headers,
-            ],
-        }
-    )
+    """Send a reply over ASGI (a 204 has neither content type nor length)."""
+    headers = [*reply.headers]
+    if reply.status != 204:
+        headers += ((b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

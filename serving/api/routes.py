@@ -8,7 +8,19 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from serving.api.access import Headers
-from serving.api.endpoints import Api
+from serving.api.endpoints import (
+    ACTIVATE,
+    BATCH,
+    HEALTH,
+    METRICS,
+    RANK,
+    RANK_ACTIVATE,
+    RANK_REWARD,
+    RECOMMEND,
+    REWARDS,
+    Api,
+    Route,
+)
 from serving.api.http import ClientGone, Reply, problem_reply
 from serving.api.problems import problem
 
@@ -20,7 +32,7 @@ def describe(api: Api) -> FastAPI:
     app = FastAPI(title="rewardloop decision API", version="1", docs_url=None, redoc_url=None, openapi_url=None)
 
     async def run(
-        request: Request, route: str, experiment: str | None, endpoint: Callable[[Headers], Awaitable[Reply]]
+        request: Request, route: Route, experiment: str | None, endpoint: Callable[[Headers], Awaitable[Reply]]
     ) -> Response:
         headers = Headers.of(request.scope["headers"])
         try:
@@ -30,33 +42,52 @@ def describe(api: Api) -> FastAPI:
 
     @app.post(f"{EXPERIMENT}/recommend")
     async def recommend(experiment: str, request: Request) -> Response:
-        return await run(request, "recommend", experiment, lambda h: api.recommend(experiment, h, request.receive))
+        return await run(request, RECOMMEND, experiment, lambda h: api.recommend(experiment, h, request.receive))
 
     @app.post(f"{EXPERIMENT}/recommend/batch")
     async def recommend_batch(experiment: str, request: Request) -> Response:
-        return await run(request, "batch", experiment, lambda h: api.recommend_batch(experiment, h, request.receive))
+        return await run(request, BATCH, experiment, lambda h: api.recommend_batch(experiment, h, request.receive))
 
     @app.post(f"{EXPERIMENT}/rewards")
     async def rewards(experiment: str, request: Request) -> Response:
-        return await run(request, "rewards", experiment, lambda h: api.rewards(experiment, h, request.receive))
+        return await run(request, REWARDS, experiment, lambda h: api.rewards(experiment, h, request.receive))
 
     @app.post(f"{EXPERIMENT}/events/{{event_id:path}}/activate")
     async def activate(experiment: str, event_id: str, request: Request) -> Response:
         return await run(
-            request, "activate", experiment, lambda h: api.activate(experiment, event_id, h, request.receive)
+            request, ACTIVATE, experiment, lambda h: api.activate(experiment, event_id, h, request.receive)
+        )
+
+    @app.post("/personalizer/v1.0/rank")
+    async def rank(request: Request) -> Response:
+        experiment = api.personalizer_experiment(Headers.of(request.scope["headers"]))
+        return await run(request, RANK, experiment, lambda h: api.rank(experiment, h, request.receive))
+
+    @app.post("/personalizer/v1.0/events/{event_id:path}/reward")
+    async def rank_reward(event_id: str, request: Request) -> Response:
+        experiment = api.personalizer_experiment(Headers.of(request.scope["headers"]))
+        return await run(
+            request, RANK_REWARD, experiment, lambda h: api.rank_reward(experiment, event_id, h, request.receive)
+        )
+
+    @app.post("/personalizer/v1.0/events/{event_id:path}/activate")
+    async def rank_activate(event_id: str, request: Request) -> Response:
+        experiment = api.personalizer_experiment(Headers.of(request.scope["headers"]))
+        return await run(
+            request, RANK_ACTIVATE, experiment, lambda h: api.rank_activate(experiment, event_id, h, request.receive)
         )
 
     @app.get("/livez")
     async def livez(request: Request) -> Response:
-        return await run(request, "livez", None, lambda h: api.livez())
+        return await run(request, HEALTH, None, lambda h: api.livez())
 
     @app.get("/readyz")
     async def readyz(request: Request) -> Response:
-        return await run(request, "readyz", None, lambda h: api.readyz())
+        return await run(request, HEALTH, None, lambda h: api.readyz())
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        return await run(request, "metrics", None, lambda h: api.metrics())
+        return await run(request, METRICS, None, lambda h: api.metrics())
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
@@ -70,6 +101,8 @@ def describe(api: Api) -> FastAPI:
 
 def respond(reply: Reply) -> Response:
     """A reply as Starlette's response."""
+    if reply.status == 204:
+        return Response(status_code=204)
     response = Response(reply.body, reply.status, media_type=reply.content_type.decode("latin-1"))
     for name, value in reply.headers:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")

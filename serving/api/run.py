@@ -38,11 +38,14 @@ def run_worker(
     host: str = "127.0.0.1",
     port: int = 8000,
     allowed_hosts: Sequence[str] = (),
+    default_experiment: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on an inherited listening socket (`fd`) or a new one; raises `OSError`."""
     listener = socket.socket(fileno=fd) if fd is not None else _listen(host, port)
     allowed = frozenset(name.lower() for name in allowed_hosts) | LOOPBACK_NAMES if is_loopback(host) else None
-    app = create_app(data_dir, writer_id=new_writer_id(worker), allowed_hosts=allowed)
+    app = create_app(
+        data_dir, writer_id=new_writer_id(worker), allowed_hosts=allowed, default_experiment=default_experiment
+    )
     server = _Server(
         uvicorn.Config(
             app,
@@ -105,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--allow-host", action="append", default=[], help="a further Host header to answer for")
+    parser.add_argument("--default-experiment", help="what Personalizer's routes mean where the key does not say it")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -115,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         host=chosen.host,
         port=chosen.port,
         allowed_hosts=chosen.allow_host,
+        default_experiment=chosen.default_experiment,
     )
 
 

@@ -1,0 +1,66 @@
+"""Whether a request may be answered: by its Host header while no key exists, by its key from then on.
+
+Without keys the port is bound to loopback and open; a key sent anyway is ignored. Once a key was made, every
+request but those about the process's health needs one with the right scope for the right experiment.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from bandit.errors import RewardloopError
+from bandit.keys import Key, KeyRing
+from serving.api.access import Headers, check_host
+from serving.api.problems import ApiProblem
+
+log = logging.getLogger("rewardloop.api")
+
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="rewardloop"'),)
+
+
+class Authority:
+    """The keys of a data directory and, where none exists, the hosts that may be asked for (None: any)."""
+
+    def __init__(self, data_dir: Path, allowed_hosts: frozenset[str] | None) -> None:
+        self.ring = KeyRing(data_dir)
+        self.allowed_hosts = allowed_hosts
+
+    def refresh(self) -> None:
+        """Look for made and revoked keys; an unreadable file keeps the keys that were known."""
+        try:
+            self.ring.refresh()
+        except (RewardloopError, OSError) as error:
+            log.error("the API keys cannot be read: %s", error)
+
+    def check(self, headers: Headers, scope: str | None, experiment: str | None) -> Key | None:
+        """The key that lets this request in, None where none is needed; raises `ApiProblem` (401, 403, 421).
+
+        `scope` None is what anybody may ask. `experiment` None means that the key itself chooses it.
+        """
+        if self.ring.empty:
+            check_host(headers, self.allowed_hosts)
+            return None
+        if scope is None:
+            return None
+        shown = headers.subscription_key
+        if headers.authorization is not None:
+            scheme, _, credentials = headers.authorization.partition(" ")
+            shown = credentials.strip() if scheme.lower() == "bearer" else None
+        if shown is None:
+            raise ApiProblem(
+                "unauthorized",
+                "Send an API key as `Authorization: Bearer …`; `rewardloop keys create` makes one.",
+                headers=_CHALLENGE,
+            )
+        key = self.ring.find(shown)
+        if key is None:
+            raise ApiProblem("unauthorized", "This API key is unknown or revoked.", headers=_CHALLENGE)
+        if not key.allows(scope, experiment if experiment is not None else _sole(key)):
+            raise ApiProblem("forbidden", f"This API key does not allow that here: it needs the scope {scope}.")
+        return key
+
+
+def _sole(key: Key) -> str | None:
+    """The experiment that a key is made for, where it is one only."""
+    return next(iter(key.experiments)) if key.experiments is not None and len(key.experiments) == 1 else None
