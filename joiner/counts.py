@@ -44,7 +44,7 @@ again AS (
 joined AS (
   SELECT count(*) FILTER (origin = 'live') AS interactions, count(*) FILTER (origin = 'import') AS imported,
          count(*) FILTER (NOT rewarded AND origin = 'live') AS defaulted
-  FROM interactions
+  FROM joined
 ),
 aside AS (
   SELECT count(*) FILTER (reason = 'conflict') AS conflicts, count(*) FILTER (reason = 'not_activated') AS not_activated

@@ -43,9 +43,8 @@ class RowFilter:
 
 EVERYTHING = RowFilter()
 
-# one row per interaction with after < matures_at ≤ until that the filter lets through
-_SELECTED = """
-FROM interactions
+# which interactions: after < matures_at ≤ until, and what the filter lets through
+_WHERE = """
 WHERE matures_at > $after AND ($until IS NULL OR matures_at <= $until)
   AND ($mode IS NULL OR mode = $mode) AND ($slice IS NULL OR slice = $slice)
   AND ($model_id IS NULL OR model_id = $model_id) AND ($origin IS NULL OR origin = $origin)
@@ -54,70 +53,39 @@ WHERE matures_at > $after AND ($until IS NULL OR matures_at <= $until)
 ORDER BY matures_at, decided_at, event_id
 """
 
-# RFC 3339 in UTC with six digits; `%f` alone would be microseconds without a zone
-ISO = "'%Y-%m-%dT%H:%M:%S.%fZ'"
+# RFC 3339 in UTC with six digits
+_ISO = "'%Y-%m-%dT%H:%M:%S.%fZ'"
 
+# one row per selected interaction, with the keys of `bandit.types.Interaction`
 _TRAINING_ROWS = f"""
-SELECT event_id, strftime(decided_at, {ISO}) AS decided_at, model_id, context::JSON AS context,
-       actions::JSON AS actions, catalogue_version, excluded::JSON AS excluded, action_index AS index, propensity, pmf,
+SELECT event_id, strftime(decided_at, {_ISO}) AS decided_at, model_id, context::JSON AS context,
+       actions::JSON AS actions, catalogue_version, excluded::JSON AS excluded, index, probability AS propensity, pmf,
        reward, rewarded, mode, slice, origin, settings_version, slot, subject
-{_SELECTED}
+FROM joined {_WHERE}
 """
 
-# one row per distinct way of offering a catalogue: the offered actions as JSON text
-_OFFERED = """
-offered AS (
-  SELECT o.catalogue_version, o.excluded, '[' || string_agg(c.action, ',' ORDER BY c.position) || ']' AS offered
-  FROM (SELECT DISTINCT catalogue_version, excluded FROM {table} WHERE actions IS NULL) o
-  JOIN catalogues c USING (catalogue_version)
-  WHERE o.excluded IS NULL OR NOT list_contains(from_json(o.excluded, '["VARCHAR"]'), c.id)
-  GROUP BY o.catalogue_version, o.excluded
-)
-"""
+_TIMES = ("decided_at", "matures_at", "received_at", "rewarded_at")
+_JSON = ("context", "actions", "excluded")
 
-_DECISION_COLUMNS = """
-       {probability} AS probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version,
-       d.excluded{json} AS excluded
-"""
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "decisions": (
+        *("event_id", "decided_at", "model_id", "context", "actions", "pmf", "action", "index", "probability"),
+        *("mode", "slice", "slot", "settings_version", "catalogue_version", "excluded", "deferred", "origin"),
+    ),
+    "rewards": ("event_id", "received_at", "reward", "reward_id", "event", "value", "action", "origin"),
+    "interactions": (
+        *("event_id", "decided_at", "matures_at", "model_id", "context", "actions", "pmf", "action", "index"),
+        *("probability", "mode", "slice", "slot", "settings_version", "catalogue_version", "excluded"),
+        *("reward", "rewarded", "rewards_counted", "rewarded_at", "origin", "subject"),
+    ),
+}
+"""What is exported of each view, in this order."""
 
-EXPORTS: Mapping[str, str] = {
-    # one row per event_id: its first decision record
-    "decisions": f"""
-WITH {_OFFERED.format(table="decision_records")}
-SELECT d.event_id, {{time}}(d.decided_at) AS decided_at, d.model_id, d.context{{json}} AS context,
-       coalesce(d.actions, o.offered){{json}} AS actions, d.pmf, d.action, d.action_index AS index,
-       {_DECISION_COLUMNS.format(probability="d.probability", json="{json}")},
-       d.deferred, CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin
-FROM (
-  SELECT * FROM decision_records WHERE event_id NOT IN (SELECT event_id FROM repeated)
-  UNION ALL
-  SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)
-  QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY stamped_at, writer_id, sequence, position) = 1
-) d
-LEFT JOIN offered o ON d.actions IS NULL AND o.catalogue_version = d.catalogue_version
-  AND o.excluded IS NOT DISTINCT FROM d.excluded
-ORDER BY d.stamped_at, d.decided_at, d.event_id
-""",
-    # one row per reward record
-    "rewards": """
-SELECT event_id, {time}(received_at) AS received_at, reward, reward_id, event, value, action,
-       CASE WHEN imported_at IS NULL THEN 'live' ELSE 'import' END AS origin
-FROM reward_records
-ORDER BY stamped_at, writer_id, sequence, position
-""",
-    # one row per event_id whose window has closed
-    "interactions": f"""
-WITH {_OFFERED.format(table="interactions")}
-SELECT d.event_id, {{time}}(d.decided_at) AS decided_at, {{time}}(d.matures_at) AS matures_at, d.model_id,
-       d.context{{json}} AS context, coalesce(d.actions, o.offered){{json}} AS actions, d.pmf, d.action,
-       d.action_index AS index,
-       {_DECISION_COLUMNS.format(probability="d.propensity", json="{json}")},
-       d.reward, d.rewarded, d.rewards_counted, d.origin, d.subject
-FROM interactions d
-LEFT JOIN offered o ON d.actions IS NULL AND o.catalogue_version = d.catalogue_version
-  AND o.excluded IS NOT DISTINCT FROM d.excluded
-ORDER BY d.matures_at, d.decided_at, d.event_id
-""",
+_SOURCES: Mapping[str, str] = {
+    "decisions": "decisions ORDER BY decided_at, event_id",
+    # the records, not the view: an export says what was reported, whatever became of it
+    "rewards": "(SELECT *, CASE WHEN imported_at IS NULL THEN 'live' ELSE 'import' END AS origin FROM reward_records) "
+    "ORDER BY stamped_at, writer_id, sequence, position",
 }
 
 
@@ -138,27 +106,54 @@ def interactions_frame(
     cursor: duckdb.DuckDBPyConnection, *, after: datetime, until: datetime | None, rows: RowFilter
 ) -> pd.DataFrame:
     """The selected interactions as a DataFrame."""
-    frame: pd.DataFrame = cursor.execute(f"SELECT * {_SELECTED}", _bounds(after, until, rows)).df()
-    for column in ("decided_at", "matures_at", "rewarded_at"):
-        frame[column] = frame[column].dt.tz_localize("UTC")
+    columns = ", ".join(COLUMNS["interactions"])
+    frame: pd.DataFrame = cursor.execute(
+        f"SELECT {columns} FROM interactions {_WHERE}", _bounds(after, until, rows)
+    ).df()
+    for column in _TIMES:
+        if column in frame:
+            frame[column] = frame[column].dt.tz_localize("UTC")
     return frame
 
 
-def export_table(cursor: duckdb.DuckDBPyConnection, scratch: Path, path: Path, *, what: str, form: str) -> int:
+def export_table(
+    cursor: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    path: Path,
+    *,
+    what: str,
+    form: str,
+    after: datetime,
+    rows: RowFilter = EVERYTHING,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
     """Write decisions, rewards or interactions as `ndjson` or `parquet`; returns the number of rows.
 
     NDJSON has context and actions as JSON objects and times as RFC 3339; Parquet has them as JSON text and times
-    as timestamps (UTC). Raises `InvalidInput` for another name or format.
+    as timestamps (UTC), with `metadata` in its footer. `rows` restricts interactions. Raises `InvalidInput` for
+    another name or format.
     """
-    if what not in EXPORTS:
-        raise InvalidInput("what", "is not something that can be exported", ", ".join(EXPORTS))
-    if form == "ndjson":
-        query = EXPORTS[what].replace("{time}(", f"strftime({ISO}, ").replace("{json}", "::JSON")
-        return _copy(cursor, scratch, path, query, options="FORMAT json", parameters={})
-    if form == "parquet":
-        query = EXPORTS[what].replace("{time}(", "timezone('UTC', ").replace("{json}", "")
-        return _copy(cursor, scratch, path, query, options="FORMAT parquet, COMPRESSION zstd", parameters={})
-    raise InvalidInput("format", "is not known", "ndjson, parquet")
+    if what not in COLUMNS:
+        raise InvalidInput("what", "is not something that can be exported", ", ".join(COLUMNS))
+    if form not in ("ndjson", "parquet"):
+        raise InvalidInput("format", "is not known", "ndjson, parquet")
+    columns = ", ".join(_column(name, form) for name in COLUMNS[what])
+    parameters: Mapping[str, object] = {}
+    if what == "interactions":
+        query, parameters = f"SELECT {columns} FROM interactions {_WHERE}", _bounds(after, None, rows)
+    else:
+        query = f"SELECT {columns} FROM {_SOURCES[what]}"
+    options = "FORMAT json" if form == "ndjson" else "FORMAT parquet, COMPRESSION zstd"
+    if metadata and form == "parquet":
+        options += f", KV_METADATA {{{', '.join(f'{quote(k)}: {quote(v)}' for k, v in metadata.items())}}}"
+    return _copy(cursor, scratch, path, query, options=options, parameters=parameters)
+
+
+def _column(name: str, form: str) -> str:
+    if name in _TIMES:
+        shown = f"strftime({name}, {_ISO})" if form == "ndjson" else f"timezone('UTC', {name})"
+        return f"{shown} AS {name}"
+    return f"{name}::JSON AS {name}" if name in _JSON and form == "ndjson" else name
 
 
 @contextmanager

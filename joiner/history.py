@@ -33,7 +33,8 @@ PMF_TOLERANCE = 1e-4
 LoggingPolicy = Literal["uniform"]
 Row = Mapping[str, Any]
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_BAD_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_BAD_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass
@@ -288,7 +289,7 @@ def read_name(raw: Any, name: str) -> str | None:
     """An id: printable, not empty, at most 256 characters; None stays None. Raises `RefusedRow`."""
     if raw is None:
         return None
-    if not isinstance(raw, str) or not raw or len(raw) > NAME_LENGTH_MAX or _CONTROL.search(raw):
+    if not isinstance(raw, str) or not raw or len(raw) > NAME_LENGTH_MAX or _BAD_IN_NAME.search(raw):
         raise RefusedRow("invalid_id", name, "is not a printable string", f"1 to {NAME_LENGTH_MAX} characters")
     return raw
 
@@ -304,12 +305,12 @@ def clean_features(raw: Any, path: str) -> dict[str, Any]:
 
 
 def _clean(name: str, value: Any, path: str, depth: int) -> Any:
-    if not name or len(name) > NAME_LENGTH_MAX or _CONTROL.search(name):
+    if not name or len(name) > NAME_LENGTH_MAX or _BAD_IN_NAME.search(name):
         raise RefusedRow("invalid_features", path, "has a feature whose name is empty, too long or not printable")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        if _CONTROL.search(value):
+        if _BAD_IN_TEXT.search(value):
             raise RefusedRow("invalid_features", path, "has a text with control characters")
         return value
     if isinstance(value, int | float):

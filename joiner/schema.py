@@ -11,8 +11,10 @@ import duckdb
 import msgspec
 
 from bandit.experiment import Experiment
+from joiner.views import VIEWS
 
 SCHEMA_VERSION = 1
+"""Raise it with every change of a table or of what goes into it: files of another version are made anew."""
 
 TABLES = """
 -- one row: version of this schema, and the watermark up to which interactions are materialised
@@ -28,14 +30,16 @@ CREATE TABLE IF NOT EXISTS settings (
   settings_version INTEGER, window_us BIGINT, default_reward DOUBLE, aggregation VARCHAR, subject_field VARCHAR
 );
 
--- one row per action of a catalogue version
-CREATE TABLE IF NOT EXISTS catalogues (catalogue_version INTEGER, position INTEGER, id VARCHAR, action VARCHAR);
+-- one row per catalogue version: the whole offer as JSON text, and action by action
+CREATE TABLE IF NOT EXISTS catalogues (
+  catalogue_version INTEGER, whole VARCHAR, entries STRUCT(id VARCHAR, action VARCHAR)[]
+);
 
 -- one row per decision record in the log (an event_id may have several: retries, conflicts)
 CREATE TABLE IF NOT EXISTS decision_records (
   event_id VARCHAR, decided_at TIMESTAMP, stamped_at TIMESTAMP, matures_at TIMESTAMP, imported_at TIMESTAMP,
   model_id VARCHAR, settings_version INTEGER, catalogue_version INTEGER, mode VARCHAR, slice VARCHAR, slot INTEGER,
-  deferred BOOLEAN, action VARCHAR, action_index INTEGER, probability DOUBLE, pmf DOUBLE[],
+  deferred BOOLEAN, action VARCHAR, index INTEGER, probability DOUBLE, pmf DOUBLE[],
   context VARCHAR, actions VARCHAR, excluded VARCHAR, body_digest VARCHAR,
   writer_id VARCHAR, sequence INTEGER, position BIGINT
 );
@@ -58,10 +62,10 @@ CREATE TABLE IF NOT EXISTS repeated (event_id VARCHAR);
 -- one row per event_id to be joined anew: a record of it came in behind the watermark
 CREATE TABLE IF NOT EXISTS stragglers (event_id VARCHAR);
 
--- one row per event_id, appended in the order of (matures_at, decided_at, event_id)
-CREATE TABLE IF NOT EXISTS interactions (
+-- one row per event_id that became an interaction, appended in the order of (matures_at, decided_at, event_id)
+CREATE TABLE IF NOT EXISTS joined (
   event_id VARCHAR, decided_at TIMESTAMP, matures_at TIMESTAMP, model_id VARCHAR, context VARCHAR, actions VARCHAR,
-  catalogue_version INTEGER, excluded VARCHAR, action VARCHAR, action_index INTEGER, propensity DOUBLE, pmf DOUBLE[],
+  catalogue_version INTEGER, excluded VARCHAR, action VARCHAR, index INTEGER, probability DOUBLE, pmf DOUBLE[],
   reward DOUBLE, rewarded BOOLEAN, rewards_counted INTEGER, rewarded_at TIMESTAMP,
   mode VARCHAR, slice VARCHAR, slot INTEGER, origin VARCHAR, settings_version INTEGER, subject VARCHAR
 );
@@ -71,14 +75,21 @@ CREATE TABLE IF NOT EXISTS set_aside (event_id VARCHAR, decided_at TIMESTAMP, ma
 """
 
 
-def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the tables where they are missing. Raises `RuntimeError` for a file of another schema version."""
+def prepare(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Make tables and views where they are missing; false when the file was made by another schema version."""
+    tables = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    if tables:
+        found = None
+        if "state" in tables:
+            found = connection.execute("SELECT schema_version FROM state").fetchone()
+        if found is None or found[0] != SCHEMA_VERSION:
+            return False
     connection.execute(TABLES)
-    found = connection.execute("SELECT schema_version FROM state").fetchone()
-    if found is None:
+    for view in VIEWS.values():
+        connection.execute(view)
+    if not tables:
         connection.execute("INSERT INTO state VALUES (?, NULL)", [SCHEMA_VERSION])
-    elif found[0] != SCHEMA_VERSION:
-        raise RuntimeError(f"the warehouse has schema version {found[0]}, this program needs {SCHEMA_VERSION}")
+    return True
 
 
 def refresh_settings(connection: duckdb.DuckDBPyConnection, experiment: Experiment) -> None:
@@ -104,11 +115,12 @@ def refresh_settings(connection: duckdb.DuckDBPyConnection, experiment: Experime
         if version is None or version in catalogues:
             continue
         catalogues.add(version)
-        rows = [
-            [version, position, action.id, msgspec.json.encode(_action(action.id, dict(action.features))).decode()]
-            for position, action in enumerate(experiment.catalogue(version) or ())
+        entries = [
+            {"id": action.id, "action": msgspec.json.encode(_action(action.id, dict(action.features))).decode()}
+            for action in experiment.catalogue(version) or ()
         ]
-        connection.executemany("INSERT INTO catalogues VALUES (?, ?, ?, ?)", rows)
+        whole = "[" + ",".join(entry["action"] for entry in entries) + "]"
+        connection.execute("INSERT INTO catalogues VALUES (?, ?, ?)", [version, whole, entries])
 
 
 def _action(action_id: str, features: dict[str, object]) -> dict[str, object]:

@@ -57,7 +57,7 @@ SELECT i.event_id, i.decided_at, coalesce(i.imported_at, i.decided_at) AS stampe
        coalesce(i.imported_at, i.decided_at + to_microseconds(s.window_us)) AS matures_at,
        i.imported_at, i.model_id, coalesce(i.settings_version, 1) AS settings_version, i.catalogue_version,
        coalesce(i.mode, 'online') AS mode, coalesce(i.slice, 'policy') AS slice, i.slot,
-       coalesce(i.deferred, false) AS deferred, i.action, i.index AS action_index, i.probability, i.pmf,
+       coalesce(i.deferred, false) AS deferred, i.action, i.index, i.probability, i.pmf,
        i.context, i.actions, i.excluded, i.body_digest,
        f.writer_id, f.sequence, i.rowid - p.first_row AS position
 FROM incoming i JOIN places p USING (filename) JOIN reading f USING (filename)
@@ -112,6 +112,16 @@ INGEST = (
 
 _COUNTS_FOR = "(r.stamped_at < d.matures_at OR (d.imported_at IS NOT NULL AND r.stamped_at = d.matures_at))"
 _ORDER = "stamped_at, writer_id, sequence, position"
+
+# one row per event_id: its first decision record
+FIRST_DECISIONS = f"""
+SELECT * FROM decision_records WHERE event_id NOT IN (SELECT event_id FROM repeated)
+UNION ALL
+SELECT * FROM (
+  SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)
+  QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
+)
+"""
 
 # one row per event_id that matured in ($after, $until] or straggled in: its first decision record
 _FIRSTS = f"""
@@ -181,7 +191,7 @@ totals AS (
   FROM reports GROUP BY event_id
 )
 SELECT d.event_id, d.decided_at, d.matures_at, d.model_id, d.context, d.actions, d.catalogue_version, d.excluded,
-       d.action, d.action_index, d.probability AS propensity, d.pmf,
+       d.action, d.index, d.probability, d.pmf,
        CASE WHEN t.n IS NULL THEN s.default_reward
             WHEN s.aggregation = 'first' THEN t.reward_first
             WHEN s.aggregation = 'last' THEN t.reward_last
@@ -199,7 +209,7 @@ ORDER BY d.matures_at, d.decided_at, d.event_id
 """
 
 # one row per event_id, appended
-INSERT_INTERACTIONS = f"INSERT INTO interactions BY NAME {JOIN}"
+INSERT_INTERACTIONS = f"INSERT INTO joined BY NAME {JOIN}"
 
 # one row per event_id to be joined anew
 FORGET_STRAGGLERS = """
@@ -208,15 +218,7 @@ DELETE FROM {table} WHERE event_id IN (SELECT event_id FROM stragglers)
 
 # one row per reward record, with what became of it
 REWARD_OUTCOMES = f"""
-WITH decided AS (
-  SELECT event_id, decided_at, imported_at, matures_at, action FROM decision_records
-  WHERE event_id NOT IN (SELECT event_id FROM repeated)
-  UNION ALL
-  SELECT event_id, decided_at, imported_at, matures_at, action FROM (
-    SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)
-    QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
-  )
-),
+WITH decided AS ({FIRST_DECISIONS}),
 -- mismatched records are judged apart, so that they are never the original that a good one repeats; late ones need
 -- not be: they come after all that are in time
 judged AS (

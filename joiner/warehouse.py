@@ -8,7 +8,7 @@ interactions, and that the rows depend on what the log holds alone, not on when 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -63,11 +63,15 @@ class Warehouse:
         self._scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
         self._counts: tuple[tuple[object, ...], dict[str, int]] | None = None
-        self._connection = connect(
-            self.path, [experiment.paths.events, self._scratch], scratch=self._scratch, read_only=read_only
-        )
+        self._read_only = read_only
+        self._connection = self._connect()
         if not read_only:
-            prepare(self._connection)
+            if not prepare(self._connection):
+                # made by another version of this program: it is a view, so it is made anew from the log
+                self._connection.close()
+                self.path.unlink()
+                self._connection = self._connect()
+                prepare(self._connection)
             refresh_settings(self._connection, experiment)
 
     def close(self) -> None:
@@ -92,7 +96,7 @@ class Warehouse:
         """
         with self._writing:
             known = self.segment_names()
-            fresh = [path for path in segments if path.stem not in known]
+            fresh = list({path.stem: path for path in segments if path.stem not in known}.values())
             verified: list[tuple[Path, SegmentInfo]] = []
             quarantined: list[Path] = []
             events = 0
@@ -119,7 +123,7 @@ class Warehouse:
             if after is not None and until == after and not stragglers:
                 return JoinReport(0, 0, from_utc(after))
             if stragglers:
-                for table in ("interactions", "set_aside"):
+                for table in ("joined", "set_aside"):
                     cursor.execute(statements.FORGET_STRAGGLERS.format(table=table))
             bounds = {"after": after if after is not None else LONG_AGO, "until": until}
             joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds).fetchone())
@@ -144,7 +148,7 @@ class Warehouse:
             _value(
                 self._read()
                 .execute(
-                    "SELECT count(*) FROM interactions WHERE matures_at > $after AND matures_at <= $until "
+                    "SELECT count(*) FROM joined WHERE matures_at > $after AND matures_at <= $until "
                     "AND ($origin IS NULL OR origin = $origin)",
                     {"after": to_utc(after) if after else LONG_AGO, "until": to_utc(until), "origin": origin},
                 )
@@ -159,7 +163,7 @@ class Warehouse:
             .execute(
                 "SELECT count(DISTINCT event_id), min(matures_at) FROM decision_records, state "
                 "WHERE matures_at > coalesce(joined_until, $long_ago) "
-                "AND event_id NOT IN (SELECT event_id FROM repeated r JOIN interactions USING (event_id))",
+                "AND event_id NOT IN (SELECT event_id FROM repeated r JOIN joined USING (event_id))",
                 {"long_ago": LONG_AGO},
             )
             .fetchone()
@@ -212,13 +216,23 @@ class Warehouse:
 
     def digest(self) -> str:
         """A digest of the interactions as a set: equal rows give equal digests, in whatever order they are stored."""
-        row = self._read().execute("SELECT count(*), coalesce(sum(hash(i)::HUGEINT), 0) FROM interactions i").fetchone()
+        row = self._read().execute("SELECT count(*), coalesce(sum(hash(i)::HUGEINT), 0) FROM joined i").fetchone()
         count, total = row or (0, 0)
         return f"{count}-{int(total):032x}"
 
-    def export(self, path: Path, *, what: str, form: str) -> int:
+    def export(
+        self,
+        path: Path,
+        *,
+        what: str,
+        form: str,
+        rows: export.RowFilter = export.EVERYTHING,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
         """Write decisions, rewards or interactions to a file with the wire's names; see `joiner.export`."""
-        return export.export_table(self._read(), self._scratch, path, what=what, form=form)
+        return export.export_table(
+            self._read(), self._scratch, path, what=what, form=form, after=LONG_AGO, rows=rows, metadata=metadata
+        )
 
     def checkpoint(self) -> None:
         """Move everything from the write-ahead log into the file itself."""
@@ -226,6 +240,10 @@ class Warehouse:
             self._connection.execute("CHECKPOINT")
 
     # -- inside ------------------------------------------------------------------------------------------
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        folders = [self.experiment.paths.events, self._scratch]
+        return connect(self.path, folders, scratch=self._scratch, read_only=self._read_only)
 
     def _read(self) -> duckdb.DuckDBPyConnection:
         return self._connection.cursor()

@@ -1,0 +1,115 @@
+"""What can be wrong with the warehouse, found by comparing it with the log it was made from.
+
+The log is the truth, so the cure is nearly always `rewardloop rebuild`. The one exception matters most: a segment
+that the warehouse was made from and that the log no longer holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bandit.doctor import Findings
+from bandit.eventlog import SegmentInfo
+from bandit.eventlog.segment import segment_name
+from bandit.eventlog.survey import sealed_segments
+from bandit.experiment import Experiment
+from joiner.warehouse import Warehouse
+
+REBUILD = "`rewardloop rebuild` makes it anew from the log"
+
+RECORDS_PER_SEGMENT = """
+-- one row per segment: the events its name stands for, and the records that are there
+SELECT s.name, s.events, count(r.sequence)
+FROM segments s LEFT JOIN (
+  SELECT writer_id, sequence FROM decision_records
+  UNION ALL SELECT writer_id, sequence FROM reward_records
+  UNION ALL SELECT writer_id, sequence FROM activation_records
+) r ON r.writer_id = s.writer_id AND r.sequence = s.sequence
+GROUP BY s.name, s.events HAVING s.events <> count(r.sequence)
+"""
+
+DOUBLED = """
+-- one row: event_ids that contribute more than one row, among interactions and those set aside
+SELECT count(*) FROM (
+  SELECT event_id FROM (SELECT event_id FROM joined UNION ALL SELECT event_id FROM set_aside)
+  GROUP BY event_id HAVING count(*) > 1
+)
+"""
+
+PROPENSITIES = """
+-- one row: live interactions whose probability is not that of the logged action, or whose pmf is no pmf
+SELECT count(*) FILTER (probability IS DISTINCT FROM pmf[index + 1]), count(*) FILTER (abs(list_sum(pmf) - 1) > 1e-9)
+FROM joined WHERE pmf IS NOT NULL
+"""
+
+
+def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:
+    """Compare the warehouse with the verified segments of the log (`sound`), and its rows with each other."""
+    cursor = warehouse.cursor()
+    known = {
+        name: (events, size, sha256)
+        for name, events, size, sha256 in cursor.execute("SELECT name, events, bytes, sha256 FROM segments").fetchall()
+    }
+    on_disk = {segment_name(info.writer_id, info.sequence): (info.events, info.bytes, info.sha256) for info in sound}
+    findings.count("database_segments", len(known))
+    lost = sorted(
+        set(known) - on_disk.keys() - {path.stem for path in sealed_segments(warehouse.experiment.paths.events)}
+    )
+    if lost:
+        findings.wrong(
+            "database",
+            f"{len(lost)} segment(s) that it was made from are not in the log any more, first {lost[0]}",
+            "restore them from a backup before anything else: a rebuild would lose their events",
+        )
+    changed = sorted(name for name in known.keys() & on_disk.keys() if known[name] != on_disk[name])
+    if changed:
+        findings.wrong(
+            "database", f"{len(changed)} segment(s) were ingested with other content, first {changed[0]}", REBUILD
+        )
+    waiting = len(on_disk.keys() - known.keys())
+    if waiting:
+        findings.note(
+            "database", f"{waiting} sealed segment(s) are not ingested yet", "the learner does so when it runs"
+        )
+    for name, events, records in cursor.execute(RECORDS_PER_SEGMENT).fetchall():
+        findings.wrong("database", f"segment {name} holds {events} events, the database {records}", REBUILD)
+    doubled = _number(cursor.execute(DOUBLED).fetchone())
+    if doubled:
+        findings.wrong("database", f"{doubled} event(s) contribute more than one row", REBUILD)
+    row = cursor.execute(PROPENSITIES).fetchone() or (0, 0)
+    if row[0] or row[1]:
+        findings.wrong(
+            "database",
+            f"{row[0]} interaction(s) have a probability that is not their pmf's, {row[1]} a pmf that does not sum to 1",
+            REBUILD,
+        )
+    findings.count("interactions", _number(cursor.execute("SELECT count(*) FROM joined").fetchone()))
+
+
+def check_rebuild(warehouse: Warehouse, experiment: Experiment, findings: Findings, *, scratch: Path) -> None:
+    """Make a second warehouse from the log, joined as far, and compare the interactions of both.
+
+    The second file is removed again. Raises OSError when there is no room for it.
+    """
+    until = warehouse.joined_until()
+    if until is None:
+        findings.note("database", "nothing is joined yet, so there is nothing to compare")
+        return
+    path = scratch / "doctor.duckdb"
+    try:
+        with Warehouse(experiment, path=path) as second:
+            names = warehouse.segment_names()
+            segments = [path for path in sealed_segments(experiment.paths.events) if path.stem in names]
+            second.ingest(segments)
+            second.join(until)
+            findings.count("interactions_rebuilt", second.counts()["interactions"] + second.counts()["imported"])
+            if second.digest() != warehouse.digest():
+                findings.wrong("database", "its interactions are not those that the log gives", REBUILD)
+    finally:
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+
+
+def _number(row: tuple[int, ...] | None) -> int:
+    return int(row[0]) if row else 0

@@ -1,0 +1,46 @@
+"""The views that people and exports read: the wire's names, one documented grain each.
+
+`actions` is always the list that was offered, also where the log only refers to a catalogue. `context`, `actions`
+and `excluded` are JSON text; times are UTC without a zone. No column depends on when a row was ingested, except
+`rewards.outcome`, which tells the state of the join.
+"""
+
+from __future__ import annotations
+
+from joiner.statements import FIRST_DECISIONS, REWARD_OUTCOMES
+
+_ACTIONS = """
+CASE WHEN d.actions IS NOT NULL THEN d.actions
+     WHEN d.excluded IS NULL THEN c.whole
+     ELSE '[' || array_to_string(list_transform(
+       list_filter(c.entries, lambda e: NOT list_contains(from_json(d.excluded, '["VARCHAR"]'), e.id)),
+       lambda e: e.action), ',') || ']' END AS actions"""
+
+_ORIGIN = "CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin"
+
+VIEWS = {
+    # one row per event_id: its first decision record
+    "decisions": f"""
+CREATE OR REPLACE VIEW decisions AS
+SELECT d.event_id, d.decided_at, d.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
+       d.probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version, d.excluded,
+       d.deferred, {_ORIGIN}
+FROM ({FIRST_DECISIONS}) d LEFT JOIN catalogues c USING (catalogue_version)
+""",
+    # one row per reward record, with what became of it
+    "rewards": f"""
+CREATE OR REPLACE VIEW rewards AS
+SELECT d.event_id, d.received_at, d.reward, d.reward_id, d.event, d.value, d.action, d.outcome, d.decided_at,
+       d.matures_at, {_ORIGIN}
+FROM ({REWARD_OUTCOMES}) d
+""",
+    # one row per event_id whose window has closed and that is learnt from
+    "interactions": f"""
+CREATE OR REPLACE VIEW interactions AS
+SELECT d.event_id, d.decided_at, d.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
+       d.probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version, d.excluded,
+       d.reward, d.rewarded, d.rewards_counted, d.rewarded_at, d.origin, d.subject
+FROM joined d LEFT JOIN catalogues c USING (catalogue_version)
+""",
+}
+"""View name → the statement that makes it."""

@@ -1,0 +1,62 @@
+"""Parquet and CSV: what goes in comes out."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bandit.errors import InvalidInput
+from joiner.parquet import read_metadata, read_parquet, write_parquet
+from joiner.tables import read_table
+
+
+def test_columns_lists_and_metadata_survive_a_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "it's.parquet"
+    columns = {
+        "n": np.arange(3),
+        "ragged": [[1.0, 2.0], [0.1 + 0.2], []],
+        "matrix": np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]]),
+        "text": ["ü", None, "x"],
+        "at": pd.to_datetime(["2026-01-01T00:00:00.123456Z"] * 3),
+    }
+    assert write_parquet(path, columns, metadata={"window": "72h", "rows": {"n": 3}}) == 3
+    frame = read_parquet(path)
+    assert list(frame["n"]) == [0, 1, 2]
+    assert [list(row) for row in frame["ragged"]] == [[1.0, 2.0], [0.1 + 0.2], []]
+    assert (np.stack(list(frame["matrix"])) == columns["matrix"]).all()
+    assert list(frame["text"].fillna("missing")) == ["ü", "missing", "x"]
+    assert frame["at"][0].isoformat() == "2026-01-01T00:00:00.123456+00:00"
+    assert read_metadata(path) == {"window": "72h", "rows": '{"n": 3}'}
+    assert list(read_parquet(path, columns=["text", "n"]).columns) == ["text", "n"]
+
+
+def test_a_data_frame_is_written_as_it_is(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"]})
+    write_parquet(tmp_path / "f.parquet", frame)
+    assert read_parquet(tmp_path / "f.parquet").equals(frame)
+
+
+def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(InvalidInput, match=r"x\.parquet"):
+        read_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput, match="there is no file"):
+        read_parquet(tmp_path / "y.parquet")
+
+
+def test_csv_keeps_numbers_numbers_and_text_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b'id,x,name\n007,1.5,a b\n008,,"q,"\n'))
+    frame = read_table(tmp_path / "t.csv.gz")
+    assert list(frame["x"].fillna(-1)) == [1.5, -1]
+    assert list(frame["name"]) == ["a b", "q,"]
+    assert list(read_table(tmp_path / "t.csv.gz", text=True)["id"]) == ["007", "008"]
+
+
+def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.xls").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"\.parquet"):
+        read_table(tmp_path / "t.xls")

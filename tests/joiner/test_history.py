@@ -1,0 +1,161 @@
+"""Imported history: what is accepted, what is refused and counted, and that it is log like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bandit.eventlog import survey
+from bandit.experiment import Experiment
+from bandit.settings import parse_settings
+from joiner.history import ImportReport, import_history
+from joiner.rebuild import rebuild
+from joiner.warehouse import Warehouse
+from tests.joiner.logs import START, at, decision, experiment, reward, write
+
+ROW: dict[str, Any] = {
+    "context": {"x": 1},
+    "action": "a",
+    "probability": 0.25,
+    "reward": 1.0,
+    "actions": [{"id": "a"}, {"id": "b", "features": {"f": 2}}],
+}
+
+
+def bring_in(target: Experiment, rows: Sequence[Mapping[str, Any] | bytes], **options: Any) -> ImportReport:
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    return import_history(target, lines, now=START, durable=False, **options)
+
+
+def joined(target: Experiment) -> pd.DataFrame:
+    now = START + timedelta(hours=1)
+    found = survey(target.paths, now=now)
+    assert found.watermark == now
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(found.segments)
+        warehouse.join(found.watermark)
+        return warehouse.interactions()
+
+
+def test_history_is_mature_at_once(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    report = bring_in(target, [ROW, ROW | {"reward": 0.5, "action": "b", "probability": 0.75}])
+    assert (report.rows, report.imported, report.rewards) == (2, 2, 2)
+    frame = joined(target)
+    assert list(frame["reward"]) == [1.0, 0.5]
+    assert list(frame["index"]) == [0, 1]
+    assert set(frame["origin"]) == {"import"} and set(frame["model_id"]) == {"imported"}
+    assert frame["pmf"].isna().all()
+
+
+def test_without_reward_there_was_silence(tmp_path: Path) -> None:
+    target = experiment(tmp_path, default=-0.5)
+    bring_in(target, [{key: value for key, value in ROW.items() if key != "reward"}, ROW | {"reward": None}])
+    frame = joined(target)
+    assert list(frame["reward"]) == [-0.5, -0.5] and not frame["rewarded"].any()
+
+
+def test_the_same_file_imported_twice_counts_once(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    for _ in range(2):
+        bring_in(target, [ROW, ROW, ROW | {"reward": 0.0}])
+    assert list(joined(target)["reward"]) == [1.0, 1.0, 0.0]
+    with Warehouse(target) as warehouse:
+        counts = warehouse.counts()
+    assert (counts["imported"], counts["duplicates"], counts["conflicts"], counts["late"]) == (3, 6, 0, 0)
+
+
+def test_rows_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    bring_in(target, [ROW | {"context": {"n": n}} for n in range(6000)])
+    assert [json.loads(text)["n"] for text in joined(target)["context"]] == list(range(6000))
+
+
+def test_given_times_ids_and_distributions_are_kept(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    bring_in(target, [ROW | {"event_id": "mine", "decided_at": "2020-01-02T03:04:05+01:00", "pmf": [0.25, 0.75]}])
+    [row] = joined(target).to_dict("records")
+    assert row["event_id"] == "mine"
+    assert row["decided_at"].isoformat() == "2020-01-02T02:04:05+00:00"
+    assert list(row["pmf"]) == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"probability": None}, "no_probability"),
+        ({"probability": 0}, "invalid_probability"),
+        ({"probability": -0.5}, "invalid_probability"),
+        ({"probability": 1.5}, "invalid_probability"),
+        ({"probability": "0.5"}, "invalid_probability"),
+        ({"probability": True}, "invalid_probability"),
+        ({"pmf": [0.5, 0.5]}, "inconsistent_pmf"),
+        ({"pmf": [0.25, 0.25]}, "invalid_pmf"),
+        ({"pmf": [0.25, 0.5, 0.25]}, "invalid_pmf"),
+        ({"reward": 7}, "reward_out_of_range"),
+        ({"reward": "good"}, "invalid_reward"),
+        ({"action": "c"}, "unknown_action"),
+        ({"action": None}, "invalid_action"),
+        ({"actions": []}, "invalid_actions"),
+        ({"actions": ["a", "a"]}, "invalid_actions"),
+        ({"actions": None}, "no_actions"),
+        ({"context": None}, "invalid_features"),
+        ({"context": {"x\n": 1}}, "invalid_features"),
+        ({"decided_at": "yesterday"}, "invalid_time"),
+        ({"event_id": ""}, "invalid_id"),
+        ({"event_id": 5}, "invalid_id"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_refused_and_counted(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    report = bring_in(experiment(tmp_path), [ROW, ROW | change, ROW])
+    assert (report.rows, report.imported, dict(report.refused)) == (3, 2, {reason: 1})
+    assert report.examples[0].startswith("line 2: ")
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"5", b'{"context": NaN}', b'{"context": 1e400}', b"\xff", b'"\\ud800"'])
+def test_a_line_that_is_no_json_object_is_refused_and_counted(tmp_path: Path, line: bytes) -> None:
+    assert dict(bring_in(experiment(tmp_path), [line, ROW, b"", b"  \n"]).refused) == {"not_json": 1}
+
+
+def test_a_missing_probability_is_filled_in_only_for_a_stated_logging_policy(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    report = bring_in(target, [ROW | {"probability": None}, ROW], logging_policy="uniform")
+    assert report.imported == 2
+    frame = joined(target)
+    assert list(frame["probability"]) == [0.5, 0.25]
+    assert list(frame["pmf"][0]) == [0.5, 0.5] and frame["pmf"].isna()[1]
+
+
+def test_rows_without_actions_were_offered_the_catalogue(tmp_path: Path) -> None:
+    settings = parse_settings({"actions": [{"id": "1"}, {"id": "2"}]})
+    target = Experiment.create(tmp_path, "test", settings, now=START - timedelta(days=1))
+    plain = {key: value for key, value in ROW.items() if key != "actions"}
+    report = bring_in(target, [plain | {"action": "2"}, plain | {"action": 1}, plain | {"action": "3"}])
+    assert dict(report.refused) == {"unknown_action": 1}
+    frame = joined(target)
+    assert list(frame["index"]) == [1, 0]
+    assert set(frame["catalogue_version"]) == {1} and set(frame["actions"]) == {'[{"id":"1"},{"id":"2"}]'}
+
+
+def test_a_list_of_numbers_becomes_features_by_position(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    bring_in(target, [ROW | {"context": {"v": [1.5, 2], "words": ["a", "b"]}}])
+    assert json.loads(joined(target)["context"][0]) == {"v": {"0": 1.5, "1": 2}, "words": ["a", "b"]}
+
+
+def test_imported_rows_are_in_a_rebuild_too(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    write(target, [decision("live", 0), reward("live", 1, 1.0)])
+    bring_in(target, [ROW, ROW])
+    before = joined(target)
+    assert len(before) == 3
+    target.paths.warehouse.unlink()
+    rebuild(target, watermark=at(3600))
+    with Warehouse(target) as warehouse:
+        assert warehouse.interactions().equals(before)
