@@ -13,7 +13,6 @@ from bandit.doctor import Findings
 from bandit.eventlog import SegmentInfo
 from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
-from bandit.experiment import Experiment
 from joiner.warehouse import Warehouse
 
 REBUILD = "`rewardloop rebuild` makes it anew from the log"
@@ -81,13 +80,13 @@ def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings:
     if row[0] or row[1]:
         findings.wrong(
             "database",
-            f"{row[0]} interaction(s) have a probability that is not their pmf's, {row[1]} a pmf that does not sum to 1",
+            f"{row[0]} interaction(s) have a probability that is not their pmf's, {row[1]} a pmf that sums not to 1",
             REBUILD,
         )
     findings.count("interactions", _number(cursor.execute("SELECT count(*) FROM joined").fetchone()))
 
 
-def check_rebuild(warehouse: Warehouse, experiment: Experiment, findings: Findings, *, scratch: Path) -> None:
+def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:
     """Make a second warehouse from the log, joined as far, and compare the interactions of both.
 
     The second file is removed again. Raises OSError when there is no room for it.
@@ -96,19 +95,24 @@ def check_rebuild(warehouse: Warehouse, experiment: Experiment, findings: Findin
     if until is None:
         findings.note("database", "nothing is joined yet, so there is nothing to compare")
         return
-    path = scratch / "doctor.duckdb"
+    experiment = warehouse.experiment
+    known = warehouse.segment_names() & {segment_name(info.writer_id, info.sequence) for info in sound}
+    path = warehouse.path.with_name("warehouse.doctor.duckdb")
+    _remove(path)
     try:
         with Warehouse(experiment, path=path) as second:
-            names = warehouse.segment_names()
-            segments = [path for path in sealed_segments(experiment.paths.events) if path.stem in names]
-            second.ingest(segments)
+            second.ingest([segment for segment in sealed_segments(experiment.paths.events) if segment.stem in known])
             second.join(until)
             findings.count("interactions_rebuilt", second.counts()["interactions"] + second.counts()["imported"])
             if second.digest() != warehouse.digest():
                 findings.wrong("database", "its interactions are not those that the log gives", REBUILD)
     finally:
-        path.unlink(missing_ok=True)
-        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
 
 
 def _number(row: tuple[int, ...] | None) -> int:

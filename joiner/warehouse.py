@@ -234,6 +234,10 @@ class Warehouse:
             self._read(), self._scratch, path, what=what, form=form, after=LONG_AGO, rows=rows, metadata=metadata
         )
 
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of one's own for reading, for as long as the warehouse is open."""
+        return self._read()
+
     def checkpoint(self) -> None:
         """Move everything from the write-ahead log into the file itself."""
         with self._writing:

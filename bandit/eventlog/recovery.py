@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bandit.errors import CorruptLog
+from bandit.errors import Conflict, CorruptLog
 from bandit.eventlog.segment import (
     OPEN_SUFFIX,
     SEALED_SUFFIX,
@@ -32,6 +32,7 @@ from bandit.files import fsync_directory, write_atomically
 QUARANTINE = "quarantine"
 TORN_SUFFIX = ".torn"
 DAMAGED_SUFFIX = ".damaged"
+SALVAGED_SUFFIX = ".salvaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,28 @@ def _keep(source: Path, data: bytes, suffix: str) -> Path:
     path = folder / f"{source.name}.{suffix}"
     write_atomically(path, data)
     return path
+
+
+def salvage_segment(damaged: Path, *, now: datetime) -> Recovered:
+    """Put the whole commits of a quarantined segment back into the log, under its old name.
+
+    The damaged file stays beside it as `*.salvaged`. Raises `Conflict` when a segment of that name is there,
+    OSError when the disk does not take it.
+    """
+    events = damaged.parent.parent
+    target = events / damaged.name.removesuffix(DAMAGED_SUFFIX)
+    if target.exists():
+        raise Conflict(f"events/{target.name} is there already; remove {damaged.name} if it is the better one")
+    data = damaged.read_bytes()
+    groups = whole_commits(data)
+    kept = sum(group.events for group in groups)
+    if kept:
+        write_atomically(target, _sealed(target, data, groups, now))
+    salvaged = damaged.with_name(f"{damaged.name}{SALVAGED_SUFFIX}")
+    damaged.rename(salvaged)
+    fsync_directory(damaged.parent)
+    cut = len(data) - sum(group.end - group.start for group in groups)
+    return Recovered(damaged, target if kept else None, kept, cut, (salvaged,))
 
 
 def quarantine_segment(segment: Path) -> Path:

@@ -1,0 +1,276 @@
+"""What can be wrong with an experiment's files, found by reading them: log, models, settings, replays.
+
+Nothing here changes anything. A finding that is *wrong* breaks a promise or soon will; a *note* is worth knowing.
+Each says in words what is the matter and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from bandit.errors import CorruptLog, CorruptModel, NotFound, RewardloopError
+from bandit.eventlog.heartbeat import locked_writers, read_clock_floor, read_heartbeat
+from bandit.eventlog.recovery import DAMAGED_SUFFIX, QUARANTINE, TORN_SUFFIX, open_segments
+from bandit.eventlog.segment import SegmentInfo, parse_segment_name, read_events, verify_segment
+from bandit.eventlog.survey import sealed_segments
+from bandit.events import DecisionEvent
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.policies import load_policy
+from bandit.registry import ModelRegistry
+from bandit.replay import offered_actions, replay
+from bandit.types import Action, Policy
+from bandit.vw_policy import VWPolicy
+
+CLOCK_AHEAD_S_MAX = 60.0
+SILENT_S_MAX = 30.0
+MODELS_OPEN_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found: `area` (log, models, settings, replay, database), what it is, and the way out."""
+
+    area: str
+    wrong: bool
+    what: str
+    cure: str = ""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found and how much was looked at (`checked`: segments, events, models, replays, …)."""
+
+    found: list[Finding] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+
+    def wrong(self, area: str, what: str, cure: str) -> None:
+        """Add something that breaks a promise."""
+        self.found.append(Finding(area, True, what, cure))
+
+    def note(self, area: str, what: str, cure: str = "") -> None:
+        """Add something worth knowing."""
+        self.found.append(Finding(area, False, what, cure))
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Count something that was looked at."""
+        self.checked[what] = self.checked.get(what, 0) + by
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(finding.wrong for finding in self.found)
+
+
+def check_log(paths: ExperimentPaths, findings: Findings, *, now: datetime) -> list[SegmentInfo]:
+    """Verify every sealed segment and look for what was lost, left open or put aside; gives the sound segments."""
+    sound: list[SegmentInfo] = []
+    sequences: dict[str, list[int]] = defaultdict(list)
+    segments = sealed_segments(paths.events)
+    for segment in segments:
+        findings.count("segments")
+        writer_id, sequence = parse_segment_name(segment)
+        sequences[writer_id].append(sequence)
+        try:
+            info = verify_segment(segment)
+        except (CorruptLog, OSError) as error:
+            findings.wrong("log", str(error), "restore it from a backup, or save its whole commits with --repair")
+            continue
+        sound.append(info)
+        findings.count("events", info.events)
+    _check_gaps(paths, sequences, findings)
+    _check_quarantine(paths, findings)
+    _check_writers(paths, findings, now=now)
+    known = {*segments, *open_segments(paths.events)}
+    for path in sorted(paths.events.iterdir()) if paths.events.is_dir() else []:
+        if path.is_file() and path not in known:
+            findings.note("log", f"events/{path.name} is no segment", "it is not read; remove it if nobody needs it")
+    return sound
+
+
+def check_models(registry: ModelRegistry, findings: Findings) -> None:
+    """Verify digests and canaries of every stored model, the pointer and the history."""
+    broken: set[str] = set()
+    for model_id in registry.model_ids():
+        findings.count("models")
+        try:
+            load_policy(registry.load(model_id)).close()
+        except (CorruptModel, NotFound) as error:
+            broken.add(model_id)
+            findings.note("models", str(error), "restore its folder from a backup, or remove it")
+    try:
+        champion, earlier = registry.champion(), registry.champions()
+    except CorruptModel as error:
+        findings.wrong("models", str(error), "restore champion.json from a backup, or promote a model anew")
+        return
+    if champion is not None and (champion.model_id in broken or champion.model_id not in registry.model_ids()):
+        findings.wrong(
+            "models",
+            f"the champion {champion.model_id} cannot be loaded; decisions fall back",
+            "restore its folder from a backup, or `rewardloop models rollback`",
+        )
+    gone = {entry.model_id for entry in earlier} - set(registry.model_ids())
+    if gone:
+        findings.note(
+            "models", f"{len(gone)} earlier champion(s) are no longer stored", "they cannot be rolled back to"
+        )
+    for leftover in sorted(registry.paths.models.glob(".incoming-*")) if registry.paths.models.is_dir() else []:
+        findings.note("models", f"models/{leftover.name} was not finished", "the next publication removes it")
+    try:
+        findings.count("history", len(registry.history()))
+    except CorruptLog as error:
+        findings.wrong("models", str(error), "restore history.jsonl from a backup, or repair the line by hand")
+
+
+def check_settings(experiment: Experiment, findings: Findings) -> None:
+    """Every version of the settings parses, and every catalogue that one refers to is there."""
+    for version in experiment.versions():
+        findings.count("settings_versions")
+        try:
+            experiment.settings_of(version.version)
+            experiment.catalogue(version.catalogue_version)
+        except RewardloopError as error:
+            findings.wrong("settings", f"settings version {version.version}: {error}", "restore it from a backup")
+    mode = experiment.paths.secret.stat().st_mode & 0o777
+    if mode & 0o077:
+        findings.note("settings", "the file `secret` can be read by others", f"chmod 600 {experiment.paths.secret}")
+
+
+def check_replays(experiment: Experiment, registry: ModelRegistry, findings: Findings, *, limit: int) -> None:
+    """Make the newest `limit` decisions again: action, probability and pmf must be the logged ones, bit for bit."""
+    policies: dict[str, VWPolicy | None] = {}
+    different: dict[str, int] = defaultdict(int)
+    try:
+        for event in _newest_decisions(experiment.paths, limit):
+            actions = offered_actions(event, lambda version: _catalogue(experiment, version))
+            policy = _policy(registry, policies, event.model_id)
+            if actions is None:
+                findings.count("replays_impossible")
+                continue
+            again = replay(
+                event,
+                actions=actions,
+                policy=policy,
+                settings=experiment.settings_of(event.settings_version),
+                secret=experiment.secret,
+            )
+            if again is None:
+                findings.count("replays_impossible")
+                continue
+            findings.count("replays")
+            if not again.agrees_with(event):
+                different[event.model_id] += 1
+    finally:
+        for opened in policies.values():
+            if opened is not None:
+                opened.close()
+    for model_id, count in different.items():
+        findings.wrong(
+            "replay",
+            f"{count} logged decision(s) of {model_id} come out differently when they are made again",
+            "do not learn from them: their probability is not the one they were drawn with; see whether `secret`, "
+            "the model's folder or the log was replaced",
+        )
+
+
+def _check_gaps(paths: ExperimentPaths, sequences: dict[str, list[int]], findings: Findings) -> None:
+    for segment in open_segments(paths.events):
+        writer_id, sequence = parse_segment_name(segment)
+        sequences[writer_id].append(sequence)
+    quarantine = paths.events / QUARANTINE
+    aside = {path.name.split(".")[0] for path in quarantine.iterdir()} if quarantine.is_dir() else set()
+    for writer_id, numbers in sorted(sequences.items()):
+        missing = sorted(set(range(min(numbers), max(numbers))) - set(numbers))
+        unexplained = [number for number in missing if f"{writer_id}-{number:08d}" not in aside]
+        if unexplained:
+            findings.note(
+                "log",
+                f"{len(unexplained)} segment number(s) of writer {writer_id} are not there, first {unexplained[0]}",
+                "nothing is lost if that segment held no whole commit; otherwise the database knows it (see there)",
+            )
+
+
+def _check_quarantine(paths: ExperimentPaths, findings: Findings) -> None:
+    quarantine = paths.events / QUARANTINE
+    for path in sorted(quarantine.iterdir()) if quarantine.is_dir() else []:
+        size = path.stat().st_size
+        if path.suffix == DAMAGED_SUFFIX:
+            findings.wrong(
+                "log",
+                f"events/{QUARANTINE}/{path.name} ({size} bytes) may hold acknowledged events that are not in the log",
+                "restore the segment from a backup, or save its whole commits with --repair; then remove the file",
+            )
+        elif path.suffix == TORN_SUFFIX:
+            findings.note("log", f"events/{QUARANTINE}/{path.name} ({size} bytes) was cut off a dead writer's segment")
+
+
+def _check_writers(paths: ExperimentPaths, findings: Findings, *, now: datetime) -> None:
+    live = locked_writers(paths)
+    findings.count("live_writers", len(live))
+    for segment in open_segments(paths.events):
+        if parse_segment_name(segment)[0] not in live:
+            findings.note("log", f"events/{segment.name} was left open by a dead writer", "the learner recovers it")
+    for writer_id in live:
+        heartbeat = read_heartbeat(paths, writer_id)
+        if heartbeat is None:
+            findings.note("log", f"writer {writer_id} lives but has not reported yet")
+        elif (now - heartbeat.at).total_seconds() > SILENT_S_MAX:
+            findings.wrong(
+                "log",
+                f"writer {writer_id} (process {heartbeat.pid}) lives but is silent since {heartbeat.at:%H:%M:%S}",
+                "nothing matures as long as it hangs; restart that process",
+            )
+    floor = read_clock_floor(paths)
+    if floor is not None and floor > now + timedelta(seconds=CLOCK_AHEAD_S_MAX):
+        findings.wrong(
+            "log",
+            f"the log was written until {floor:%Y-%m-%d %H:%M:%S}, {(floor - now).total_seconds():.0f} s after now",
+            "set the clock right; until it reaches that time, windows do not close",
+        )
+
+
+def _newest_decisions(paths: ExperimentPaths, limit: int) -> Iterator[DecisionEvent]:
+    left = limit
+    segments = sorted(sealed_segments(paths.events), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for segment in segments:
+        try:
+            decisions = [event for event in read_events(segment) if isinstance(event, DecisionEvent)]
+        except CorruptLog:
+            continue  # `check_log` has said so
+        live = [event for event in decisions if event.imported_at is None]
+        yield from live[-left:] if left > 0 else []
+        left -= min(left, len(live))
+        if left <= 0:
+            return
+
+
+def _catalogue(experiment: Experiment, version: int) -> Sequence[Action] | None:
+    try:
+        return experiment.catalogue(version)
+    except NotFound:
+        return None
+
+
+def _policy(registry: ModelRegistry, policies: dict[str, VWPolicy | None], model_id: str) -> Policy | None:
+    if model_id not in policies:
+        if sum(policy is not None for policy in policies.values()) >= MODELS_OPEN_MAX:
+            for opened in policies.values():
+                if opened is not None:
+                    opened.close()
+            policies.clear()
+        try:
+            policies[model_id] = load_policy(registry.load(model_id))
+        except (CorruptModel, NotFound):
+            policies[model_id] = None
+    return policies[model_id]
+
+
+def salvageable(paths: ExperimentPaths) -> list[Path]:
+    """Whole segments in quarantine, whose sound commits can still be saved."""
+    quarantine = paths.events / QUARANTINE
+    if not quarantine.is_dir():
+        return []
+    return sorted(path for path in quarantine.iterdir() if path.name.endswith(f".jsonl{DAMAGED_SUFFIX}"))

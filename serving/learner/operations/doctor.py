@@ -1,0 +1,114 @@
+"""The doctor: log, models, settings, replays, certificate and database, checked one after the other.
+
+It reads; only with `repair` it changes something: damaged segments go to quarantine, and the whole commits of
+quarantined ones go back into the log.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import duckdb
+import msgspec
+
+from bandit.doctor import Findings, check_log, check_models, check_replays, check_settings, salvageable
+from bandit.errors import Conflict, CorruptLog, InvalidInput, RewardloopError
+from bandit.eventlog import quarantine_segment, verify_segment
+from bandit.eventlog.recovery import salvage_segment
+from bandit.eventlog.survey import sealed_segments
+from evaluation.certificate import verify_certificate
+from evaluation.scored import ScoredRows
+from joiner.doctor import REBUILD, check_database, check_rebuild
+from joiner.parquet import read_parquet
+from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
+from serving.learner.workspace import Workspace
+
+REPLAYS_MAX = 1_000_000
+FREE_FRACTION_MIN = 0.05
+
+
+def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair: bool = False) -> dict[str, Any]:
+    """Check one experiment; gives `healthy`, `findings` (area, wrong, what, cure) and how much was `checked`."""
+    if not isinstance(replays, int) or not 0 <= replays <= REPLAYS_MAX:
+        raise InvalidInput("replays", "is out of range", f"0 to {REPLAYS_MAX}")
+    experiment = workspace.experiment
+    experiment.refresh()
+    findings = Findings()
+    with workspace.lock:
+        if repair:
+            _repair(workspace, findings)
+        check_settings(experiment, findings)
+        sound = check_log(experiment.paths, findings, now=workspace.clock())
+        check_models(workspace.registry, findings)
+        check_replays(experiment, workspace.registry, findings, limit=replays)
+        _check_certificate(workspace, findings)
+        try:
+            check_database(workspace.warehouse, sound, findings)
+            if deep:
+                check_rebuild(workspace.warehouse, sound, findings)
+        except (duckdb.Error, RuntimeError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            findings.wrong("database", f"it cannot be read: {first}", REBUILD)
+    usage = shutil.disk_usage(experiment.paths.root)
+    if usage.free < FREE_FRACTION_MIN * usage.total:
+        findings.note(
+            "log", f"the disk has {usage.free / 2**30:.1f} GiB left", "nothing is acknowledged once it is full"
+        )
+    return {
+        "experiment": experiment.name,
+        "healthy": findings.healthy,
+        "findings": [asdict(finding) for finding in findings.found],
+        "checked": findings.checked,
+    }
+
+
+def _repair(workspace: Workspace, findings: Findings) -> None:
+    paths = workspace.experiment.paths
+    for segment in sealed_segments(paths.events):
+        try:
+            verify_segment(segment)
+        except CorruptLog:
+            quarantine_segment(segment)
+    for damaged in salvageable(paths):
+        try:
+            saved = salvage_segment(damaged, now=workspace.clock())
+        except Conflict as error:
+            findings.note("log", str(error))
+            continue
+        workspace.registry.record(
+            "salvage", now=workspace.clock(), segment=damaged.name, events=saved.events, cut_bytes=saved.cut_bytes
+        )
+        findings.note(
+            "log", f"{saved.events} event(s) of {damaged.name} are back in the log, {saved.cut_bytes} bytes are not"
+        )
+
+
+def _check_certificate(workspace: Workspace, findings: Findings) -> None:
+    """The champion's certificate is there, unchanged, and follows from its scored rows."""
+    try:
+        champion = workspace.registry.champion()
+        paths = workspace.experiment.paths
+        if champion is None:
+            return
+        mine = [
+            found["id"]
+            for found in evaluations(paths)
+            if isinstance(found.get("candidate"), dict) and found["candidate"].get("model_id") == champion.model_id
+        ]
+        if not mine:
+            findings.note(
+                "models",
+                f"the champion {champion.model_id} has no certificate",
+                "it was promoted by hand or restored alone",
+            )
+            return
+        folder = paths.evaluations / mine[0]
+        certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+        rows = ScoredRows.from_frame(read_parquet(folder / SCORED))
+        findings.count("certificates")
+        for difference in verify_certificate(certificate, rows):
+            findings.wrong("models", f"certificate {mine[0]}: {difference}", "restore its folder from a backup")
+    except (OSError, KeyError, ValueError, RewardloopError, msgspec.DecodeError, duckdb.Error) as error:
+        findings.wrong("models", f"the champion's certificate cannot be read: {error}", "restore it from a backup")
