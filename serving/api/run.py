@@ -108,8 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--allow-host", action="append", default=[], help="a further Host header to answer for")
+    parser.add_argument("--core", type=int, help="keep the worker on this core")
     parser.add_argument("--default-experiment", help="what Personalizer's routes mean where the key does not say it")
     chosen = parser.parse_args(arguments)
+    if chosen.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {chosen.core})
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     run_worker(

@@ -1,0 +1,226 @@
+"""How fast the decision API is, as ratios to FastAPI's hello world in the same run: `make bench` prints them.
+
+Every decision measured is durable: acknowledged after fdatasync, drawn from a trained VW policy. Runs alternate
+between yardstick and product and the medians are compared, because a machine's speed drifts. The sync cost of
+the disk is printed beside the ratios, since a slower disk moves them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bandit.experiment import Experiment
+from bandit.registry import ModelRegistry
+from bandit.settings import parse_settings
+from bandit.training import Learning
+from bandit.types import Action, Interaction
+
+CATALOGUE = [{"id": f"class-{number}"} for number in range(1, 8)]
+ROWS = 2000
+BODIES = 512
+SERVER_CORE, CLIENT_CORE = 0, 1
+
+
+def context(rng: random.Random) -> dict[str, Any]:
+    """Nine features, as Statlog has."""
+    return {f"x{number}": round(rng.gauss(0, 10), 1) for number in range(9)}
+
+
+def offered(rng: random.Random) -> list[dict[str, Any]]:
+    """Ten actions of ten features each, out of a stock of 200."""
+    stock = rng.sample(range(200), 10)
+    return [{"id": f"item-{n}", "features": {f"f{i}": (n * (i + 3)) % 17 for i in range(10)}} for n in stock]
+
+
+def prepare(data_dir: Path) -> None:
+    """Three experiments with trained champions: a catalogue, per-request actions, and rewards."""
+    _train(data_dir, "catalogue", {"actions": CATALOGUE}, lambda rng: CATALOGUE)
+    _train(data_dir, "request", {}, offered)
+
+
+def _train(data_dir: Path, name: str, settings: dict[str, Any], actions: Any) -> None:
+    rng = random.Random(7)
+    now = datetime.now(UTC)
+    experiment = Experiment.create(data_dir, name, parse_settings(settings), now=now)
+    rows = []
+    for number in range(ROWS):
+        features = context(rng)
+        choices = tuple(Action(entry["id"], entry.get("features", {})) for entry in actions(rng))
+        index = rng.randrange(len(choices))
+        reward = float(features["x0"] > 0 and index % 2 == 0)
+        rows.append(
+            Interaction(
+                event_id=f"h{number}",
+                decided_at=now - timedelta(hours=2) + timedelta(seconds=number),
+                model_id="imported",
+                context=features,
+                actions=choices,
+                index=index,
+                propensity=1 / len(choices),
+                pmf=tuple([1 / len(choices)] * len(choices)),
+                reward=reward,
+            )
+        )
+    learning = Learning.fresh(experiment.settings, rows)
+    learning.step(rows, champion=None, champion_id=None)
+    registry = ModelRegistry(experiment.paths)
+    manifest = registry.publish(
+        learning.files(),
+        now=now,
+        parent=None,
+        kind="initial",
+        options=learning.options(),
+        settings_version=1,
+        data={"rows": len(rows)},
+        canaries=learning.canaries(rows[:5]),
+    )
+    registry.swap(manifest.model_id, expected=None, now=now, reason="benchmark")
+
+
+def write_bodies(folder: Path) -> dict[str, Path]:
+    """Files of request bodies by what they ask."""
+    rng = random.Random(11)
+    bodies: dict[str, list[Any]] = {
+        "hello": [{}],
+        "catalogue": [{"context": context(rng)} for _ in range(BODIES)],
+        "request": [{"context": context(rng), "actions": offered(rng)} for _ in range(BODIES)],
+        "rewards": [{"event_id": f"01890000-0000-7000-8000-{n:012d}", "reward": n % 2} for n in range(BODIES)],
+    }
+    files = {}
+    for name, entries in bodies.items():
+        files[name] = folder / f"{name}.ndjson"
+        files[name].write_text("\n".join(json.dumps(entry) for entry in entries))
+    return files
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], url: str) -> Iterator[None]:
+    """A server process, ready when `url` answers."""
+    process = subprocess.Popen([sys.executable, "-m", *command])
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=1):
+                    break
+            except OSError as error:
+                if getattr(error, "code", None):
+                    break
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def load(port: int, path: str, bodies: Path, *, connections: int, seconds: float) -> dict[str, Any]:
+    """One run of the load generator in its own process."""
+    command = [sys.executable, "-m", "benchmarks.load", "--port", str(port), "--path", path, "--bodies", str(bodies)]
+    command += ["--connections", str(connections), "--seconds", str(seconds), "--core", str(CLIENT_CORE)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    if set(result["statuses"]) != {"200"} or result["lost"]:
+        raise SystemExit(f"{path}: not every request was answered with 200: {result}")
+    return result
+
+
+def sync_ms(folder: Path, times: int = 200) -> float:
+    """The median fdatasync of a 4 KiB append, in ms."""
+    path = folder / "sync"
+    took = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(times):
+            file.write(b"x" * 4096)
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - begun)
+    return 1000 * statistics.median(took)
+
+
+def measure(*, seconds: float = 3.0, rounds: int = 3) -> dict[str, Any]:
+    """All runs; returns medians and the ratios that matter."""
+    with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as name:
+        folder = Path(name)
+        prepare(folder / "data")
+        bodies = write_bodies(folder)
+        sync = sync_ms(folder)
+        hello = 8931
+        api = 8932
+        runs: dict[str, list[dict[str, Any]]] = {}
+        plan = [
+            ("hello", hello, "/hello", 32),
+            ("catalogue", api, "/v1/experiments/catalogue/recommend", 32),
+            ("request", api, "/v1/experiments/request/recommend", 32),
+            ("rewards", api, "/v1/experiments/catalogue/rewards", 32),
+            ("hello, 1 connection", hello, "/hello", 1),
+            ("catalogue, 1 connection", api, "/v1/experiments/catalogue/recommend", 1),
+        ]
+        hello_command = ["benchmarks.hello", "--port", str(hello), "--core", str(SERVER_CORE)]
+        api_command = ["serving.api.run", "--data-dir", str(folder / "data"), "--port", str(api)]
+        api_command += ["--core", str(SERVER_CORE)]
+        with (
+            started(hello_command, f"http://127.0.0.1:{hello}/docs"),
+            started(api_command, f"http://127.0.0.1:{api}/livez"),
+        ):
+            for _ in range(rounds):
+                for label, port, path, connections in plan:
+                    file = bodies[label.partition(",")[0]]
+                    result = load(port, path, file, connections=connections, seconds=seconds)
+                    runs.setdefault(label, []).append(result)
+        return _summary(runs, sync)
+
+
+def _summary(runs: dict[str, list[dict[str, Any]]], sync: float) -> dict[str, Any]:
+    medians = {
+        label: {key: statistics.median(run[key] for run in results) for key in ("requests_per_s", "p50_ms", "p99_ms")}
+        for label, results in runs.items()
+    }
+    base = medians["hello"]
+    one = medians["catalogue, 1 connection"]["p50_ms"] - medians["hello, 1 connection"]["p50_ms"]
+    ratios = {
+        "recommend, catalogue of 7 / hello": medians["catalogue"]["requests_per_s"] / base["requests_per_s"],
+        "recommend, catalogue of 7: p99 / hello p99": medians["catalogue"]["p99_ms"] / base["p99_ms"],
+        "recommend, 10 actions of 10 features / hello": medians["request"]["requests_per_s"] / base["requests_per_s"],
+        "rewards / hello": medians["rewards"]["requests_per_s"] / base["requests_per_s"],
+        "one connection: (p50 - hello p50) / sync": one / sync,
+    }
+    return {"sync_ms": sync, "medians": medians, "ratios": ratios}
+
+
+def main() -> None:
+    """Print the table, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    result = measure(seconds=chosen.seconds, rounds=chosen.rounds)
+    if chosen.json:
+        print(json.dumps(result))
+        return
+    print(f"fdatasync of this disk: {result['sync_ms']:.3f} ms (median)")
+    for label, numbers in result["medians"].items():
+        rate, p50, p99 = (numbers[key] for key in ("requests_per_s", "p50_ms", "p99_ms"))
+        print(f"{label:28} {rate:9.0f} requests/s   p50 {p50:7.3f} ms   p99 {p99:7.3f} ms")
+    for label, ratio in result["ratios"].items():
+        print(f"{label:48} {ratio:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
