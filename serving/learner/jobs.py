@@ -7,16 +7,17 @@ itself. A job gets paths and bytes and answers arrays and bytes; it writes nothi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bandit.canaries import make_canaries
 from bandit.errors import TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
-from bandit.policies import UniformPolicy, cold_start_policy, load_policy
+from bandit.policies import UniformPolicy, cold_start_policy, load_policy, policy_from_files
 from bandit.registry import ModelRegistry
 from bandit.rows import read_interactions
 from bandit.settings import ExperimentSettings, parse_settings
@@ -117,12 +118,16 @@ def advance(desk: Desk, job: Job) -> Outcome:
             recent = chunk
     if not recent:
         raise TrainingFailed("there are no rows to learn from yet")
-    files = learning.files()
+    # VW's file carries loss statistics that loading sets to 0: only what was loaded once has the same bytes however
+    # the rows were cut into jobs and however often the process was started again
+    loaded = Learning.resume(learning.files(), settings)
+    learning.close()
+    learning, files = loaded, loaded.files()
     desk.keep(job, _digest(files), learning)
     return Outcome(
         files=files,
         scores=concatenate(scored),
-        canaries=learning.canaries(recent[-CANARY_ROWS:]),
+        canaries=_canaries(files, recent[-CANARY_ROWS:]),
         learnt=learning.rows_learnt,
     )
 
@@ -185,6 +190,15 @@ def _open(desk: Desk, job: Job, settings: ExperimentSettings, catalogues: Mappin
         return desk.take(job, _digest(job.files)) or Learning.resume(job.files, settings)
     # rows that are learnt unscored may also teach the encoder; rows to be scored must not, before their turn
     return Learning.fresh(settings, list(islice(_rows(job.learn, catalogues), FIT_ROWS)))
+
+
+def _canaries(files: Mapping[str, bytes], rows: Sequence[Interaction]) -> list[dict[str, Any]]:
+    """Canaries answered by the files as stored: asking the learning itself would move counters in its next files."""
+    policy = policy_from_files(files)
+    try:
+        return make_canaries(policy, [(row.context, row.actions) for row in rows])
+    finally:
+        policy.close()
 
 
 def _rows(path: Path | None, catalogues: Mapping[int, tuple[Action, ...]]) -> Iterator[Interaction]:

@@ -1,0 +1,76 @@
+"""A small world with a known best action, played in process under a simulated clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bandit.settings import ExperimentSettings, parse_settings
+from bandit.types import Action
+from serving.in_process import InProcess, in_process
+from simulator.transport import Answer, Delivery, Question
+
+ACTIONS = tuple(Action(name) for name in ("north", "east", "south", "west"))
+BEST = dict(zip(("cold", "dawn", "warm", "dusk"), (action.id for action in ACTIONS), strict=True))
+QUIET: dict[str, Any] = {"rewards": {"window_s": 1.0, "min": 0.0, "max": 1.0}, "schedule": {"interactions": 100}}
+
+
+class World:
+    """Four kinds of context, each with its own best action: that one pays with chance .9, the others with .2."""
+
+    def __init__(self, transport: InProcess, seed: int = 0) -> None:
+        self.transport = transport
+        self.rng = random.Random(seed)
+        self.luck = random.Random(seed + 1)  # apart, so that contexts do not depend on the size of a batch
+        self.count = 0
+
+    def play(self, number: int) -> float:
+        """Decide and reward `number` times; gives the mean reward. Nothing matures before `settle`."""
+        questions = [Question(self._name(), {"sky": self.rng.choice(list(BEST))}, ACTIONS) for _ in range(number)]
+        total = 0.0
+
+        def deliveries(index: int, answer: Answer) -> list[Delivery]:
+            nonlocal total
+            reward = self.pay(questions[index].context["sky"], answer.action)
+            total += reward
+            return [Delivery(0.1, reward)]
+
+        self.transport.play(questions, deliveries)
+        return total / number
+
+    def pay(self, sky: str, action: str) -> float:
+        return float(self.luck.random() < (0.9 if BEST[sky] == action else 0.2))
+
+    def history(self, number: int) -> list[dict[str, Any]]:
+        """Uniformly logged history."""
+        rows = []
+        for _ in range(number):
+            sky, action = self.rng.choice(list(BEST)), self.rng.choice(ACTIONS).id
+            rows.append(
+                {
+                    "context": {"sky": sky},
+                    "actions": [{"id": offered.id} for offered in ACTIONS],
+                    "action": action,
+                    "probability": 0.25,
+                    "reward": self.pay(sky, action),
+                }
+            )
+        return rows
+
+    def _name(self) -> str:
+        self.count += 1
+        return f"event-{self.count}"
+
+
+@contextmanager
+def world(data_dir: Path, *, seed: int = 0, **sections: Any) -> Iterator[World]:
+    """A fresh experiment with this world in front of it."""
+    with in_process(data_dir, "test", settings(**sections), seed) as transport:
+        yield World(transport, seed)
+
+
+def settings(**sections: Any) -> ExperimentSettings:
+    return parse_settings({**QUIET, **sections})

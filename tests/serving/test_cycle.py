@@ -1,0 +1,308 @@
+"""The cycle in process: what becomes champion, what does not, and what survives when something breaks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bandit.errors import Busy, Refused
+from bandit.settings import parse_settings, settings_to_dict
+from evaluation.certificate import verify_certificate
+from evaluation.scored import ScoredRows
+from joiner.parquet import read_parquet
+from serving.learner import models
+from serving.learner.challengers import STANDING
+from serving.learner.cycle import Cycle
+from serving.learner.field import offer
+from serving.learner.jobs import Desk, Job, advance
+from serving.learner.trainer import InlineTrainer
+from serving.learner.training_step import rows_file
+from serving.learner.workspace import Workspace
+from tests.serving.learner_support import World, world
+
+
+def learn_until_promoted(world: World, batches: int = 8) -> None:
+    for _ in range(batches):
+        world.play(200)
+        if world.transport.settle().outcome == "promote":
+            return
+    raise AssertionError("nothing was promoted")
+
+
+def digest(files: dict[str, bytes]) -> str:
+    return hashlib.sha256(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
+
+
+def test_from_cold_start_every_pmf_is_uniform_until_a_challenger_passes_the_gate(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        assert here.play(100) < 0.6
+        learn_until_promoted(here)
+        assert here.play(200) > 0.75
+        frame_models = here.transport.cycle.workspace.registry.champion()
+        assert frame_models is not None
+        here.transport.settle()
+        rows = here.transport.cycle.workspace.warehouse.interactions()
+        before = rows[rows["model_id"] == "cold-start"]
+        assert len(before) >= 300
+        assert all(list(pmf) == [0.25] * 4 for pmf in before["pmf"])
+
+
+def test_no_promotion_without_a_certificate_that_its_scored_rows_confirm(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        learn_until_promoted(here)
+        workspace = here.transport.cycle.workspace
+        promotions = workspace.registry.history("promotion")
+        assert len(promotions) == 1
+        folder = workspace.experiment.paths.evaluations / promotions[0]["evaluation_id"]
+        certificate = msgspec.json.decode((folder / "certificate.json").read_bytes())
+        rows = ScoredRows.from_frame(read_parquet(folder / "scored.parquet"))
+        assert certificate["verdict"]["outcome"] == "promote"
+        assert certificate["candidate"]["model_id"] == promotions[0]["model_id"]
+        assert not verify_certificate(certificate, rows)
+        assert "<html" in (folder / "report.html").read_text()
+
+
+def test_imported_history_without_a_champion_becomes_the_initial_model_outside_the_gate(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        settled = here.transport.warm_start(here.history(150))
+        report = here.transport.last_report
+        assert settled.outcome == "initial"
+        assert report is not None and report.rows == 150
+        registry = here.transport.cycle.workspace.registry
+        champion = registry.champion()
+        assert champion is not None and champion.model_id == report.model_id
+        assert registry.manifest(champion.model_id).kind == "initial"
+        folder = here.transport.experiment.paths.evaluations / str(report.evaluation_id)
+        certificate = msgspec.json.decode((folder / "certificate.json").read_bytes())
+        assert certificate["kind"] == "initial"
+        assert "uniform" in report.reason
+        assert not registry.history("promotion")
+
+
+def test_a_challenger_trained_on_reversed_rewards_is_held_with_reasons_and_leaves(tmp_path: Path) -> None:
+    with world(tmp_path, exploration={"algorithm": "egreedy", "epsilon": 0.4}) as here:
+        learn_until_promoted(here)
+        cycle = here.transport.cycle
+        workspace = cycle.workspace
+        champion = workspace.registry.champion()
+        assert champion is not None
+        watermark = cycle.intake.watermark
+        assert watermark is not None
+        with rows_file(workspace, "test", after=None, until=watermark) as (path, _):
+            reversed_rows = path.with_name("reversed.ndjson")
+            rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+            reversed_rows.write_bytes(
+                b"\n".join(msgspec.json.encode({**row, "reward": 1 - row["reward"]}) for row in rows)
+            )
+            plain = settings_to_dict(workspace.experiment.settings)
+            root = workspace.experiment.paths.root
+            outcome = advance(
+                Desk(), Job(root=root, name="bad", settings=plain, champion="uniform", learn=reversed_rows)
+            )
+        manifest = workspace.registry.publish(
+            outcome.files,
+            now=workspace.clock(),
+            parent=None,
+            kind="offered",
+            options={},
+            settings_version=1,
+            data={"cut": watermark.isoformat(), "rows": len(rows)},
+            canaries=outcome.canaries,
+        )
+        offer(workspace, cycle.store, manifest.model_id)
+        for _ in range(6):
+            here.play(400)
+            here.transport.settle()
+            report = here.transport.last_report
+            assert report is not None
+            verdict = next(v for v in report.verdicts if v.challenger == f"offered-{manifest.model_id}")
+            assert verdict.outcome in ("hold", "insufficient") and verdict.reason
+            if verdict.rejected:
+                break
+        assert verdict.rejected and verdict.lift is not None and verdict.lift < 0
+        assert f"offered-{manifest.model_id}" not in cycle.store.names()
+        now = workspace.registry.champion()
+        assert now is not None and now.model_id != manifest.model_id
+
+
+def test_an_equal_challenger_is_not_promoted(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        learn_until_promoted(here)
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        champion = workspace.registry.champion()
+        assert champion is not None
+        stored = workspace.registry.load(champion.model_id)
+        here.transport.clock.advance(5)
+        twin = workspace.registry.publish(
+            stored.files,
+            now=workspace.clock(),
+            parent=champion.model_id,
+            kind="offered",
+            options=stored.manifest.options,
+            settings_version=1,
+            data=stored.manifest.data,
+            canaries=stored.manifest.canaries,
+        )
+        offer(workspace, store, twin.model_id)
+        here.play(500)
+        here.transport.settle()
+        report = here.transport.last_report
+        assert report is not None
+        verdict = next(v for v in report.verdicts if v.challenger == f"offered-{twin.model_id}")
+        assert verdict.outcome == "hold" and verdict.lift == 0.0
+
+
+def test_the_model_depends_on_the_rows_alone_and_not_on_how_they_were_cut_into_runs(tmp_path: Path) -> None:
+    found = []
+    for name, cuts in (("once", [600]), ("thrice", [150, 50, 400])):
+        with world(tmp_path / name, gate={"alpha": 1e-9}) as here:
+            for rows in cuts:
+                here.play(rows)
+                if cuts == [600] or rows != 400:
+                    here.transport.settle()
+            here.transport.settle()
+            state = here.transport.cycle.store.load(STANDING)
+            assert state is not None and state.learnt == 600
+            found.append(digest(here.transport.cycle.store.files(state)))
+    assert found[0] == found[1]
+
+
+def test_a_lost_challenger_is_rebuilt_from_the_champion_to_the_same_state(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        learn_until_promoted(here)
+        cycle = here.transport.cycle
+        here.play(150)
+        here.transport.settle()
+        state = cycle.store.load(STANDING)
+        assert state is not None
+        before = digest(cycle.store.files(state))
+        cycle.store.drop(STANDING)
+        fresh = Cycle(cycle.workspace, InlineTrainer())
+        report = fresh.run(force=True)
+        state = fresh.store.load(STANDING)
+        assert state is not None and report.outcome != "failed", report.error
+        assert digest(fresh.store.files(state)) == before
+
+
+def test_changed_model_settings_make_the_challenger_learn_the_whole_log_anew(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        learn_until_promoted(here)
+        experiment = here.transport.experiment
+        changed = settings_to_dict(experiment.settings)
+        changed["exploration"] |= {"algorithm": "egreedy", "epsilon": 0.2}
+        experiment.change(parse_settings(changed), now=here.transport.clock())
+        here.play(120)
+        here.transport.settle()
+        state = here.transport.cycle.store.load(STANDING)
+        counts = here.transport.cycle.workspace.warehouse.counts()
+        assert state is not None
+        assert state.learnt == counts["interactions"]
+        assert state.scored == 120
+        assert state.settings_version == 2
+
+
+def test_a_failed_run_is_one_line_of_history_and_changes_nothing(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        learn_until_promoted(here)
+        cycle = here.transport.cycle
+        registry = cycle.workspace.registry
+        champion = registry.champion()
+        assert champion is not None
+        model = here.transport.experiment.paths.models / champion.model_id / "policy.vw"
+        good = model.read_bytes()
+        here.play(120)
+        model.write_bytes(good[:-10])
+        here.transport.server.writer.seal()
+        here.transport.clock.advance(5)
+        report = cycle.run(force=True)
+        assert report.outcome == "failed" and "CorruptModel" in str(report.error)
+        assert registry.history("run")[-1]["outcome"] == "failed"
+        model.write_bytes(good)
+        assert cycle.run(force=True).outcome in ("hold", "insufficient", "promote")
+        state = cycle.store.load(STANDING)
+        assert state is not None and state.learnt >= 300
+
+
+def test_rollback_goes_one_champion_further_back_each_time(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        cycle = here.transport.cycle
+        workspace, trainer = cycle.workspace, cycle.trainer
+        chain = [workspace.registry.champion()]
+        for _ in range(2):
+            stored = workspace.registry.load(chain[-1].model_id)  # type: ignore[union-attr]
+            here.transport.clock.advance(5)
+            copy = workspace.registry.publish(
+                stored.files | {"note.txt": str(len(chain)).encode()},
+                now=workspace.clock(),
+                parent=None,
+                kind="offered",
+                options={},
+                settings_version=1,
+                data=stored.manifest.data,
+                canaries=stored.manifest.canaries,
+            )
+            with pytest.raises(Refused, match="override"):
+                models.promote_by_hand(workspace, trainer, copy.model_id, override=False)
+            models.promote_by_hand(workspace, trainer, copy.model_id, override=True)
+            chain.append(workspace.registry.champion())
+        ids = [champion.model_id for champion in chain if champion]
+        assert models.roll_back(workspace, trainer)["champion"] == ids[1]
+        assert models.roll_back(workspace, trainer)["champion"] == ids[0]
+        with pytest.raises(Refused):
+            models.roll_back(workspace, trainer)
+        assert len(workspace.registry.history("override")) == 2
+        assert len(workspace.registry.history("rollback")) == 2
+
+
+def test_runs_never_overlap(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        cycle = here.transport.cycle
+        cycle._run_lock.acquire()
+        try:
+            assert cycle.due() is None
+            with pytest.raises(Busy):
+                cycle.run(force=True)
+        finally:
+            cycle._run_lock.release()
+
+
+def test_a_run_starts_by_rows_or_by_interval_whichever_comes_first(tmp_path: Path) -> None:
+    with world(tmp_path, schedule={"interactions": 100, "interval_s": 60.0}) as here:
+        cycle, clock = here.transport.cycle, here.transport.clock
+
+        def mature() -> None:
+            here.transport.server.writer.seal()
+            clock.advance(2)
+            here.transport.server.heartbeat()
+            cycle.tick()
+
+        here.play(40)
+        mature()
+        assert cycle.due() is None
+        clock.advance(60)
+        cycle.tick()
+        assert cycle.due() == "interval"
+        assert cycle.run(trigger="interval").rows == 40
+        assert cycle.due() is None
+        here.play(100)
+        mature()
+        assert cycle.due() == "rows"
+        assert cycle.run(trigger="rows").rows == 100
+
+
+def test_the_history_of_runs_survives_a_restart(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.play(50)
+        here.transport.settle()
+        cycle = here.transport.cycle
+        again = Cycle(
+            Workspace(here.transport.experiment, here.transport.clock, warehouse=cycle.workspace.warehouse),
+            InlineTrainer(),
+        )
+        assert again.runs == cycle.runs == 1
+        assert again.last_run is not None and cycle.last_run is not None
+        assert again.last_run.reason == cycle.last_run.reason
