@@ -1,0 +1,222 @@
+"""The doctor finds what was broken on purpose, says where, and calls a healthy directory healthy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from bandit.eventlog import verify_segment
+from bandit.eventlog.segment import seal_line, whole_commits
+from bandit.eventlog.survey import sealed_segments
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.keys import create_key, keys_path
+from bandit.registry import ModelRegistry
+from serving.cli import run
+from serving.cli.common import now
+from serving.learner.operations.doctor import run as doctor
+from serving.learner.workspace import Workspace
+from tests.serving.learner_support import world
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with imported history, an initial model and decisions under it."""
+    data_dir = tmp_path_factory.mktemp("doctor") / "data"
+    with world(data_dir) as played:
+        played.transport.warm_start(played.history(60))
+        for _ in range(3):
+            played.play(60)
+            played.transport.settle()
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(healthy: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    copy = tmp_path / "data"
+    shutil.copytree(healthy, copy)
+    return copy
+
+
+def _paths(data_dir: Path) -> ExperimentPaths:
+    return ExperimentPaths(data_dir / "experiments" / "test")
+
+
+def _examine(data_dir: Path, **options: Any) -> dict[str, Any]:
+    workspace = Workspace(Experiment.open(data_dir, "test"), now)
+    try:
+        return doctor(workspace, **options)
+    finally:
+        workspace.close()
+
+
+def _wrong(answer: dict[str, Any]) -> Iterator[str]:
+    for finding in answer["findings"]:
+        if finding["wrong"]:
+            assert finding["cure"], "whoever says what is wrong says what to do"
+            yield f"{finding['area']}: {finding['what']}"
+
+
+def _last_live_segment(data_dir: Path) -> Path:
+    return [path for path in sealed_segments(_paths(data_dir).events) if path.name.startswith("simulation")][-1]
+
+
+def _flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_healthy_directory_is_called_healthy_after_looking_at_all_of_it(data_dir: Path) -> None:
+    answer = _examine(data_dir, deep=True, replays=1000)
+    assert (list(_wrong(answer)), answer["healthy"]) == ([], True)
+    checked = answer["checked"]
+    assert checked["interactions"] == checked["interactions_rebuilt"] == 240
+    assert checked["replays"] == 180
+    assert checked["models"] >= 1
+    assert checked["certificates"] == 1
+
+
+def _flip_a_segment(data_dir: Path) -> None:
+    _flip(_last_live_segment(data_dir), 500)
+
+
+def _lose_a_segment(data_dir: Path) -> None:
+    _last_live_segment(data_dir).unlink()
+
+
+def _damage_the_champion(data_dir: Path) -> None:
+    champion = ModelRegistry(_paths(data_dir)).champion()
+    assert champion is not None
+    _flip(_paths(data_dir).models / champion.model_id / "policy.vw", 100)
+
+
+def _tear_the_pointer(data_dir: Path) -> None:
+    path = _paths(data_dir).champion
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _break_the_history(data_dir: Path) -> None:
+    path = _paths(data_dir).history
+    path.write_bytes(b"nonsense\n" + path.read_bytes())
+
+
+def _replace_the_secret(data_dir: Path) -> None:
+    _paths(data_dir).secret.write_text("00" * 32)
+
+
+def _forge_a_probability(data_dir: Path) -> None:
+    """Somebody who knows the format changes a logged probability and seals the segment again."""
+    segment = _last_live_segment(data_dir)
+    lines = segment.read_bytes().split(b"\n")
+    number = next(index for index, line in enumerate(lines) if line.startswith(b'{"type":"decision"'))
+    event = json.loads(lines[number])
+    event["probability"] = event["probability"] / 2
+    lines[number] = json.dumps(event).encode()
+    body = b"\n".join(line for line in lines if line and not line.startswith(b'{"type":"seal"')) + b"\n"
+    info = verify_segment(segment)
+    segment.write_bytes(body + seal_line(hashlib.sha256(body), info.events, len(body)))
+
+
+def _change_the_certificate(data_dir: Path) -> None:
+    for path in _paths(data_dir).evaluations.glob("e*/certificate.json"):
+        path.write_text(
+            path.read_text().replace('"alpha_spent": 0', '"alpha_spent": 1').replace('"seed": 0', '"seed": 1')
+        )
+
+
+def _replace_the_database(data_dir: Path) -> None:
+    _paths(data_dir).warehouse.write_bytes(b"x" * 20_000)
+
+
+def _statement(sql: str) -> Callable[[Path], None]:
+    def change(data_dir: Path) -> None:
+        with duckdb.connect(str(_paths(data_dir).warehouse)) as connection:
+            connection.execute(sql)
+
+    return change
+
+
+def _leave_damaged_bytes(data_dir: Path) -> None:
+    folder = _paths(data_dir).events / "quarantine"
+    folder.mkdir()
+    (folder / "w0-00000001.open.100.damaged").write_bytes(b"x")
+
+
+def _set_the_clock_back(data_dir: Path) -> None:
+    (_paths(data_dir).workers / "clock").write_text("2126-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("breaking", "expected"),
+    [
+        (_flip_a_segment, "log: segment simulation-"),
+        (_lose_a_segment, "database: 1 segment(s) that it was made from are not in the log any more"),
+        (_damage_the_champion, "models: the champion m"),
+        (_tear_the_pointer, "models: champion.json cannot be read"),
+        (_break_the_history, "models: history.jsonl holds a line that is not JSON"),
+        (_replace_the_secret, "replay: "),
+        (_forge_a_probability, "replay: 1 logged decision(s) of m"),
+        (_forge_a_probability, "database: 1 segment(s) were ingested with other content"),
+        (_change_the_certificate, "models: certificate e"),
+        (_replace_the_database, "database: it cannot be read"),
+        (_statement("DELETE FROM reward_records WHERE event_id = 'event-7'"), "database: segment simulation-"),
+        (_statement("INSERT INTO joined SELECT * FROM joined LIMIT 3"), "database: 3 event(s) contribute more"),
+        (
+            _statement("UPDATE joined SET probability = 0.9 WHERE event_id = 'event-7'"),
+            "database: 1 interaction(s) have",
+        ),
+        (_leave_damaged_bytes, "log: events/quarantine/w0-00000001.open.100.damaged"),
+        (_set_the_clock_back, "log: the log was written until 2126-01-01"),
+    ],
+)
+def test_what_was_broken_is_found_and_named(data_dir: Path, breaking: Callable[[Path], None], expected: str) -> None:
+    breaking(data_dir)
+    answer = _examine(data_dir)
+    assert not answer["healthy"]
+    assert any(line.startswith(expected) for line in _wrong(answer)), list(_wrong(answer))
+
+
+def test_a_changed_interaction_is_found_by_making_all_of_them_again(data_dir: Path) -> None:
+    _statement("UPDATE joined SET reward = 1 - reward WHERE event_id = 'event-7'")(data_dir)
+    assert _examine(data_dir)["healthy"]
+    assert list(_wrong(_examine(data_dir, deep=True))) == [
+        "database: its interactions are not those that the log gives"
+    ]
+
+
+def test_repair_saves_all_commits_of_a_damaged_segment_but_the_damaged_one(data_dir: Path) -> None:
+    segment = _last_live_segment(data_dir)
+    groups = whole_commits(segment.read_bytes())
+    hit = groups[len(groups) // 2]
+    before = verify_segment(segment).events
+    _flip(segment, hit.start + 10)
+    answer = _examine(data_dir, repair=True)
+    assert verify_segment(segment).events == before - hit.events
+    assert any("are back in the log" in finding["what"] for finding in answer["findings"])
+    assert ModelRegistry(_paths(data_dir)).history("salvage")[0]["events"] == before - hit.events
+    assert list(_wrong(answer)) == [f"database: 1 segment(s) were ingested with other content, first {segment.stem}"]
+
+
+def test_the_command_answers_with_its_exit_code_and_one_json_object(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_key(data_dir, name="shop", scopes=["read"], now=now())
+    assert run(["doctor", "--data-dir", str(data_dir), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["healthy"] is True
+    keys_path(data_dir).write_text("{")
+    _damage_the_champion(data_dir)
+    assert run(["doctor", "--data-dir", str(data_dir), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert [experiment["healthy"] for experiment in answer["experiments"]] == [False, False]
+    assert run(["doctor", "--data-dir", str(data_dir)]) == 1
+    printed = capsys.readouterr()
+    assert "WRONG models: the champion" in printed.out
+    assert "rewardloop models rollback" in printed.out
