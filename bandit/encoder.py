@@ -26,6 +26,7 @@ from bandit.types import Action, Context, Features
 ENCODER_VERSION = 1
 TERMS_MAX = 4000
 """Most feature products per request that `interactions = "auto"` spends on pairs."""
+COARSE_BINS = 4
 ZSCORE_MAX = 1e3
 SET_ITEMS_MAX = 1000
 
@@ -36,6 +37,7 @@ class _EncoderFile(msgspec.Struct):
     rows: int
     pairs: bool
     action_pairs: bool
+    levels: bool
     context: list[FeatureSpec]
     action: list[FeatureSpec]
 
@@ -64,6 +66,7 @@ class FeatureEncoder:
         rows: int = 0,
         pairs: bool = False,
         action_pairs: bool = False,
+        levels: bool = True,
     ) -> None:
         self.encoding = encoding
         self.context_specs = tuple(context)
@@ -71,8 +74,9 @@ class FeatureEncoder:
         self.rows = rows
         self.pairs = pairs
         self.action_pairs = action_pairs
-        self._context = {spec.path: _code(spec, encoding) for spec in context}
-        self._action = {spec.path: _code(spec, encoding) for spec in action}
+        self.levels = levels
+        self._context = {spec.path: _code(spec, encoding, levels) for spec in context}
+        self._action = {spec.path: _code(spec, encoding, levels) for spec in action}
         self._context_expected = [(s.path, self._context[s.path].missing) for s in context if s.expected]
         self._action_expected = [(s.path, self._action[s.path].missing) for s in action if s.expected]
 
@@ -99,16 +103,22 @@ class FeatureEncoder:
             described += len(actions)
             for action in actions:
                 _tally(action_tallies, action.features)
-        bins = encoding.bins
+        bins = bins_for(rows, encoding.bins)
         context_specs = [specify(path, tally, rows, bins) for path, tally in sorted(context_tallies.items())]
         action_specs = [specify(path, tally, described, bins) for path, tally in sorted(action_tallies.items())]
-        k = offered / sets if sets else 0.0
-        n = sum(1 for spec in context_specs if _is_crossed(spec))
-        m = len(action_specs)
-        products = n * (n + 1) / 2 * max(k, 1.0)
-        pairs = encoding.interactions == "pairs" or (encoding.interactions == "auto" and products <= TERMS_MAX)
-        action_pairs = pairs and m > 0 and (encoding.interactions == "pairs" or products * (1 + m) <= TERMS_MAX)
-        return cls(encoding, context_specs, action_specs, rows=rows, pairs=pairs, action_pairs=action_pairs)
+        k = max(offered / sets if sets else 0.0, 1.0)
+        crossed = [spec for spec in context_specs if _is_crossed(spec)]
+        choice = encoding.interactions
+        tokens = sum(1 + _has_levels(spec, encoding) for spec in crossed)
+        levels = choice != "auto" or _pairs_of(tokens) * k <= TERMS_MAX
+        products = _pairs_of(tokens if levels else len(crossed)) * k
+        pairs = choice == "pairs" or (choice == "auto" and products <= TERMS_MAX)
+        levels = levels or not pairs
+        action_products = products * (1 + len(action_specs))
+        action_pairs = pairs and bool(action_specs) and (choice == "pairs" or action_products <= TERMS_MAX)
+        return cls(
+            encoding, context_specs, action_specs, rows=rows, pairs=pairs, action_pairs=action_pairs, levels=levels
+        )
 
     def to_json(self) -> bytes:
         """The fitted state as readable JSON; equal states give equal bytes."""
@@ -118,6 +128,7 @@ class FeatureEncoder:
             rows=self.rows,
             pairs=self.pairs,
             action_pairs=self.action_pairs,
+            levels=self.levels,
             context=list(self.context_specs),
             action=list(self.action_specs),
         )
@@ -139,6 +150,7 @@ class FeatureEncoder:
             rows=file.rows,
             pairs=file.pairs,
             action_pairs=file.action_pairs,
+            levels=file.levels,
         )
 
     # -- encoding ----------------------------------------------------------------------------------------
@@ -238,9 +250,26 @@ def _is_crossed(spec: FeatureSpec) -> bool:
     return "list" not in spec.kinds
 
 
-def _code(spec: FeatureSpec, encoding: Encoding) -> _Coded:
+def bins_for(rows: int, bins_max: int) -> int:
+    """How many bins `rows` rows can fill: their cube root, at least 8, at most `bins_max`."""
+    return min(max(round(rows ** (1 / 3)), 8), bins_max)
+
+
+def _pairs_of(tokens: int) -> float:
+    return tokens * (tokens + 1) / 2
+
+
+def _has_levels(spec: FeatureSpec, encoding: Encoding) -> bool:
+    return encoding.numbers == "bins" and len(spec.edges) + 1 > COARSE_BINS
+
+
+def _code(spec: FeatureSpec, encoding: Encoding, levels: bool) -> _Coded:
     token = encode_name(spec.path)
-    tokens = [f"{token}=b{index}" for index in range(len(spec.edges) + 1)]
+    bins = len(spec.edges) + 1
+    tokens = [f"{token}=b{index}" for index in range(bins)]
+    if levels and _has_levels(spec, encoding):
+        # a coarse bin beside the fine one: what few rows teach about a neighbourhood holds for all its bins
+        tokens = [f"{fine} {token}=c{index * COARSE_BINS // bins}" for index, fine in enumerate(tokens)]
     zscore = None
     if encoding.numbers == "zscore" and "number" in spec.kinds:
         zscore = (spec.mean, spec.deviation)

@@ -55,7 +55,7 @@ class Encoding(_Section, frozen=True):
     """How contexts and actions become features: `bins` (quantile bins) or `zscore` for numbers."""
 
     numbers: Literal["bins", "zscore"] = "bins"
-    bins: Annotated[int, Meta(ge=2, le=256)] = 16
+    bins: Annotated[int, Meta(ge=2, le=256)] = 32
     interactions: Literal["auto", "pairs", "linear"] = "auto"
 
 
