@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from serving.api.access import Headers
+from serving.api.docs_page import DOCS_POLICY, render_docs
 from serving.api.endpoints import (
     ACTIVATE,
     BATCH,
@@ -22,6 +23,7 @@ from serving.api.endpoints import (
     Route,
 )
 from serving.api.http import ClientGone, Reply, problem_reply
+from serving.api.openapi import document
 from serving.api.problems import problem
 
 EXPERIMENT = "/v1/experiments/{experiment}"
@@ -29,7 +31,10 @@ EXPERIMENT = "/v1/experiments/{experiment}"
 
 def describe(api: Api) -> FastAPI:
     """A FastAPI application over the endpoints."""
-    app = FastAPI(title="rewardloop decision API", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="rewardloop decision API", docs_url=None, redoc_url=None)
+    description = document()
+    page = render_docs(description).encode()
+    app.openapi = lambda: description  # type: ignore[method-assign]
 
     async def run(
         request: Request, route: Route, experiment: str | None, endpoint: Callable[[Headers], Awaitable[Reply]]
@@ -88,6 +93,14 @@ def describe(api: Api) -> FastAPI:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         return await run(request, METRICS, None, lambda h: api.metrics())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": DOCS_POLICY})
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return Response(status_code=307, headers={"location": "/docs"})
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
