@@ -100,7 +100,8 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
             load_policy(registry.load(model_id)).close()
         except (CorruptModel, NotFound) as error:
             broken.add(model_id)
-            findings.note("models", str(error), "restore its folder from a backup, or remove it")
+            what = str(error) if model_id in str(error) else f"model {model_id}: {error}"
+            findings.note("models", what, "restore its folder from a backup, or remove it")
     try:
         champion, earlier = registry.champion(), registry.champions()
     except CorruptModel as error:

@@ -1,0 +1,244 @@
+"""Backups: one file that holds a whole data directory, taken while everything runs, and checked on its way back.
+
+What refers is copied before what it refers to: segments, then pointer and history, then evaluations and models,
+then settings. All of these only grow or are replaced whole, so a copy taken in that order always fits together.
+The DuckDB file is left out (it is a view of the log); a digest of each file is kept in the last member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import msgspec
+
+from bandit.errors import CorruptLog, InvalidInput, NotFound
+from bandit.eventlog.segment import OPEN_SUFFIX, SEALED_SUFFIX
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.files import fsync_directory
+
+FORMAT = 1
+CONTENTS = "backup.json"
+PRIVATE = ("secret", "keys.json")
+_CHUNK_BYTES = 1 << 20
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """The last member of a backup: what it holds (path → SHA-256), when it was taken, and by which version."""
+
+    format: int
+    created_at: datetime
+    rewardloop: str
+    experiments: list[str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What went into or came out of a backup; `vanished` files were removed while it was taken."""
+
+    path: Path
+    experiments: list[str]
+    files: int
+    bytes: int
+    created_at: datetime
+    vanished: int = 0
+
+
+def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
+    """Write a backup of `data_dir` to `out` (compressed where it ends in `.gz`), complete or not at all.
+
+    Raises `NotFound` when there is nothing to save, `InvalidInput` when `out` exists, OSError when it cannot be
+    written. The file is readable by its owner alone: it holds the secrets of the draws.
+    """
+    names = Experiment.names(data_dir)
+    if not names:
+        raise NotFound(f"no experiment in {data_dir}: there is nothing to back up")
+    if out.exists():
+        raise InvalidInput("--out", "exists already; choose another file")
+    partial = out.with_name(f".{out.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    digests: dict[str, str] = {}
+    size = vanished = 0
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            mode: Any = "w|gz" if out.name.endswith(".gz") else "w|"
+            with tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT) as archive:
+                for path in _everything(data_dir, names):
+                    name = path.relative_to(data_dir).as_posix()
+                    try:
+                        digest, length = _add(archive, path, name)
+                    except FileNotFoundError:  # sealed or replaced meanwhile: what took its place is listed later
+                        vanished += 1
+                        continue
+                    digests[name] = digest
+                    size += length
+                contents = Contents(
+                    format=FORMAT,
+                    created_at=now,
+                    rewardloop=version("rewardloop"),
+                    experiments=names,
+                    files=digests,
+                )
+                _add_bytes(archive, CONTENTS, msgspec.json.encode(contents))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(out)
+        fsync_directory(out.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return BackupReport(out, names, len(digests), size, now, vanished)
+
+
+def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
+    """Bring a backup back into `data_dir`, which must be empty or absent; every byte is checked before it is used.
+
+    Raises `InvalidInput` when `data_dir` is not empty, `CorruptLog` when the backup is damaged or cut short.
+    """
+    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise InvalidInput("--data-dir", "must be an empty or absent folder")
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    incoming = data_dir.with_name(f".{data_dir.name}.restoring")
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    try:
+        contents, size = _extract(backup, incoming)
+        for name in contents.experiments:
+            _tidy(ExperimentPaths(incoming / "experiments" / name))
+        for folder in (incoming, *(path for path in incoming.rglob("*") if path.is_dir())):
+            fsync_directory(folder)
+        if data_dir.exists():
+            data_dir.rmdir()
+        incoming.rename(data_dir)
+        fsync_directory(data_dir.parent)
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
+    return BackupReport(data_dir, contents.experiments, len(contents.files), size, contents.created_at)
+
+
+def _everything(data_dir: Path, names: list[str]) -> Iterator[Path]:
+    """The files to save, each listed only when its turn comes."""
+    for name in names:
+        paths = ExperimentPaths(data_dir / "experiments" / name)
+        yield from _files(paths.events, OPEN_SUFFIX)
+        yield from _files(paths.events, SEALED_SUFFIX)
+        yield from _files(paths.events, but=(OPEN_SUFFIX, SEALED_SUFFIX, ".tmp"))
+        yield from _files(paths.workers, but=(".json", ".tmp"))
+        yield from (path for path in (paths.champion, paths.history) if path.exists())
+        for folder in (paths.challengers, paths.evaluations, paths.models):
+            yield from _files(folder, but=(".tmp",))
+        yield from (paths.settings, paths.secret)
+        yield from _files(paths.catalogues, but=(".tmp",))
+    keys = data_dir / "keys.json"
+    if keys.exists():
+        yield keys
+
+
+def _files(folder: Path, suffix: str = "", *, but: tuple[str, ...] = ()) -> Iterator[Path]:
+    if folder.is_dir():
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            unfinished = any(part.startswith(".incoming-") for part in path.relative_to(folder).parts)
+            if not unfinished and not path.name.endswith(but or ("\0",)) and path.is_file():
+                yield path
+
+
+class _Hashing:
+    """A reader that hashes what passes through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def read(self, length: int = -1) -> bytes:
+        data = self._file.read(length)
+        self.sha256.update(data)
+        return data
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str) -> tuple[str, int]:
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = stat.st_size, int(stat.st_mtime), stat.st_mode & 0o777
+        hashing = _Hashing(file)
+        archive.addfile(info, hashing)
+    return hashing.sha256.hexdigest(), stat.st_size
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o600
+    archive.addfile(info, io.BytesIO(data))
+
+
+def _extract(backup: Path, incoming: Path) -> tuple[Contents, int]:
+    digests: dict[str, str] = {}
+    contents: Contents | None = None
+    size = 0
+    try:
+        with tarfile.open(backup, mode="r|*") as archive:
+            for member in archive:
+                source = archive.extractfile(member) if member.isreg() else None
+                if source is None or contents is not None:
+                    raise CorruptLog(f"{backup.name} is not a backup: it holds more than plain files and their list")
+                if member.name == CONTENTS:
+                    contents = msgspec.json.decode(source.read(), type=Contents)
+                    continue
+                target = incoming / _checked(member.name, backup)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                digests[member.name] = _write(source, target)
+                size += member.size
+    except (tarfile.TarError, EOFError, OSError, msgspec.DecodeError) as error:
+        if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.errno:
+            raise
+        raise CorruptLog(f"{backup.name} cannot be read as a backup: {error or 'it is cut short'}") from None
+    if contents is None:
+        raise CorruptLog(f"{backup.name} is cut short: its list of contents is missing")
+    if contents.format > FORMAT:
+        raise CorruptLog(f"{backup.name} was written by a later version ({contents.rewardloop}); update rewardloop")
+    different = sorted(
+        name for name in contents.files.keys() | digests.keys() if contents.files.get(name) != digests.get(name)
+    )
+    if different:
+        raise CorruptLog(f"{backup.name} is damaged: {len(different)} file(s) differ, first {different[0]}")
+    return contents, size
+
+
+def _checked(name: str, backup: Path) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("experiments",), ("keys.json",)):
+        raise CorruptLog(f"{backup.name} is not a backup: a member lies outside the data directory")
+    return path
+
+
+def _write(source: IO[bytes], target: Path) -> str:
+    sha256 = hashlib.sha256()
+    mode = 0o600 if target.name in PRIVATE else 0o644
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        while chunk := source.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return sha256.hexdigest()
+
+
+def _tidy(paths: ExperimentPaths) -> None:
+    """Make the folders that were empty, and drop what was copied open and again sealed."""
+    for folder in (paths.events, paths.workers, paths.models, paths.catalogues, paths.evaluations, paths.challengers):
+        folder.mkdir(parents=True, exist_ok=True)
+    for segment in paths.events.glob(f"*{OPEN_SUFFIX}"):
+        if segment.with_suffix(SEALED_SUFFIX).exists():
+            segment.unlink()

@@ -1,0 +1,180 @@
+"""A backup taken while everything runs comes back whole, and a damaged one does not come back at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bandit.backup import restore_backup, write_backup
+from bandit.errors import CorruptLog, InvalidInput, NotFound
+from bandit.eventlog import read_events, survey
+from bandit.eventlog.survey import sealed_segments
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.keys import KeyRing, create_key
+from joiner.rebuild import rebuild
+from joiner.warehouse import Warehouse
+from serving.cli import run
+from serving.cli.common import now
+from serving.learner.operations.doctor import run as doctor
+from serving.learner.workspace import Workspace
+from tests.serving.learner_support import world
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("backup") / "data"
+    with world(data_dir) as played:
+        played.transport.warm_start(played.history(60))
+        for _ in range(2):
+            played.play(60)
+            played.transport.settle()
+    return data_dir
+
+
+def _paths(data_dir: Path) -> ExperimentPaths:
+    return ExperimentPaths(data_dir / "experiments" / "test")
+
+
+def _files(data_dir: Path) -> dict[str, str]:
+    """Path → digest of all that a backup keeps."""
+    return {
+        path.relative_to(data_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in data_dir.rglob("*")
+        if path.is_file() and "warehouse" not in path.name and path.suffix != ".tmp" and path.parent.name != "scratch"
+        and not (path.parent.name == "workers" and path.suffix == ".json")
+        and not path.name.startswith(".lock") and "run" not in path.parts and path.name != ".keys.lock"
+    }  # fmt: skip
+
+
+def test_a_restored_directory_has_the_same_files_and_gives_the_same_interactions(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    written = write_backup(data_dir, tmp_path / "b.tar.gz", now=now())
+    restored = restore_backup(written.path, tmp_path / "back")
+    assert _files(tmp_path / "back") == _files(data_dir)
+    assert (restored.files, restored.bytes) == (written.files, written.bytes)
+    with Warehouse(Experiment.open(data_dir, "test")) as original:
+        digest, until = original.digest(), original.joined_until()
+    assert rebuild(Experiment.open(tmp_path / "back", "test"), watermark=until).digest == digest
+    workspace = Workspace(Experiment.open(tmp_path / "back", "test"), now)
+    answer = doctor(workspace, deep=True)
+    workspace.close()
+    assert answer["findings"] == []
+
+
+def test_a_backup_taken_while_a_writer_writes_holds_everything_acknowledged_before(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "tests.bandit.writer_process", str(_paths(data_dir).root), "w7", "e", "16", "0"],
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout is not None
+    acknowledged: list[str] = []
+    try:
+        for number in range(3):
+            acknowledged += [writer.stdout.readline().decode().strip() for _ in range(400)]
+            backup = write_backup(data_dir, tmp_path / f"{number}.tar", now=now())
+            restore_backup(backup.path, tmp_path / str(number))
+            found = survey(_paths(tmp_path / str(number)), now=now())
+            assert found.watermark is not None
+            ids = [event.event_id for segment in found.segments for event in read_events(segment)]
+            assert set(acknowledged) <= set(ids)
+            assert [path.suffix for path in found.quarantined if path.suffix != ".torn"] == []
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    survey(_paths(data_dir), now=now())
+
+
+def test_keys_and_secret_come_back_private(data_dir: Path, tmp_path: Path) -> None:
+    _, secret = create_key(data_dir, name="shop", scopes=["read"], now=now())
+    restore_backup(write_backup(data_dir, tmp_path / "b.tar", now=now()).path, tmp_path / "back")
+    assert KeyRing(tmp_path / "back").find(secret) is not None
+    assert Experiment.open(tmp_path / "back", "test").secret == Experiment.open(data_dir, "test").secret
+    private = (tmp_path / "b.tar", tmp_path / "back" / "keys.json", _paths(tmp_path / "back").secret)
+    assert [path.stat().st_mode & 0o777 for path in private] == [0o600] * 3
+
+
+def test_a_changed_byte_in_a_backup_never_changes_what_is_restored(data_dir: Path, tmp_path: Path) -> None:
+    backup = write_backup(data_dir, tmp_path / "b.tar", now=now()).path
+    data = backup.read_bytes()
+    expected = _files(data_dir)
+    refused = 0
+    positions = range(0, len(data), max(1, len(data) // 20))
+    for position in positions:
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        backup.write_bytes(damaged)
+        target = tmp_path / f"back{position}"
+        try:
+            restore_backup(backup, target)
+            assert _files(target) == expected
+        except CorruptLog:
+            refused += 1
+            assert not target.exists()
+    assert refused > len(positions) / 2
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
+def test_a_backup_that_is_cut_short_is_refused_and_leaves_nothing_behind(
+    data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    backup = write_backup(data_dir, tmp_path / name, now=now()).path
+    data = backup.read_bytes()
+    for share in (0.0, 0.001, 0.3, 0.7, 0.95):
+        backup.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(CorruptLog):
+            restore_backup(backup, tmp_path / "back")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_members_outside_the_directory_or_that_are_no_files_are_refused(tmp_path: Path) -> None:
+    for number, (name, kind) in enumerate(
+        [("../evil", tarfile.REGTYPE), ("/evil", tarfile.REGTYPE), ("other/evil", tarfile.REGTYPE),
+         ("experiments/../../evil", tarfile.REGTYPE), ("experiments/link", tarfile.SYMTYPE)]
+    ):  # fmt: skip
+        backup = tmp_path / f"{number}.tar"
+        with tarfile.open(backup, "w") as archive:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            info.size = 1 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(b"x"))
+        with pytest.raises(CorruptLog):
+            restore_backup(backup, tmp_path / "back" / "data")
+        assert list(tmp_path.glob("**/evil")) == []
+
+
+def test_nothing_is_overwritten(data_dir: Path, tmp_path: Path) -> None:
+    backup = write_backup(data_dir, tmp_path / "b.tar", now=now()).path
+    with pytest.raises(InvalidInput):
+        write_backup(data_dir, backup, now=now())
+    with pytest.raises(InvalidInput):
+        restore_backup(backup, data_dir)
+    with pytest.raises(NotFound):
+        write_backup(tmp_path / "nothing", tmp_path / "c.tar", now=now())
+    assert not (tmp_path / "c.tar").exists()
+    assert sealed_segments(_paths(data_dir).events)
+
+
+def test_the_commands_answer_with_exit_codes_and_json(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup, back = str(tmp_path / "b.tar.gz"), str(tmp_path / "back")
+    assert run(["backup", "--data-dir", str(data_dir), "--out", backup, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["experiments"] == ["test"]
+    assert run(["restore", backup, "--data-dir", back, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data_dir"] == back
+    assert run(["restore", backup, "--data-dir", back]) == 2
+    assert run(["restore", str(tmp_path / "absent"), "--data-dir", str(tmp_path / "x")]) == 2
+    Path(backup).write_bytes(b"no backup")
+    assert run(["restore", backup, "--data-dir", str(tmp_path / "x")]) == 2
+    assert "--data-dir: must be an empty or absent folder" in capsys.readouterr().err
