@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from simulator import style
 from simulator.curves import ROLLING, action_shares, band, rolling_mean
-from simulator.environment import ReferenceLines
+from simulator.environment import ReferenceLines, Vector
 from simulator.runner import Run
 
 SHARES_MAX = 9
@@ -69,52 +71,51 @@ def comparison_picture(
 
 
 def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
-    """How often each action was chosen over time, one small picture a series, seeds taken together."""
-    every = [series for panel in panels for series in panel.series]
-    titles = [
-        f"{series.label} — {panel.title}" if len(panels) > 1 else series.label
-        for panel in panels
-        for series in panel.series
-    ]
-    columns = min(4, len(every))
-    rows = -(-len(every) // columns)
-    figure = style.new_figure(3.1 * columns + 0.6, 2.3 * rows + 0.8)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    """How often each action was chosen over time: one row a panel, one column a series, seeds taken together."""
+    columns, rows = max(len(panel.series) for panel in panels), len(panels)
+    height = 2.2 * rows + 1.0
+    figure = style.new_figure(2.7 * columns + 0.8, height)
+    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     figure.subplots_adjust(
-        left=0.05,
-        right=0.985,
-        top=1 - 0.4 / (2.3 * rows + 0.8),
-        bottom=0.75 / (2.3 * rows + 0.8),
-        wspace=0.08,
-        hspace=0.32,
+        left=0.8 / (2.7 * columns + 0.8), right=0.985, top=1 - 0.4 / height, bottom=0.8 / height, wspace=0.1, hspace=0.3
     )
-    names: list[str] = []
-    shares = [_mean_shares(series.runs) for series in every]
-    for one in shares:
-        names += [name for name in one if name not in names]
-    shown, rest = names[:SHARES_MAX], names[SHARES_MAX:]
-    palette = [*style.SERIES, style.PROMOTION]
-    for number, (series, one, title) in enumerate(zip(every, shares, titles, strict=True)):
-        cell: Any = axes[number // columns][number % columns]
-        style.dress(cell)
-        bins = len(next(iter(one.values())))
-        x = np.linspace(0, series.runs[0].played, bins)
-        zeros = np.zeros(bins)
-        layers = [one.get(name, zeros) for name in shown]
-        if rest:
-            layers.append(sum((one.get(name, zeros) for name in rest), zeros))
-        colours = [palette[i % len(palette)] for i in range(len(shown))] + [style.GRID]
-        cell.stackplot(x, *layers, colors=colours[: len(layers)], linewidth=0)
-        cell.set_title(title, loc="left", fontsize=8.5, color=style.INK)
-        cell.set_ylim(0, 1)
-        cell.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        cell.tick_params(labelsize=7)
-    for number in range(len(every), rows * columns):
-        axes[number // columns][number % columns].set_visible(False)
+    shares = [[_mean_shares(series.runs) for series in panel.series] for panel in panels]
+    totals: dict[str, float] = {}
+    for one in (one for row in shares for one in row):
+        for name, values in one.items():
+            totals[name] = totals.get(name, 0.0) + float(values.mean())
+    ranked = sorted(totals, key=lambda name: -totals[name])
+    shown, rest = ranked[:SHARES_MAX], ranked[SHARES_MAX:]
+    colours = [*style.LAYERS[: len(shown)], *([style.GRID] if rest else [])]
+    for row, panel in enumerate(panels):
+        for column in range(columns):
+            cell = axes[row][column]
+            if column >= len(panel.series):
+                cell.set_visible(False)
+                continue
+            series, one = panel.series[column], shares[row][column]
+            style.dress(cell, ylabel=panel.title.partition(",")[0] if column == 0 else "")
+            _stack(cell, one, shown, rest, colours, series.runs[0].played)
+            cell.set_title(series.label, loc="left", fontsize=9, color=style.INK)
     labels = [name if len(name) <= 18 else name[:17] + "…" for name in shown] + (["others"] if rest else [])
-    handles = [_patch(palette[i % len(palette)] if i < len(shown) else style.GRID) for i in range(len(labels))]
+    handles = [Patch(color=colour) for colour in colours]
     figure.legend(handles, labels, loc="lower center", ncols=min(10, len(labels)), frameon=False, fontsize=8)
     return style.save(figure, path)
+
+
+def _stack(
+    cell: Any, one: dict[str, Vector], shown: Sequence[str], rest: Sequence[str], colours: Sequence[str], played: int
+) -> None:
+    bins = len(next(iter(one.values())))
+    zeros = np.zeros(bins)
+    layers = [one.get(name, zeros) for name in shown]
+    if rest:
+        layers.append(np.sum([one.get(name, zeros) for name in rest], axis=0))
+    cell.stackplot((np.arange(bins) + 0.5) * played / bins, *layers, colors=colours, linewidth=0)
+    cell.set_xlim(0, played)
+    cell.set_ylim(0, 1)
+    cell.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    cell.tick_params(labelsize=7)
 
 
 def _draw_series(above: Any, below: Any, series: Series) -> None:
@@ -169,8 +170,6 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
 
 
 def _legend(axes: Any, panel: Panel) -> None:
-    from matplotlib.lines import Line2D
-
     handles, labels = [], []
     for series in panel.series:
         mean = float(np.mean([run.rewards.mean() for run in series.runs]))
@@ -189,15 +188,9 @@ def _legend(axes: Any, panel: Panel) -> None:
     )
 
 
-def _mean_shares(runs: Sequence[Run]) -> dict[str, Any]:
+def _mean_shares(runs: Sequence[Run]) -> dict[str, Vector]:
     every = [action_shares(run) for run in runs]
     names = {name: None for one in every for name in one}
     zeros = np.zeros(len(next(iter(every[0].values()))))
     means = {name: np.mean([one.get(name, zeros) for one in every], axis=0) for name in names}
-    return dict(sorted(means.items(), key=lambda item: -float(item[1].sum())))
-
-
-def _patch(colour: str) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(color=colour)
+    return means

@@ -18,8 +18,8 @@ from rewardloop_client import Client
 
 from simulator.transport import Answer, Deliveries, Delivery, Question
 
-USERS_DEFAULT = 8
-REPORTERS_DEFAULT = 4
+USERS_DEFAULT = 12
+REPORTERS_DEFAULT = 6
 
 
 class ClientApp:

@@ -18,6 +18,7 @@ RANDOM = "#9ca3af"
 FIXED = "#d97706"
 PROMOTION = "#7c3aed"
 SERIES = ("#2563eb", "#dc2626", "#d97706", "#7c3aed", "#0891b2", "#65a30d", "#db2777", "#525252")
+LAYERS = ("#1d4ed8", "#60a5fa", "#f59e0b", "#10b981", "#a78bfa", "#f472b6", "#22d3ee", "#84cc16", "#fb7185")
 DPI = 160
 
 

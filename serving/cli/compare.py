@@ -1,0 +1,253 @@
+"""`rewardloop compare`: several algorithms and encoders in the same world on the same seeds, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandit.errors import InvalidInput
+from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.demo import fresh_data_dir
+from serving.cli.simulate import ENCODERS, command_line, constant_lines, fixed_label
+from serving.cli.worlds import WorldOptions, world_options
+
+if TYPE_CHECKING:
+    from bandit.settings import ExperimentSettings
+    from simulator.charts import Panel
+    from simulator.curves import Summary
+    from simulator.environment import Environment, ReferenceLines
+    from simulator.runner import Run
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "uniform": {"algorithm": "uniform"},
+    "egreedy": {"algorithm": "egreedy", "epsilon": 0.001},
+    "bag": {"algorithm": "bag", "bags": 3},
+    "cover": {"algorithm": "cover", "cover": 3},
+}
+"""The published study's recipes; each of them deploys whatever it has trained."""
+
+LABELS = {
+    "uniform": "uniform random",
+    "egreedy": "ε-greedy 0.001",
+    "bag": "bag 3",
+    "cover": "online cover 3",
+    "default": "rewardloop default",
+}
+PANEL_TITLES = {"zscore": "numbers z-scored, as published", "bins": "numbers in quantile bins, as ours"}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One line of the comparison: how it is called, and the settings it lays over the common ones."""
+
+    name: str
+    label: str
+    encoder: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@click.command(name="compare")
+@world_options(seeds="0-2")
+@click.option(
+    "--algorithm",
+    "algorithms",
+    default=",".join(LABELS),
+    show_default=True,
+    help="Which to compare: uniform, egreedy, bag, cover as published; default (ours); or any other one.",
+)
+@click.option("--encoder", "encoders", default="zscore,bins", show_default=True, help="One panel for each.")
+@click.option(
+    "--gate",
+    type=click.Choice(["on", "off"]),
+    default=None,
+    help="For all.  [default: on for ours, off for the published recipes]",
+)
+@common
+def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str | None, common: Common) -> None:
+    """Compare algorithms and encoders on the same seeds; by default, the published Statlog study.
+
+    Each panel encodes numbers in one way, so that what the encoder gives and what the algorithm gives can be told
+    apart. The published recipes deploy every model they train; ours lets the gate decide.
+    """
+    from serving.simulation import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+    chosen = [
+        _configuration(name, encoder, gate)
+        for encoder in _names(encoders, "--encoder", ENCODERS)
+        for name in _names(algorithms, "--algorithm", None)
+    ]
+    world = options.world()
+    data_dir = fresh_data_dir(common, "rewardloop-comparison-")
+    base = common.configuration().settings_for(common.experiment or "comparison")
+    runs = _play(world, options, seeds, chosen, base, data_dir)
+    _present(world, options, chosen, runs, data_dir, as_json=common.as_json)
+
+
+def _names(text: str, option: str, allowed: tuple[str, ...] | None) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names):
+        raise InvalidInput(option, "names nothing, or something twice")
+    if allowed is not None and not set(names) <= set(allowed):
+        raise InvalidInput(option, "names something unknown", ", ".join(allowed))
+    return names
+
+
+def _configuration(name: str, encoder: str, gate: str | None) -> Configuration:
+    """A recipe by name; an algorithm outside the published study runs with the default parameters and our gate."""
+    recipe = PUBLISHED.get(name)
+    enabled = gate == "on" if gate is not None else recipe is None
+    changes: dict[str, Any] = {"encoding": {"numbers": encoder}, "gate": {"enabled": enabled}}
+    if recipe is not None:
+        changes["exploration"] = recipe
+    elif name != "default":
+        changes["exploration"] = {"algorithm": name}
+    return Configuration(name, LABELS.get(name, name), encoder, changes)
+
+
+def _play(  # noqa: PLR0917
+    world: Environment,
+    options: WorldOptions,
+    seeds: list[int],
+    chosen: list[Configuration],
+    base: ExperimentSettings,
+    data_dir: Path,
+) -> dict[tuple[str, str], list[Run]]:
+    from serving.simulation import Job, run_jobs, simulated_settings
+    from simulator.console import progress_bar
+    from simulator.runner import Script
+
+    jobs: list[Job] = []
+    for one in chosen:
+        settings = simulated_settings(world, base, one.changes)
+        jobs += [
+            Job(
+                name=f"{one.name}-{one.encoder}-{seed}",
+                settings=settings,
+                script=Script(options.interactions, options.batch, options.warm_start, seed),
+                channel=options.channel(),
+                question_every_s=1 / options.rate,
+                barrier=not options.continuous,
+            )
+            for seed in seeds
+        ]
+    with progress_bar("playing", options.interactions * len(jobs)) as advance:
+        runs = run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
+    every = len(seeds)
+    return {(one.name, one.encoder): runs[i * every : (i + 1) * every] for i, one in enumerate(chosen)}
+
+
+def _present(
+    world: Environment,
+    options: WorldOptions,
+    chosen: list[Configuration],
+    runs: dict[tuple[str, str], list[Run]],
+    data_dir: Path,
+    *,
+    as_json: bool,
+) -> None:
+    from simulator.charts import comparison_picture, shares_picture
+    from simulator.curves import summarise
+    from simulator.page import write_page
+
+    lines = constant_lines(world, options)
+    panels = _panels(chosen, runs)
+    title = f"Exploration strategies on {world.name}"
+    subtitle = (
+        f"{options.interactions:,} interactions in batches of {options.batch:,} after {options.warm_start} rows of "
+        f"uniform history; mean and range over seeds {options.seeds}"
+    )
+    picture = comparison_picture(
+        panels, lines, data_dir / "comparison.png", title=title, subtitle=subtitle, fixed_label=fixed_label(lines)
+    )
+    shares = shares_picture(panels, data_dir / "actions.png")
+    summaries = {key: [summarise(run) for run in series] for key, series in runs.items()}
+    columns, rows = _table(chosen, summaries)
+    page = write_page(
+        data_dir / "comparison.html",
+        title=title,
+        subtitle=subtitle,
+        figures=[
+            (picture, "Above: rolling mean of 100 rewards. Below: reward missed against the oracle, summed up."),
+            (shares, "Share of each action over time."),
+        ],
+        tables=[{"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows}],
+        command=command_line(),
+    )
+    if as_json:
+        print_json({"configurations": _plain(chosen, summaries), "reference": _reference(lines)})
+    else:
+        print_table(None, columns, rows)
+    say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
+
+
+def _panels(chosen: list[Configuration], runs: dict[tuple[str, str], list[Run]]) -> list[Panel]:
+    from simulator.charts import Panel, Series
+    from simulator.style import AGENT, RANDOM, SERIES
+
+    names = list(dict.fromkeys(one.name for one in chosen))
+    palette = iter(colour for colour in SERIES * len(names) if colour != AGENT)
+    fixed = {"default": AGENT, "uniform": RANDOM}
+    colours = {name: fixed.get(name) or next(palette) for name in names}
+    panels = []
+    for encoder in dict.fromkeys(one.encoder for one in chosen):
+        series = [
+            Series(one.label, runs[one.name, encoder], colours[one.name], emphasis=one.name == "default")
+            for one in chosen
+            if one.encoder == encoder
+        ]
+        panels.append(Panel(PANEL_TITLES[encoder], series))
+    return panels
+
+
+def _table(
+    chosen: list[Configuration], summaries: dict[tuple[str, str], list[Summary]]
+) -> tuple[list[str], list[list[str]]]:
+    from simulator.curves import over_seeds
+
+    columns = ["algorithm", "numbers", "mean reward", "first 500", "last 500", "regret", "promoted"]
+    rows = []
+    for one in chosen:
+        means, errors = over_seeds(summaries[one.name, one.encoder])
+
+        def cell(measure: str, places: int, means: Any = means, errors: Any = errors) -> str:
+            error = errors[measure]
+            return f"{means[measure]:,.{places}f}" + ("" if error is None else f" ± {error:,.{places}f}")
+
+        rows.append(
+            [
+                one.label,
+                one.encoder,
+                *(cell(name, 3) for name in ("mean_reward", "first_500", "last_500")),
+                cell("regret", 0),
+                cell("promotions", 1),
+            ]
+        )
+    return columns, rows
+
+
+def _plain(chosen: list[Configuration], summaries: dict[tuple[str, str], list[Summary]]) -> list[dict[str, Any]]:
+    from simulator.curves import over_seeds
+
+    plain = []
+    for one in chosen:
+        means, errors = over_seeds(summaries[one.name, one.encoder])
+        seeds = [asdict(summary) for summary in summaries[one.name, one.encoder]]
+        plain.append(
+            {
+                "name": one.name,
+                "encoder": one.encoder,
+                "settings": one.changes,
+                "seeds": seeds,
+                "mean": means,
+                "se": errors,
+            }
+        )
+    return plain
+
+
+def _reference(lines: ReferenceLines | None) -> dict[str, Any] | None:
+    return None if lines is None else asdict(lines)
