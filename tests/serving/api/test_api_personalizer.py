@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -202,3 +205,24 @@ def test_feature_objects_of_one_name_are_merged_and_clashes_are_refused() -> Non
     }
     body = b'{"contextFeatures":[{"a":1},{"a":1}],"actions":[{"id":"x","features":[{"b":true}]}],"future":1}'
     assert parse_rank(body, Limits()).context == {"a": 1}
+
+
+@pytest.mark.external
+def test_the_published_javascript_client_works_unchanged(service: tuple[str, Path], tmp_path: Path) -> None:
+    here = Path(__file__).parent / "npm"
+    for name in ("package.json", "package-lock.json", "client.cjs"):
+        shutil.copy(here / name, tmp_path / name)
+    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(
+        ["node", "client.cjs", service[0], "0" * 32], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    seen = json.loads(done.stdout)
+    assert seen["status"] == 201 and seen["eventId"] == "js-1"
+    assert seen["ranking"][1] == {"id": "juice", "probability": 0}
+    assert seen["ranking"][0] == {"id": seen["rewardActionId"], "probability": 0.5}
+    assert (seen["activated"], seen["rewarded"]) == (204, 204)
+    assert seen["error"]["isRestError"] and seen["error"]["status"] == 400
+    assert seen["error"]["body"]["error"]["code"] == "BadRequest"
+    assert seen["rewardError"] == {"isRestError": True, "status": 400}
+    decision, activation, reward = sealed_events(service[1], "js-1", 3)
+    assert decision.deferred and activation.event_id == "js-1" and reward.reward == 0.5
