@@ -5,20 +5,22 @@ from __future__ import annotations
 import click
 
 from serving.cli.common import Common, common, say
-from serving.cli.start import prepare_experiments
+from serving.cli.start import check_exposure, prepare_experiments
 from serving.supervisor import Supervisor
 
 
 @click.command()
 @click.option("--host", default=None, help="Where the admin API listens.  [default: 127.0.0.1]")
 @click.option("--admin-port", "--port", type=click.IntRange(0, 65535), default=None, help="[default: 8001]")
+@click.option("--insecure", is_flag=True, help="Allow other machines to connect although no key exists.")
 @common
-def command(common: Common, *, host: str | None, admin_port: int | None) -> None:
+def command(common: Common, *, host: str | None, admin_port: int | None, insecure: bool) -> None:
     """Run the learner (joins, training, promotion, admin API) until stopped."""
     data_dir = common.make_data_dir()
     configuration = common.configuration()
     prepare_experiments(common, configuration)
     service = configuration.service
+    check_exposure(data_dir, host or service.admin_host, insecure=insecure)
     supervisor = Supervisor(
         data_dir,
         workers=0,

@@ -10,6 +10,7 @@ import click
 
 from bandit.errors import Refused
 from bandit.experiment import Experiment
+from bandit.keys import KeyRing
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, now, say
 from serving.cli.config import Configuration
@@ -55,7 +56,7 @@ def prepare_experiments(common: Common, configuration: Configuration, *, quick: 
 
 def check_exposure(data_dir: Path, host: str, *, insecure: bool) -> None:
     """Refuse to listen to other machines while anyone could ask; raises `Refused`."""
-    if host in LOOPBACK or insecure or (data_dir / "keys.json").exists():
+    if host in LOOPBACK or insecure or not KeyRing(data_dir).empty:
         return
     raise Refused(
         f"--host {host} lets other machines connect, and no API key exists: create one with `rewardloop keys create`, "

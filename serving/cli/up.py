@@ -32,7 +32,8 @@ def command(
     configuration = common.configuration()
     service = configuration.service
     experiments = prepare_experiments(common, configuration, quick=quick)
-    check_exposure(data_dir, host or service.host, insecure=insecure)
+    for address in (host or service.host, service.admin_host):
+        check_exposure(data_dir, address, insecure=insecure)
     supervisor = Supervisor(
         data_dir,
         workers=workers or service.workers,

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 
 from bandit.errors import InvalidInput, NotFound
 from bandit.experiment import Experiment
+from bandit.keys import KeyRing
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 from joiner.history import import_history
 from serving.learner import models, reports
@@ -34,6 +35,9 @@ from serving.learner.status import experiment_status
 if TYPE_CHECKING:
     from serving.learner.service import LearnerService
 
+RUN_WAIT_S = 1800.0
+"""How long a run on demand waits for the one under way."""
+
 IMPORT_BYTES_MAX = 1024**3
 PREFIX = "/v1/experiments/{name}"
 
@@ -46,7 +50,8 @@ def create_admin(service: LearnerService, *, host: str) -> Any:
     _about_experiments(app, service)
     _about_models(app, service)
     _about_data(app, service)
-    return Doorkeeper(app, token=service.token, open_on_loopback=host in LOOPBACK, hosts=LOOPBACK | {host})
+    keys = KeyRing(service.data_dir)
+    return Doorkeeper(app, token=service.token, keys=keys, loopback=host in LOOPBACK, hosts=LOOPBACK | {host})
 
 
 def _about_the_service(app: FastAPI, service: LearnerService) -> None:
@@ -116,7 +121,7 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
     @app.post(PREFIX + "/models/train")
     @app.post(PREFIX + "/retrain")
     def train(name: str) -> Response:
-        return JSONResponse(reports.to_plain(service.cycle(name).run(force=True)))
+        return JSONResponse(reports.to_plain(service.cycle(name).run(force=True, wait_s=RUN_WAIT_S)))
 
     @app.get(PREFIX + "/models/{model_id}")
     def show_model(name: str, model_id: str) -> Response:

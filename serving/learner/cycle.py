@@ -85,13 +85,13 @@ class Cycle:
 
     # -- running -----------------------------------------------------------------------------------------
 
-    def run(self, *, force: bool = False, trigger: str = "forced") -> RunReport:
-        """Train, evaluate and promote if the gate says so; raises `Busy` when a run is under way.
+    def run(self, *, force: bool = False, trigger: str = "forced", wait_s: float = 0.0) -> RunReport:
+        """Train, evaluate and promote if the gate says so; raises `Busy` when another run takes longer than `wait_s`.
 
         Whatever goes wrong inside is in the report (`failed`, with the error) and in history, not raised.
         Without `force` a run that is not due reports `nothing`.
         """
-        if not self._run_lock.acquire(blocking=False):
+        if not self._run_lock.acquire(timeout=max(wait_s, 0.0)):
             raise Busy("a run is under way; runs never overlap")
         try:
             started = time.perf_counter()

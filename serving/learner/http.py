@@ -1,13 +1,15 @@
 """The admin API's manners: who may ask, how bodies are read, and how errors are told (RFC 9457).
 
-A request must show the learner's token, unless no keys exist and the learner listens on loopback: then it is open,
-but only to its own host name and, when a browser sends it, to its own origin. Bodies are parsed here, strictly.
+A request must show the learner's token or an API key of scope `admin` (`read` is enough to look), unless no key was
+ever made and the learner listens on loopback: then it is open, but only to its own host name and, when a browser
+sends it, to its own origin. Bodies are parsed here, strictly.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,9 +29,11 @@ from bandit.errors import (
     RewardloopError,
     TrainingFailed,
 )
+from bandit.keys import KeyRing
 
 log = logging.getLogger("rewardloop.learner")
 
+KEYS_REFRESH_S = 1.0
 BODY_BYTES_MAX = 4 * 1024 * 1024
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
@@ -91,11 +95,13 @@ def install(app: FastAPI) -> None:
 class Doorkeeper:
     """ASGI middleware that refuses whoever may not ask."""
 
-    def __init__(self, app: Any, *, token: str, open_on_loopback: bool, hosts: frozenset[str]) -> None:
+    def __init__(self, app: Any, *, token: str, keys: KeyRing, loopback: bool, hosts: frozenset[str]) -> None:
         self.app = app
         self.token = token
-        self.open_on_loopback = open_on_loopback
+        self.keys = keys
+        self.loopback = loopback
         self.hosts = hosts
+        self._refreshed = time.monotonic()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -107,23 +113,43 @@ class Doorkeeper:
     def _refusal(self, request: Request) -> Response | None:
         if request.url.path in ("/livez", "/readyz"):
             return None
-        if self.has_token(request):
+        shown = _bearer(request)
+        if hmac.compare_digest(shown.encode(), self.token.encode()):
             return None
-        if request.url.path.split("/")[-2:-1] == ["operations"] or not self.open_on_loopback:
-            return problem(401, "Not authorised", "show the learner's token as `Authorization: Bearer …`")
-        host = request.headers.get("host", "").rsplit(":", 1)[0] if "host" in request.headers else ""
-        if host not in self.hosts:
+        parts = request.url.path.strip("/").split("/")
+        if "operations" in parts:
+            return problem(401, "Not authorised", "operations need the learner's own token")
+        changes = request.method not in ("GET", "HEAD")
+        self._refresh_keys()
+        if not (self.keys.empty and self.loopback):
+            experiment = parts[2] if parts[:2] == ["v1", "experiments"] and len(parts) > 2 else None
+            key = self.keys.find(shown)
+            if key is None:
+                return problem(401, "Not authorised", "show an API key as `Authorization: Bearer …`")
+            if not (key.allows("admin", experiment) or (not changes and key.allows("read", experiment))):
+                return problem(403, "Refused", "this API key does not allow that")
+            return None
+        if _host_name(request.headers.get("host", "")) not in self.hosts:
             return problem(403, "Refused", "the Host header is not an address of this learner")
         origin = request.headers.get("origin")
-        changes = request.method not in ("GET", "HEAD")
         if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             return problem(403, "Refused", "the request comes from another site")
         return None
 
-    def has_token(self, request: Request) -> bool:
-        """Whether the request shows the learner's own token (compared in constant time)."""
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(shown.encode(), self.token.encode())
+    def _refresh_keys(self) -> None:
+        if time.monotonic() - self._refreshed > KEYS_REFRESH_S:
+            self._refreshed = time.monotonic()
+            self.keys.refresh()
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    return shown.strip() if scheme.lower() == "bearer" else ""
+
+
+def _host_name(host: str) -> str:
+    """A Host header without its port; brackets of an IPv6 address stay."""
+    return host.rsplit(":", 1)[0].lower() if not host.endswith("]") else host
 
 
 async def read_object(request: Request) -> dict[str, Any]:

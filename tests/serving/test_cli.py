@@ -1,0 +1,184 @@
+"""The command: its help, its exit codes, its configuration, and its refusal to run with foreign packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from bandit.errors import InvalidInput, InvalidSettings
+from bandit.experiment import Experiment
+from bandit.settings import settings_to_dict
+from serving.cli import GROUPS, LazyGroup, run
+from serving.cli.config import load_configuration
+from serving.cli.init import template
+
+COMMANDS = LazyGroup().list_commands(click.Context(LazyGroup()))
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_help_lists_the_commands_in_four_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for title, commands in GROUPS.items():
+        assert f"{title}:" in text
+        for name in commands.keys() & set(COMMANDS):
+            assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: rewardloop")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["status", "--nonsense"], ["up", "--port", "99999"], ["status", "--experiment", "Bad Name"]],
+)
+def test_misuse_is_one_line_and_exit_code_2(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.err.startswith("rewardloop: ")
+
+
+def test_an_empty_data_directory_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--data-dir", str(tmp_path)]) == 2
+    assert "rewardloop up" in capsys.readouterr().err
+
+
+def test_an_unknown_key_is_refused_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text("[rewards]\nwindow = 5\n")
+    assert run(["up", "--config", str(config), "--data-dir", str(tmp_path / "data")]) == 2
+    assert "rewards.window" in capsys.readouterr().err
+    assert run(["validate", "--config", str(config)]) == 1
+    assert "rewards.window" in capsys.readouterr().err
+    assert run(["validate", "--config", str(config), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"][0]["field"] == "rewards.window"
+
+
+def test_validate_needs_a_file_that_is_there(tmp_path: Path) -> None:
+    assert run(["validate"]) == 2
+    assert run(["validate", "--config", str(tmp_path / "none.toml")]) == 2
+
+
+def test_init_writes_a_file_that_declares_nothing_until_it_is_edited(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rewardloop.toml"
+    assert run(["init", str(file)]) == 0
+    assert run(["init", str(file)]) == 2
+    assert run(["validate", "--config", str(file)]) == 0
+    configuration = load_configuration(file, {})
+    assert configuration.settings_for("default") == load_configuration(None, {}).settings_for("default")
+    capsys.readouterr()
+
+
+def test_every_commented_default_in_the_template_is_the_default() -> None:
+    lines = []
+    for line in template().splitlines():
+        bare = line.removeprefix("# ")
+        if line.startswith("# ") and " = " in bare and "    # " in bare:
+            value = bare.split("    # ")[0]
+            if not value.endswith("= "):
+                lines.append(value)
+        elif line.startswith("["):
+            lines.append(line)
+    declared = tomllib.loads("\n".join(lines))
+    service = declared.pop("service")
+    assert service["port"] == 8000
+    defaults = settings_to_dict(load_configuration(None, {}).settings_for("default"))
+    for section, values in declared.items():
+        for key, value in values.items():
+            assert defaults[section][key] == value, f"{section}.{key}"
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[rewards]\nwindow_s = 60\n[service]\nport = 9000\n")
+    environment = {"REWARDLOOP_REWARDS__WINDOW_S": "30", "REWARDLOOP_EXPLORATION__ALGORITHM": "bag", "OTHER": "1"}
+    configuration = load_configuration(config, environment)
+    settings = configuration.settings_for("default")
+    assert (settings.rewards.window_s, settings.exploration.algorithm) == (30, "bag")
+    assert configuration.service.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("environment", "field"),
+    [
+        ({"REWARDLOOP_REWARDS__WINDOW": "3"}, "rewards.window"),
+        ({"REWARDLOOP_NONSENSE": "3"}, "REWARDLOOP_NONSENSE"),
+        ({"REWARDLOOP_SERVICE__PORTS": "3"}, "service.ports"),
+        ({"REWARDLOOP_REWARDS__WINDOW_S": "soon"}, "rewards.window_s"),
+    ],
+)
+def test_the_environment_is_checked_as_strictly_as_the_file(environment: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_configuration(None, environment)
+    assert caught.value.problems[0].field == field
+
+
+def test_several_experiments_are_declared_in_one_file(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[experiments.one.rewards]\nwindow_s = 1\n[experiments.two.rewards]\nwindow_s = 2\n")
+    configuration = load_configuration(config, {})
+    assert configuration.settings_for("one").rewards.window_s == 1
+    assert configuration.settings_for("two").rewards.window_s == 2
+    config.write_text("[experiments.one.rewards]\nwindow = 1\n")
+    with pytest.raises(InvalidSettings, match=r"experiments\.one\.rewards\.window"):
+        load_configuration(config, {})
+
+
+def test_broken_toml_and_missing_files_are_told_apart(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[rewards\n")
+    with pytest.raises(InvalidSettings, match="TOML"):
+        load_configuration(broken, {})
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_configuration(tmp_path / "none.toml", {})
+
+
+def test_other_machines_may_not_connect_without_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["up", "--host", "0.0.0.0", "--data-dir", str(tmp_path)]) == 1
+    assert "rewardloop keys create" in capsys.readouterr().err
+
+
+def test_a_foreign_package_named_bandit_is_told_in_one_sentence(tmp_path: Path) -> None:
+    foreign = tmp_path / "bandit"
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; from serving.cli import main; main(['status'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "'bandit'" in done.stderr and "venv" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_models_and_status_work_while_no_learner_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_configuration(None, {}).settings_for("default")
+    from serving.cli.common import now
+
+    Experiment.create(tmp_path, "one", settings, now=now())
+    assert run(["status", "--data-dir", str(tmp_path), "--json"]) == 0
+    state = json.loads(capsys.readouterr().out)
+    assert state["champion"] is None and "rewardloop up" in state["next"]
+    assert run(["models", "list", "--data-dir", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == []
+    assert run(["models", "show", "none", "--data-dir", str(tmp_path)]) == 2
+    assert run(["models", "rollback", "--data-dir", str(tmp_path)]) == 1
+    capsys.readouterr()

@@ -1,0 +1,231 @@
+"""The service as people run it: `rewardloop up` with its admin API, over HTTP, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bandit.experiment import Experiment
+from bandit.keys import create_key
+from serving.cli.common import now
+from serving.learner.address import Address, running_learner
+from serving.supervisor import ServiceAddress, running_service
+from tests.serving.learner_support import BEST, World, settings
+
+QUICK = {"schedule": {"interactions": 200, "interval_s": 60.0, "poll_s": 0.1}, "serving": {"seal_interval_s": 0.1}}
+MEGABYTE = 1024 * 1024
+
+
+class Service:
+    """A running service with clients for both of its ports; the world's experiment is named `test`."""
+
+    def __init__(self, data_dir: Path, process: subprocess.Popen[bytes], address: ServiceAddress) -> None:
+        self.data_dir, self.process = data_dir, process
+        learner = running_learner(data_dir)
+        assert learner is not None and address.url is not None
+        self.learner: Address = learner
+        self.api = httpx.Client(base_url=address.url, trust_env=False, timeout=10)
+        self.admin = httpx.Client(base_url=learner.url + "/v1/experiments/test", trust_env=False, timeout=60)
+
+    def close(self) -> None:
+        self.api.close()
+        self.admin.close()
+
+    def play(self, number: int, sky: str | None = None) -> float:
+        total = 0.0
+        for index in range(number):
+            here = sky or list(BEST)[index % 4]
+            body = {"context": {"sky": here}, "actions": [{"id": action} for action in BEST.values()]}
+            answer = self.api.post("/v1/experiments/test/recommend", json=body).raise_for_status().json()
+            reward = float(answer["action"] == BEST[here])
+            total += reward
+            told = {"event_id": answer["event_id"], "reward": reward}
+            self.api.post("/v1/experiments/test/rewards", json=told).raise_for_status()
+        return total / number
+
+    def status(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.admin.get("/status").raise_for_status().json()
+        return state
+
+    def wait(self, what: str, condition: Any, seconds: float = 20) -> Any:
+        until = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < until, what
+            time.sleep(0.05)
+        return found
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serving.cli", *arguments, "--data-dir", str(self.data_dir)]
+        command += [] if arguments[0] == "learn" else ["--experiment", "test"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def start(data_dir: Path) -> Service:
+    command = [
+        sys.executable,
+        "-m",
+        "serving.cli",
+        "up",
+        "--data-dir",
+        str(data_dir),
+        "--port",
+        "0",
+        "--admin-port",
+        "0",
+    ]
+    with (data_dir / "log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log)
+    until = time.monotonic() + 40
+    while (address := running_service(data_dir)) is None:
+        assert process.poll() is None and time.monotonic() < until, (data_dir / "log").read_text()
+        time.sleep(0.05)
+    return Service(data_dir, process, address)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    data_dir = tmp_path_factory.mktemp("service")
+    Experiment.create(data_dir, "test", settings(**QUICK), now=now())
+    running = start(data_dir)
+    yield running
+    running.close()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(10) == 0, (data_dir / "log").read_text()
+    assert running_service(data_dir) is None
+
+
+def test_the_loop_turns_from_history_over_decisions_to_a_promotion(service: Service) -> None:
+    world = World.__new__(World)  # only its history is wanted here, which needs no transport
+    World.__init__(world, None)  # type: ignore[arg-type]
+    rows = "\n".join(json.dumps(row) for row in world.history(120))
+    imported = service.admin.post("/import", content=rows, headers={"content-type": "application/x-ndjson"})
+    assert imported.json()["imported"] == 120
+    initial = service.wait("the initial model", lambda: service.status()["champion"])
+    assert service.status()["last_run"]["outcome"] == "initial"
+    service.wait("the worker serves it", lambda: service.status()["workers"][0]["model_id"] == initial)
+    before = service.play(200)
+    assert before > 0.4
+    service.wait("a run by rows", lambda: service.status()["runs"] >= 2)
+    report = service.admin.post("/models/train").json()
+    assert report["outcome"] in ("promote", "hold", "insufficient", "nothing")
+    state = service.status()
+    assert state["counts"]["interactions"] == 200 and state["counts"]["imported"] == 120
+    assert state["next"] and state["why"]
+
+
+def test_status_says_the_same_on_the_command_line(service: Service) -> None:
+    done = service.cli("status", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"] == service.status()["runs"]
+    shown = service.cli("status").stdout
+    assert shown.startswith("test: ")
+
+
+def test_models_are_listed_compared_promoted_by_hand_and_rolled_back(service: Service) -> None:
+    listed = json.loads(service.cli("models", "list", "--json").stdout)
+    assert listed["champion"] == service.status()["champion"]
+    model_id = listed["models"][-1]["model_id"]
+    assert service.admin.get(f"/models/{model_id}").json()["kind"] == "initial"
+    assert service.admin.get(f"/models/{model_id}/diff/{model_id}").json()["identical"] is True
+    assert service.admin.get("/models/none").status_code == 404
+    if listed["champion"] != model_id:
+        assert service.admin.post(f"/models/{model_id}/promote", json={}).status_code == 200
+    again = service.admin.post(f"/models/{model_id}/promote", json={})
+    assert again.status_code == 409
+
+
+def test_evaluations_are_listed_and_shown_as_json_and_as_a_page(service: Service) -> None:
+    found = service.admin.get("/evaluations").json()["evaluations"]
+    assert found
+    shown = service.admin.get(f"/evaluations/{found[0]['id']}")
+    assert shown.json()["verdict"]["reason"]
+    page = service.admin.get(f"/evaluations/{found[0]['id']}", headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html") and "<html" in page.text
+    assert service.admin.get("/evaluations/none").status_code == 404
+    assert service.admin.get("/evaluations/..%2f..%2fmodels").status_code == 404
+
+
+def test_a_new_experiment_is_served_and_learnt_within_seconds(service: Service) -> None:
+    root = service.admin
+    url = service.learner.url
+    made = root.post(f"{url}/v1/experiments", json={"name": "second", "settings": {"rewards": {"window_s": 2}}})
+    assert made.status_code == 201
+    assert root.post(f"{url}/v1/experiments", json={"name": "second"}).status_code == 409
+    assert (
+        root.post(f"{url}/v1/experiments", json={"name": "third", "settings": {"rewards": {"window": 2}}}).status_code
+        == 422
+    )
+    assert root.get(f"{url}/v1/experiments/second/status").json()["champion"] is None
+    changed = root.patch(f"{url}/v1/experiments/second", json={"rewards": {"window_s": 3}}).json()
+    assert changed["settings"]["rewards"]["window_s"] == 3 and changed["settings_version"] == 2
+    body = {"context": {}, "actions": [{"id": "a"}, {"id": "b"}]}
+    asked = lambda: service.api.post("/v1/experiments/second/recommend", json=body).status_code == 200  # noqa: E731
+    service.wait("the worker serves the new experiment", asked)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/v1/experiments/none/status", {}, 404),
+        ("GET", "/v1/experiments/test/status", {"headers": {"host": "evil.example"}}, 403),
+        ("POST", "/v1/experiments/test/retrain", {"headers": {"origin": "https://evil.example"}}, 403),
+        ("POST", "/v1/experiments/test/operations/status", {}, 401),
+        ("POST", "/v1/experiments", {"content": b"{", "headers": {"content-type": "application/json"}}, 422),
+        ("POST", "/v1/experiments", {"content": b"[]", "headers": {"content-type": "application/json"}}, 422),
+        ("POST", "/v1/experiments", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 422),
+        ("POST", "/v1/experiments", {"json": {"name": 3}}, 422),
+        ("POST", "/v1/experiments", {"json": {"name": "../x"}}, 422),
+        ("DELETE", "/v1/experiments", {}, 405),
+    ],
+)
+def test_the_admin_api_refuses_in_words_and_never_with_a_500(
+    service: Service, method: str, path: str, options: dict[str, Any], status: int
+) -> None:
+    answer = httpx.request(method, service.learner.url + path, trust_env=False, **options)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"]
+
+
+def test_a_second_learner_leaves_with_a_clear_line(service: Service) -> None:
+    done = service.cli("learn", "--admin-port", "0")
+    assert done.returncode == 2
+    assert "another learner" in done.stderr
+
+
+def test_a_killed_learner_is_back_within_seconds_and_nothing_is_lost(service: Service) -> None:
+    before = service.status()
+    os.kill(service.learner.pid, signal.SIGKILL)
+
+    def back() -> Address | None:
+        address = running_learner(service.data_dir)
+        return address if address is not None and address.pid != service.learner.pid else None
+
+    service.learner = service.wait("the learner is back", back)
+    service.admin.close()
+    service.admin = httpx.Client(base_url=service.learner.url + "/v1/experiments/test", trust_env=False, timeout=60)
+    service.wait("it answers", lambda: running_learner(service.data_dir))
+    after = service.status()
+    assert after["counts"] == before["counts"]
+    assert after["champion"] == before["champion"] and after["runs"] >= before["runs"]
+
+
+def test_once_a_key_exists_the_admin_api_wants_one(service: Service) -> None:
+    _, secret = create_key(service.data_dir, name="ops", scopes=["admin"], now=now())
+    _, reader = create_key(service.data_dir, name="looker", scopes=["read"], now=now())
+    service.wait("the key is noticed", lambda: service.admin.get("/status").status_code == 401)
+    assert service.admin.get("/status", headers={"authorization": f"Bearer {secret}"}).status_code == 200
+    assert service.admin.get("/status", headers={"authorization": f"Bearer {reader}"}).status_code == 200
+    assert service.admin.post("/pause", headers={"authorization": f"Bearer {reader}"}).status_code == 403
+    assert service.admin.post("/pause", headers={"authorization": f"Bearer {secret}"}).status_code == 200
+    assert service.cli("status").returncode == 0
