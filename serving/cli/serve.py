@@ -32,13 +32,16 @@ def command(
     service = configuration.service
     experiments = prepare_experiments(common, configuration)
     check_exposure(data_dir, host or service.host, insecure=insecure)
+    worker_options = [option for name in allow_hosts for option in ("--allow-host", name)]
+    if common.experiment is not None:
+        worker_options += ["--default-experiment", common.experiment]
     supervisor = Supervisor(
         data_dir,
         workers=workers or service.workers,
         learner=False,
         host=host or service.host,
         port=service.port if port is None else port,
-        worker_options=[option for name in allow_hosts for option in ("--allow-host", name)],
+        worker_options=worker_options,
         on_ready=lambda address: _announce(address, experiments),
         on_crash=say,
     )

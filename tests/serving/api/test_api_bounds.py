@@ -1,0 +1,76 @@
+"""The bounds that keep a worker small: memory of retries, queue for the disk."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from bandit.errors import Busy, Conflict, DurabilityLost
+from serving.api.identity import uuid7
+from serving.api.memory import IDS_MAX, RetryMemory
+from serving.api.problems import problem_of
+from tests.serving.api.support import SEVEN, T0, make_experiment, run, served
+
+
+def test_the_oldest_answers_are_forgotten_when_there_are_too_many() -> None:
+    memory = RetryMemory()
+    for number in range(IDS_MAX + 10):
+        memory.remember(f"e{number}", "digest", b"answer")
+    assert len(memory) == IDS_MAX
+    assert memory.recall("e9", "digest") is None and memory.recall("e10", "digest") == b"answer"
+    with pytest.raises(Conflict):
+        memory.recall("e10", "another")
+
+
+def test_the_oldest_answers_are_forgotten_when_they_take_too_much_room() -> None:
+    memory = RetryMemory(bytes_max=100_000)
+    for number in range(50):
+        memory.remember(f"e{number}", "digest", b"x" * 10_000)
+    assert len(memory) == 9 and memory.bytes_held <= 100_000
+    for number in range(50):
+        memory.forget(f"e{number}")
+    assert memory.bytes_held == 0
+
+
+def test_a_full_queue_and_a_lost_disk_are_temporary_refusals() -> None:
+    assert (problem_of(Busy("x")).status, problem_of(DurabilityLost("x")).status) == (503, 503)
+
+
+def test_made_ids_are_uuids_of_version_seven_in_order_of_time() -> None:
+    import uuid
+    from datetime import timedelta
+
+    ids = [uuid7(T0 + timedelta(milliseconds=number)) for number in range(100)]
+    parsed = [uuid.UUID(text) for text in ids]
+    assert ids == sorted(ids) and {entry.version for entry in parsed} == {7}
+    assert {entry.variant for entry in parsed} == {uuid.RFC_4122}
+    assert len({uuid7(T0) for _ in range(1000)}) == 1000
+
+
+def test_a_worker_does_not_grow_while_it_answers_good_and_bad_requests(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> list[int]:
+        sizes = []
+        async with served(tmp_path, durable=False) as (client, _):
+            url = "/v1/experiments/default/recommend"
+            for number in range(6000):
+                body = b'{"context":{"x":1,"y":"text"}}' if number % 100 else b'{"context":{"x":NaN}}'
+                response = await client.post(url, content=body, headers={"content-type": "application/json"})
+                assert response.status_code in (200, 422)
+                if number % 1000 == 999:
+                    sizes.append(resident_kib())
+        return sizes
+
+    sizes = run(scenario())
+    assert sizes[-1] - sizes[1] < 4096, sizes
+
+
+def resident_kib() -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1])

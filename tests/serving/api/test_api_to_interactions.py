@@ -1,0 +1,123 @@
+"""From requests to training rows: what clients may do with a decision, and what is learnt from it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bandit.eventlog import survey
+from bandit.experiment import Experiment
+from joiner.warehouse import Warehouse
+from serving.api.decider import ExperimentServer
+from serving.api.requests import RecommendRequest, RewardItem
+from tests.serving.api.support import SEVEN, T0, Clock, make_experiment, replays
+
+WINDOW_S = 60.0
+
+
+class Loop:
+    """A worker under a clock that is moved by hand, and the join over what it logged."""
+
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        raw: dict[str, Any] = {"actions": SEVEN, "rewards": {"window_s": WINDOW_S, "default": -0.5}}
+        self.experiment = make_experiment(data_dir, **(raw | settings))
+        self.data_dir = data_dir
+        self.clock = Clock(T0 + timedelta(days=1))
+        self.servers = [self.open("w0")]
+
+    def open(self, writer_id: str) -> ExperimentServer:
+        return ExperimentServer(self.data_dir, "default", writer_id=writer_id, clock=self.clock, durable=False)
+
+    def ask(self, event_id: str, server: int = 0, **more: Any) -> Any:
+        return self.servers[server].recommend(RecommendRequest(context={"x": 1}, event_id=event_id, **more))
+
+    def reward(self, event_id: str, reward: float, **more: Any) -> None:
+        self.servers[0].reward([RewardItem(event_id=event_id, reward=reward, **more)])
+
+    def activate(self, event_id: str) -> None:
+        server = self.servers[0]
+        server.writer.append([server.activation_event(event_id)])
+
+    def interactions(self) -> pd.DataFrame:
+        """Everything that matured, by event_id, once the writers have gone and all windows have closed."""
+        for server in self.servers:
+            server.close()
+        self.clock.advance(10 * WINDOW_S)
+        experiment = Experiment.open(self.data_dir, "default")
+        found = survey(experiment.paths, now=self.clock.now)
+        assert found.watermark == self.clock.now
+        with Warehouse(experiment) as warehouse:
+            warehouse.ingest(found.segments)
+            warehouse.join(found.watermark)
+            return warehouse.interactions().set_index("event_id")
+
+
+def test_a_deferred_decision_counts_only_when_it_was_activated_in_time(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    for event_id in ("activated and rewarded", "rewarded only", "activated only", "activated late", "neither"):
+        loop.ask(event_id, deferred=True)
+    loop.ask("not deferred")
+    loop.clock.advance(WINDOW_S / 2)
+    loop.reward("activated and rewarded", 0.7)
+    loop.reward("rewarded only", 0.7)
+    loop.reward("activated late", 0.7)
+    loop.activate("activated and rewarded")
+    loop.activate("activated only")
+    loop.clock.advance(WINDOW_S)
+    loop.activate("activated late")
+    rows = loop.interactions()
+    assert sorted(rows.index) == ["activated and rewarded", "activated only", "not deferred"]
+    assert rows.reward["activated and rewarded"] == 0.7
+    assert rows.reward["activated only"] == rows.reward["not deferred"] == -0.5  # silence
+    assert not rows.rewarded["activated only"]
+
+
+def test_an_activation_may_come_before_its_decision_is_known(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.activate("early")
+    loop.ask("early", deferred=True)
+    assert list(loop.interactions().index) == ["early"]
+
+
+def test_each_slot_is_rewarded_by_its_own_event(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    answer = loop.ask("page", slots=3)
+    loop.reward("page:2", 1.0, action=answer.decisions[1].action)
+    loop.reward("page:3", 1.0, action="something else")
+    rows = loop.interactions()
+    assert list(rows.sort_values("slot").index) == ["page:1", "page:2", "page:3"]
+    assert list(rows.sort_values("slot").reward) == [-0.5, 1.0, -0.5]
+
+
+def test_a_retry_at_another_worker_is_joined_once_and_a_clash_not_at_all(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.servers.append(loop.open("w1"))
+    for server in (0, 1):
+        assert loop.ask("same", server).action == loop.ask("same", server).action
+        loop.ask("clash", server, excluded=[f"a{server}"])
+    loop.reward("same", 1.0)
+    rows = loop.interactions()
+    assert list(rows.index) == ["same"] and rows.reward["same"] == 1.0
+
+
+def test_the_control_slice_reaches_the_interactions_with_its_name_and_the_mixed_probabilities(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, serving={"control_fraction": 0.5, "control_policy": "baseline"})
+    for number in range(40):
+        loop.ask(f"e{number}")
+    rows = loop.interactions()
+    assert set(rows.slice) == {"policy", "control"} and len(rows) == 40
+    expected = [0.5 + 0.5 / 7, *[0.5 / 7] * 6]
+    assert all(abs(pmf[i] - expected[i]) < 1e-12 for pmf in rows.pmf for i in range(7))
+
+
+def test_what_was_logged_replays_after_the_worker_is_gone(tmp_path: Path) -> None:
+    from tests.serving.api.support import decisions
+
+    loop = Loop(tmp_path)
+    loop.ask("plain")
+    loop.ask("page", slots=2)
+    loop.interactions()
+    assert all(replays(loop.experiment, event) for event in decisions(tmp_path))
