@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 import pandas as pd
 
 from bandit.errors import InvalidInput
-from joiner.connection import quote, to_utc
+from joiner.connection import from_utc, quote, to_utc
 
 What = Literal["decisions", "rewards", "interactions"]
 Format = Literal["ndjson", "parquet"]
@@ -43,13 +43,16 @@ class RowFilter:
 
 EVERYTHING = RowFilter()
 
-# which interactions: after < matures_at ≤ until, and what the filter lets through
-_WHERE = """
-WHERE matures_at > $after AND ($until IS NULL OR matures_at <= $until)
-  AND ($mode IS NULL OR mode = $mode) AND ($slice IS NULL OR slice = $slice)
+_FILTER = """
+  ($mode IS NULL OR mode = $mode) AND ($slice IS NULL OR slice = $slice)
   AND ($model_id IS NULL OR model_id = $model_id) AND ($origin IS NULL OR origin = $origin)
   AND ($decided_from IS NULL OR decided_at >= $decided_from)
   AND ($decided_until IS NULL OR decided_at < $decided_until)
+"""
+
+# which interactions: after < matures_at ≤ until, and what the filter lets through
+_WHERE = f"""
+WHERE matures_at > $after AND ($until IS NULL OR matures_at <= $until) AND {_FILTER}
 ORDER BY matures_at, decided_at, event_id
 """
 
@@ -62,6 +65,23 @@ SELECT event_id, strftime(decided_at, {_ISO}) AS decided_at, model_id, context::
        actions::JSON AS actions, catalogue_version, excluded::JSON AS excluded, index, probability AS propensity, pmf,
        reward, rewarded, mode, slice, origin, settings_version, slot, subject
 FROM joined {_WHERE}
+"""
+
+# one row per state: how many selected decisions are in it, and when the first of them matures
+_ACCOUNT = f"""
+SELECT CASE WHEN j.rewarded THEN 'rewarded' WHEN NOT j.rewarded THEN 'defaulted'
+            WHEN a.reason = 'conflict' THEN 'conflicts' WHEN a.reason IS NOT NULL THEN a.reason
+            ELSE 'waiting' END AS state, count(*), min(d.matures_at)
+FROM (SELECT event_id, matures_at FROM decisions WHERE {_FILTER}) d
+LEFT JOIN joined j USING (event_id) LEFT JOIN set_aside a USING (event_id)
+GROUP BY state
+"""
+
+# one row per outcome: how many reward records of selected decisions have it
+_REWARDS_OF = f"""
+SELECT outcome, count(*) FROM rewards
+WHERE event_id IN (SELECT event_id FROM decisions WHERE {_FILTER})
+GROUP BY outcome ORDER BY outcome
 """
 
 _TIMES = ("decided_at", "matures_at", "received_at", "rewarded_at")
@@ -114,6 +134,18 @@ def interactions_frame(
         if column in frame:
             frame[column] = frame[column].dt.tz_localize("UTC")
     return frame
+
+
+def account(cursor: duckdb.DuckDBPyConnection, rows: RowFilter) -> dict[str, Any]:
+    """What became of the decisions that `rows` selects, and of the rewards reported for them."""
+    bounds = _filters(rows)
+    states = cursor.execute(_ACCOUNT, bounds).fetchall()
+    found: dict[str, Any] = dict.fromkeys(("rewarded", "defaulted", "waiting", "conflicts", "not_activated"), 0)
+    found |= {name: count for name, count, _ in states}
+    found["decisions"] = sum(count for _, count, _ in states)
+    found["first_matures_at"] = from_utc(next((first for name, _, first in states if name == "waiting"), None))
+    found["rewards"] = dict(cursor.execute(_REWARDS_OF, bounds).fetchall())
+    return found
 
 
 def export_table(
@@ -189,10 +221,8 @@ def _copy(
     return int(row[0]) if row else 0
 
 
-def _bounds(after: datetime, until: datetime | None, rows: RowFilter) -> dict[str, object]:
+def _filters(rows: RowFilter) -> dict[str, object]:
     return {
-        "after": after,
-        "until": until,
         "mode": rows.mode,
         "slice": rows.slice,
         "model_id": rows.model_id,
@@ -200,3 +230,7 @@ def _bounds(after: datetime, until: datetime | None, rows: RowFilter) -> dict[st
         "decided_from": to_utc(rows.decided_from) if rows.decided_from else None,
         "decided_until": to_utc(rows.decided_until) if rows.decided_until else None,
     }
+
+
+def _bounds(after: datetime, until: datetime | None, rows: RowFilter) -> dict[str, object]:
+    return {"after": after, "until": until} | _filters(rows)

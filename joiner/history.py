@@ -41,8 +41,7 @@ _BAD_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 class ImportReport:
     """What became of a file: `rows` = `imported` + the sum of `refused` (reason → count).
 
-    `examples` says of the first refused rows which line it was and what was wrong with it. `dangling` counts
-    rewards without a decision (only for files that hold the two apart).
+    `examples` says of the first refused rows which line it was and what was wrong with it.
     """
 
     rows: int = 0
@@ -195,6 +194,7 @@ class _RowReader:
         self._catalogue = experiment.catalogue()
         self._logging_policy = logging_policy
         self._content = hashlib.sha256()
+        self._seen: set[str] = set()
 
     def events(self, row: Row, number: int, stamp: datetime) -> Sequence[Event]:
         self._content.update(msgspec.json.encode(row, order="deterministic"))
@@ -208,7 +208,11 @@ class _RowReader:
         reward = self._reward(row.get("reward"))
         decided_at = read_time(row.get("decided_at"), "decided_at") or stamp
         event_id = read_name(row.get("event_id"), "event_id")
-        if event_id is None:
+        if event_id in self._seen:
+            raise RefusedRow("repeated_event_id", "event_id", "has come before in this file")
+        if event_id is not None:
+            self._seen.add(event_id)
+        else:
             event_id = f"import-{number:09d}-{self._content.hexdigest()[:12]}"
         decision = DecisionEvent(
             event_id=event_id,

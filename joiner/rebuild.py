@@ -28,12 +28,12 @@ class RebuildReport:
 def rebuild(experiment: Experiment, *, watermark: datetime | None = None) -> RebuildReport:
     """Make the DuckDB file anew beside the old one and put it in its place; the caller holds the learner's lock.
 
-    Joins up to `watermark`, by default as far as the old file had joined; without either nothing is joined yet.
+    Joins up to `watermark` or as far as the old file had joined, whichever is later; without both nothing is joined.
     Raises `Busy` when another process has the old file open.
     """
     target = experiment.paths.warehouse
-    if watermark is None and target.exists():
-        watermark = _joined_until(experiment)
+    known = [moment for moment in (watermark, _joined_until(experiment)) if moment is not None]
+    watermark = max(known, default=None)
     fresh = target.with_name("warehouse.new.duckdb")
     _remove(fresh)
     with Warehouse(experiment, path=fresh) as warehouse:
@@ -55,7 +55,9 @@ def rebuild(experiment: Experiment, *, watermark: datetime | None = None) -> Reb
 
 
 def _joined_until(experiment: Experiment) -> datetime | None:
-    """How far the present file had joined; None when it cannot be read any more."""
+    """How far the present file had joined; None when there is none, or it cannot be read any more."""
+    if not experiment.paths.warehouse.exists():
+        return None
     try:
         with Warehouse(experiment) as old:
             return old.joined_until()

@@ -59,8 +59,8 @@ class Warehouse:
     def __init__(self, experiment: Experiment, *, read_only: bool = False, path: Path | None = None) -> None:
         self.experiment = experiment
         self.path = path or experiment.paths.warehouse
-        self._scratch = experiment.paths.root / "scratch"
-        self._scratch.mkdir(exist_ok=True)
+        self.scratch = experiment.paths.root / "scratch"
+        self.scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
         self._counts: tuple[tuple[object, ...], dict[str, int]] | None = None
         self._read_only = read_only
@@ -184,7 +184,7 @@ class Warehouse:
         """
         return export.write_training_rows(
             self._read(),
-            self._scratch,
+            self.scratch,
             path,
             after=to_utc(after) if after else LONG_AGO,
             until=to_utc(until),
@@ -205,6 +205,10 @@ class Warehouse:
             until=to_utc(until) if until else None,
             rows=rows,
         )
+
+    def account(self, rows: export.RowFilter) -> dict[str, Any]:
+        """What became of the decisions that `rows` selects; see `joiner.window.JoinSummary`."""
+        return export.account(self._read(), rows)
 
     def counts(self) -> dict[str, int]:
         """How many of everything: see `joiner.counts` for the keys."""
@@ -231,7 +235,7 @@ class Warehouse:
     ) -> int:
         """Write decisions, rewards or interactions to a file with the wire's names; see `joiner.export`."""
         return export.export_table(
-            self._read(), self._scratch, path, what=what, form=form, after=LONG_AGO, rows=rows, metadata=metadata
+            self._read(), self.scratch, path, what=what, form=form, after=LONG_AGO, rows=rows, metadata=metadata
         )
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
@@ -246,8 +250,8 @@ class Warehouse:
     # -- inside ------------------------------------------------------------------------------------------
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        folders = [self.experiment.paths.events, self._scratch]
-        return connect(self.path, folders, scratch=self._scratch, read_only=self._read_only)
+        folders = [self.experiment.paths.events, self.scratch]
+        return connect(self.path, folders, scratch=self.scratch, read_only=self._read_only)
 
     def _read(self) -> duckdb.DuckDBPyConnection:
         return self._connection.cursor()

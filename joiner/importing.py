@@ -1,0 +1,240 @@
+"""Files of other systems as rows that `joiner.history` understands: NDJSON, Parquet, CSV, dsjson; rewards alone.
+
+Columns are declared, with our own names as the default. Where a table has no `context` column, every column that
+is not otherwise declared is a feature of the context.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import msgspec
+
+from bandit.errors import InvalidInput, InvalidRequest
+from bandit.events import Event, RewardEvent
+from bandit.experiment import Experiment
+from bandit.reported_rewards import reported_number
+from bandit.settings import Rewards
+from joiner.connection import connect, quote
+from joiner.dsjson import history_row
+from joiner.history import (
+    ImportReport,
+    LoggingPolicy,
+    RefusedRow,
+    Row,
+    append_rows,
+    decode_lines,
+    import_rows,
+    read_name,
+    read_time,
+)
+
+FORMATS = ("ndjson", "parquet", "csv", "dsjson")
+_FETCH_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which column of a table holds what; of `context`, `actions` and `pmf` a text is read as JSON."""
+
+    context: str = "context"
+    action: str = "action"
+    probability: str = "probability"
+    reward: str = "reward"
+    time: str = "decided_at"
+    event_id: str = "event_id"
+    actions: str = "actions"
+    pmf: str = "pmf"
+
+
+def parse_columns(declared: Mapping[str, str]) -> Columns:
+    """Columns from `{"reward": "clicked", …}`; raises `InvalidInput` for a role that there is not."""
+    roles = [role.name for role in fields(Columns)]
+    for role in declared:
+        if role not in roles:
+            raise InvalidInput("column", "names an unknown role", ", ".join(roles))
+    return Columns(**declared)
+
+
+def guess_format(path: Path) -> str:
+    """The format that a file's ending tells; raises `InvalidInput`."""
+    name = path.name.lower().removesuffix(".gz")
+    for ending, form in (
+        (".ndjson", "ndjson"),
+        (".jsonl", "ndjson"),
+        (".json", "ndjson"),
+        (".parquet", "parquet"),
+        (".csv", "csv"),
+        (".tsv", "csv"),
+        (".dsjson", "dsjson"),
+    ):
+        if name.endswith(ending):
+            return form
+    raise InvalidInput("--format", "must be given, the file's ending does not tell it", ", ".join(FORMATS))
+
+
+def import_file(
+    experiment: Experiment,
+    source: Path | IO[bytes],
+    *,
+    form: str,
+    now: datetime,
+    columns: Columns | None = None,
+    logging_policy: LoggingPolicy | None = None,
+    durable: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> ImportReport:
+    """Import history from a file (or an open one: text formats only) of one of `FORMATS`.
+
+    Raises `InvalidInput` when the file cannot be read at all; single rows are refused and counted.
+    """
+    with _rows(source, form, columns or Columns()) as rows:
+        return import_rows(experiment, rows, now=now, logging_policy=logging_policy, durable=durable, progress=progress)
+
+
+def import_rewards(
+    experiment: Experiment,
+    source: Path | IO[bytes],
+    *,
+    form: str,
+    now: datetime,
+    durable: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> ImportReport:
+    """Import rewards that were reported elsewhere: `event_id`, `reward` (or `event`, `value`), `time`, ….
+
+    The rows are those of a POST, except that the time given is kept as `received_at`. What decides whether they are
+    in time is when they were imported: a late one is kept, counted and changes nothing.
+    """
+    rules = experiment.settings.rewards
+
+    def events(row: Row, number: int, stamp: datetime) -> Sequence[Event]:
+        return [_reward(row, stamp, rules)]
+
+    with _rows(source, form, None) as rows:
+        return append_rows(experiment, rows, events, now=now, durable=durable, progress=progress)
+
+
+def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:
+    event_id = read_name(row.get("event_id"), "event_id")
+    if event_id is None:
+        raise RefusedRow("no_event_id", "event_id", "is missing")
+    reward_id, event = read_name(row.get("reward_id"), "reward_id"), read_name(row.get("event"), "event")
+    numbers = {"reward": row.get("reward"), "value": row.get("value")}
+    for name, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise RefusedRow("invalid_reward", name, "is not a number")
+    try:
+        reward = reported_number(
+            rules, reward=numbers["reward"], event=event, value=numbers["value"], reward_id=reward_id
+        )
+    except InvalidRequest as error:
+        problem = error.problems[0]
+        raise RefusedRow("invalid_reward", problem.field, problem.problem, problem.limit) from None
+    return RewardEvent(
+        event_id=event_id,
+        received_at=read_time(row.get("received_at", row.get("time")), "time") or stamp,
+        reward=float(reward),
+        reward_id=reward_id,
+        event=event,
+        value=None if event is None else numbers["value"],
+        action=read_name(row.get("action"), "action"),
+        imported_at=stamp,
+    )
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _rows(source: Path | IO[bytes], form: str, columns: Columns | None) -> Iterator[Iterable[Row | RefusedRow]]:
+    """The rows of a source; `columns` None leaves a table's rows as they are."""
+    if form not in FORMATS:
+        raise InvalidInput("--format", "is not known", ", ".join(FORMATS))
+    if form in ("parquet", "csv"):
+        if not isinstance(source, Path):
+            raise InvalidInput("FILE", f"{form} is read from a file, not from a stream")
+        yield _table_rows(source, form, columns)
+        return
+    read = decode_lines if form == "ndjson" else _dsjson_rows
+    if not isinstance(source, Path):
+        yield read(source)
+        return
+    try:
+        with gzip.open(source) if source.suffix == ".gz" else source.open("rb") as file:
+            yield read(file)
+    except (OSError, EOFError) as error:
+        raise InvalidInput("FILE", f"{source.name} cannot be read ({error})") from None
+
+
+def _dsjson_rows(lines: Iterable[bytes]) -> Iterator[Row | RefusedRow]:
+    for row in decode_lines(lines):
+        if isinstance(row, RefusedRow):
+            yield row
+            continue
+        try:
+            yield history_row(row)
+        except RefusedRow as refused:
+            yield refused
+
+
+def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]:
+    if not path.is_file():
+        raise InvalidInput("FILE", f"there is no file {path.name}")
+    name = quote(str(path.resolve()))
+    source = f"read_parquet({name})" if form == "parquet" else f"read_csv({name}, header = true, sample_size = -1)"
+    connection = connect(None, [path.parent])
+    try:
+        cursor = connection.execute(f"SELECT * FROM {source}")
+        names = [column[0] for column in cursor.description]
+        while batch := cursor.fetchmany(_FETCH_ROWS):
+            for values in batch:
+                row = dict(zip(names, values, strict=True))
+                yield row if columns is None else _declared(row, columns)
+    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
+        raise InvalidInput("FILE", f"{path.name} cannot be read ({str(error).splitlines()[0]})") from None
+    finally:
+        connection.close()
+
+
+def _declared(row: dict[str, Any], columns: Columns) -> Row:
+    taken = {role.name: getattr(columns, role.name) for role in fields(Columns)}
+    found = {role: _plain(row[column]) for role, column in taken.items() if column in row}
+    for role in ("context", "actions", "pmf"):
+        text = found.get(role)
+        if isinstance(text, str):
+            try:
+                found[role] = msgspec.json.decode(text)
+            except msgspec.DecodeError:
+                found[role] = text  # refused later, under the reason of its role
+    if "context" not in found:
+        rest = {name: _plain(value) for name, value in row.items() if name not in taken.values()}
+        found["context"] = {name: value for name, value in rest.items() if value is not None}
+    found["decided_at"] = found.pop("time", None)
+    for role in ("event_id", "action"):
+        if isinstance(found.get(role), int) and not isinstance(found[role], bool):
+            found[role] = str(found[role])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value of DuckDB as JSON knows it; not-a-number is a missing value in a table."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, str | int | bool | datetime):
+        return value
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return float(value) if hasattr(value, "as_tuple") else str(value)  # a decimal, else a UUID and the like

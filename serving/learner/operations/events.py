@@ -1,0 +1,25 @@
+"""Where one event is on its way through the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bandit.errors import NotFound
+from joiner.ledger import trace
+from serving.learner.catch_up import catch_up
+from serving.learner.workspace import Workspace
+
+
+def run(workspace: Workspace, event_id: str) -> dict[str, Any]:
+    """The ledger of `event_id`; waits for open segments to seal before it says that there is none (`NotFound`)."""
+    catch_up(workspace, wait=False)
+    now = workspace.clock()
+    try:
+        found = trace(workspace.warehouse, workspace.registry, event_id, now=now)
+    except NotFound:
+        catch_up(workspace)
+        found = trace(workspace.warehouse, workspace.registry, event_id, now=now)
+    plain: dict[str, Any] = msgspec.to_builtins(found)
+    return plain
