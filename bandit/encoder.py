@@ -13,12 +13,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from bandit.errors import CorruptModel
-from bandit.feature_stats import FeatureSpec, FeatureTally, flatten, number_of, specify
+from bandit.feature_stats import NESTING_MAX, FeatureSpec, FeatureTally, flatten, number_of, specify
 from bandit.names import encode_name
 from bandit.settings import Encoding
 from bandit.types import Action, Context, Features
@@ -47,11 +46,12 @@ class _Coded:
     """One fitted feature, ready to encode: `edges` and the token of each bin, or mean and deviation."""
 
     token: str
-    missing: str
     edges: list[float]
     tokens: list[str]
     zscore: tuple[float, float] | None
-    pairs: bool
+    numeric: bool
+    crossed: bool
+    expected: bool
 
 
 class FeatureEncoder:
@@ -77,8 +77,8 @@ class FeatureEncoder:
         self.levels = levels
         self._context = {spec.path: _code(spec, encoding, levels) for spec in context}
         self._action = {spec.path: _code(spec, encoding, levels) for spec in action}
-        self._context_expected = [(s.path, self._context[s.path].missing) for s in context if s.expected]
-        self._action_expected = [(s.path, self._action[s.path].missing) for s in action if s.expected]
+        self._context_expected = [(s.path, encode_name(s.path) + "=missing") for s in context if s.expected]
+        self._action_expected = [(s.path, encode_name(s.path) + "=missing") for s in action if s.expected]
 
     # -- fitting and storing -----------------------------------------------------------------------------
 
@@ -170,7 +170,9 @@ class FeatureEncoder:
         known: list[str] = []
         new: list[str] = []
         sets: list[str] = []
-        self._encode(context, self._context, self._context_expected, known, new, sets)
+        present = _encode(context, "", self._context, known, new, sets)
+        if present < len(self._context_expected):
+            known += _missing(context, self._context_expected)
         known.sort()
         line = "shared |c " + " ".join(known)
         if new:
@@ -186,55 +188,63 @@ class FeatureEncoder:
         line = "|i id=" + encode_name(action.id)
         if action.features or self._action_expected:
             tokens: list[str] = []
-            self._encode(action.features, self._action, self._action_expected, tokens, tokens, tokens)
+            present = _encode(action.features, "", self._action, tokens, tokens, tokens)
+            if present < len(self._action_expected):
+                tokens += _missing(action.features, self._action_expected)
             tokens.sort()
             line += " |f " + " ".join(tokens)
         return line
 
-    def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and filling lists given to it)
-        self,
-        features: Features,
-        coded: Mapping[str, _Coded],
-        expected: Sequence[tuple[str, str]],
-        known: list[str],
-        new: list[str],
-        sets: list[str],
-    ) -> None:
-        present = 0
-        flat: Iterable[tuple[str, Any]] = features.items()
-        for value in features.values():
-            if isinstance(value, Mapping):
-                flat = flatten(features)
-                break
-        given = set()
-        for path, value in flat:
-            code = coded.get(path)
-            kind = type(value)
-            if kind is float or kind is int:
-                if code is None:
-                    new.append(_magnitude_token(encode_name(path), value))
-                    continue
-                if value != value:  # noqa: PLR0124 (NaN)
-                    continue
-                given.add(path)
-                (known if code.pairs else new).append(_number_token(code, value))
-            elif value is None:
+
+def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it fills lists given to it)
+    features: Features,
+    prefix: str,
+    coded: Mapping[str, _Coded],
+    known: list[str],
+    new: list[str],
+    sets: list[str],
+) -> int:
+    """Append the tokens of each feature to the list it belongs to; returns how many expected ones were there."""
+    present = 0
+    for name, value in features.items():
+        kind = type(value)
+        path = prefix + name if prefix else name
+        code = coded.get(path)
+        if kind is float or kind is int:
+            if value != value:  # noqa: PLR0124 (NaN)
                 continue
-            elif kind is list or kind is tuple:
-                token = encode_name(path)
-                given.add(path)
-                for item in value[:SET_ITEMS_MAX]:
-                    sets.append(f"{token}~{encode_name(str(item))}")
-            else:
-                text = ("true" if value else "false") if kind is bool else str(value)
-                if code is None:
-                    new.append(f"{encode_name(path)}={encode_name(text)}")
-                    continue
-                given.add(path)
-                (known if code.pairs else new).append(f"{code.token}={encode_name(text)}")
-        present = len(given)
-        if present < len(expected):
-            known.extend(missing for path, missing in expected if path not in given)
+            if code is None or not code.numeric:
+                new.append(_magnitude_token(encode_name(path), value))
+                continue
+            token = code.tokens[bisect_right(code.edges, value)] if code.zscore is None else _scaled(code, value)
+        elif value is None:
+            continue
+        elif kind is str:
+            token = f"{encode_name(path)}={encode_name(value)}"
+        elif kind is bool:
+            token = encode_name(path) + ("=true" if value else "=false")
+        elif kind is list or kind is tuple:
+            token = encode_name(path)
+            sets.extend([f"{token}~{encode_name(str(item))}" for item in value[:SET_ITEMS_MAX]])
+            present += code is not None and code.expected
+            continue
+        elif isinstance(value, Mapping):
+            if prefix.count(".") < NESTING_MAX:
+                present += _encode(value, path + ".", coded, known, new, sets)
+            continue
+        else:
+            token = f"{encode_name(path)}={encode_name(str(value))}"
+        if code is None:
+            new.append(token)
+        else:
+            present += code.expected
+            (known if code.crossed else new).append(token)
+    return present
+
+
+def _missing(features: Features, expected: Sequence[tuple[str, str]]) -> list[str]:
+    given = {path for path, value in flatten(features) if value is not None and value == value}  # noqa: PLR0124
+    return [token for path, token in expected if path not in given]
 
 
 def _tally(tallies: dict[str, FeatureTally], features: Features) -> None:
@@ -252,7 +262,7 @@ def _is_crossed(spec: FeatureSpec) -> bool:
 
 def bins_for(rows: int, bins_max: int) -> int:
     """How many bins `rows` rows can fill: their cube root, at least 8, at most `bins_max`."""
-    return min(max(round(rows ** (1 / 3)), 8), bins_max)
+    return min(max(round(math.cbrt(rows)), 8), bins_max)
 
 
 def _pairs_of(tokens: int) -> float:
@@ -270,18 +280,22 @@ def _code(spec: FeatureSpec, encoding: Encoding, levels: bool) -> _Coded:
     if levels and _has_levels(spec, encoding):
         # a coarse bin beside the fine one: what few rows teach about a neighbourhood holds for all its bins
         tokens = [f"{fine} {token}=c{index * COARSE_BINS // bins}" for index, fine in enumerate(tokens)]
-    zscore = None
-    if encoding.numbers == "zscore" and "number" in spec.kinds:
-        zscore = (spec.mean, spec.deviation)
-    return _Coded(token, token + "=missing", spec.edges, tokens, zscore, _is_crossed(spec))
+    numeric = "number" in spec.kinds
+    return _Coded(
+        token=token,
+        edges=spec.edges,
+        tokens=tokens,
+        zscore=(spec.mean, spec.deviation) if encoding.numbers == "zscore" and numeric else None,
+        numeric=numeric,
+        crossed=_is_crossed(spec),
+        expected=spec.expected,
+    )
 
 
-def _number_token(code: _Coded, value: float) -> str:
-    if code.zscore is not None:
-        mean, deviation = code.zscore
-        scaled = (number_of(value) - mean) / deviation if deviation > 0 else 0.0
-        return f"{code.token}:{min(max(scaled, -ZSCORE_MAX), ZSCORE_MAX):.6f}"
-    return code.tokens[bisect_right(code.edges, value)]
+def _scaled(code: _Coded, value: float) -> str:
+    mean, deviation = code.zscore or (0.0, 0.0)
+    scaled = (number_of(value) - mean) / deviation if deviation > 0 else 0.0
+    return f"{code.token}:{min(max(scaled, -ZSCORE_MAX), ZSCORE_MAX):.6f}"
 
 
 def _magnitude_token(token: str, value: float) -> str:

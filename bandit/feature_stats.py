@@ -21,7 +21,7 @@ EXPECTED_SHARE = 0.25
 """A feature present in at least this share of fitted rows is reported as missing when it is absent."""
 TOP_VALUES = 8
 NESTING_MAX = 8
-"""Objects nested deeper than this are left out."""
+"""Objects nested deeper than this (by the dots of their path) are left out."""
 NUMBER_MAX = 1e30
 DISTINCT_COUNTED_MAX = 10_000
 
@@ -84,13 +84,13 @@ def number_of(value: float) -> float:
     return float(value)
 
 
-def flatten(features: Features, prefix: str = "", depth: int = 0) -> Iterable[tuple[str, Any]]:
+def flatten(features: Features, prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Walk a features object depth first: dotted path and value of each leaf."""
     for name, value in features.items():
         if not isinstance(value, Mapping):
             yield prefix + name, value
-        elif depth < NESTING_MAX:
-            yield from flatten(value, f"{prefix}{name}.", depth + 1)
+        elif prefix.count(".") < NESTING_MAX:
+            yield from flatten(value, f"{prefix}{name}.")
 
 
 def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec:

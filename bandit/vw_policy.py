@@ -58,10 +58,10 @@ class VWPolicy:
             algorithm == "explore_first" and self.rows_learnt < self.exploration.explore_first
         ):
             return [1.0 / k] * k
-        try:
-            pmf = normalise(numbers)
-        except ValueError:
-            raise CorruptModel("the model's probabilities are not numbers; roll back to an earlier one") from None
+        total = sum(numbers)
+        if not (0.0 < total < math.inf and min(numbers) >= 0.0):
+            raise CorruptModel("the model's probabilities are not numbers; roll back to an earlier one")
+        pmf = [number / total for number in numbers]
         return with_floor(pmf, self.exploration.probability_floor)
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
