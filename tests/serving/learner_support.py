@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,24 +45,28 @@ class World:
         return float(self.luck.random() < (0.9 if BEST[sky] == action else 0.2))
 
     def history(self, number: int) -> list[dict[str, Any]]:
-        """Uniformly logged history."""
-        rows = []
-        for _ in range(number):
-            sky, action = self.rng.choice(list(BEST)), self.rng.choice(ACTIONS).id
-            rows.append(
-                {
-                    "context": {"sky": sky},
-                    "actions": [{"id": offered.id} for offered in ACTIONS],
-                    "action": action,
-                    "probability": 0.25,
-                    "reward": self.pay(sky, action),
-                }
-            )
-        return rows
+        return history(number, self.rng, self.pay)
 
     def _name(self) -> str:
         self.count += 1
         return f"event-{self.count}"
+
+
+def history(number: int, rng: random.Random, pay: Callable[[str, str], float]) -> list[dict[str, Any]]:
+    """Uniformly logged history of this world."""
+    rows = []
+    for _ in range(number):
+        sky, action = rng.choice(list(BEST)), rng.choice(ACTIONS).id
+        rows.append(
+            {
+                "context": {"sky": sky},
+                "actions": [{"id": offered.id} for offered in ACTIONS],
+                "action": action,
+                "probability": 0.25,
+                "reward": pay(sky, action),
+            }
+        )
+    return rows
 
 
 @contextmanager

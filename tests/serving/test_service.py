@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bandit.keys import create_key
 from serving.cli.common import now
 from serving.learner.address import Address, running_learner
 from serving.supervisor import ServiceAddress, running_service
-from tests.serving.learner_support import BEST, World, settings
+from tests.serving.learner_support import BEST, history, settings
 
 QUICK = {"schedule": {"interactions": 200, "interval_s": 60.0, "poll_s": 0.1}, "serving": {"seal_interval_s": 0.1}}
 MEGABYTE = 1024 * 1024
@@ -105,12 +106,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_the_loop_turns_from_history_over_decisions_to_a_promotion(service: Service) -> None:
-    world = World.__new__(World)  # only its history is wanted here, which needs no transport
-    World.__init__(world, None)  # type: ignore[arg-type]
-    rows = "\n".join(json.dumps(row) for row in world.history(120))
+    past = history(120, random.Random(0), lambda sky, action: float(BEST[sky] == action))
+    rows = "\n".join(json.dumps(row) for row in past)
     imported = service.admin.post("/import", content=rows, headers={"content-type": "application/x-ndjson"})
     assert imported.json()["imported"] == 120
-    initial = service.wait("the initial model", lambda: service.status()["champion"])
+    service.wait("the initial model", lambda: service.status()["runs"])
+    initial = service.status()["champion"]
     assert service.status()["last_run"]["outcome"] == "initial"
     service.wait("the worker serves it", lambda: service.status()["workers"][0]["model_id"] == initial)
     before = service.play(200)
