@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bandit.errors import CorruptModel
-from bandit.feature_stats import NESTING_MAX, FeatureSpec, FeatureTally, flatten, number_of, specify
+from bandit.feature_stats import NESTING_MAX, FeatureSpec, FeatureTally, flatten, is_absent, number_of, specify
 from bandit.names import encode_name
 from bandit.settings import Encoding
 from bandit.types import Action, Context, Features
@@ -211,7 +211,7 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
         path = prefix + name if prefix else name
         code = coded.get(path)
         if kind is float or kind is int:
-            if value != value:  # noqa: PLR0124 (NaN)
+            if value - value != 0:  # NaN or infinite
                 continue
             if code is None or not code.numeric:
                 new.append(_magnitude_token(encode_name(path), value))
@@ -243,7 +243,7 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
 
 
 def _missing(features: Features, expected: Sequence[tuple[str, str]]) -> list[str]:
-    given = {path for path, value in flatten(features) if value is not None and value == value}  # noqa: PLR0124
+    given = {path for path, value in flatten(features) if not is_absent(value)}
     return [token for path, token in expected if path not in given]
 
 

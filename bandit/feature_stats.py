@@ -50,8 +50,8 @@ class FeatureTally:
     values: Counter[str] = field(default_factory=Counter)
 
     def add(self, value: Any) -> None:
-        """Count one value; null and NaN count as absent."""
-        if value is None or value != value:  # noqa: PLR0124 (NaN)
+        """Count one value, unless it is absent."""
+        if is_absent(value):
             return
         self.present += 1
         kind = kind_of(value)
@@ -62,6 +62,11 @@ class FeatureTally:
         for text in [str(item) for item in value] if kind == "list" else [str(value)]:
             if text in self.values or len(self.values) < DISTINCT_COUNTED_MAX:
                 self.values[text] += 1
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a value says nothing: null, NaN or an infinity."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def kind_of(value: Any) -> str:

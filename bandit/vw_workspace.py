@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from vowpalwabbit import Workspace
 from vowpalwabbit.pyvw import pylibvw
 
@@ -22,7 +23,10 @@ from bandit.types import Action, Context
 # The undecorated methods of the native class: several times faster than the Python wrappers around them.
 _parse = pylibvw.vw._parse
 _predict = pylibvw.vw.predict_multi
+_learn = pylibvw.vw.learn_multi
 _finish = pylibvw.vw._finish_example_multi_ex
+
+_json = msgspec.json.Encoder().encode
 
 PARSED_MAX = 20_000
 """Most action lines kept parsed; beyond it the memory is emptied and filled again."""
@@ -34,7 +38,7 @@ class VWWorkspace:
     def __init__(self, encoder: FeatureEncoder, arguments: Sequence[str], model: bytes | None = None) -> None:
         """Start empty, or from `model` (then the same arguments must be given); raises `CorruptModel`."""
         self.encoder = encoder
-        self._parsed: dict[str, Any] = {}
+        self._parsed: dict[tuple[str, bytes], Any] = {}
         self._by_action: dict[int, tuple[Action, Any]] = {}
         self._last_actions: Sequence[Action] | None = None
         self._last_examples: list[Any] = []
@@ -71,7 +75,13 @@ class VWWorkspace:
         """One update from a finite cost and a propensity in (0, 1] of the action at `index`."""
         if self._closed:
             raise RuntimeError("this model has been closed")
-        self._vw.learn(example_text(self.encoder, context, actions, index=index, cost=cost, propensity=propensity))
+        vw = self._vw
+        text = example_text(self.encoder, context, actions, index=index, cost=cost, propensity=propensity)
+        examples = _parse(vw, text)
+        if len(examples) != len(actions) + 1:
+            raise InvalidRequest("actions", "context and actions did not encode to one line each")
+        _learn(vw, examples)
+        _finish(vw, examples)
 
     def to_bytes(self) -> bytes:
         """The model as VW saves it: loading it continues the learning exactly; raises `TrainingFailed`."""
@@ -104,13 +114,13 @@ class VWWorkspace:
             if known is not None and known[0] is action:
                 examples.append(known[1])
                 continue
-            line = self.encoder.action_line(action)
-            example = self._parsed.get(line)
+            key = (action.id, _json(action.features))  # cheaper than the line itself
+            example = self._parsed.get(key)
             if example is None:
-                parsed = _parse(self._vw, line)
+                parsed = _parse(self._vw, self.encoder.action_line(action))
                 if len(parsed) != 1:
                     raise InvalidRequest("actions", "an action did not encode to one line")
-                example = self._parsed[line] = parsed[0]
+                example = self._parsed[key] = parsed[0]
             if len(self._by_action) < PARSED_MAX:
                 self._by_action[id(action)] = (action, example)
             examples.append(example)
