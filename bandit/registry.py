@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -188,6 +188,23 @@ class ModelRegistry:
             except (CorruptModel, NotFound):
                 continue
         return sorted(found, key=lambda manifest: (manifest.created_at, manifest.model_id))
+
+    def erase_canaries(self, erased: Callable[[Mapping[str, Any]], bool]) -> int:
+        """Take the canaries for which `erased` holds out of every sound manifest; gives how many went.
+
+        The manifests get a new digest; the models' files stay as they are.
+        """
+        gone = 0
+        with locked(self.paths.lock):
+            for manifest in self.manifests():
+                kept = [canary for canary in manifest.canaries if not erased(canary)]
+                if len(kept) < len(manifest.canaries):
+                    gone += len(manifest.canaries) - len(kept)
+                    signed = _signed(msgspec.structs.replace(manifest, canaries=kept))
+                    content = msgspec.json.format(msgspec.json.encode(signed), indent=1)
+                    place = self.paths.models / manifest.model_id / MANIFEST
+                    write_atomically(place, content, sync=self.durable)
+        return gone
 
     # -- the pointer -------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "import": "bring in history or rewards",
         "export": "write decisions, rewards or interactions to a file",
         "rebuild": "make the DuckDB file anew from the log",
+        "erase": "delete a person's or an event's data",
         "keys": "create, list and revoke API keys",
         "backup": "copy a data directory while it runs",
         "restore": "bring a backup back",

@@ -8,7 +8,6 @@ state as it was, is one line of history like any other, and does not come again 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +43,7 @@ class Cycle:
         self.intake = Intake()
         self.paused = False
         self.running: str | None = None
-        self._run_lock = threading.Lock()
+        self._run_lock = workspace.run_lock
         runs = [entry for entry in workspace.registry.history() if entry.get("kind") == "run"]
         self.runs = len(runs)
         self.last_run: RunReport | None = _last(runs)

@@ -16,7 +16,7 @@ from joiner.warehouse import Warehouse
 
 
 class Workspace:
-    """What operations and the cycle work on; `lock` makes those that write take turns."""
+    """What operations and the cycle work on; `lock` makes those that write take turns; `run_lock` is held by a run."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Workspace:
         self.durable = durable
         self.registry = ModelRegistry(experiment.paths, durable=durable)
         self.lock = threading.RLock()
+        self.run_lock = threading.Lock()
         self._warehouse = warehouse
 
     @property

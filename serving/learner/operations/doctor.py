@@ -23,6 +23,7 @@ from evaluation.scored import ScoredRows
 from joiner.doctor import REBUILD, check_database, check_rebuild
 from joiner.parquet import read_parquet
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
+from serving.learner.operations.erase import ERASED
 from serving.learner.workspace import Workspace
 
 REPLAYS_MAX = 1_000_000
@@ -105,6 +106,9 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
             )
             return
         folder = paths.evaluations / mine[0]
+        if (folder / ERASED).exists():
+            findings.note("models", f"certificate {mine[0]} is unverifiable: rows that it rested on were erased")
+            return
         certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
         rows = ScoredRows.from_frame(read_parquet(folder / SCORED))
         findings.count("certificates")

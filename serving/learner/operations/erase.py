@@ -1,0 +1,164 @@
+"""Erasure: a subject's or an event's data leaves log, evaluations, canaries, challengers and the database.
+
+Everything stamped before the command is sealed first, so nothing hides in a segment that is still open. What stays
+is a tombstone in history. Stored models are not changed: what they learnt cannot be taken out of their weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Busy, InvalidInput
+from bandit.eventlog import survey
+from bandit.eventlog.erasure import (
+    Marked,
+    as_text,
+    canonical,
+    erase_from_quarantine,
+    erase_from_segment,
+    mark,
+    tombstone,
+)
+from bandit.eventlog.survey import sealed_segments
+from bandit.files import write_atomically
+from joiner.parquet import read_parquet, write_parquet
+from joiner.rebuild import rebuild
+from serving.learner.certificates import REPORT, SCORED
+from serving.learner.workspace import Workspace
+
+ERASED = "erased.json"
+EVENT_IDS_MAX = 100_000
+SEALED_WITHIN_S = 60.0
+RUN_ENDS_WITHIN_S = 300.0
+
+
+def run(
+    workspace: Workspace, *, subject: str | None = None, event_ids: Sequence[str] = (), confirmed: bool = False
+) -> dict[str, Any]:
+    """Erase a subject (a value of the declared subject field) or events; without `confirmed` only count.
+
+    Gives how many records, events and segments are concerned, and what else was touched. Raises `InvalidInput`,
+    or `Busy` when a run does not end or a writer does not seal in time; erasing again goes on where it stopped.
+    """
+    fields = _subject_fields(workspace)
+    _check(subject, event_ids, fields)
+    _wait_until_sealed(workspace)
+    paths = workspace.experiment.paths
+    if not confirmed:
+        return _answer(mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields))
+    if not workspace.run_lock.acquire(timeout=RUN_ENDS_WITHIN_S):
+        raise Busy("a run is under way; erase again when it has ended")
+    try:
+        with workspace.lock:
+            marked = mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields)
+            return _answer(marked) | _erase(workspace, marked, subject, fields)
+    finally:
+        workspace.run_lock.release()
+
+
+def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Sequence[str]) -> dict[str, Any]:
+    experiment = workspace.experiment
+    paths, moment = experiment.paths, workspace.clock()
+    until = workspace.warehouse.joined_until()
+    # the tombstones first: if anything below is interrupted, history says what has to be finished
+    workspace.registry.record(
+        "erasure",
+        now=moment,
+        by="subject" if subject is not None else "event",
+        records=marked.records,
+        segments=len(marked.segments),
+        tombstones=sorted(tombstone(experiment.secret, event_id) for event_id in marked.event_ids),
+    )
+    for segment in sorted(marked.segments):
+        erase_from_segment(segment, lambda event: event.event_id in marked.event_ids)
+    lines = erase_from_quarantine(paths, _needles(marked, subject, fields))
+    evaluations = sum(
+        _erase_from_evaluation(folder, marked.event_ids, moment.isoformat())
+        for folder in sorted(paths.evaluations.glob("e*"))
+    )
+    canaries = workspace.registry.erase_canaries(
+        lambda canary: (
+            canonical(canary["context"]) in marked.contexts
+            or (subject is not None and any(as_text(canary["context"].get(name)) == subject for name in fields))
+        )
+    )
+    for folder in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
+        shutil.rmtree(folder)
+    workspace.release_warehouse()
+    rebuild(experiment, watermark=until)
+    return {"erased": True, "evaluations": evaluations, "canaries": canaries, "quarantined_lines": lines}
+
+
+def _erase_from_evaluation(folder: Path, event_ids: set[str], moment: str) -> int:
+    scored = folder / SCORED
+    if not scored.exists():
+        return 0
+    frame = read_parquet(scored)
+    concerned = frame["event_id"].isin(event_ids)
+    if not concerned.any():
+        return 0
+    rows = int(concerned.sum())
+    earlier = folder / ERASED
+    if earlier.exists():
+        rows += int(msgspec.json.decode(earlier.read_bytes())["rows"])
+    write_atomically(folder / ERASED, msgspec.json.encode({"at": moment, "rows": rows}))
+    replacement = folder / f".{SCORED}.tmp"
+    write_parquet(replacement, frame[~concerned], metadata={"evaluation_id": folder.name})
+    replacement.rename(scored)
+    report = folder / REPORT
+    if report.exists() and any(event_id in report.read_text() for event_id in event_ids):
+        report.unlink()
+    return 1
+
+
+def _wait_until_sealed(workspace: Workspace) -> None:
+    """Wait until everything stamped before now is in sealed segments; raises `Busy`."""
+    started = workspace.clock()
+    deadline = time.monotonic() + SEALED_WITHIN_S
+    while True:
+        found = survey(workspace.experiment.paths, now=workspace.clock())
+        if found.watermark is not None and found.watermark >= started:
+            return
+        if time.monotonic() > deadline:
+            reason = "; ".join(found.unknown) or "a writer has not sealed its segment"
+            raise Busy(f"the log is not complete up to now ({reason}); erase again in a moment")
+        time.sleep(0.1)
+
+
+def _subject_fields(workspace: Workspace) -> list[str]:
+    """Every field that was ever declared as the subject, so that older decisions are found too."""
+    experiment = workspace.experiment
+    experiment.refresh()
+    declared = (experiment.settings_of(version.version).serving.subject_field for version in experiment.versions())
+    return sorted({name for name in declared if name is not None})
+
+
+def _check(subject: str | None, event_ids: Sequence[str], fields: Sequence[str]) -> None:
+    if (subject is None) == (not event_ids):
+        raise InvalidInput("subject", "or event_ids must be given, and not both")
+    if subject is not None and not fields:
+        raise InvalidInput("subject", "cannot be looked for: no setting serving.subject_field was ever declared")
+    if len(event_ids) > EVENT_IDS_MAX or not all(isinstance(event_id, str) for event_id in event_ids):
+        raise InvalidInput("event_ids", "must be a list of texts", f"{EVENT_IDS_MAX} ids")
+
+
+def _needles(marked: Marked, subject: str | None, fields: Sequence[str]) -> list[bytes]:
+    needles = [b'"event_id":' + msgspec.json.encode(event_id) for event_id in marked.event_ids]
+    if subject is not None:
+        needles += [msgspec.json.encode(name) + b":" + msgspec.json.encode(subject) for name in fields]
+    return needles
+
+
+def _answer(marked: Marked) -> dict[str, Any]:
+    return {
+        "events": len(marked.event_ids),
+        "records": marked.records,
+        "segments": len(marked.segments),
+        "erased": False,
+    }

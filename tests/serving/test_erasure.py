@@ -1,0 +1,174 @@
+"""Erasure: nothing of the erased stays but a tombstone, everything else stays as it was, and the log is sound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bandit.errors import InvalidInput
+from bandit.eventlog import read_events, verify_segment
+from bandit.eventlog.erasure import tombstone
+from bandit.eventlog.survey import sealed_segments
+from bandit.events import DecisionEvent, RewardEvent
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.types import Action
+from serving.cli import run
+from serving.cli.common import now
+from serving.in_process import in_process
+from serving.learner.operations.doctor import run as doctor
+from serving.learner.operations.erase import run as erase
+from serving.learner.workspace import Workspace
+from simulator.transport import Delivery, Question
+from tests.serving.learner_support import settings
+
+ACTIONS = (Action("left"), Action("right"))
+PERSON = "person-3-of-seven"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven people, 280 decisions, a model learnt from them with its certificate, and history of theirs."""
+    data_dir = tmp_path_factory.mktemp("erasure") / "data"
+    declared = settings(serving={"subject_field": "user"})
+    with in_process(data_dir, "test", declared, 0) as transport:
+        transport.warm_start(
+            [
+                {"context": {"user": _name(n)}, "actions": [{"id": "left"}, {"id": "right"}], "action": "left",
+                 "probability": 0.5, "reward": 1.0}
+                for n in range(70)
+            ]
+        )  # fmt: skip
+        for batch in range(2):
+            questions = [Question(f"b{batch}-e{n}", {"user": _name(n), "age": n}, ACTIONS) for n in range(140)]
+            transport.play(questions, lambda index, answer: [Delivery(0.1, float(answer.action == "left"))])
+            transport.settle()
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(original: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "data"
+    shutil.copytree(original, copy)
+    return copy
+
+
+def _name(number: int) -> str:
+    return f"person-{number % 7}-of-seven"
+
+
+def _paths(data_dir: Path) -> ExperimentPaths:
+    return ExperimentPaths(data_dir / "experiments" / "test")
+
+
+def _operate(data_dir: Path, operation: Any, **arguments: Any) -> Any:
+    workspace = Workspace(Experiment.open(data_dir, "test"), now)
+    try:
+        return operation(workspace, **arguments)
+    finally:
+        workspace.close()
+
+
+def _interactions(workspace: Workspace) -> pd.DataFrame:
+    return workspace.warehouse.interactions()
+
+
+def _digests(data_dir: Path) -> dict[str, str]:
+    return {segment.name: verify_segment(segment).sha256 for segment in sealed_segments(_paths(data_dir).events)}
+
+
+def test_nothing_of_an_erased_subject_stays_outside_the_models_and_everything_else_stays(data_dir: Path) -> None:
+    before = _operate(data_dir, _interactions)
+    answer = _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    assert (answer["events"], answer["records"], answer["erased"]) == (50, 100, True)
+    assert answer["evaluations"] >= 1
+    after = _operate(data_dir, _interactions)
+    others = before[before["subject"] != PERSON].reset_index(drop=True)
+    assert len(others) == len(before) - 50
+    pd.testing.assert_frame_equal(after, others)
+    holding = [path for path in data_dir.rglob("*") if path.is_file() and PERSON.encode() in path.read_bytes()]
+    assert {path.name for path in holding} <= {"encoder.json"}, "what a model learnt is not taken out of it"
+    assert not any(b'b1-e3"' in path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
+
+
+def test_the_log_stays_sound_and_the_doctor_says_which_certificate_cannot_be_verified_any_more(data_dir: Path) -> None:
+    _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    answer = _operate(data_dir, doctor, deep=True)
+    assert answer["healthy"], answer["findings"]
+    assert any("unverifiable" in finding["what"] for finding in answer["findings"])
+
+
+def test_a_tombstone_stays_that_only_the_secret_can_read(data_dir: Path) -> None:
+    experiment = Experiment.open(data_dir, "test")
+    _operate(data_dir, erase, event_ids=["b0-e5"], confirmed=True)
+    lines = _paths(data_dir).history.read_text()
+    (entry,) = [entry for line in lines.splitlines() if (entry := json.loads(line))["kind"] == "erasure"]
+    assert entry["tombstones"] == [tombstone(experiment.secret, "b0-e5")]
+    assert entry["tombstones"] != [tombstone(b"another secret", "b0-e5")]
+    assert "b0-e5" not in lines
+
+
+def test_an_event_goes_with_its_rewards_and_leaves_its_neighbours(data_dir: Path) -> None:
+    answer = _operate(data_dir, erase, event_ids=["b0-e5", "b1-e139", "never-there"], confirmed=True)
+    assert answer["records"] == 4
+    events = [event for segment in sealed_segments(_paths(data_dir).events) for event in read_events(segment)]
+    decided = {event.event_id for event in events if isinstance(event, DecisionEvent)}
+    rewarded = {event.event_id for event in events if isinstance(event, RewardEvent)}
+    assert decided & {"b0-e5", "b1-e139"} == rewarded & {"b0-e5", "b1-e139"} == set()
+    assert {"b0-e4", "b0-e6", "b1-e138"} <= decided & rewarded
+
+
+def test_erasing_a_whole_segment_leaves_it_empty_and_sound(data_dir: Path) -> None:
+    segment = sealed_segments(_paths(data_dir).events)[-1]
+    ids = sorted({event.event_id for event in read_events(segment)})
+    _operate(data_dir, erase, event_ids=ids, confirmed=True)
+    assert verify_segment(segment).events == 0
+    assert list(read_events(segment)) == []
+    assert _operate(data_dir, doctor)["healthy"]
+
+
+def test_without_confirmation_nothing_changes(data_dir: Path) -> None:
+    before = _digests(data_dir)
+    answer = _operate(data_dir, erase, subject=PERSON)
+    assert (answer["events"], answer["erased"]) == (50, False)
+    assert _digests(data_dir) == before
+
+
+def test_erasing_twice_finds_nothing_the_second_time(data_dir: Path) -> None:
+    _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    before = _digests(data_dir)
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["records"] == 0
+    assert _digests(data_dir) == before
+
+
+def test_bytes_put_aside_are_erased_too(data_dir: Path) -> None:
+    folder = _paths(data_dir).events / "quarantine"
+    folder.mkdir()
+    aside = folder / "w0-00000001.open.10.torn"
+    aside.write_bytes(b'{"type":"decision","event_id":"x","context":{"user":"%s"}}\nother line\n{"to' % PERSON.encode())
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["quarantined_lines"] == 1
+    assert aside.read_bytes() == b'other line\n{"to'
+
+
+def test_what_to_erase_must_be_said_and_must_be_findable(data_dir: Path) -> None:
+    for arguments in ({}, {"subject": "a", "event_ids": ["b"]}, {"event_ids": [1]}):
+        with pytest.raises(InvalidInput):
+            _operate(data_dir, erase, **arguments)
+    experiment = Experiment.open(data_dir, "test")
+    settings_file = experiment.paths.settings
+    settings_file.write_text(settings_file.read_text().replace('"user"', "null"))
+    with pytest.raises(InvalidInput, match="subject_field"):
+        _operate(data_dir, erase, subject=PERSON)
+
+
+def test_the_command_counts_first_and_erases_on_yes(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--data-dir", str(data_dir), "--json"]
+    assert run(["erase", "--subject", PERSON, *common]) == 0
+    assert json.loads(capsys.readouterr().out) == {"events": 50, "records": 100, "segments": 3, "erased": False}
+    assert run(["erase", "--subject", PERSON, "--yes", *common]) == 0
+    assert json.loads(capsys.readouterr().out)["erased"] is True
+    assert run(["erase", *common]) == 2
