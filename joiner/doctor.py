@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import duckdb
+
 from bandit.doctor import Findings
 from bandit.eventlog import SegmentInfo
 from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
 from joiner.warehouse import Warehouse
+
+DATABASE_ERRORS = (duckdb.Error, RuntimeError)
+"""What opening or reading a damaged DuckDB or Parquet file raises."""
 
 REBUILD = "`rewardloop rebuild` makes it anew from the log"
 

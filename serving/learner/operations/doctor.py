@@ -10,7 +10,6 @@ import shutil
 from dataclasses import asdict
 from typing import Any
 
-import duckdb
 import msgspec
 
 from bandit.doctor import Findings, check_log, check_models, check_replays, check_settings, salvageable
@@ -20,7 +19,7 @@ from bandit.eventlog.recovery import salvage_segment
 from bandit.eventlog.survey import sealed_segments
 from evaluation.certificate import verify_certificate
 from evaluation.scored import ScoredRows
-from joiner.doctor import REBUILD, check_database, check_rebuild
+from joiner.doctor import DATABASE_ERRORS, REBUILD, check_database, check_rebuild
 from joiner.parquet import read_parquet
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
 from serving.learner.operations.erase import ERASED
@@ -49,7 +48,7 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
             check_database(workspace.warehouse, sound, findings)
             if deep:
                 check_rebuild(workspace.warehouse, sound, findings)
-        except (duckdb.Error, RuntimeError) as error:
+        except DATABASE_ERRORS as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             findings.wrong("database", f"it cannot be read: {first}", REBUILD)
     usage = shutil.disk_usage(experiment.paths.root)
@@ -114,5 +113,5 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
         findings.count("certificates")
         for difference in verify_certificate(certificate, rows):
             findings.wrong("models", f"certificate {mine[0]}: {difference}", "restore its folder from a backup")
-    except (OSError, KeyError, ValueError, RewardloopError, msgspec.DecodeError, duckdb.Error) as error:
+    except (OSError, KeyError, ValueError, RewardloopError, msgspec.DecodeError, *DATABASE_ERRORS) as error:
         findings.wrong("models", f"the champion's certificate cannot be read: {error}", "restore it from a backup")
