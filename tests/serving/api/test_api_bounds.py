@@ -56,11 +56,11 @@ def test_a_worker_does_not_grow_while_it_answers_good_and_bad_requests(tmp_path:
         sizes = []
         async with served(tmp_path, durable=False) as (client, _):
             url = "/v1/experiments/default/recommend"
-            for number in range(6000):
+            for number in range(3000):
                 body = b'{"context":{"x":1,"y":"text"}}' if number % 100 else b'{"context":{"x":NaN}}'
                 response = await client.post(url, content=body, headers={"content-type": "application/json"})
                 assert response.status_code in (200, 422)
-                if number % 1000 == 999:
+                if number % 500 == 499:
                     sizes.append(resident_kib())
         return sizes
 
