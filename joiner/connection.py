@@ -69,3 +69,15 @@ def to_utc(moment: datetime) -> datetime:
 def from_utc(moment: datetime | None) -> datetime | None:
     """A time stored in the warehouse as aware UTC."""
     return None if moment is None else moment.replace(tzinfo=UTC)
+
+
+def without_zones(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The relation with its times as UTC without a zone, so that Python gets plain `datetime`s of them."""
+    if not any(str(kind) == "TIMESTAMP WITH TIME ZONE" for kind in relation.types):
+        return relation
+    columns = []
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        column = '"' + name.replace('"', '""') + '"'
+        zoned = str(kind) == "TIMESTAMP WITH TIME ZONE"
+        columns.append(f"timezone('UTC', {column}) AS {column}" if zoned else column)
+    return relation.project(", ".join(columns))

@@ -23,7 +23,7 @@ from bandit.events import Event, RewardEvent
 from bandit.experiment import Experiment
 from bandit.reported_rewards import reported_number
 from bandit.settings import Rewards
-from joiner.connection import connect, quote
+from joiner.connection import connect, quote, without_zones
 from joiner.dsjson import history_row
 from joiner.history import (
     ImportReport,
@@ -193,8 +193,9 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]
     source = f"read_parquet({name})" if form == "parquet" else f"read_csv({name}, header = true, sample_size = -1)"
     connection = connect(None, [path.parent])
     try:
-        cursor = connection.execute(f"SELECT * FROM {source}")
-        names = [column[0] for column in cursor.description]
+        relation = without_zones(connection.sql(f"SELECT * FROM {source}"))
+        names = relation.columns
+        cursor = connection.execute(relation.sql_query())
         while batch := cursor.fetchmany(_FETCH_ROWS):
             for values in batch:
                 row = dict(zip(names, values, strict=True))

@@ -16,6 +16,7 @@ import pandas as pd
 
 from bandit.errors import InvalidInput, Refused
 from bandit.registry import ModelRegistry
+from joiner.connection import without_zones
 from joiner.warehouse import Warehouse
 
 ROWS_MAX = 1000
@@ -62,9 +63,9 @@ def run_query(
         timer = threading.Timer(seconds_max, cursor.interrupt)
         timer.start()
         try:
-            cursor.execute(sql)
-            columns = [column[0] for column in cursor.description]
-            rows = [list(row) for row in cursor.fetchmany(rows_max + 1)]
+            relation = without_zones(cursor.sql(sql))
+            columns = relation.columns
+            rows = [list(row) for row in relation.limit(rows_max + 1).fetchall()]
         finally:
             timer.cancel()
     except duckdb.InterruptException:

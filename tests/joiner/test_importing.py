@@ -1,0 +1,198 @@
+"""Files of other systems: each format gives the same interactions, each refusal is counted."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bandit.errors import InvalidInput
+from bandit.experiment import Experiment
+from bandit.settings import parse_settings
+from joiner.importing import Columns, guess_format, import_file, import_rewards, parse_columns
+from joiner.parquet import write_parquet
+from tests.joiner.logs import START, at, decision, experiment, reward, write
+from tests.joiner.test_history import ROW, joined
+from tests.joiner.test_join import joined as rewards_after
+
+DSJSON = {
+    "_label_cost": -0.5,
+    "_label_probability": 0.8,
+    "_label_Action": 2,
+    "_labelIndex": 1,
+    "o": [{"v": 0.5, "EventId": "e1", "ActionTaken": False}],
+    "Timestamp": "2019-11-12T14:22:37.2290000Z",
+    "Version": "1",
+    "EventId": "e1",
+    "a": [2, 1, 3],
+    "c": {
+        "_synthetic": False,
+        "User": {"_age": 0, "tier": "pro"},
+        "temperature": 3.5,
+        "_text": "hello big world",
+        "_multi": [
+            {"_tag": "news", "i": {"constant": 1}, "j": [{"_title": "x"}, {"Tags": {"a b": 0.5}}]},
+            {"_tag": "sports", "i": {"constant": 1}},
+            {"_tag": "news", "i": {"constant": 1}},
+        ],
+    },
+    "p": [0.8, 0.15, 0.05],
+    "VWState": {"m": "model/1"},
+}
+
+
+def bring_in(target: Experiment, path: Path, **options: Any) -> dict[str, Any]:
+    report = import_file(target, path, form=guess_format(path), now=START, durable=False, **options)
+    return report.as_dict()
+
+
+def test_a_dsjson_line_becomes_a_decision_with_its_whole_distribution(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    (tmp_path / "log.dsjson").write_text(json.dumps(DSJSON) + "\n")
+    assert bring_in(target, tmp_path / "log.dsjson")["imported"] == 1
+    [row] = joined(target).to_dict("records")
+    assert (row["event_id"], row["action"], row["index"]) == ("e1", "sports", 1)
+    assert (row["probability"], list(row["pmf"]), row["reward"]) == (0.8, [0.15, 0.8, 0.05], 0.5)
+    assert row["decided_at"] == datetime(2019, 11, 12, 14, 22, 37, 229000, tzinfo=UTC)
+    assert json.loads(row["context"]) == {
+        "User": {"tier": "pro"},
+        "temperature": 3.5,
+        "text": ["hello", "big", "world"],
+    }
+    actions = json.loads(row["actions"])
+    assert [action["id"] for action in actions] == ["news#1", "sports", "news#3"]
+    assert actions[0]["features"] == {"i": {"constant": 1}, "j": {"0": {}, "1": {"Tags": {"a b": 0.5}}}}
+
+
+def test_events_in_a_dsjson_log_are_interactions_or_counted_refusals(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    lines: list[Any] = [
+        DSJSON,
+        DSJSON | {"EventId": "e2", "_label_cost": 0, "o": []},
+        DSJSON | {"EventId": "e1"},
+        {"RewardValue": 1.0, "EventId": "lost", "EnqueuedTimeUtc": "2019-11-12T14:22:37Z"},
+        DSJSON | {"EventId": "e3", "_skipLearn": True},
+        DSJSON | {"EventId": "e4", "pdrop": 0.5},
+        {"Timestamp": "2019-09-10T14:43:37Z", "Version": "1", "c": {"_slots": []}, "_outcomes": []},
+        DSJSON | {"EventId": "e5", "_label_probability": None, "p": None},
+        DSJSON | {"EventId": "e6", "_label_cost": -20},
+        DSJSON | {"EventId": "e7", "c": {"x": 1}},
+        "torn",
+    ]
+    (tmp_path / "log.dsjson").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"_label_cost": -1, "c"')
+    report = bring_in(target, tmp_path / "log.dsjson")
+    assert report["refused"] == {
+        "repeated_event_id": 1,
+        "dangling_reward": 1,
+        "not_activated": 1,
+        "thinned": 1,
+        "several_slots": 1,
+        "no_probability": 1,
+        "reward_out_of_range": 1,
+        "invalid_actions": 1,
+        "not_json": 2,
+    }
+    assert report["rows"] == 12 == len(joined(target)) + sum(report["refused"].values())
+
+
+def test_the_same_rows_come_in_from_ndjson_parquet_and_csv(tmp_path: Path) -> None:
+    rows = [
+        {"context": {"x": n, "name": f"n{n}"}, "action": "ab"[n % 2], "actions": ["a", "b"], "probability": 0.5}
+        | {"reward": n / 10, "decided_at": f"2026-01-01T00:00:0{n}Z", "event_id": f"e{n}"}
+        for n in range(5)
+    ]
+    with gzip.open(tmp_path / "h.ndjson.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    flat = pd.DataFrame(
+        {
+            "x": [row["context"]["x"] for row in rows],  # type: ignore[index]
+            "name": [row["context"]["name"] for row in rows],  # type: ignore[index]
+            "arm": [row["action"] for row in rows],
+            "offer": [json.dumps(row["actions"]) for row in rows],
+            "p": [row["probability"] for row in rows],
+            "clicked": [row["reward"] for row in rows],
+            "when": [row["decided_at"] for row in rows],
+            "event_id": [row["event_id"] for row in rows],
+        }
+    )
+    write_parquet(tmp_path / "h.parquet", flat)
+    flat.to_csv(tmp_path / "h.csv", index=False)
+    columns = Columns(action="arm", actions="offer", probability="p", reward="clicked", time="when")
+    frames = []
+    for name, declared in (("h.ndjson.gz", None), ("h.parquet", columns), ("h.csv", columns)):
+        target = experiment(tmp_path / f"of {name}")
+        assert bring_in(target, tmp_path / name, columns=declared)["imported"] == 5
+        frame = joined(target)
+        frame["context"] = [json.loads(text) for text in frame["context"]]
+        frames.append(frame.drop(columns=["matures_at", "rewarded_at"]).to_dict("records"))
+    assert frames[0] == frames[1] == frames[2]
+
+
+def test_missing_cells_are_missing_values(tmp_path: Path) -> None:
+    target = experiment(tmp_path, default=-0.25)
+    (tmp_path / "h.csv").write_text(
+        'action,probability,reward,actions,x,y\na,0.5,,"[""a"",""b""]",1,\nb,,1,"[""a"",""b""]",,2\n'
+    )
+    report = bring_in(target, tmp_path / "h.csv")
+    assert report["refused"] == {"no_probability": 1}
+    [row] = joined(target).to_dict("records")
+    assert (row["reward"], row["rewarded"], json.loads(row["context"])) == (-0.25, False, {"x": 1})
+
+
+def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    stream = io.BytesIO(json.dumps(ROW).encode() + b"\n")
+    assert import_file(target, stream, form="ndjson", now=START, durable=False).imported == 1
+    with pytest.raises(InvalidInput, match="from a file"):
+        import_file(target, stream, form="parquet", now=START, durable=False)
+
+
+def test_unknown_formats_and_roles_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="--format"):
+        guess_format(Path("history.xls"))
+    with pytest.raises(InvalidInput, match="context, action"):
+        parse_columns({"color": "red"})
+
+
+REWARDS = [
+    {"event_id": "e", "reward": 0.5, "time": "2026-03-01T12:00:20Z"},
+    {"event_id": "e", "event": "watched", "value": 30},
+    {"event_id": "e", "event": "unheard of"},
+    {"event_id": "e", "reward": 5},
+    {"event_id": "e"},
+    {"reward": 1},
+    {"event_id": "e", "reward": "1"},
+]
+
+
+@pytest.mark.parametrize("form", ["ndjson", "parquet"])
+def test_rewards_from_a_file_are_the_rewards_of_a_post(tmp_path: Path, form: str) -> None:
+    events = {"watched": {"scale": 1 / 60, "max": 1}}
+    settings = parse_settings({"rewards": {"window_s": 3600, "aggregation": "max", "events": events}})
+    target = Experiment.create(tmp_path, "test", settings, now=START - timedelta(days=1))
+    write(target, [decision("e", 0)])
+    path = tmp_path / f"rewards.{form}"
+    if form == "ndjson":
+        path.write_text("".join(json.dumps(row) + "\n" for row in REWARDS))
+    else:
+        keys = ("event_id", "reward", "event", "value", "time")
+        plain = [row if not isinstance(row.get("reward"), str) else row | {"reward": 7} for row in REWARDS]
+        write_parquet(path, pd.DataFrame([{key: row.get(key) for key in keys} for row in plain]))
+    report = import_rewards(target, path, form=form, now=at(100), durable=False)
+    assert (report.rows, report.imported, report.rewards) == (7, 2, 2)
+    assert sum(report.refused.values()) == 5
+    assert rewards_after(target, [], until=4000) == {"e": 0.5}
+
+
+def test_rewards_imported_after_the_window_are_late(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    write(target, [decision("e", 0), reward("e", 1, 0.25)])
+    (tmp_path / "r.ndjson").write_text('{"event_id": "e", "reward": 1, "time": "2026-03-01T12:00:00.5Z"}\n')
+    import_rewards(target, tmp_path / "r.ndjson", form="ndjson", now=at(100), durable=False)
+    assert rewards_after(target, [], until=4000) == {"e": 0.25}
