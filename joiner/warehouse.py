@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -155,6 +155,19 @@ class Warehouse:
                 .fetchone()
             )
         )
+
+    def nth_newest_maturity(self, n: int, until: datetime) -> datetime | None:
+        """The latest instant after which at least `n` interactions matured by `until`; None when there are fewer."""
+        row = (
+            self._read()
+            .execute(
+                "SELECT matures_at FROM joined WHERE matures_at <= $until ORDER BY matures_at DESC LIMIT 1 OFFSET $skip",
+                {"until": to_utc(until), "skip": max(n, 1) - 1},
+            )
+            .fetchone()
+        )
+        newest = from_utc(_value(row))
+        return None if newest is None else newest - timedelta(microseconds=1)
 
     def next_maturity(self) -> tuple[int, datetime | None]:
         """How many decisions wait for their window to close, and when the first of them does."""

@@ -246,3 +246,12 @@ def test_counting_matured_interactions_follows_the_cut(tmp_path: Path) -> None:
         assert warehouse.count_matured(at(60), at(62), "import") == 0
         assert warehouse.next_maturity() == (4, at(66))
         assert warehouse.joined_until() == START + timedelta(seconds=65)
+
+
+def test_the_newest_n_interactions_are_found_by_the_time_before_them(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    joined(target, [decision(f"e{n}", n) for n in range(10)])
+    with Warehouse(target) as warehouse:
+        after = warehouse.nth_newest_maturity(3, at(65))
+        assert after is not None and warehouse.count_matured(after, at(65)) == 3
+        assert warehouse.nth_newest_maturity(7, at(65)) is None
