@@ -21,7 +21,10 @@ HEARTBEAT_SUFFIX = ".json"
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """One writer's state: every event it stamped before `complete_until` is in a sealed segment."""
+    """One writer's state: every event it stamped before `complete_until` is in a sealed segment.
+
+    `reused` tells whether another process may take the same name later; else nothing is kept of it once it is dead.
+    """
 
     writer_id: str
     kind: str
@@ -32,6 +35,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str | None = None
     canary_digest: str | None = None
     counters: dict[str, float] = {}
+    reused: bool = True
 
 
 def lock_path(paths: ExperimentPaths, writer_id: str) -> Path:

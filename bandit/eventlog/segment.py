@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,12 +93,15 @@ def parse_segment_name(path: Path) -> tuple[str, int]:
     return found["writer"], int(found["sequence"])
 
 
-def segments_with_suffix(events: Path, suffix: str) -> list[Path]:
-    """The segments in a folder that end in `suffix`, sorted by name; other files are left to `doctor`."""
+def segments_with_suffix(events: Path, suffix: str, *, but: Container[str] = ()) -> list[Path]:
+    """The segments in a folder that end in `suffix`, sorted by name, without the file names in `but`.
+
+    Files that are no segments are left to `doctor`.
+    """
     if not events.is_dir():
         return []
     with os.scandir(events) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.endswith(suffix))
+        names = sorted(entry.name for entry in entries if entry.name.endswith(suffix) and entry.name not in but)
     return [events / name for name in names if _NAME.match(name.removesuffix(suffix))]
 
 

@@ -7,12 +7,14 @@ event that a heartbeat vouches for is in the list.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from bandit.errors import Busy, CorruptLog
 from bandit.eventlog.heartbeat import (
+    HEARTBEAT_SUFFIX,
     Heartbeat,
     lock_path,
     locked_writers,
@@ -31,9 +33,9 @@ __all__ = ["Survey", "quarantine_segment", "sealed_segments", "survey"]
 class Survey:
     """The state of a log.
 
-    `segments`: the sealed ones, sorted by name. `watermark`: every event stamped before it is in
-    them; None when that cannot be known this time, for the reasons in `unknown`. `recovered`: what this survey
-    sealed for dead writers. `quarantined`: everything ever cut off or moved out of the log.
+    `segments`: the sealed ones (but those known already), sorted by name. `watermark`: every event stamped before
+    it is in a sealed segment; None when that cannot be known this time, for the reasons in `unknown`. `recovered`:
+    what this survey sealed for dead writers. `quarantined`: everything ever cut off or moved out of the log.
     """
 
     segments: list[Path]
@@ -44,15 +46,16 @@ class Survey:
     unknown: list[str] = field(default_factory=list)
 
 
-def sealed_segments(events: Path) -> list[Path]:
-    """The sealed segments in a folder, sorted by name: each writer's in the order of writing."""
-    return segments_with_suffix(events, SEALED_SUFFIX)
+def sealed_segments(events: Path, *, but: Container[str] = ()) -> list[Path]:
+    """The sealed segments in a folder but those in `but`, sorted by name: each writer's in the order of writing."""
+    return segments_with_suffix(events, SEALED_SUFFIX, but=but)
 
 
-def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True) -> Survey:
+def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True, known: Container[str] = ()) -> Survey:
     """Look at the log; with `recover`, seal what dead writers left open (else their open segments hide the watermark).
 
-    `now` must have been read before the call. Raises OSError when the folder cannot be read.
+    `now` must have been read before the call. Segments whose file names are in `known` are left out of the answer,
+    which keeps a look cheap however long the log is. Raises OSError when the folder cannot be read.
     """
     live: list[Heartbeat] = []
     unknown: list[str] = []
@@ -83,12 +86,29 @@ def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True) -> Su
             unknown.append(f"writer {writer_id} is just starting")
         except (CorruptLog, OSError) as error:
             unknown.append(f"segment {segment.name} of a dead writer cannot be recovered: {error}")
+    if recover:
+        _forget_the_dead(paths, writers)
     quarantine = paths.events / QUARANTINE
     return Survey(
-        segments=sealed_segments(paths.events),
+        segments=sealed_segments(paths.events, but=known),
         watermark=None if unknown else min([now, *(heartbeat.complete_until for heartbeat in live)]),
         live=live,
         recovered=recovered,
         quarantined=sorted(quarantine.iterdir()) if quarantine.is_dir() else [],
         unknown=unknown,
     )
+
+
+def _forget_the_dead(paths: ExperimentPaths, living: list[str]) -> None:
+    """Remove lock and heartbeat of dead writers whose names are never used again, once nothing of theirs is open."""
+    for path in paths.workers.glob(f"*{HEARTBEAT_SUFFIX}") if paths.workers.is_dir() else []:
+        writer_id = path.name.removesuffix(HEARTBEAT_SUFFIX)
+        heartbeat = None if writer_id in living else read_heartbeat(paths, writer_id)
+        if heartbeat is None or heartbeat.reused or open_segments(paths.events, writer_id):
+            continue
+        try:
+            with locked(lock_path(paths, writer_id), wait=False):
+                path.unlink(missing_ok=True)
+                lock_path(paths, writer_id).unlink(missing_ok=True)
+        except Busy:
+            continue  # somebody looks at it just now; the next survey forgets it

@@ -82,7 +82,8 @@ class EventLogWriter:
     A new writer first takes the writer's lock (raises `Busy` when another process keeps it), recovers what an
     earlier process of the same id left open, and reports a first heartbeat; raises `DurabilityLost` when the
     disk does not allow that. Segments seal after `seal_interval_s` or `segment_bytes_max`; `on_seal` is called
-    on the writer's thread each time. `durable=False` leaves out all syncs and promises nothing: for simulations.
+    on the writer's thread each time. `reused=False` says that no other process will ever have this name, so that
+    nothing needs to be remembered of it. `durable=False` leaves out all syncs and promises nothing: for simulations.
     """
 
     def __init__(
@@ -98,11 +99,13 @@ class EventLogWriter:
         queue_events_max: int = QUEUE_EVENTS_MAX,
         queue_bytes_max: int = QUEUE_BYTES_MAX,
         on_seal: Callable[[], None] | None = None,
+        reused: bool = True,
     ) -> None:
         self.paths = paths
         self.writer_id = check_writer_id(writer_id)
         self.kind = kind
         self.durable = durable
+        self.reused = reused
         self.counters = WriterCounters()
         self._clock = clock
         self._seal_interval_s = seal_interval_s
@@ -249,6 +252,7 @@ class EventLogWriter:
             model_id=model_id,
             canary_digest=canary_digest,
             counters=own | (counters or {}),
+            reused=self.reused,
         )
 
     def close(self) -> None:

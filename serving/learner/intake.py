@@ -32,8 +32,8 @@ def take_in(workspace: Workspace, intake: Intake) -> Intake:
     Raises what the joiner raises; a corrupt segment is quarantined and counted there, not raised.
     """
     now = workspace.clock()
-    found = survey(workspace.experiment.paths, now=now)
-    new = [segment for segment in found.segments if segment.name not in intake.ingested]
+    found = survey(workspace.experiment.paths, now=now, known=intake.ingested)
+    new = found.segments
     with workspace.lock:
         if new:
             workspace.warehouse.ingest(new)

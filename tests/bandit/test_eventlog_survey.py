@@ -131,6 +131,31 @@ def test_files_that_are_no_segments_are_left_alone(tmp_path: Path) -> None:
     assert (found.segments, found.recovered, found.watermark) == ([], [], START)
 
 
+def test_nothing_is_kept_of_a_dead_writer_whose_name_is_never_used_again(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writers = {
+        name: EventLogWriter(paths, name, clock=HandClock(), reused=name == "again") for name in ("once", "again")
+    }
+    for writer in writers.values():
+        writer.append([reward(writer, writer.writer_id)])
+    survey(paths, now=START)
+    assert len(list(paths.workers.glob("*.lock"))) == 2
+    for writer in writers.values():
+        writer.close()
+    assert logged_ids(survey(paths, now=START).segments) == ["again", "once"]
+    assert sorted(path.name for path in paths.workers.iterdir()) == ["again.json", "again.lock", "clock"]
+
+
+def test_known_segments_are_left_out_of_the_answer(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    for event_id in ("a", "b"):
+        writer = EventLogWriter(paths, "w0", clock=HandClock())
+        writer.append([reward(writer, event_id)])
+        writer.close()
+    first, second = survey(paths, now=START).segments
+    assert survey(paths, now=START, known={first.name}).segments == [second]
+
+
 def test_a_segment_that_cannot_be_recovered_hides_the_watermark_and_says_why(tmp_path: Path) -> None:
     paths = new_paths(tmp_path)
     segment = write_segment(paths, [["a"]], seal=False, clock=HandClock())
