@@ -94,6 +94,19 @@ class Schedule(_Section, frozen=True):
     poll_s: Positive = 1.0
 
 
+class Challenger(_Section, frozen=True):
+    """A challenger beside the standing one: it starts anew on the newest window every so many interactions.
+
+    Sections given here take the place of the experiment's for this challenger.
+    """
+
+    window_interactions: Annotated[int, Meta(ge=50)] = 2000
+    every_interactions: Annotated[int, Meta(ge=50)] = 1000
+    exploration: Exploration | None = None
+    learning: Learning | None = None
+    encoding: Encoding | None = None
+
+
 class Gate(_Section, frozen=True):
     """When a challenger may replace the champion; the same names as in `evaluation.gate.GateRules`."""
 
@@ -151,6 +164,7 @@ class ExperimentSettings(_Section, frozen=True):
     learning: Learning = Learning()
     schedule: Schedule = Schedule()
     gate: Gate = Gate()
+    challengers: dict[str, Challenger] = msgspec.field(default_factory=lambda: {"recent": Challenger()})
     serving: Serving = Serving()
     limits: Limits = Limits()
     actions: list[CatalogueAction] | None = None
@@ -193,8 +207,8 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        # `events` is a map keyed by the user, so it is replaced whole: a merge could never remove an entry
-        if isinstance(below, dict) and isinstance(value, Mapping) and key != "events":
+        # maps keyed by the user are replaced whole: a merge could never remove an entry
+        if isinstance(below, dict) and isinstance(value, Mapping) and key not in ("events", "challengers"):
             merged[key] = _merge(below, value)
         else:
             merged[key] = value
@@ -229,6 +243,9 @@ def _check_across_fields(settings: ExperimentSettings) -> None:
         raise InvalidSettings("rewards.min", "must be below rewards.max")
     if not rewards.min <= rewards.default <= rewards.max:
         raise InvalidSettings("rewards.default", "lies outside the reward range", "rewards.min to rewards.max")
+    for name in settings.challengers:
+        if not EXPERIMENT_NAME.match(name) or name == "standing" or name.startswith("offered-"):
+            raise InvalidSettings("challengers", "holds a name that no challenger may have", EXPERIMENT_NAME.pattern)
     if settings.actions is not None:
         ids = [action.id for action in settings.actions]
         if not ids:

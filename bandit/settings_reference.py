@@ -21,6 +21,7 @@ MEANING: dict[str, str] = {
     "rewards.aggregation": "how several rewards of one decision become one",
     "rewards.min": "smallest reward accepted",
     "rewards.max": "largest reward accepted",
+    "challengers": "the field beside the standing challenger, by name; each relearns the newest window on a schedule",
     "rewards.events": "named events and their worth: { click = { value = 1 }, watched = { scale = 0.02, max = 1 } }",
     "encoding.numbers": "quantile bins fitted on logged rows, or z-scores as the published recipes use",
     "encoding.bins": "quantile bins per number, at most",

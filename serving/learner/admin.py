@@ -20,7 +20,6 @@ from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 from joiner.history import import_history
 from serving.learner import models, reports
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
-from serving.learner.field import offer
 from serving.learner.http import (
     LOOPBACK,
     Doorkeeper,
@@ -29,6 +28,7 @@ from serving.learner.http import (
     read_body,
     read_object,
 )
+from serving.learner.offered import offer
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
 

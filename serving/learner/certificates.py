@@ -48,7 +48,11 @@ def file_evaluation(
     else:
         ledger = AlphaLedger.from_dict(look.state.gate) if look.state.gate else None
         content = certificate(
-            look.rows, look.verdict, look.rules, ledger=ledger, about=about, challengers=look.challengers
+            look.rows,
+            look.verdict,
+            look.rules,
+            ledger=ledger,
+            about=about,
         )
     place, incoming = paths.evaluations / evaluation_id, paths.evaluations / f".incoming-{evaluation_id}"
     shutil.rmtree(incoming, ignore_errors=True)

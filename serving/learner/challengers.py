@@ -34,7 +34,8 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     `champion` is the model it is compared with and (when it learns) grew from, None before the first model.
     `cut` is the maturity time up to which rows were taken; `learnt` counts them. `model_id` names a frozen,
     offered model. `gate` is the state that the gate carries from look to look within this champion's tenure,
-    `judged` the scored rows at the last look.
+    `judged` the scored rows at the last look. A member of the declared field has learnt nothing older than `since`,
+    was born with about `born_with` rows, and starts anew when what it is `made_of` changes.
     """
 
     name: str
@@ -49,6 +50,9 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     judged: int = 0
     gate: dict[str, Any] = {}
     canaries: list[dict[str, Any]] = []
+    since: datetime | None = None
+    made_of: str = ""
+    born_with: int = 0
     folder: str | None = None
     chunks: list[str] = []
     sequence: int = 0
@@ -79,6 +83,13 @@ class ChallengerStore:
         """The learning files of a challenger; raises FileNotFoundError when they are gone."""
         folder = self.folder(state)
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def files_if_any(self, state: ChallengerState) -> dict[str, bytes] | None:
+        """The learning files of a challenger, None when they are gone: it then starts anew."""
+        try:
+            return self.files(state)
+        except FileNotFoundError:
+            return None
 
     def folder(self, state: ChallengerState) -> Path:
         """Where the learning files of a challenger are."""

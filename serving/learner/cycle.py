@@ -20,14 +20,15 @@ from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
 from serving.learner import reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
-from serving.learner.field import advance_field, drop_orphans
+from serving.learner.field import plan_field
 from serving.learner.initial import publish_initial, wants_initial
 from serving.learner.intake import Intake, take_in
 from serving.learner.judging import Look, judge_all
+from serving.learner.offered import plan_offered
 from serving.learner.promotion import promote
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
-from serving.learner.training_step import advance, plan_standing
+from serving.learner.training_step import advance_all, plan_standing
 from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")
@@ -145,9 +146,8 @@ class Cycle:
                 self.workspace, self.store, self.trainer, watermark, report=report, step=self._stepper(report)
             )
             return
-        drop_orphans(self.workspace, self.store, champion)
         with self._step(report, "train"):
-            states, report.rows = self._advance(champion, watermark)
+            states = self._advance(champion, watermark, report)
         if not states:
             report.reason = "no interaction has matured since the last run"
             return
@@ -158,12 +158,20 @@ class Cycle:
         report.verdicts = [look.judgement for look in looks]
         _summarise(report, winner, looks)
 
-    def _advance(self, champion: Champion | None, watermark: datetime) -> tuple[list[ChallengerState], int]:
-        plan = plan_standing(self.workspace, self.store, champion)
-        state, outcome, rows = advance(self.workspace, self.store, self.trainer, plan, watermark=watermark)
-        states = [state] if outcome is not None or state.scored > state.judged else []
-        states += advance_field(self.workspace, self.store, self.trainer, champion, watermark=watermark)
-        return states, rows
+    def _advance(self, champion: Champion | None, watermark: datetime, report: RunReport) -> list[ChallengerState]:
+        """Bring all challengers up to the watermark; gives those that have something new to be judged on.
+
+        Raises the standing challenger's error; those of the others are told in the report.
+        """
+        plans = [plan_standing(self.workspace, self.store, champion)]
+        plans += plan_field(self.workspace, self.store, champion)
+        plans += plan_offered(self.workspace, self.store, champion)
+        done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
+        report.rows = done[0].rows
+        if done[0].error is not None:
+            raise done[0].error
+        report.errors = {each.state.name: str(each.error) for each in done if each.error is not None}
+        return [each.state for each in done if each.error is None and each.state.scored > each.state.judged]
 
     def _is_new(self) -> bool:
         """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""

@@ -1,103 +1,99 @@
-"""The field beside the standing challenger: models offered from outside, scored as they are, gated like any other.
+"""The declared field: challengers beside the standing one, each a learner of its own that starts anew on a schedule.
 
-An offered model is frozen: it does not learn here. It is scored on rows matured after its own cut and after the
-champion's, so neither has learnt from them, and it leaves the field when it is promoted or rejected.
+Such a challenger learns the newest `window_interactions` rows with its own settings, then goes on learning, scored
+progressively, until `every_interactions` rows later it starts anew on what is then the newest window. That whole
+procedure is what the gate judges, so scores are kept across restarts within a champion's tenure. The default member
+relearns the recent past: when the world drifts, the champion's plain continuation is slow to forget.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from bandit.errors import Conflict, Refused
+import msgspec
+
 from bandit.registry import Champion
-from bandit.settings import settings_to_dict
-from bandit.types import COLD_START_MODEL_ID
-from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
-from serving.learner.jobs import Job, Outcome
-from serving.learner.trainer import Trainer
-from serving.learner.training_step import model_cut, rows_file
+from bandit.settings import Challenger, ExperimentSettings
+from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerStore
+from serving.learner.training_step import Plan, model_time, new_state
 from serving.learner.workspace import Workspace
 
-OFFERED_MAX = 8
-"""How many offered models may be in the field at once; each one makes the gate stricter for all."""
-
-PREFIX = "offered-"
+STANDING_SHARE = 0.8
+"""The share of α that the standing challenger has; declared and offered ones divide the rest."""
 
 
-def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> ChallengerState:
-    """Let a stored model join the field; raises `NotFound`, `CorruptModel`, `Conflict`, or `Refused` when full."""
-    champion = workspace.registry.champion()
-    if champion is not None and champion.model_id == model_id:
-        raise Conflict("this model is the champion")
-    stored = workspace.registry.load(model_id)
-    name = PREFIX + model_id
-    present = [known for known in store.names() if known.startswith(PREFIX)]
-    if name in present:
-        raise Conflict("this model is in the field already")
-    if len(present) >= OFFERED_MAX:
-        raise Refused(f"{OFFERED_MAX} offered models are in the field; wait for their verdicts")
-    state = ChallengerState(
-        name=name,
-        kind=KIND_FROZEN,
-        champion=champion.model_id if champion else None,
-        settings_version=workspace.experiment.settings_version,
-        born=workspace.clock(),
-        cut=_unseen_after(workspace, champion, model_cut(stored.manifest.data)),
-        model_id=model_id,
-    )
-    state = store.save(state)
-    workspace.registry.record("offer", now=workspace.clock(), model_id=model_id)
-    return state
-
-
-def drop_orphans(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> None:
-    """Compare the field with the champion that stands now: another one starts every comparison afresh."""
-    champion_id = champion.model_id if champion else None
-    for name in store.names():
-        state = store.load(name)
-        if state is None or state.kind != KIND_FROZEN or state.champion == champion_id:
-            continue
-        if state.model_id == champion_id:
-            store.drop(name)
-            continue
-        state.champion = champion_id
-        state.cut = _unseen_after(workspace, champion, state.cut)
-        store.save(state, fresh_epoch=True)
-
-
-def advance_field(
-    workspace: Workspace, store: ChallengerStore, trainer: Trainer, champion: Champion | None, *, watermark: datetime
-) -> list[ChallengerState]:
-    """Score the frozen challengers on what matured since their cut; gives those that have rows to be judged on."""
-    states = []
-    for name in store.names():
-        state = store.load(name)
-        if state is None or state.kind != KIND_FROZEN or state.model_id is None:
-            continue
-        with rows_file(workspace, name, after=state.cut, until=watermark) as (path, rows):
-            if rows:
-                outcome: Outcome = trainer.run(
-                    "score_frozen",
-                    Job(
-                        root=workspace.experiment.paths.root,
-                        name=name,
-                        settings=settings_to_dict(workspace.experiment.settings),
-                        champion=champion.model_id if champion else COLD_START_MODEL_ID,
-                        score=path,
-                    ),
-                    state.model_id,
-                )
-                state.cut = watermark
-                state.canaries = outcome.canaries
-                state = store.save(state, scores=outcome.scores)
-        if state.scored > state.judged:
-            states.append(state)
-    return states
-
-
-def _unseen_after(workspace: Workspace, champion: Champion | None, cut: datetime | None) -> datetime | None:
+def plan_field(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
+    """How each declared challenger goes on; none while there is no champion or too short a log to differ from it."""
+    declared = workspace.experiment.settings.challengers
+    _drop_undeclared(store, set(declared))
     if champion is None:
-        return cut
-    champion_cut = model_cut(workspace.registry.load(champion.model_id).manifest.data)
-    cuts = [moment for moment in (cut, champion_cut) if moment is not None]
-    return max(cuts, default=None)
+        return []
+    plans = (_plan(workspace, store, name, declared[name], champion) for name in sorted(declared))
+    return [plan for plan in plans if plan is not None]
+
+
+def settings_of(settings: ExperimentSettings, declared: Challenger) -> ExperimentSettings:
+    """The experiment's settings with what a challenger declares in their place."""
+    changes = {
+        section: value
+        for section in ("exploration", "learning", "encoding")
+        if (value := getattr(declared, section)) is not None
+    }
+    return msgspec.structs.replace(settings, **changes)
+
+
+def settings_of_challenger(settings: ExperimentSettings, name: str) -> ExperimentSettings:
+    """The settings that the challenger of that name learns with."""
+    declared = settings.challengers.get(name)
+    return settings if declared is None else settings_of(settings, declared)
+
+
+def _plan(
+    workspace: Workspace,
+    store: ChallengerStore,
+    name: str,
+    declared: Challenger,
+    champion: Champion,
+) -> Plan | None:
+    settings = settings_of(workspace.experiment.settings, declared)
+    made_of = fingerprint(settings, declared)
+    cut = _cut(workspace, champion)
+    state = store.load(name)
+    if state is not None and state.made_of != made_of:
+        state = None
+    changed = state is None or state.champion != champion.model_id
+    if state is not None:
+        files = store.files_if_any(state)
+        in_step = state.cut is not None and cut is not None and state.cut >= cut
+        if files is not None and in_step and state.learnt - state.born_with < declared.every_interactions:
+            state.champion = champion.model_id
+            return Plan(state, settings, files=files, score_after=state.cut, fresh_epoch=changed)
+    # whatever this one has seen, rows up to the champion's cut must not be compared
+    cut = max((moment for moment in (cut, state.cut if state else None) if moment is not None), default=None)
+    if cut is None:
+        return None
+    since = workspace.warehouse.nth_newest_maturity(declared.window_interactions, cut)
+    if since is None:  # the log is no longer than the window: this would be the standing challenger once more
+        return None
+    fresh = new_state(workspace, name, champion.model_id, state or store.load(name))
+    fresh.made_of, fresh.since, fresh.born_with = made_of, since, declared.window_interactions
+    if state is not None:
+        fresh.chunks, fresh.scored, fresh.judged, fresh.gate = state.chunks, state.scored, state.judged, state.gate
+    return Plan(fresh, settings, learn_until=cut, score_after=cut, fresh_epoch=changed)
+
+
+def fingerprint(settings: ExperimentSettings, declared: Challenger) -> str:
+    """What a challenger is made of, as text: when it changes, the challenger starts anew."""
+    parts = (settings.encoding, settings.exploration, settings.learning, declared)
+    return msgspec.json.encode(parts, order="deterministic").decode()
+
+
+def _drop_undeclared(store: ChallengerStore, declared: set[str]) -> None:
+    for name in store.names():
+        state = store.load(name)
+        if state is not None and state.kind == KIND_LEARNING and name != STANDING and name not in declared:
+            store.drop(name)
+
+
+def _cut(workspace: Workspace, champion: Champion) -> datetime | None:
+    return model_time(workspace.registry.load(champion.model_id).manifest.data, "cut")

@@ -16,13 +16,13 @@ from evaluation.gate import GateRules, judge
 from evaluation.scored import ScoredRows
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
-from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
 from serving.learner.jobs import UNIFORM, Job, Outcome
 from serving.learner.judging import Look
 from serving.learner.promotion import publish_learning, stand_on
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
-from serving.learner.training_step import rows_file
+from serving.learner.training_step import new_state, rows_file
 from serving.learner.workspace import Workspace
 
 
@@ -46,16 +46,8 @@ def publish_initial(
 
     Raises `TrainingFailed`, `CorruptModel` or `Conflict`; no champion is set then.
     """
-    previous = store.load(STANDING)
-    state = ChallengerState(
-        name=STANDING,
-        kind=KIND_LEARNING,
-        champion=None,
-        settings_version=workspace.experiment.settings_version,
-        born=workspace.clock(),
-        cut=watermark,
-        sequence=previous.sequence if previous else 0,
-    )
+    state = new_state(workspace, STANDING, None, store.load(STANDING))
+    state.cut = watermark
     with step("train"), rows_file(workspace, "initial", after=None, until=watermark) as (path, report.rows):
         job = Job(
             root=workspace.experiment.paths.root,

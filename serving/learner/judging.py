@@ -1,20 +1,24 @@
 """The evaluation step: judge every challenger that has scored rows, and carry the gate's state to the next look.
 
-All challengers of a look share α (the gate corrects for their number). The rows judged are all those scored in this
-champion's tenure and epoch; when the gate says that they are used up, the next look starts with fresh ones.
+All challengers share the experiment's α in fixed parts: the standing one has most of it, those declared and those
+offered divide the rest, whoever is there at a look, so that α holds over the tenure. The rows judged are all those
+scored in this champion's tenure and epoch; when the gate says that they are used up, the next look starts afresh.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from bandit.registry import Champion
+from bandit.settings import ExperimentSettings
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
 from serving.learner.challengers import KIND_FROZEN, STANDING, ChallengerState, ChallengerStore
+from serving.learner.field import STANDING_SHARE
+from serving.learner.offered import OFFERED_MAX
 from serving.learner.reports import Judgement
 from serving.learner.workspace import Workspace
 
@@ -29,38 +33,52 @@ class Look:
     verdict: Verdict
     judgement: Judgement
     at: datetime
-    challengers: int = 1
 
 
 def judge_all(
     workspace: Workspace, store: ChallengerStore, states: Sequence[ChallengerState], *, at: datetime
 ) -> list[Look]:
     """Judge each challenger on its scored rows; nothing on disk changes yet."""
-    rules = GateRules.of(workspace.experiment.settings.gate)
     looks = []
     for state in states:
+        rules = rules_for(workspace.experiment.settings, state)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
-        verdict = judge(rows, rules, ledger=ledger, challengers=len(states))
-        looks.append(Look(state, rows, rules, verdict, _judgement(state, verdict), at, len(states)))
+        verdict = judge(rows, rules, ledger=ledger)
+        looks.append(Look(state, rows, rules, verdict, _judgement(state, verdict), at))
     return looks
+
+
+def rules_for(settings: ExperimentSettings, state: ChallengerState) -> GateRules:
+    """The rules of the gate with this challenger's own part of α."""
+    rules = GateRules.of(settings.gate)
+    if state.name == STANDING:
+        share = STANDING_SHARE
+    elif state.kind == KIND_FROZEN:
+        share = (1 - STANDING_SHARE) / 2 / OFFERED_MAX
+    else:
+        share = (1 - STANDING_SHARE) / 2 / max(1, len(settings.challengers))
+    return replace(rules, alpha=rules.alpha * share)
 
 
 def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion: Champion | None) -> None:
     """Save what an unpromoted challenger takes to the next look, or end it when it was rejected.
 
-    A rejected standing challenger starts again from the champion, with the ledger of this tenure; the rows that it
-    was rejected on are not learnt a second time by it. A rejected offered model leaves the field.
+    A rejected standing challenger starts again from the champion, one of the declared field from its newest window,
+    both with the ledger of this tenure; the rows they were rejected on are not scored a second time. A rejected
+    offered model leaves the field.
     """
-    state = look.state
-    ledger = look.verdict.ledger.to_dict()
-    if look.verdict.rejected and state.kind == KIND_FROZEN:
-        store.drop(state.name)
-        return
+    state, verdict = look.state, look.verdict
     files = None
-    if look.verdict.rejected and champion is not None:
-        files = workspace.registry.load(champion.model_id).files
-    store.save(state, files=files, gate=ledger, fresh_epoch=not look.verdict.keep_rows)
+    if verdict.rejected:
+        if state.kind == KIND_FROZEN:
+            store.drop(state.name)
+            return
+        if state.name != STANDING:
+            state.folder = None
+        elif champion is not None:
+            files = workspace.registry.load(champion.model_id).files
+    store.save(state, files=files, gate=verdict.ledger.to_dict(), fresh_epoch=not verdict.keep_rows)
 
 
 def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:

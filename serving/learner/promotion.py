@@ -13,6 +13,7 @@ from typing import Any
 from bandit.registry import Champion, Manifest
 from serving.learner.certificates import file_evaluation
 from serving.learner.challengers import KIND_FROZEN, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.field import settings_of_challenger
 from serving.learner.judging import Look, carry_on
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import model_options
@@ -66,7 +67,7 @@ def publish_learning(
         now=workspace.clock(),
         parent=parent,
         kind=kind,
-        options=model_options(workspace.experiment.settings),
+        options=model_options(settings_of_challenger(workspace.experiment.settings, state.name)),
         settings_version=workspace.experiment.settings_version,
         data=_data(state),
         canaries=state.canaries,
@@ -119,4 +120,7 @@ def stand_on(
 
 
 def _data(state: ChallengerState) -> dict[str, Any]:
-    return {"rows": state.learnt, "cut": state.cut.isoformat() if state.cut else None}
+    data: dict[str, Any] = {"rows": state.learnt, "cut": state.cut.isoformat() if state.cut else None}
+    if state.since is not None:
+        data["since"] = state.since.isoformat()
+    return data

@@ -38,7 +38,8 @@ class Judgement(msgspec.Struct, kw_only=True):
 class RunReport(msgspec.Struct, kw_only=True):
     """One run: why it started, what each step took (seconds), rows learnt, and the verdict that counts.
 
-    The outcome is `initial`, `promote`, `hold`, `insufficient`, `nothing` (no new row) or `failed` (see `error`).
+    The outcome is `initial`, `promote`, `hold`, `insufficient`, `nothing` (no new row) or `failed` (see `error`);
+    `errors` are those of single challengers beside the standing one, by name.
     """
 
     at: datetime
@@ -56,6 +57,7 @@ class RunReport(msgspec.Struct, kw_only=True):
     evaluation_id: str | None = None
     verdicts: list[Judgement] = []
     error: str | None = None
+    errors: dict[str, str] = {}
 
 
 def to_plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -29,10 +29,13 @@ from bandit.experiment import Experiment
 from serving.learner.address import Address, address_path, take_lock, write_address
 from serving.learner.admin import create_admin
 from serving.learner.cycle import Cycle
-from serving.learner.trainer import ChildTrainer
+from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")
+
+TRAINING_PROCESSES = 2
+"""Per experiment: one for the standing challenger, one for the field; each starts when it is first needed."""
 
 DISCOVER_S = 1.0
 STOP_S = 4.0
@@ -123,7 +126,7 @@ class LearnerService:
     def _open(self, name: str) -> None:
         try:
             experiment = Experiment.open(self.data_dir, name)
-            self.cycles[name] = Cycle(Workspace(experiment, self.clock), ChildTrainer())
+            self.cycles[name] = Cycle(Workspace(experiment, self.clock), TrainerPool.of(TRAINING_PROCESSES))
             self.failures.pop(name, None)
         except (RewardloopError, OSError) as error:
             self._failed(name, error)

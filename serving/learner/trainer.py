@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import signal
 import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -21,13 +25,29 @@ _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
 
 TIMEOUT_S = 1800.0
+NICENESS = 5
+"""Training gives way to decisions when both want the same core."""
+
 MEMORY_BYTES_MAX = 8 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One job to run: its name, its arguments, and the challenger it is for (whose process remembers it)."""
+
+    challenger: str
+    job: str
+    arguments: tuple[Any, ...]
 
 
 class Trainer(Protocol):
     """Runs a job of `serving.learner.jobs` by name and gives its answer; raises what the job raises."""
 
     def run(self, job: str, /, *arguments: Any) -> Any: ...
+
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run several jobs; in their order the answers, or for one that failed its exception."""
+        ...
 
     def close(self) -> None: ...
 
@@ -40,6 +60,9 @@ class InlineTrainer:
 
     def run(self, job: str, /, *arguments: Any) -> Any:
         return JOBS[job](self._desk, *arguments)
+
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        return [_attempt(self, call) for call in calls]
 
     def close(self) -> None:
         self._desk = Desk()
@@ -73,6 +96,10 @@ class ChildTrainer:
             if isinstance(answer, RewardloopError):
                 raise answer
             raise TrainingFailed(str(answer))
+
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        """One after the other."""
+        return [_attempt(self, call) for call in calls]
 
     def close(self) -> None:
         """End the child."""
@@ -113,6 +140,58 @@ class ChildTrainer:
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
+class TrainerPool:
+    """Several training processes; a challenger always comes to the same one, which remembers its learning."""
+
+    def __init__(self, trainers: Sequence[ChildTrainer]) -> None:
+        self.trainers = tuple(trainers)
+
+    @classmethod
+    def of(cls, processes: int, **limits: Any) -> TrainerPool:
+        """So many processes, each with the limits of `ChildTrainer`."""
+        return cls([ChildTrainer(**limits) for _ in range(max(1, processes))])
+
+    def run(self, job: str, /, *arguments: Any) -> Any:
+        """Run one job in the first process."""
+        return self.trainers[0].run(job, *arguments)
+
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run the calls of each process in order, the processes side by side."""
+        results: dict[int, Any] = {}
+        lanes: list[list[int]] = [[] for _ in self.trainers]
+        for number, call in enumerate(calls):
+            lanes[self._lane(call, number)].append(number)
+
+        def work(lane: int) -> None:
+            for number in lanes[lane]:
+                results[number] = _attempt(self.trainers[lane], calls[number])
+
+        threads = [threading.Thread(target=work, args=(lane,)) for lane in range(1, len(lanes)) if lanes[lane]]
+        for thread in threads:
+            thread.start()
+        work(0)
+        for thread in threads:
+            thread.join()
+        return [results[number] for number in range(len(calls))]
+
+    def close(self) -> None:
+        """End all processes."""
+        for trainer in self.trainers:
+            trainer.close()
+
+    def _lane(self, call: Call, number: int) -> int:
+        # the first call is the standing challenger's: it has a process of its own, the field shares the others
+        others = len(self.trainers) - 1
+        return 0 if number == 0 or not others else 1 + zlib.crc32(call.challenger.encode()) % others
+
+
+def _attempt(trainer: Trainer, call: Call) -> Any:
+    try:
+        return trainer.run(call.job, *call.arguments)
+    except Exception as error:  # the caller tells each challenger's error in the run's report
+        return error
+
+
 def _serve(pipe: Connection, memory_bytes_max: int) -> None:
     """The child's life: take a job, answer, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
@@ -120,6 +199,7 @@ def _serve(pipe: Connection, memory_bytes_max: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory_bytes_max if hard == resource.RLIM_INFINITY else min(memory_bytes_max, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    os.nice(NICENESS)
     desk = Desk()
     while True:
         try:

@@ -1,13 +1,13 @@
-"""The training step: bring one challenger up to the watermark, whatever state it was left in.
+"""The training step: bring challengers up to the watermark, whatever state they were left in, each in its own job.
 
-A challenger is resumed where its state agrees with the champion and the settings in force. Otherwise it starts
-again: from the champion (taking the rows since the champion's cut), from nothing when there is no champion, or from
-nothing over the whole log when settings of the model itself changed (rows up to the old cut are then learnt unscored).
+A plan says where a challenger starts from and which rows it learns unscored and which it scores first. Rows are
+written out one plan after the other (the warehouse has one owner), the jobs run side by side, and every challenger's
+new state is saved when its job is done. Rows that are scored are always newer than whatever the learner has seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,87 +19,111 @@ from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, settings_to_dict
 from bandit.training import REFIT_ROWS_MAX
 from bandit.types import COLD_START_MODEL_ID
-from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import KIND_FROZEN, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
 from serving.learner.jobs import Job, Outcome
-from serving.learner.trainer import Trainer
+from serving.learner.trainer import Call, Trainer
 from serving.learner.workspace import Workspace
 
 MODEL_SECTIONS = ("encoding", "exploration", "learning")
-"""The settings that a model is made of: when one changes, the standing challenger learns the log anew."""
+"""The settings that a model is made of: when one changes, a challenger learns anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a challenger will be advanced.
 
-    It starts from `files` (None: from nothing), learns the rows matured in (None, `learn_until`] unscored, and scores
-    and learns those in (`score_after`, watermark].
+    It starts from `files` (None: from nothing), learns the rows matured in (`state.since`, `learn_until`] unscored,
+    and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `settings` are the
+    experiment's, with what the challenger declares laid over.
     """
 
     state: ChallengerState
-    files: Mapping[str, bytes] | None
-    learn_until: datetime | None
-    score_after: datetime | None
-    fresh_epoch: bool
+    settings: ExperimentSettings
+    files: Mapping[str, bytes] | None = None
+    learn_until: datetime | None = None
+    score_after: datetime | None = None
+    fresh_epoch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What became of a plan: its state, how many new rows it took, and the error that kept it where it was."""
+
+    state: ChallengerState
+    rows: int
+    error: Exception | None = None
 
 
 def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> Plan:
-    """How the standing challenger goes on from the state on disk; raises `CorruptModel` for a broken champion."""
+    """How the standing challenger goes on; raises `CorruptModel` for a broken champion.
+
+    It resumes where its state agrees with champion and settings. Otherwise it starts again: from the champion (with
+    the rows since the champion's cut), from nothing when there is no champion, or from nothing over the whole log
+    when settings of the model itself changed (rows up to the old cut are then learnt unscored).
+    """
     experiment = workspace.experiment
+    settings = experiment.settings
     champion_id = champion.model_id if champion else None
     state = store.load(STANDING)
+    fresh = new_state(workspace, STANDING, champion_id, state)
     if state is not None and state.champion == champion_id:
         if not same_model_settings(experiment, state.settings_version):
-            return Plan(_new_state(workspace, champion_id, state), None, state.cut, state.cut, True)
-        try:
-            return Plan(state, store.files(state), None, state.cut, False)
-        except FileNotFoundError:  # a crash between an unlink and the pointer: start again below
-            state = None
-    fresh = _new_state(workspace, champion_id, state)
+            return Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, fresh_epoch=True)
+        files = store.files_if_any(state)
+        if files is not None:
+            return Plan(state, settings, files=files, score_after=state.cut)
     if champion is None:
-        return Plan(fresh, None, None, None, True)
+        return Plan(fresh, settings, fresh_epoch=True)
     stored = workspace.registry.load(champion.model_id)
-    cut = model_cut(stored.manifest.data)
+    cut = model_time(stored.manifest.data, "cut")
     if not same_model_settings(experiment, stored.manifest.settings_version):
-        return Plan(fresh, None, cut, cut, True)
+        return Plan(fresh, settings, learn_until=cut, score_after=cut, fresh_epoch=True)
     fresh.learnt = int(stored.manifest.data.get("rows", 0))
-    return Plan(fresh, stored.files, None, cut, True)
+    fresh.since = model_time(stored.manifest.data, "since")
+    return Plan(fresh, settings, files=stored.files, score_after=cut, fresh_epoch=True)
 
 
-def advance(
-    workspace: Workspace, store: ChallengerStore, trainer: Trainer, plan: Plan, *, watermark: datetime
-) -> tuple[ChallengerState, Outcome | None, int]:
-    """Carry a plan out and save the state; gives the state, the outcome (None: no new row) and the new rows.
+def advance_all(
+    workspace: Workspace, store: ChallengerStore, trainer: Trainer, plans: Sequence[Plan], *, watermark: datetime
+) -> list[Advanced]:
+    """Carry plans out, side by side where the trainer can, and save each new state; in the order of `plans`.
 
-    Raises `TrainingFailed`; the state on disk is then as before.
+    One whose job fails stays as it was on disk, with its error in the answer.
     """
     with ExitStack() as stack:
-        learn, learnt = None, 0
-        if plan.learn_until is not None:
-            learn, learnt = stack.enter_context(rows_file(workspace, "learn", after=None, until=plan.learn_until))
-        score, scored = stack.enter_context(rows_file(workspace, "score", after=plan.score_after, until=watermark))
-        if learnt + scored == 0:
-            return plan.state, None, 0
-        experiment = workspace.experiment
-        outcome: Outcome = trainer.run(
-            "advance",
-            Job(
-                root=experiment.paths.root,
-                name=plan.state.name,
-                settings=settings_to_dict(experiment.settings),
-                champion=plan.state.champion or COLD_START_MODEL_ID,
-                files=plan.files,
-                history=_history(workspace, stack, plan, scored),
-                learn=learn if learnt else None,
-                score=score if scored else None,
-            ),
-        )
-    state = plan.state
-    state.cut = watermark
-    state.learnt = outcome.learnt
-    state.canaries = outcome.canaries
-    state = store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
-    return state, outcome, scored
+        calls: list[Call | None] = []
+        counts = []
+        for plan in plans:
+            call, rows = _call(workspace, stack, plan, watermark)
+            calls.append(call)
+            counts.append(rows)
+        wanted = [(plan, call, rows) for plan, call, rows in zip(plans, calls, counts, strict=True) if call is not None]
+        results = iter(trainer.run_all([call for _, call, _ in wanted]))
+        outcomes = [next(results) if call is not None else None for call in calls]
+    done = []
+    for plan, rows, outcome in zip(plans, counts, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            done.append(Advanced(plan.state, rows, outcome))
+        elif outcome is None:
+            done.append(Advanced(plan.state, 0))
+        else:
+            done.append(Advanced(_save(store, plan, outcome, watermark), rows))
+    return done
+
+
+def new_state(
+    workspace: Workspace, name: str, champion_id: str | None, previous: ChallengerState | None
+) -> ChallengerState:
+    """The state of a learning challenger that starts now."""
+    return ChallengerState(
+        name=name,
+        kind=KIND_LEARNING,
+        champion=champion_id,
+        settings_version=workspace.experiment.settings_version,
+        born=workspace.clock(),
+        # the sequence names files: it goes on, so that a new state never overwrites files the old one points at
+        sequence=previous.sequence if previous else 0,
+    )
 
 
 def same_model_settings(experiment: Experiment, version: int) -> bool:
@@ -110,41 +134,18 @@ def same_model_settings(experiment: Experiment, version: int) -> bool:
     return all(getattr(old, section) == getattr(new, section) for section in MODEL_SECTIONS)
 
 
-def model_cut(data: Mapping[str, object]) -> datetime | None:
-    """The maturity time up to which a stored model has learnt, from its manifest's `data`."""
-    cut = data.get("cut")
-    if isinstance(cut, datetime) or cut is None:
-        return cut
-    return datetime.fromisoformat(str(cut))
+def model_time(data: Mapping[str, object], key: str) -> datetime | None:
+    """A time out of a manifest's `data`: `cut`, up to which the model has learnt, or `since`, from which on."""
+    moment = data.get(key)
+    if isinstance(moment, datetime) or moment is None:
+        return moment
+    return datetime.fromisoformat(str(moment))
 
 
 def model_options(settings: ExperimentSettings) -> dict[str, object]:
     """The settings that a manifest states: how the model encodes, explores and learns."""
     plain = settings_to_dict(settings)
     return {section: plain[section] for section in MODEL_SECTIONS}
-
-
-def _new_state(workspace: Workspace, champion_id: str | None, previous: ChallengerState | None) -> ChallengerState:
-    return ChallengerState(
-        name=STANDING,
-        kind=KIND_LEARNING,
-        champion=champion_id,
-        settings_version=workspace.experiment.settings_version,
-        born=workspace.clock(),
-        # the sequence names files: it goes on, so that a new state never overwrites files the old one points at
-        sequence=previous.sequence if previous else 0,
-    )
-
-
-def _history(workspace: Workspace, stack: ExitStack, plan: Plan, new_rows: int) -> Path | None:
-    """All rows that the plan's files have learnt, written out only when the encoder is due to be fitted anew."""
-    if plan.files is None or plan.score_after is None:
-        return None
-    state = read_state(plan.files)
-    if not state.refit_at <= state.rows_learnt + new_rows or state.rows_learnt > REFIT_ROWS_MAX:
-        return None
-    path, _ = stack.enter_context(rows_file(workspace, "history", after=None, until=plan.score_after))
-    return path
 
 
 @contextmanager
@@ -159,3 +160,46 @@ def rows_file(
         yield path, rows
     finally:
         path.unlink(missing_ok=True)
+
+
+def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetime) -> tuple[Call | None, int]:
+    """The job of a plan with its row files, and how many rows it scores; no job where there is nothing to do."""
+    state, name = plan.state, plan.state.name
+    write: Callable[[str, datetime | None, datetime], tuple[Path, int]] = lambda part, after, until: (  # noqa: E731
+        stack.enter_context(rows_file(workspace, f"{name}-{part}", after=after, until=until))
+    )
+    learn, learnt = None, 0
+    if plan.learn_until is not None:
+        learn, learnt = write("learn", state.since, plan.learn_until)
+    score, scored = write("score", plan.score_after, watermark)
+    if learnt + scored == 0:
+        return None, 0
+    history = None
+    if plan.files is not None and plan.score_after is not None and state.kind == KIND_LEARNING:
+        past = read_state(plan.files)
+        # only where the encoder is due to be fitted anew are all rows learnt so far needed again
+        if past.refit_at <= past.rows_learnt + scored and past.rows_learnt <= REFIT_ROWS_MAX:
+            history, _ = write("history", state.since, plan.score_after)
+    job = Job(
+        root=workspace.experiment.paths.root,
+        name=name,
+        settings=settings_to_dict(plan.settings),
+        champion=state.champion or COLD_START_MODEL_ID,
+        files=plan.files,
+        history=history,
+        learn=learn if learnt else None,
+        score=score if scored else None,
+    )
+    if state.kind == KIND_FROZEN:
+        return Call(name, "score_frozen", (job, state.model_id)), scored
+    return Call(name, "advance", (job,)), scored
+
+
+def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datetime) -> ChallengerState:
+    state = plan.state
+    state.cut = watermark
+    state.canaries = outcome.canaries
+    if state.kind == KIND_FROZEN:
+        return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
+    state.learnt = outcome.learnt
+    return store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)

@@ -16,7 +16,7 @@ from joiner.parquet import read_parquet
 from serving.learner import models
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
-from serving.learner.field import offer
+from serving.learner.offered import offer
 from serving.learner.jobs import Desk, Job, advance
 from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file

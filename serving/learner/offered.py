@@ -1,0 +1,74 @@
+"""Models offered from outside: scored as they are, gated like any other challenger.
+
+An offered model is frozen: it does not learn here. It is scored on rows matured after its own cut and after the
+champion's, so neither has learnt from them, and it leaves the field when it is promoted or rejected.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from bandit.errors import Conflict, Refused
+from bandit.registry import Champion
+from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
+from serving.learner.training_step import Plan, model_time
+from serving.learner.workspace import Workspace
+
+OFFERED_MAX = 4
+"""How many offered models may be in the field at once; each has its own share of α."""
+
+PREFIX = "offered-"
+
+
+def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> ChallengerState:
+    """Let a stored model join the field; raises `NotFound`, `CorruptModel`, `Conflict`, or `Refused` when full."""
+    champion = workspace.registry.champion()
+    if champion is not None and champion.model_id == model_id:
+        raise Conflict("this model is the champion")
+    stored = workspace.registry.load(model_id)
+    name = PREFIX + model_id
+    present = [known for known in store.names() if known.startswith(PREFIX)]
+    if name in present:
+        raise Conflict("this model is in the field already")
+    if len(present) >= OFFERED_MAX:
+        raise Refused(f"{OFFERED_MAX} offered models are in the field; wait for their verdicts")
+    state = ChallengerState(
+        name=name,
+        kind=KIND_FROZEN,
+        champion=champion.model_id if champion else None,
+        settings_version=workspace.experiment.settings_version,
+        born=workspace.clock(),
+        cut=_unseen_after(workspace, champion, model_time(stored.manifest.data, "cut")),
+        model_id=model_id,
+    )
+    state = store.save(state)
+    workspace.registry.record("offer", now=workspace.clock(), model_id=model_id)
+    return state
+
+
+def plan_offered(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
+    """How each offered model is scored next; another champion starts its comparison afresh."""
+    champion_id = champion.model_id if champion else None
+    plans = []
+    for name in store.names():
+        state = store.load(name)
+        if state is None or state.kind != KIND_FROZEN:
+            continue
+        if state.model_id == champion_id:  # promoted by hand
+            store.drop(name)
+            continue
+        changed = state.champion != champion_id
+        if changed:
+            state.champion = champion_id
+            state.cut = _unseen_after(workspace, champion, state.cut)
+        settings = workspace.experiment.settings
+        plans.append(Plan(state, settings, score_after=state.cut, fresh_epoch=changed))
+    return plans
+
+
+def _unseen_after(workspace: Workspace, champion: Champion | None, cut: datetime | None) -> datetime | None:
+    if champion is None:
+        return cut
+    champion_cut = model_time(workspace.registry.load(champion.model_id).manifest.data, "cut")
+    cuts = [moment for moment in (cut, champion_cut) if moment is not None]
+    return max(cuts, default=None)
