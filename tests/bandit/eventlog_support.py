@@ -59,13 +59,33 @@ def logged_ids(segments: Iterable[Path]) -> list[str]:
     return [event.event_id for segment in segments for event in read_events(segment)]
 
 
+CHANGES = (lambda byte: byte ^ 1, lambda byte: byte ^ 0x80, lambda byte: 10 if byte != 10 else 32)
+
+
 def flips(data: bytes, positions: range) -> Iterator[tuple[int, bytes]]:
     """`data` with one byte changed, at each position in three ways: lowest bit, highest bit, a line's end."""
     for position in positions:
-        for change in (lambda byte: byte ^ 1, lambda byte: byte ^ 0x80, lambda byte: 10 if byte != 10 else 32):
+        for change in CHANGES:
             damaged = bytearray(data)
             damaged[position] = change(damaged[position])
             yield position, bytes(damaged)
+
+
+def flipped_in_place(path: Path, positions: range) -> Iterator[int]:
+    """Change one byte of a file, as `flips` does, for the length of each step; it is whole again at the end.
+
+    Rewriting the file whole each time would make some file systems flush it each time.
+    """
+    with path.open("r+b", buffering=0) as file:
+        for position in positions:
+            file.seek(position)
+            original = file.read(1)
+            for change in CHANGES:
+                file.seek(position)
+                file.write(bytes([change(original[0])]))
+                yield position
+            file.seek(position)
+            file.write(original)
 
 
 def write_segment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,15 @@ from bandit.eventlog import read_events, verify_segment
 from bandit.eventlog.recovery import recover_segment
 from bandit.eventlog.segment import commit_line, header_line, whole_commits
 from bandit.events import RewardEvent, encode_event
-from tests.bandit.eventlog_support import START, HandClock, flips, logged_ids, new_paths, write_segment
+from tests.bandit.eventlog_support import (
+    START,
+    HandClock,
+    flipped_in_place,
+    flips,
+    logged_ids,
+    new_paths,
+    write_segment,
+)
 
 COMMITS = [["a"], ["b", "c"], ["d"], ["e", "f", "g"]]
 IDS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -34,8 +43,7 @@ def test_a_sealed_segment_verifies_and_gives_back_its_events_in_order(tmp_path: 
 def test_a_flipped_byte_at_every_position_of_a_sealed_segments_last_two_commits_is_detected(tmp_path: Path) -> None:
     segment = write_segment(new_paths(tmp_path), COMMITS, seal=True, clock=HandClock())
     data = segment.read_bytes()
-    for position, damaged in flips(data, range(_start_of_last_two_commits(data), len(data))):
-        segment.write_bytes(damaged)
+    for position in flipped_in_place(segment, range(_start_of_last_two_commits(data), len(data))):
         with pytest.raises(CorruptLog):
             verify_segment(segment)
             pytest.fail(f"the change at {position} went unnoticed")
@@ -43,9 +51,8 @@ def test_a_flipped_byte_at_every_position_of_a_sealed_segments_last_two_commits_
 
 def test_a_cut_at_every_position_of_a_sealed_segment_is_detected(tmp_path: Path) -> None:
     segment = write_segment(new_paths(tmp_path), COMMITS, seal=True, clock=HandClock())
-    data = segment.read_bytes()
-    for length in range(len(data)):
-        segment.write_bytes(data[:length])
+    for length in reversed(range(segment.stat().st_size)):
+        os.truncate(segment, length)
         with pytest.raises(CorruptLog):
             verify_segment(segment)
             pytest.fail(f"the cut to {length} bytes went unnoticed")
@@ -63,8 +70,7 @@ def test_bytes_after_the_seal_are_detected(tmp_path: Path) -> None:
 def test_a_flipped_byte_in_the_header_is_detected(tmp_path: Path) -> None:
     segment = write_segment(new_paths(tmp_path), COMMITS, seal=True, clock=HandClock())
     data = segment.read_bytes()
-    for _, damaged in flips(data, range(data.index(b"\n") + 1)):
-        segment.write_bytes(damaged)
+    for _ in flipped_in_place(segment, range(data.index(b"\n") + 1)):
         with pytest.raises(CorruptLog):
             verify_segment(segment)
 
@@ -77,13 +83,39 @@ def test_a_segment_under_another_segments_name_is_refused(tmp_path: Path) -> Non
         verify_segment(other)
 
 
-def test_an_open_segment_cut_at_every_position_keeps_exactly_its_whole_commits(tmp_path: Path) -> None:
+def _line_ends_and_some(data: bytes) -> list[int]:
+    """Positions around every line's end, and one in 60 of the others."""
+    ends = [position for position, byte in enumerate(data) if byte == 10]
+    around = {end + step for end in ends for step in (-1, 0, 1)}
+    return sorted(position for position in around | set(range(0, len(data), 60)) if position < len(data))
+
+
+def test_in_an_open_segment_cut_at_every_position_exactly_the_whole_commits_are_found(tmp_path: Path) -> None:
+    segment = write_segment(new_paths(tmp_path), COMMITS, seal=False, clock=HandClock())
+    data = segment.read_bytes()
+    groups = whole_commits(data)
+    assert [group.events for group in groups] == [len(ids) for ids in COMMITS]
+    for length in range(len(data) + 1):
+        assert whole_commits(data[:length]) == [group for group in groups if group.end <= length]
+
+
+def test_in_an_open_segment_a_flipped_byte_hides_only_the_commit_it_is_in(tmp_path: Path) -> None:
+    segment = write_segment(new_paths(tmp_path), COMMITS, seal=False, clock=HandClock())
+    data = segment.read_bytes()
+    groups = whole_commits(data)
+    for position, damaged in flips(data, range(len(data))):
+        assert whole_commits(damaged) == [group for group in groups if not group.start <= position < group.end]
+
+
+def test_a_torn_open_segment_is_sealed_with_its_whole_commits(tmp_path: Path) -> None:
     segment = write_segment(new_paths(tmp_path), COMMITS, seal=False, clock=HandClock())
     data = segment.read_bytes()
     ends = [group.end for group in whole_commits(data)]
-    for length in range(_start_of_last_two_commits(data), len(data) + 1):
-        segment.write_bytes(data[:length])
+    for length in _line_ends_and_some(data):
         kept = sum(end <= length for end in ends)
+        if not kept:
+            continue
+        segment.write_bytes(data[:length])
         recovered = recover_segment(segment, now=START)
         assert recovered.segment is not None
         assert logged_ids([recovered.segment]) == [event_id for ids in COMMITS[:kept] for event_id in ids]
@@ -92,11 +124,13 @@ def test_an_open_segment_cut_at_every_position_keeps_exactly_its_whole_commits(t
         recovered.segment.unlink()
 
 
-def test_an_open_segment_with_a_flipped_byte_loses_only_the_commit_it_is_in_and_invents_nothing(tmp_path: Path) -> None:
+def test_a_damaged_open_segment_loses_only_the_commit_that_was_hit_and_invents_nothing(tmp_path: Path) -> None:
     segment = write_segment(new_paths(tmp_path), COMMITS, seal=False, clock=HandClock())
     data = segment.read_bytes()
     groups = whole_commits(data)
-    for position, damaged in flips(data, range(len(data))):
+    for position in _line_ends_and_some(data):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
         segment.write_bytes(damaged)
         recovered = recover_segment(segment, now=START)
         expected = [
@@ -108,7 +142,7 @@ def test_an_open_segment_with_a_flipped_byte_loses_only_the_commit_it_is_in_and_
         assert recovered.segment is not None
         assert logged_ids([recovered.segment]) == expected
         (kept_aside,) = recovered.quarantined
-        assert kept_aside.read_bytes() in damaged
+        assert kept_aside.read_bytes() in bytes(damaged)
         recovered.segment.unlink()
 
 

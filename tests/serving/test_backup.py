@@ -109,7 +109,7 @@ def test_a_changed_byte_in_a_backup_never_changes_what_is_restored(data_dir: Pat
     data = backup.read_bytes()
     expected = _files(data_dir)
     refused = 0
-    positions = range(0, len(data), max(1, len(data) // 20))
+    positions = range(0, len(data), max(1, len(data) // 12))
     for position in positions:
         damaged = bytearray(data)
         damaged[position] ^= 1
