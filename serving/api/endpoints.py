@@ -30,6 +30,9 @@ from serving.api.requests import parse_recommend, parse_reward, split_batch, spl
 log = logging.getLogger("rewardloop.api")
 
 DEFAULT_EXPERIMENT = "default"
+BATCH_SLICE = 16
+"""Questions of a batch that are decided before other requests get their turn."""
+
 NDJSON_TYPE = b"application/x-ndjson"
 _encoder = msgspec.json.Encoder()
 _NO_CONTENT = Reply(204, b"")
@@ -122,7 +125,9 @@ class Api:
         body = await read_body(receive, headers, limits.batch_bytes_max, "limits.batch_bytes_max")
         items = split_lines(body, limits) if ndjson else split_batch(body, limits)
         outcomes: list[Started | bytes] = []
-        for item in items:
+        for number, item in enumerate(items, start=1):
+            if number % BATCH_SLICE == 0:
+                await asyncio.sleep(0)  # others get their turn: a batch may hold a thousand questions
             try:
                 if len(item) > limits.body_bytes_max:
                     raise InvalidRequest("body", "is too large", f"limits.body_bytes_max = {limits.body_bytes_max}")

@@ -11,6 +11,7 @@ import argparse
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -41,6 +42,7 @@ def run_worker(
     default_experiment: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on an inherited listening socket (`fd`) or a new one; raises `OSError`."""
+    _raise_file_limit()
     listener = socket.socket(fileno=fd) if fd is not None else _listen(host, port)
     allowed = frozenset(name.lower() for name in allowed_hosts) | LOOPBACK_NAMES if is_loopback(host) else None
     app = create_app(
@@ -88,6 +90,12 @@ def new_writer_id(worker: int) -> str:
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine only."""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open connections as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

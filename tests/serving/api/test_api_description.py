@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bandit.settings import Limits
 from serving.api.openapi import document
 from tests.serving.api.support import make_experiment, run, served
 
-GENERATED = 300
+GENERATED = int(os.environ.get("GENERATED_REQUESTS", "300"))
 
 
 def resolve(schema: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +177,9 @@ def test_requests_generated_from_the_description_get_described_answers(tmp_path:
     ]
     cases: list[tuple[str, dict[str, Any], Any]] = []
 
-    @settings(max_examples=GENERATED, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=GENERATED, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(st.data())
     def generate(data: st.DataObject) -> None:
         path, operation = data.draw(st.sampled_from(posts))
