@@ -47,12 +47,13 @@ def offered(rng: random.Random) -> list[dict[str, Any]]:
 
 
 def prepare(data_dir: Path) -> None:
-    """Three experiments with trained champions: a catalogue, per-request actions, and rewards."""
-    _train(data_dir, "catalogue", {"actions": CATALOGUE}, lambda rng: CATALOGUE)
-    _train(data_dir, "request", {}, offered)
+    """Two experiments with trained champions: a catalogue, and per-request actions."""
+    train(data_dir, "catalogue", {"actions": CATALOGUE}, lambda rng: CATALOGUE)
+    train(data_dir, "request", {}, offered)
 
 
-def _train(data_dir: Path, name: str, settings: dict[str, Any], actions: Any) -> None:
+def train(data_dir: Path, name: str, settings: dict[str, Any], actions: Any) -> None:
+    """An experiment whose champion learnt from rows decided uniformly; `actions(rng)` gives what each row offers."""
     rng = random.Random(7)
     now = datetime.now(UTC)
     experiment = Experiment.create(data_dir, name, parse_settings(settings), now=now)
