@@ -184,9 +184,15 @@ def read_events(path: Path) -> Iterator[Event]:
     """The events of a sealed segment in the order of writing, after verifying it; raises `CorruptLog`."""
     verify_segment(path)
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if not line.startswith(_NOT_EVENTS):
-                yield decode_event(line)
+                try:
+                    event = decode_event(line)
+                except msgspec.DecodeError as error:
+                    raise CorruptLog(
+                        f"segment {path.name}: line {number} is no event that is known here ({error})"
+                    ) from None
+                yield event
 
 
 def whole_commits(data: bytes) -> list[Group]:

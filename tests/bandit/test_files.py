@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,24 @@ def test_a_killed_holder_frees_its_lock(tmp_path: Path) -> None:
 
 def test_a_missing_lock_file_is_not_locked(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "nothing")
+
+
+def test_threads_may_replace_the_same_file_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    failures: list[OSError] = []
+
+    def replace(content: bytes) -> None:
+        for _ in range(200):
+            try:
+                write_atomically(path, content, sync=False)
+            except OSError as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=replace, args=(bytes([number]) * 1000,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(set(path.read_bytes())) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
