@@ -66,8 +66,8 @@ class Exploration(_Section, frozen=True):
     epsilon: Fraction = 0.05
     bags: Annotated[int, Meta(ge=2, le=100)] = 5
     cover: Annotated[int, Meta(ge=1, le=100)] = 3
-    gamma_scale: Positive = 100.0
-    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    gamma_scale: Positive = 2.0
+    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.75
     temperature: Positive = 0.1
     explore_first: Annotated[int, Meta(ge=1)] = 1000
     probability_floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
@@ -118,7 +118,7 @@ class Gate(_Section, frozen=True):
     horizon_rows: Annotated[int, Meta(ge=100)] = 60_000
     detectable_lift: Annotated[float, Meta(gt=0, le=10)] = 0.05
     rows_min: Annotated[int, Meta(ge=2)] = 200
-    ess_min: Positive = 100.0
+    ess_min: Positive = 20.0
 
 
 class Serving(_Section, frozen=True):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evaluation.caution import Caution, caution
 from evaluation.checks import Check, agreement_note, evidence_checks, propensity_checks, without_support
 from evaluation.estimators import Estimate, Hyper, Totals, totals_of_events
 from evaluation.lift import paired_lift
@@ -41,7 +42,8 @@ class GateRules:
     bound must exceed, in reward units; in `noninferiority` the tolerated loss as a share of the champion's value.
     `looks`: `planned` spends α over looks, `anytime` uses a confidence sequence. `horizon_rows`: rows of an epoch.
     `detectable_lift`: the relative lift worth finding, for the forecast of rows still needed. The other fields are
-    floors below which the normal theory of the bound is not to be trusted.
+    floors below which the bound is not to be trusted at all; above them it reckons with what the log could not
+    show (see `evaluation.caution`), which is why they can be low.
     """
 
     enabled: bool = True
@@ -52,9 +54,9 @@ class GateRules:
     horizon_rows: int = 60_000
     detectable_lift: float = 0.05
     rows_min: int = 200
-    ess_min: float = 100.0
-    informative_min: int = 20
-    top_share_max: float = 0.5
+    ess_min: float = 20.0
+    informative_min: int = 10
+    top_share_max: float = 0.95
     uncovered_max: float = 0.02
 
     @classmethod
@@ -133,7 +135,8 @@ def judge(
         uncovered_max=rules.uncovered_max,
     )
     everything.append(agreement_note(totals))
-    case = _Case(lift, totals, rules, ledger, rules.alpha / challengers, tuple(everything), len(used))
+    care = caution(used, lift)
+    case = _Case(lift, totals, rules, ledger, rules.alpha / challengers, tuple(everything), len(used), care)
     ruling = _rule(case, identical=not events.lift.any())
     return Verdict(
         lift=lift,
@@ -157,6 +160,7 @@ class _Case:
     alpha: float
     checks: tuple[Check, ...]
     n: int
+    caution: Caution
 
     @property
     def champion_value(self) -> float:
@@ -192,13 +196,13 @@ class _Case:
                 wanted.append(self.n * (check.limit / check.value - 1) if check.value else self.n)
         effect = self.rules.detectable_lift * abs(self.champion_value)
         if effect > 0:
-            wanted.append(((z + _POWER_Z) * self.lift.se * math.sqrt(self.n) / effect) ** 2 - self.n)
+            wanted.append(((z + _POWER_Z) * self.caution.se * math.sqrt(self.n) / effect) ** 2 - self.n)
         most = max(wanted)
         return min(math.ceil(most), 10**9) if most > 0 and math.isfinite(most) else None
 
     def look(self) -> Look | None:
         """Take a look when one is planned and brings new evidence; None otherwise."""
-        clock = (self.n * self.lift.se) ** 2
+        clock = (self.n * self.caution.se) ** 2
         if clock <= 0:
             return None
         if self.rules.looks == "anytime":
@@ -237,7 +241,7 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     look = None if shut else case.look()
     after = case.ledger.looked(look) if look else case.ledger
     z = look.z if look else case.standing_z()
-    lower, upper = lift.value - z * lift.se, lift.value + z * lift.se
+    lower, upper = lift.value - case.caution.reach(z), lift.value + case.caution.reach(z)
     needed = case.rows_needed(z)
 
     def ruling(outcome: Outcome, reason: str, *, rejected: bool = False) -> _Ruling:

@@ -114,9 +114,14 @@ def _tiles(cert: Mapping[str, Any], initial: bool) -> list[dict[str, str]]:
     against = "against uniform choice" if initial else "per decision, paired DR"
     tiles = [_tile("Lift", _signed(lift["value"]), against)]
     if not initial:
-        share = f"{relative:+.1%} of the champion's value" if relative is not None else "relative lift unknown"
         tiles.append(_tile("Lower bound", _signed(lift["bound_lower"]), f"upper {_signed(lift['bound_upper'])}"))
-        tiles.append(_tile("Relative lift", "–" if relative is None else f"{relative:+.1%}".replace("-", "−"), share))
+        tiles.append(
+            _tile(
+                "Relative lift",
+                "–" if relative is None else f"{relative:+.1%}".replace("-", "−"),
+                "of the champion's value",
+            )
+        )
         rules = cert["rules"]
         tiles.append(_tile("α spent", f"{lift['alpha_spent']:.2g}", f"of {rules['alpha']:g}, epoch {lift['epoch']}"))
     else:

@@ -27,7 +27,7 @@ GROWTH_MIN = 1.02
 SPACING = 1.05
 """Looks are planned at least this factor of rows apart (the one at the horizon excepted)."""
 
-EARLY_SHARE = 0.1
+EARLY_SHARE = 0.2
 """Share of α spent on the first looks as 6/(π²k²); the rest is laid out over the epoch's rows."""
 
 LATE_POWER = 1.5
@@ -102,7 +102,7 @@ class AlphaLedger:
 def spend(ledger: AlphaLedger, rows: int, *, alpha: float, horizon_rows: int) -> float:
     """α for a look at `rows` rows of the present challenger; 0 where no look is planned yet.
 
-    A tenth of α goes to the first looks as 6/(π²k²), so that a large lift is seen at once; the rest grows with
+    A fifth of α goes to the first looks as 6/(π²k²), so that a large lift is seen at once; the rest grows with
     (rows / horizon)^1.5, so that a small lift is not lost to a bound that only ever rises. The look that reaches
     the horizon may spend all that is left. The schedule depends on row counts alone, never on outcomes.
     """
