@@ -103,14 +103,15 @@ def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec
     numbers = tally.numbers
     mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / len(numbers)) if numbers else 0.0
+    most_common = sorted(tally.values.items(), key=lambda item: (-item[1], item[0]))
     return FeatureSpec(
-        path=path,
+        path=_storable(path),
         present=tally.present,
         kinds=dict(sorted(tally.kinds.items())),
         edges=cut_points(numbers, bins),
         mean=mean,
         deviation=deviation,
-        top=dict(sorted(tally.values.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]),
+        top={_storable(text): count for text, count in most_common[:TOP_VALUES]},
         distinct=len(tally.values) + len(set(numbers)),
         expected=tally.present >= EXPECTED_SHARE * rows,
     )
@@ -153,6 +154,11 @@ def cut_points(numbers: Sequence[float], bins: int) -> list[float]:
         passed += counts[value]
         previous = value
     return sorted(cuts)
+
+
+def _storable(text: str) -> str:
+    """`text` without lone surrogates, which no JSON file can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _between(low: float, high: float) -> float:

@@ -114,7 +114,7 @@ class VWWorkspace:
             if known is not None and known[0] is action:
                 examples.append(known[1])
                 continue
-            key = (action.id, _json(action.features))  # cheaper than the line itself
+            key = (action.id, self._features_key(action))
             example = self._parsed.get(key)
             if example is None:
                 parsed = _parse(self._vw, self.encoder.action_line(action))
@@ -127,6 +127,12 @@ class VWWorkspace:
         if isinstance(actions, tuple):  # a list could be changed in place
             self._last_actions, self._last_examples = actions, examples
         return examples
+
+    def _features_key(self, action: Action) -> bytes:
+        try:
+            return _json(action.features)  # cheaper than the line itself
+        except (UnicodeEncodeError, TypeError):  # no JSON, but the encoder copes with it
+            return self.encoder.action_line(action).encode()
 
     def _forget(self) -> None:
         if self._parsed:

@@ -1,0 +1,177 @@
+"""What features look like to VW, fitted or not, and that nothing can break out of a line."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandit.encoder import FeatureEncoder, bins_for
+from bandit.errors import CorruptModel
+from bandit.feature_stats import cut_points
+from bandit.settings import Encoding
+from bandit.types import Action
+
+PLAIN = (Action("one"), Action("two"))
+
+
+def fit(contexts: list[dict[str, Any]], actions: tuple[Action, ...] = PLAIN, **encoding: Any) -> FeatureEncoder:
+    return FeatureEncoder.fit(contexts, [actions] * len(contexts), Encoding(**encoding))
+
+
+def tokens(line: str, namespace: str) -> set[str]:
+    """The tokens of one namespace of a line."""
+    for part in line.split("|")[1:]:
+        name, *rest = part.split()
+        if name == namespace:
+            return set(rest)
+    return set()
+
+
+def test_a_number_becomes_its_quantile_bin_and_a_coarser_one() -> None:
+    encoder = fit([{"x": value} for value in range(800)], bins=8)
+    assert tokens(encoder.context_line({"x": 0}), "c") == {"x=b0", "x=c0"}
+    assert tokens(encoder.context_line({"x": 799}), "c") == {"x=b7", "x=c3"}
+    assert tokens(encoder.context_line({"x": 150}), "c") == {"x=b1", "x=c0"}
+
+
+@pytest.mark.parametrize("value", [1e300, 10**400, 1.7976931348623157e308, 10**39])
+def test_outliers_fall_into_the_outermost_bins(value: float) -> None:
+    encoder = fit([{"x": number} for number in range(800)], bins=8)
+    assert tokens(encoder.context_line({"x": value}), "c") == {"x=b7", "x=c3"}
+    assert tokens(encoder.context_line({"x": -value}), "c") == {"x=b0", "x=c0"}
+    assert tokens(encoder.context_line({"new": value}), "n") <= {"new=p997", "new=p1024", "new=p100", "new=p130"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
+def test_what_is_no_number_counts_as_missing(value: float | None) -> None:
+    encoder = fit([{"x": number} for number in range(100)])
+    assert encoder.context_line({"x": value}) == encoder.context_line({})
+    assert tokens(encoder.context_line({}), "c") == {"x=missing"}
+
+
+def test_fitting_survives_poisoned_values() -> None:
+    poison = [float("nan"), float("inf"), 10**400, 1e300, -1e300, None, "text", True, ["a"], {"deep": {"er": 1}}]
+    encoder = fit([{"x": value} for value in [*range(50), *poison]])
+    assert FeatureEncoder.from_json(encoder.to_json()).to_json() == encoder.to_json()
+    for value in poison:
+        assert "\n" not in encoder.context_line({"x": value})
+
+
+def test_categories_booleans_sets_and_nested_objects_are_told_apart() -> None:
+    context = {"c": "red car", "b": True, "tags": ["x", "y|z"], "user": {"age": 3, "vip": False}}
+    line = fit([context, {**context, "user": {"age": 9, "vip": True}}]).context_line(context)
+    assert tokens(line, "c") == {"c=red%20car", "b=true", "user.age=b0", "user.vip=false"}
+    assert tokens(line, "s") == {"tags~x", "tags~y%7Cz"}
+
+
+def test_the_text_true_is_not_the_boolean() -> None:
+    encoder = fit([{"f": "1"}, {"f": 1}])
+    assert encoder.context_line({"f": 1}) != encoder.context_line({"f": "1"})
+
+
+def test_new_features_and_new_categories_have_a_code_before_the_next_fit() -> None:
+    encoder = fit([{"c": "a"}, {"c": "b"}])
+    assert tokens(encoder.context_line({"c": "never seen", "later": 12.0}), "c") == {"c=never%20seen"}
+    assert tokens(encoder.context_line({"c": "never seen", "later": 12.0}), "n") == {"later=p4"}
+
+
+def test_only_features_that_are_usually_there_are_missed() -> None:
+    contexts: list[dict[str, Any]] = [{"often": 1.0 * row} for row in range(100)]
+    contexts[3]["rare"] = 5
+    line = fit(contexts).context_line({})
+    assert tokens(line, "c") == {"often=missing"}
+
+
+def test_the_order_of_keys_changes_nothing() -> None:
+    encoder = fit([{"a": 1, "b": "x", "t": ["p", "q"]}, {"a": 2, "b": "y", "t": []}])
+    assert encoder.context_line({"a": 1, "b": "x", "t": ["q", "p"]}) == encoder.context_line(
+        {"t": ["p", "q"], "b": "x", "a": 1}
+    )
+
+
+def test_a_common_value_gets_a_bin_of_its_own() -> None:
+    cuts = cut_points([0.0] * 900 + [float(value) for value in range(1, 101)], 8)
+    assert cuts[0] == 0.5
+    assert len(cuts) == 7
+
+
+def test_few_distinct_values_are_cut_halfway() -> None:
+    assert cut_points([1, 1, 2, 5], 8) == [1.5, 3.5]
+    assert cut_points([], 8) == []
+    assert cut_points([7.0], 8) == []
+
+
+@given(st.lists(st.floats(-1e30, 1e30), max_size=80), st.integers(2, 20))
+def test_cuts_increase_and_lie_within_the_values(values: list[float], bins: int) -> None:
+    cuts = cut_points(values, bins)
+    assert all(low < high for low, high in itertools.pairwise(cuts))
+    assert all(min(values) < cut <= max(values) for cut in cuts)
+
+
+def test_bins_grow_with_the_rows_and_are_bounded() -> None:
+    assert [bins_for(rows, 32) for rows in (0, 100, 1000, 8000, 10**6)] == [8, 8, 10, 20, 32]
+
+
+def test_zscores_are_bounded() -> None:
+    encoder = fit([{"x": value} for value in (1.0, 2.0, 3.0)], numbers="zscore")
+    assert tokens(encoder.context_line({"x": 2.0}), "c") == {"x:0.000000"}
+    assert tokens(encoder.context_line({"x": 1e300}), "c") == {"x:1000.000000"}
+
+
+def test_pairs_are_crossed_only_where_that_is_affordable() -> None:
+    few = [{f"x{i}": float(i * row) for i in range(5)} for row in range(20)]
+    many = [{f"x{i}": float(i * row) for i in range(200)} for row in range(20)]
+    assert "cci" in fit(few).interactions
+    assert "cci" not in fit(many).interactions
+    assert "cci" not in fit(few, interactions="linear").interactions
+    assert "cci" in fit(many, interactions="pairs").interactions
+
+
+def test_features_of_actions_are_encoded_and_crossed() -> None:
+    actions = tuple(Action(f"a{number}", {"price": float(number), "kind": "k"}) for number in range(40))
+    encoder = fit([{"x": 1.0}, {"x": 2.0}], actions)
+    line = encoder.action_line(Action("quite new", {"price": 1e9}))
+    assert tokens(line, "i") == {"id=quite%20new"}
+    assert tokens(line, "f") == {"price=b7", "price=c3", "kind=missing"}
+    assert {"cf", "ci"} <= set(encoder.interactions)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=12),
+    lambda inner: st.lists(st.text(max_size=5), max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.dictionaries(st.text(st.characters(), max_size=8), json_values, max_size=5), max_size=4), st.text())
+def test_every_context_and_action_is_one_line_and_state_survives_json(
+    contexts: list[dict[str, Any]], name: str
+) -> None:
+    encoder = fit(contexts[:2])
+    again = FeatureEncoder.from_json(encoder.to_json())
+    for context in contexts:
+        line = encoder.context_line(context)
+        assert line.startswith("shared |c ")
+        assert len(line.splitlines()) == 1 and line.isascii()
+        assert again.context_line(context) == line
+    action_line = encoder.action_line(Action(name, contexts[0] if contexts else {}))
+    assert action_line.startswith("|i id=") and len(action_line.splitlines()) == 1
+
+
+def test_a_deeply_nested_object_is_bounded() -> None:
+    deep: dict[str, Any] = {"x": 1}
+    for _ in range(500):
+        deep = {"n": deep}
+    encoder = fit([deep])
+    assert encoder.context_line(deep) == "shared |c "
+
+
+def test_a_damaged_or_foreign_encoder_is_refused() -> None:
+    with pytest.raises(CorruptModel):
+        FeatureEncoder.from_json(b'{"version": 1')
+    with pytest.raises(CorruptModel, match="version 99"):
+        FeatureEncoder.from_json(fit([]).to_json().replace(b'"version": 1', b'"version": 99'))

@@ -1,0 +1,224 @@
+"""Policies over VW: honest pmfs, equal after save and reload, deaf to poison and injections."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from bandit.encoder import FeatureEncoder
+from bandit.errors import CorruptModel, InvalidRequest
+from bandit.policies import UniformPolicy
+from bandit.sampling import draw_index
+from bandit.settings import Algorithm, Encoding, Exploration, Learning
+from bandit.types import Action, Interaction
+from bandit.vw_options import policy_arguments
+from bandit.vw_policy import VWPolicy, with_floor
+from bandit.vw_workspace import VWWorkspace
+from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of
+
+ALGORITHMS = get_args(Algorithm)
+
+
+def encoder_of(rows: list[Interaction]) -> FeatureEncoder:
+    return FeatureEncoder.fit([row.context for row in rows], [row.actions for row in rows], Encoding())
+
+
+def learn(policy: VWPolicy, rows: list[Interaction]) -> None:
+    for row in rows:
+        policy.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Interaction]:
+    return rows_of(UniformPolicy(), 1200, seed=1)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_saved_and_reloaded_policy_answers_and_learns_on_bit_for_bit(
+    algorithm: Algorithm, rows: list[Interaction]
+) -> None:
+    exploration = Exploration(algorithm=algorithm, explore_first=300)
+    encoder = encoder_of(rows)
+    policy = VWPolicy(encoder, exploration, Learning())
+    learn(policy, rows[:600])
+    again = VWPolicy(encoder, exploration, Learning(), model=policy.to_bytes(), rows_learnt=policy.rows_learnt)
+    for row in rows[:100]:
+        assert policy.pmf(row.context, row.actions) == again.pmf(row.context, row.actions)
+    learn(policy, rows[600:])
+    learn(again, rows[600:])
+    for row in rows[:100]:
+        assert policy.pmf(row.context, row.actions) == again.pmf(row.context, row.actions)
+    policy.close()
+    again.close()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_pmf_is_a_pmf_and_asking_again_changes_nothing(algorithm: Algorithm, rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(algorithm=algorithm, probability_floor=0.01), Learning())
+    learn(policy, rows[:300])
+    first = [policy.pmf(row.context, row.actions) for row in rows[:200]]
+    assert first == [policy.pmf(row.context, row.actions) for row in rows[:200]]
+    for pmf in first:
+        assert len(pmf) == len(ACTIONS)
+        assert math.isclose(sum(pmf), 1.0, abs_tol=1e-12)
+        assert min(pmf) >= 0.01 - 1e-12
+    policy.close()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_draws_follow_the_pmf(algorithm: Algorithm, rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(algorithm=algorithm, gamma_scale=1.0), Learning())
+    learn(policy, rows[:100])
+    pmf = policy.pmf(rows[0].context, ACTIONS)
+    policy.close()
+    rng = np.random.default_rng(0)
+    n = 20_000
+    hits = np.bincount([draw_index(pmf, u) for u in rng.random(n)], minlength=len(pmf))
+    for hit, probability in zip(hits, pmf, strict=True):
+        assert abs(hit / n - probability) <= 4.5 * math.sqrt(probability * (1 - probability) / n) + 1e-12
+
+
+@pytest.mark.parametrize("algorithm", ["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first"])
+def test_every_algorithm_learns_an_interaction_of_two_numbers(algorithm: Algorithm, rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(algorithm=algorithm, temperature=0.02), Learning())
+    learn(policy, rows)
+    policy.rows_learnt = 10_000
+    assert greedy_accuracy(policy, seed=2, count=400) > 0.8
+    policy.close()
+
+
+def test_explore_first_is_uniform_until_its_number_of_rows(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(algorithm="explore_first", explore_first=50), Learning())
+    learn(policy, rows[:49])
+    assert policy.pmf(rows[0].context, ACTIONS) == [0.25] * 4
+    learn(policy, rows[49:50])
+    assert max(policy.pmf(rows[0].context, ACTIONS)) == 1.0
+    policy.close()
+
+
+def test_uniform_stays_uniform_whatever_it_learns(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(algorithm="uniform"), Learning())
+    learn(policy, rows[:200])
+    assert policy.pmf(rows[0].context, ACTIONS[:3]) == [1 / 3] * 3
+    policy.close()
+
+
+def test_one_action_has_probability_one(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    assert policy.pmf({}, ACTIONS[:1]) == [1.0]
+    policy.close()
+
+
+def test_the_floor_holds_and_gives_way_to_uniform_for_many_actions() -> None:
+    assert with_floor([1.0, 0.0, 0.0], 0.1) == pytest.approx([0.8, 0.1, 0.1])
+    assert with_floor([1.0, 0.0], 0.5) == [0.5, 0.5]
+    assert with_floor([1.0] + [0.0] * 9, 0.2) == [0.1] * 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\n0:-1:1 |x", "save_/tmp/x", "a|b", "a:3", "tab\tcr\r", "", " ", "shared |c", "0:0:0", "é😀", "\ud800", "'tag"],
+)
+def test_names_from_outside_are_only_names(name: str, rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    learn(policy, rows[:50])
+    actions = (Action(name, {name: name, "list": [name, name]}), Action("other", {name: 1.0}), Action("third"))
+    pmf = policy.pmf({name: name, "n": {name: [name]}}, actions)
+    assert len(pmf) == 3 and math.isclose(sum(pmf), 1.0)
+    policy.learn({name: 1e300}, actions, 0, -1.0, 0.5)
+    assert len(policy.pmf({name: True}, actions)) == 3
+    policy.close()
+
+
+@pytest.mark.parametrize(
+    ("cost", "propensity", "index"),
+    [(math.nan, 0.5, 0), (math.inf, 0.5, 0), (0.0, 0.0, 0), (0.0, 2.0, 0), (0.0, math.nan, 0), (0.0, 0.5, 4)],
+)
+def test_poisoned_examples_are_refused(cost: float, propensity: float, index: int, rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    with pytest.raises(ValueError, match="training example"):
+        policy.learn({}, ACTIONS, index, cost, propensity)
+    policy.close()
+
+
+def test_tiny_propensities_are_bounded_so_that_good_rows_win_again(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    learn(policy, rows[:600])
+    for row in rows[:5]:
+        policy.learn(row.context, row.actions, 3, 1.0, 1e-300)
+    learn(policy, rows[600:])
+    assert greedy_accuracy(policy, seed=3, count=300) > 0.8
+    policy.close()
+
+
+def test_no_actions_or_a_doubled_id_are_refused(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    with pytest.raises(InvalidRequest):
+        policy.pmf({}, ())
+    with pytest.raises(InvalidRequest):
+        policy.pmf({}, (Action("a"), Action("a")))
+    policy.close()
+
+
+def test_reused_action_lines_answer_as_fresh_ones(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    learn(policy, rows[:300])
+    for row in rows[:50]:
+        catalogue = policy.pmf(row.context, ACTIONS)
+        fresh = policy.pmf(row.context, [Action(action.id) for action in ACTIONS])
+        backwards = policy.pmf(row.context, ACTIONS[::-1])
+        assert catalogue == fresh
+        assert catalogue == pytest.approx(backwards[::-1], abs=1e-6)
+    policy.close()
+
+
+def test_the_memory_of_parsed_actions_is_bounded(rows: list[Interaction], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandit.vw_workspace.PARSED_MAX", 50)
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    learn(policy, rows[:100])
+    expected = policy.pmf(rows[0].context, ACTIONS)
+    for number in range(300):
+        policy.pmf(rows[0].context, (Action(f"id{number}", {"f": float(number)}), Action("b")))
+        assert len(policy._vw._parsed) <= 50
+    assert policy.pmf(rows[0].context, ACTIONS) == expected
+    policy.close()
+
+
+def test_a_foreign_or_damaged_model_is_refused(rows: list[Interaction]) -> None:
+    encoder = encoder_of(rows)
+    with pytest.raises(CorruptModel):
+        VWPolicy(encoder, Exploration(), Learning(), model=b"not a model")
+    policy = VWPolicy(encoder, Exploration(), Learning(bits=18))
+    model = policy.to_bytes()
+    policy.close()
+    with pytest.raises(CorruptModel):
+        VWPolicy(encoder, Exploration(), Learning(bits=20), model=model)
+
+
+def test_a_closed_policy_refuses_to_answer(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    policy.pmf({}, ACTIONS)
+    policy.close()
+    policy.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        policy.pmf({}, ACTIONS)
+
+
+def test_arguments_are_built_from_an_allow_list() -> None:
+    for algorithm in ALGORITHMS:
+        arguments = policy_arguments(Exploration(algorithm=algorithm), Learning(), ["ci"])
+        assert all(argument.startswith("--") or not argument.startswith("-") for argument in arguments)
+    with pytest.raises(ValueError, match="interactions"):
+        policy_arguments(Exploration(), Learning(), ["ci -f x"])
+
+
+def test_a_workspace_gives_one_number_per_action(rows: list[Interaction]) -> None:
+    encoder = encoder_of(rows)
+    arguments: list[Any] = policy_arguments(Exploration(), Learning(), encoder.interactions)
+    workspace = VWWorkspace(encoder, arguments)
+    for k in (1, 2, 17, 300):
+        assert len(workspace.predict({"x": 1.0}, tuple(Action(f"a{i}") for i in range(k)))) == k
+    workspace.close()
