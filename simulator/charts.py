@@ -103,7 +103,7 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     return style.save(figure, path)
 
 
-def _stack(
+def _stack(  # noqa: PLR0917
     cell: Any, one: dict[str, Vector], shown: Sequence[str], rest: Sequence[str], colours: Sequence[str], played: int
 ) -> None:
     bins = len(next(iter(one.values())))

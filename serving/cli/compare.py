@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 PUBLISHED: dict[str, dict[str, Any]] = {
     "uniform": {"algorithm": "uniform"},
     "egreedy": {"algorithm": "egreedy", "epsilon": 0.001},
-    "bag": {"algorithm": "bag", "bags": 3},
-    "cover": {"algorithm": "cover", "cover": 3},
+    "bag": {"algorithm": "bag", "bags": 3, "epsilon": 0.0},
+    "cover": {"algorithm": "cover", "cover": 3, "epsilon": 0.05},
 }
-"""The published study's recipes; each of them deploys whatever it has trained."""
+"""The published study's recipes: doubly-robust learning, and each deploys whatever it has trained."""
+
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "zscore": {"numbers": "zscore", "interactions": "linear"},
+    "bins": {"numbers": "bins"},
+}
+"""How numbers become features: as published (one weight for each action and number), and as ours."""
 
 LABELS = {
     "uniform": "uniform random",
@@ -100,9 +106,9 @@ def _configuration(name: str, encoder: str, gate: str | None) -> Configuration:
     """A recipe by name; an algorithm outside the published study runs with the default parameters and our gate."""
     recipe = PUBLISHED.get(name)
     enabled = gate == "on" if gate is not None else recipe is None
-    changes: dict[str, Any] = {"encoding": {"numbers": encoder}, "gate": {"enabled": enabled}}
+    changes: dict[str, Any] = {"encoding": ENCODINGS[encoder], "gate": {"enabled": enabled}}
     if recipe is not None:
-        changes["exploration"] = recipe
+        changes |= {"exploration": recipe, "learning": {"cb_type": "dr"}}
     elif name != "default":
         changes["exploration"] = {"algorithm": name}
     return Configuration(name, LABELS.get(name, name), encoder, changes)
