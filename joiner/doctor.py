@@ -44,7 +44,7 @@ SELECT count(*) FROM (
 PROPENSITIES = """
 -- one row: live interactions whose probability is not that of the logged action, or whose pmf is no pmf
 SELECT count(*) FILTER (probability IS DISTINCT FROM pmf[index + 1]), count(*) FILTER (abs(list_sum(pmf) - 1) > 1e-9)
-FROM joined WHERE pmf IS NOT NULL
+FROM interactions WHERE pmf IS NOT NULL
 """
 
 

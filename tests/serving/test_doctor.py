@@ -170,7 +170,7 @@ def _set_the_clock_back(data_dir: Path) -> None:
         (_statement("DELETE FROM reward_records WHERE event_id = 'event-7'"), "database: segment simulation-"),
         (_statement("INSERT INTO joined SELECT * FROM joined LIMIT 3"), "database: 3 event(s) contribute more"),
         (
-            _statement("UPDATE joined SET probability = 0.9 WHERE event_id = 'event-7'"),
+            _statement("UPDATE decision_records SET probability = 0.9 WHERE event_id = 'event-7'"),
             "database: 1 interaction(s) have",
         ),
         (_leave_damaged_bytes, "log: events/quarantine/w0-00000001.open.100.damaged"),
