@@ -29,6 +29,9 @@ from bandit.files import fsync_directory
 FORMAT = 1
 CONTENTS = "backup.json"
 PRIVATE = ("secret", "keys.json")
+NOT_SAVED = ("warehouse.", "scratch", ".")
+"""What a backup leaves out of an experiment's folder, by the beginning of the name: views, leftovers, locks."""
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -138,7 +141,12 @@ def _everything(data_dir: Path, names: list[str]) -> Iterator[Path]:
         yield from (path for path in (paths.champion, paths.history) if path.exists())
         for folder in (paths.challengers, paths.evaluations, paths.models):
             yield from _files(folder, but=(".tmp",))
-        yield from (paths.settings, paths.secret)
+        listed = {paths.events, paths.workers, paths.champion, paths.history, paths.settings, paths.catalogues}
+        listed |= {paths.challengers, paths.evaluations, paths.models}
+        for entry in sorted(paths.root.iterdir()):
+            if entry not in listed and not entry.name.startswith(NOT_SAVED):
+                yield from _files(entry, but=(".tmp",)) if entry.is_dir() else (entry,)
+        yield paths.settings
         yield from _files(paths.catalogues, but=(".tmp",))
     keys = data_dir / "keys.json"
     if keys.exists():

@@ -56,6 +56,8 @@ def _files(data_dir: Path) -> dict[str, str]:
 def test_a_restored_directory_has_the_same_files_and_gives_the_same_interactions(
     data_dir: Path, tmp_path: Path
 ) -> None:
+    (_paths(data_dir).root / "archive").mkdir(exist_ok=True)
+    (_paths(data_dir).root / "archive" / "part.parquet").write_bytes(b"whatever else belongs to an experiment")
     written = write_backup(data_dir, tmp_path / "b.tar.gz", now=now())
     restored = restore_backup(written.path, tmp_path / "back")
     assert _files(tmp_path / "back") == _files(data_dir)
