@@ -1,0 +1,154 @@
+"""One code path under two transports: in process it repeats to the bit, and over HTTP it decides the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rewardloop_client import Client
+
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings, merge_settings
+from joiner.warehouse import Warehouse
+from serving.in_process import in_process, secret_of
+from serving.over_http import Admin, OverHttp, Service
+from serving.sabotage import read_log
+from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
+from simulator.channel import Delay, Lost, Twice
+from simulator.client_app import ClientApp
+from simulator.curves import summarise
+from simulator.runner import Run, Script, play
+from simulator.synthetic import LinearWorld
+from simulator.tables import LabelledTable
+from simulator.transport import Settled
+
+SCRIPT = Script(interactions=450, batch=150, warm_start=60, seed=7)
+
+
+def settings_for(world: Any, **changes: Any) -> ExperimentSettings:
+    return simulated_settings(world, ExperimentSettings(), {"rewards": {"window_s": 1.0}} | changes)
+
+
+def simulate(world: Any, data_dir: Path, script: Script = SCRIPT, **options: Any) -> Run:
+    with in_process(data_dir, "world", options.pop("settings", settings_for(world)), script.seed, **options) as loop:
+        return play(world, loop, script, channel=Delay(0.2, "uniform"))
+
+
+def said(run: Run) -> list[tuple[str, str, float]]:
+    return list(zip(run.event_ids, run.actions, run.probabilities.tolist(), strict=True))
+
+
+def judged(settled: Settled) -> tuple[Any, ...]:
+    return settled.outcome, settled.lift, settled.lower, settled.upper
+
+
+def test_the_same_seed_gives_the_same_decisions_verdicts_and_summary(tmp_path: Path) -> None:
+    world = LinearWorld(4)
+    first, again = simulate(world, tmp_path / "a"), simulate(world, tmp_path / "b")
+    assert said(first) == said(again)
+    assert [batch.settled.lift for batch in first.batches] == [batch.settled.lift for batch in again.batches]
+    assert [batch.settled.champion for batch in first.batches] == [batch.settled.champion for batch in again.batches]
+    assert summarise(first) == summarise(again)
+    other = simulate(world, tmp_path / "c", Script(450, 150, 60, seed=8))
+    assert said(other) != said(first)
+
+
+def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: LabelledTable, tmp_path: Path) -> None:
+    quick = {
+        "schedule": {"interactions": SCRIPT.batch, "interval_s": 3600.0, "poll_s": 0.05},
+        "serving": {"seal_interval_s": 0.05},
+    }
+    settings = settings_for(statlog, **quick)
+    inside = simulate(statlog, tmp_path / "inside", settings=settings)
+    data_dir = tmp_path / "outside"
+    Experiment.create(data_dir, "world", settings, now=datetime.now(UTC), secret=secret_of(SCRIPT.seed))
+    with Service(data_dir, log=tmp_path / "service.log") as service, Client(service.url, "world") as client:
+        app = ClientApp(client, users=1, reporters=1)
+        transport = OverHttp(app, Admin(data_dir, "world"), expected_batch=SCRIPT.batch)
+        outside = play(statlog, transport, SCRIPT, channel=Delay(0.2, "uniform"))
+    assert said(outside) == said(inside)
+    assert [judged(batch.settled) for batch in outside.batches] == [judged(batch.settled) for batch in inside.batches]
+    assert judged(outside.initial or inside.batches[0].settled) == judged(inside.initial or outside.batches[0].settled)
+
+
+def test_a_simulated_directory_opens_under_the_real_service(tmp_path: Path) -> None:
+    world = LinearWorld(3)
+    run = simulate(world, tmp_path / "data", Script(200, 100, 60, seed=1))
+    with Service(tmp_path / "data", log=tmp_path / "service.log") as service, Client(service.url, "world") as client:
+        choice = client.recommend({f"u{i}": 0.1 for i in range(6)})
+        client.reward(choice.event_id, 1.0)
+        status = Admin(tmp_path / "data", "world").status()
+    assert status is not None
+    assert choice.model_id == run.batches[-1].settled.champion == status["champion"]
+    assert status["counts"]["interactions"] == 200
+
+
+def test_without_history_every_pmf_is_exactly_uniform_until_the_first_model(tmp_path: Path) -> None:
+    world = LinearWorld(4)
+    run = simulate(world, tmp_path, Script(300, 150, 0, seed=3))
+    first_model = next((batch.stop for batch in run.batches if batch.settled.champion), run.played)
+    assert first_model >= 150
+    assert set(run.probabilities[:first_model]) == {0.25}
+
+
+def test_lost_doubled_and_late_rewards_are_each_counted_and_learnt_at_most_once(tmp_path: Path) -> None:
+    world, script = LinearWorld(3), Script(400, 200, 0, seed=5)
+    channel = Lost(0.2, Twice(0.3, Delay(0.6, "exponential")))
+    with in_process(tmp_path, "world", settings_for(world), script.seed) as loop:
+        run = play(world, loop, script, channel=channel)
+        experiment = loop.experiment
+    with Warehouse(experiment, read_only=True) as warehouse:
+        counts, joined = warehouse.counts(), warehouse.interactions()
+    assert counts["interactions"] == len(joined) == joined["event_id"].nunique() == run.played
+    assert counts["late"] > 0 and counts["duplicates"] > 0 and counts["defaulted"] > 0
+    truth = dict(zip(run.event_ids, run.rewards, strict=True))
+    rewarded = joined[joined["rewarded"]]
+    assert (rewarded["reward"] == rewarded["event_id"].map(truth)).all()
+    assert (joined[~joined["rewarded"]]["reward"] == 0.0).all()
+
+
+def test_traffic_that_never_stops_trains_on_what_has_matured(tmp_path: Path) -> None:
+    world = LinearWorld(3)
+    settings = merge_settings(settings_for(world), {"rewards": {"window_s": 2.0}})
+    with in_process(tmp_path, "world", settings, 2, question_every_s=0.01, barrier=False) as loop:
+        run = play(world, loop, Script(600, 150, 0, seed=2), channel=Delay(1.0))
+        experiment = loop.experiment
+    with Warehouse(experiment, read_only=True) as warehouse:
+        # those of the last two seconds still wait, and the one just two seconds old may
+        assert warehouse.counts()["interactions"] in (600 - 201, 600 - 200)
+    assert run.played == 600
+
+
+def test_several_processes_give_what_one_gives(tmp_path: Path) -> None:
+    world = LinearWorld(3)
+    jobs = [Job(f"w{seed}", settings_for(world), Script(200, 100, 40, seed)) for seed in (0, 1)]
+    seen: list[int] = []
+    alone = run_jobs([world], jobs, tmp_path / "one")
+    together = run_jobs([world], jobs, tmp_path / "two", processes=2, on_progress=seen.append)
+    assert [said(run) for run in alone] == [said(run) for run in together]
+    assert sum(seen) == 400
+    assert sorted(path.name for path in (tmp_path / "two" / "experiments").iterdir()) == ["w0", "w1"]
+
+
+def test_event_ids_and_secret_come_from_the_seed(tmp_path: Path) -> None:
+    run = simulate(LinearWorld(3), tmp_path, Script(20, 20, 0, seed=9))
+    experiment = Experiment.open(tmp_path, "world")
+    assert experiment.secret == secret_of(9)
+    assert sorted(read_log(experiment).decisions) == run.event_ids == [f"s9-{number:07d}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0-3", [0, 1, 2, 3]), ("1,5,7", [1, 5, 7]), ("0-1,9", [0, 1, 9])]
+)
+def test_seeds_are_one_a_range_or_a_list(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.fixture(scope="module")
+def statlog() -> Iterator[LabelledTable]:
+    from serving.cli.worlds import statlog_world
+
+    yield statlog_world()
