@@ -59,12 +59,14 @@ ORDER BY matures_at, decided_at, event_id
 # RFC 3339 in UTC with six digits
 _ISO = "'%Y-%m-%dT%H:%M:%S.%fZ'"
 
-# one row per selected interaction, with the keys of `bandit.types.Interaction`
+# one row per selected interaction, with the keys of `bandit.types.Interaction`; `actions` stays null where a catalogue
+# was offered, because naming its version is shorter
 _TRAINING_ROWS = f"""
-SELECT event_id, strftime(decided_at, {_ISO}) AS decided_at, model_id, context::JSON AS context,
-       actions::JSON AS actions, catalogue_version, excluded::JSON AS excluded, index, probability AS propensity, pmf,
-       reward, rewarded, mode, slice, origin, settings_version, slot, subject
-FROM joined {_WHERE}
+SELECT i.event_id, strftime(i.decided_at, {_ISO}) AS decided_at, i.model_id, i.context::JSON AS context,
+       CASE WHEN i.catalogue_version IS NULL THEN i.actions::JSON END AS actions, i.catalogue_version,
+       i.excluded::JSON AS excluded, i.index, i.probability AS propensity, i.pmf, i.reward, i.rewarded, i.mode,
+       i.slice, i.origin, i.settings_version, i.slot, i.subject
+FROM interactions i {_WHERE}
 """
 
 # one row per state: how many selected decisions are in it, and when the first of them matures

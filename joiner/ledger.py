@@ -141,7 +141,7 @@ _ACTIVATIONS = "SELECT received_at FROM activation_records WHERE event_id = $eve
 
 # one row, or none: the interaction of the event
 _JOINED = """
-SELECT matures_at, reward, rewarded, rewards_counted, rewarded_at, subject FROM joined WHERE event_id = $event_id
+SELECT matures_at, reward, rewarded, rewards_counted, rewarded_at, subject FROM interactions WHERE event_id = $event_id
 """
 
 # one row, or none: why the event is no interaction

@@ -13,12 +13,13 @@ import msgspec
 from bandit.experiment import Experiment
 from joiner.views import VIEWS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raise it with every change of a table or of what goes into it: files of another version are made anew."""
 
 TABLES = """
--- one row: version of this schema, and the watermark up to which interactions are materialised
-CREATE TABLE IF NOT EXISTS state (schema_version INTEGER NOT NULL, joined_until TIMESTAMP);
+-- one row: version of this schema; the watermark up to which interactions are materialised; the time up to which
+-- rewards without a decision before them are in `early_rewards`
+CREATE TABLE IF NOT EXISTS state (schema_version INTEGER NOT NULL, joined_until TIMESTAMP, swept_until TIMESTAMP);
 
 -- one row per ingested segment
 CREATE TABLE IF NOT EXISTS segments (
@@ -35,9 +36,11 @@ CREATE TABLE IF NOT EXISTS catalogues (
   catalogue_version INTEGER, whole VARCHAR, entries STRUCT(id VARCHAR, action VARCHAR)[]
 );
 
--- one row per decision record in the log (an event_id may have several: retries, conflicts)
+-- one row per decision record in the log (an event_id may have several: retries, conflicts); `record_id` counts up
+-- in the order of ingest, `event_key` is a hash of event_id that is cheap to look for
 CREATE TABLE IF NOT EXISTS decision_records (
-  event_id VARCHAR, decided_at TIMESTAMP, stamped_at TIMESTAMP, matures_at TIMESTAMP, imported_at TIMESTAMP,
+  record_id BIGINT, event_key UBIGINT, event_id VARCHAR,
+  decided_at TIMESTAMP, stamped_at TIMESTAMP, matures_at TIMESTAMP, imported_at TIMESTAMP,
   model_id VARCHAR, settings_version INTEGER, catalogue_version INTEGER, mode VARCHAR, slice VARCHAR, slot INTEGER,
   deferred BOOLEAN, action VARCHAR, index INTEGER, probability DOUBLE, pmf DOUBLE[],
   context VARCHAR, actions VARCHAR, excluded VARCHAR, body_digest VARCHAR,
@@ -51,6 +54,9 @@ CREATE TABLE IF NOT EXISTS reward_records (
   writer_id VARCHAR, sequence INTEGER, position BIGINT
 );
 
+-- one row per reward record that came without a known decision before it: early, for a forgotten or an unknown event
+CREATE TABLE IF NOT EXISTS early_rewards AS SELECT * FROM reward_records LIMIT 0;
+
 -- one row per activation record in the log
 CREATE TABLE IF NOT EXISTS activation_records (
   event_id VARCHAR, received_at TIMESTAMP, writer_id VARCHAR, sequence INTEGER, position BIGINT
@@ -62,12 +68,11 @@ CREATE TABLE IF NOT EXISTS repeated (event_id VARCHAR);
 -- one row per event_id to be joined anew: a record of it came in behind the watermark
 CREATE TABLE IF NOT EXISTS stragglers (event_id VARCHAR);
 
--- one row per event_id that became an interaction, appended in the order of (matures_at, decided_at, event_id)
+-- one row per event_id that became an interaction, appended tick by tick in the order of matures_at; what was
+-- decided stays in `decision_records`
 CREATE TABLE IF NOT EXISTS joined (
-  event_id VARCHAR, decided_at TIMESTAMP, matures_at TIMESTAMP, model_id VARCHAR, context VARCHAR, actions VARCHAR,
-  catalogue_version INTEGER, excluded VARCHAR, action VARCHAR, index INTEGER, probability DOUBLE, pmf DOUBLE[],
-  reward DOUBLE, rewarded BOOLEAN, rewards_counted INTEGER, rewarded_at TIMESTAMP,
-  mode VARCHAR, slice VARCHAR, slot INTEGER, origin VARCHAR, settings_version INTEGER, subject VARCHAR
+  record_id BIGINT, event_id VARCHAR, decided_at TIMESTAMP, matures_at TIMESTAMP, reward DOUBLE, rewarded BOOLEAN,
+  rewards_counted INTEGER, rewarded_at TIMESTAMP, origin VARCHAR
 );
 
 -- one row per matured event_id that is no interaction, with the reason: conflict, not_activated
@@ -88,7 +93,7 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> bool:
     for view in VIEWS.values():
         connection.execute(view)
     if not tables:
-        connection.execute("INSERT INTO state VALUES (?, NULL)", [SCHEMA_VERSION])
+        connection.execute("INSERT INTO state VALUES (?, NULL, NULL)", [SCHEMA_VERSION])
     return True
 
 

@@ -53,7 +53,8 @@ SELECT filename, min(rowid) AS first_row FROM incoming GROUP BY filename
 # one row per decision record just read
 INSERT_DECISIONS = """
 INSERT INTO decision_records BY NAME
-SELECT i.event_id, i.decided_at, coalesce(i.imported_at, i.decided_at) AS stamped_at,
+SELECT (SELECT coalesce(max(record_id), -1) FROM decision_records) + 1 + i.rowid AS record_id,
+       hash(i.event_id) AS event_key, i.event_id, i.decided_at, coalesce(i.imported_at, i.decided_at) AS stamped_at,
        coalesce(i.imported_at, i.decided_at + to_microseconds(s.window_us)) AS matures_at,
        i.imported_at, i.model_id, coalesce(i.settings_version, 1) AS settings_version, i.catalogue_version,
        coalesce(i.mode, 'online') AS mode, coalesce(i.slice, 'policy') AS slice, i.slot,
@@ -82,13 +83,18 @@ FROM incoming i JOIN places p USING (filename) JOIN reading f USING (filename)
 WHERE i.type = 'activation'
 """
 
-# one row per event_id that has got its second decision record now
+# one row per event_id that has got its second decision record now; the hashes are looked for first, because scanning
+# them costs a fraction of scanning the ids
 INSERT_REPEATED = """
 INSERT INTO repeated
+WITH fresh AS (SELECT event_id, hash(event_id) AS event_key FROM incoming WHERE type = 'decision'),
+suspects AS MATERIALIZED (SELECT DISTINCT d.event_key FROM decision_records d SEMI JOIN fresh USING (event_key))
 SELECT event_id FROM (
-  SELECT event_id FROM incoming WHERE type = 'decision' GROUP BY event_id HAVING count(*) > 1
+  SELECT event_id FROM fresh GROUP BY event_id HAVING count(*) > 1
   UNION
-  SELECT event_id FROM incoming WHERE type = 'decision' AND event_id IN (SELECT event_id FROM decision_records)
+  SELECT f.event_id FROM fresh f
+  WHERE f.event_key IN (SELECT event_key FROM suspects) AND f.event_id IN (
+    SELECT d.event_id FROM decision_records d WHERE d.event_key IN (SELECT event_key FROM suspects))
 )
 WHERE event_id NOT IN (SELECT event_id FROM repeated)
 """
@@ -101,12 +107,21 @@ WHERE type IN ('decision', 'reward', 'activation')
   AND coalesce(imported_at, decided_at, received_at) <= (SELECT joined_until FROM state)
 """
 
+# one row per reward record just read that is stamped behind the sweep for early rewards
+INSERT_LATE_ARRIVALS = """
+INSERT INTO early_rewards
+SELECT r.* FROM reward_records r
+WHERE r.event_id IN (SELECT event_id FROM stragglers) AND r.stamped_at <= (SELECT swept_until FROM state)
+  AND (r.writer_id, r.sequence) IN (SELECT (writer_id, sequence) FROM reading)
+"""
+
 INGEST = (
     INSERT_REPEATED,
     INSERT_STRAGGLERS,
     INSERT_DECISIONS,
     INSERT_REWARDS,
     INSERT_ACTIVATIONS,
+    INSERT_LATE_ARRIVALS,
 )
 """What follows the reading of a batch, in this order, in its transaction."""
 
@@ -123,25 +138,33 @@ SELECT * FROM (
 )
 """
 
+# one row per event_id that is looked at record by record
+_CAREFUL = "SELECT event_id FROM repeated UNION ALL SELECT event_id FROM stragglers"
+
 # one row per event_id that matured in ($after, $until] or straggled in: its first decision record
 _FIRSTS = f"""
 firsts AS (
-  SELECT * FROM decision_records
-  WHERE matures_at > $after AND matures_at <= $until
-    AND event_id NOT IN (SELECT event_id FROM repeated) AND event_id NOT IN (SELECT event_id FROM stragglers)
+  SELECT * EXCLUDE (context, actions, excluded, pmf) FROM decision_records
+  WHERE matures_at > $after AND matures_at <= $until AND event_id NOT IN ({_CAREFUL})
   UNION ALL
-  SELECT * FROM (
-    SELECT * FROM decision_records
-    WHERE event_id IN (SELECT event_id FROM repeated UNION ALL SELECT event_id FROM stragglers)
+  SELECT * EXCLUDE (context, actions, excluded, pmf) FROM (
+    SELECT * FROM decision_records WHERE event_id IN ({_CAREFUL})
     QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
   )
   WHERE matures_at <= $until AND (matures_at > $after OR event_id IN (SELECT event_id FROM stragglers))
-),
+)"""
+
+# one row: how far back the records of what matures now may reach
+REACH = f"WITH {_FIRSTS} SELECT min(stamped_at) FROM firsts"
+
+_ASIDE = f"""
+-- one row per record of an event_id that has several
+several AS (SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)),
 -- one row per event_id whose records, stamped while its window was open, contradict each other
 conflicts AS (
   SELECT DISTINCT d.event_id
-  FROM firsts d JOIN decision_records r USING (event_id)
-  WHERE d.event_id IN (SELECT event_id FROM repeated) AND {_COUNTS_FOR}
+  FROM firsts f JOIN several d ON d.record_id = f.record_id JOIN several r ON r.event_id = d.event_id
+  WHERE {_COUNTS_FOR}
     AND (r.action IS DISTINCT FROM d.action OR r.probability IS DISTINCT FROM d.probability
       OR r.pmf IS DISTINCT FROM d.pmf OR r.model_id IS DISTINCT FROM d.model_id OR r.slot IS DISTINCT FROM d.slot
       OR r.body_digest IS DISTINCT FROM d.body_digest OR r.deferred <> d.deferred
@@ -150,62 +173,85 @@ conflicts AS (
 ),
 -- one row per event_id whose decision was deferred and not activated in time
 inactive AS (
-  SELECT d.event_id FROM firsts d
-  WHERE d.deferred AND NOT EXISTS (
+  SELECT d.event_id FROM (SELECT event_id, matures_at FROM firsts WHERE deferred) d
+  WHERE NOT EXISTS (
     SELECT 1 FROM activation_records a WHERE a.event_id = d.event_id AND a.received_at < d.matures_at)
 )"""
 
 # one row per event_id that matured and cannot be learnt from
 INSERT_SET_ASIDE = f"""
 INSERT INTO set_aside
-WITH {_FIRSTS}
+WITH {_FIRSTS}, {_ASIDE}
 SELECT event_id, decided_at, matures_at,
        CASE WHEN event_id IN (SELECT event_id FROM conflicts) THEN 'conflict' ELSE 'not_activated' END
 FROM firsts
 WHERE event_id IN (SELECT event_id FROM conflicts) OR event_id IN (SELECT event_id FROM inactive)
-ORDER BY matures_at, decided_at, event_id
 """
 
-# one row per event_id that matured in ($after, $until] or straggled in, in the order of maturity
+# one row per reward record stamped in ($swept_until, $until] that has no decision stamped before it in reach
+SWEEP = """
+INSERT INTO early_rewards
+SELECT r.* FROM reward_records r LEFT JOIN (
+  SELECT event_id, stamped_at FROM decision_records WHERE stamped_at > $recent AND stamped_at <= $until
+) d ON d.event_id = r.event_id AND d.stamped_at <= r.stamped_at
+WHERE r.stamped_at > $swept_until AND r.stamped_at <= $until AND d.event_id IS NULL
+"""
+
+# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from; $reach is the stamp from
+# which on all reward records are looked at, while those before it are in early_rewards as far as they can matter
 JOIN = f"""
-WITH {_FIRSTS},
+WITH {_FIRSTS}, {_ASIDE},
 -- one row per event_id to be learnt from
 due AS (
-  SELECT * FROM firsts
-  WHERE event_id NOT IN (SELECT event_id FROM conflicts) AND event_id NOT IN (SELECT event_id FROM inactive)
+  SELECT f.*, s.aggregation, s.default_reward FROM firsts f LEFT JOIN settings s USING (settings_version)
+  WHERE f.event_id NOT IN (SELECT event_id FROM conflicts) AND f.event_id NOT IN (SELECT event_id FROM inactive)
 ),
--- one row per report of a reward: a repeated reward_id (or, without one, repeated content) is one report, its first
+-- one row per reward record that may belong to them
+candidates AS (
+  SELECT * FROM reward_records WHERE stamped_at >= $reach AND stamped_at <= $until
+  UNION ALL
+  SELECT * FROM early_rewards WHERE stamped_at < $reach
+),
+-- one row per event_id: the only record of most, of the others just how many there are
+counted AS (
+  SELECT event_id, count(*) AS records, any_value(reward) AS reward, any_value(stamped_at) AS stamped_at,
+         any_value(action) AS action
+  FROM candidates GROUP BY event_id
+),
+-- one row per report of an event with several records: a repeated reward_id (or, without one, repeated content) is
+-- one report, its first
 reports AS (
   SELECT r.event_id, r.reward, r.stamped_at, r.writer_id, r.sequence, r.position
-  FROM reward_records r JOIN due d USING (event_id)
-  WHERE {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
+  FROM candidates r JOIN due d USING (event_id)
+  WHERE r.event_id IN (SELECT event_id FROM counted WHERE records > 1)
+    AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
   QUALIFY row_number() OVER (
     PARTITION BY r.event_id, r.reward_id, CASE WHEN r.reward_id IS NULL THEN (r.reward, r.event, r.value, r.action) END
     ORDER BY r.stamped_at, r.writer_id, r.sequence, r.position) = 1
 ),
--- one row per event_id with at least one report; sums run in order of value, so that no order of arrival shows
+-- one row per event_id of those; sums run in order of value, so that no order of arrival shows
 totals AS (
   SELECT event_id, count(*) AS n, min(stamped_at) AS rewarded_at,
          arg_min(reward, ({_ORDER})) AS reward_first, arg_max(reward, ({_ORDER})) AS reward_last,
          sum(reward ORDER BY reward) AS reward_sum, min(reward) AS reward_min, max(reward) AS reward_max
   FROM reports GROUP BY event_id
 )
-SELECT d.event_id, d.decided_at, d.matures_at, d.model_id, d.context, d.actions, d.catalogue_version, d.excluded,
-       d.action, d.index, d.probability, d.pmf,
-       CASE WHEN t.n IS NULL THEN s.default_reward
-            WHEN s.aggregation = 'first' THEN t.reward_first
-            WHEN s.aggregation = 'last' THEN t.reward_last
-            WHEN s.aggregation = 'sum' THEN t.reward_sum
-            WHEN s.aggregation = 'mean' THEN t.reward_sum / t.n
-            WHEN s.aggregation = 'min' THEN t.reward_min
-            WHEN s.aggregation = 'max' THEN t.reward_max END AS reward,
-       t.n IS NOT NULL AS rewarded, coalesce(t.n, 0)::INTEGER AS rewards_counted, t.rewarded_at,
-       d.mode, d.slice, d.slot, CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin,
-       d.settings_version,
-       CASE WHEN s.subject_field IS NOT NULL
-            THEN json_extract_string(d.context, '$."' || s.subject_field || '"') END AS subject
-FROM due d LEFT JOIN totals t USING (event_id) LEFT JOIN settings s USING (settings_version)
-ORDER BY d.matures_at, d.decided_at, d.event_id
+SELECT d.record_id, d.event_id, d.decided_at, d.matures_at,
+       CASE WHEN t.n IS NOT NULL THEN
+              CASE d.aggregation WHEN 'first' THEN t.reward_first WHEN 'last' THEN t.reward_last
+                WHEN 'sum' THEN t.reward_sum WHEN 'mean' THEN t.reward_sum / t.n
+                WHEN 'min' THEN t.reward_min WHEN 'max' THEN t.reward_max END
+            WHEN r.event_id IS NOT NULL THEN r.reward
+            ELSE d.default_reward END AS reward,
+       t.n IS NOT NULL OR r.event_id IS NOT NULL AS rewarded,
+       coalesce(t.n, CASE WHEN r.event_id IS NOT NULL THEN 1 ELSE 0 END)::INTEGER AS rewards_counted,
+       coalesce(t.rewarded_at, r.stamped_at) AS rewarded_at,
+       CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin
+FROM due d
+LEFT JOIN (SELECT * FROM counted WHERE records = 1) r
+  ON r.event_id = d.event_id AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
+LEFT JOIN totals t ON t.event_id = d.event_id
+ORDER BY d.matures_at
 """
 
 # one row per event_id, appended

@@ -37,10 +37,13 @@ FROM ({REWARD_OUTCOMES}) d
     # one row per event_id whose window has closed and that is learnt from
     "interactions": f"""
 CREATE OR REPLACE VIEW interactions AS
-SELECT d.event_id, d.decided_at, d.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
+SELECT j.event_id, j.decided_at, j.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
        d.probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version, d.excluded,
-       d.reward, d.rewarded, d.rewards_counted, d.rewarded_at, d.origin, d.subject
-FROM joined d LEFT JOIN catalogues c USING (catalogue_version)
+       j.reward, j.rewarded, j.rewards_counted, j.rewarded_at, j.origin,
+       CASE WHEN s.subject_field IS NOT NULL
+            THEN json_extract_string(d.context, '$."' || s.subject_field || '"') END AS subject
+FROM joined j JOIN decision_records d USING (record_id)
+LEFT JOIN catalogues c USING (catalogue_version) LEFT JOIN settings s USING (settings_version)
 """,
 }
 """View name → the statement that makes it."""

@@ -117,7 +117,7 @@ class Warehouse:
         """
         until = to_utc(watermark)
         with self._writing, self._transaction() as cursor:
-            after = _value(cursor.execute("SELECT joined_until FROM state").fetchone())
+            after, swept = cursor.execute("SELECT joined_until, swept_until FROM state").fetchone() or (None, None)
             until = max(until, after) if after is not None else until
             stragglers = _value(cursor.execute("SELECT count(*) FROM stragglers").fetchone())
             if after is not None and until == after and not stragglers:
@@ -125,11 +125,16 @@ class Warehouse:
             if stragglers:
                 for table in ("joined", "set_aside"):
                     cursor.execute(statements.FORGET_STRAGGLERS.format(table=table))
-            bounds = {"after": after if after is not None else LONG_AGO, "until": until}
-            joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds).fetchone())
+            swept = self._sweep(cursor, swept, after)
+            bounds = {"after": after or LONG_AGO, "until": until}
+            oldest = _value(cursor.execute(statements.REACH, bounds).fetchone())
+            reach = min(oldest or until, swept + timedelta(microseconds=1)) if swept else LONG_AGO
+            joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds | {"reach": reach}).fetchone())
             aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
             cursor.execute("DELETE FROM stragglers")
-            cursor.execute("UPDATE state SET joined_until = $until", {"until": until})
+            cursor.execute(
+                "UPDATE state SET joined_until = $until, swept_until = $swept", {"until": until, "swept": swept}
+            )
         return JoinReport(joined, aside, from_utc(until))
 
     # -- reading -----------------------------------------------------------------------------------------
@@ -161,7 +166,8 @@ class Warehouse:
         row = (
             self._read()
             .execute(
-                "SELECT matures_at FROM joined WHERE matures_at <= $until ORDER BY matures_at DESC LIMIT 1 OFFSET $skip",
+                "SELECT matures_at FROM joined WHERE matures_at <= $until "
+                "ORDER BY matures_at DESC LIMIT 1 OFFSET $skip",
                 {"until": to_utc(until), "skip": max(n, 1) - 1},
             )
             .fetchone()
@@ -233,7 +239,7 @@ class Warehouse:
 
     def digest(self) -> str:
         """A digest of the interactions as a set: equal rows give equal digests, in whatever order they are stored."""
-        row = self._read().execute("SELECT count(*), coalesce(sum(hash(i)::HUGEINT), 0) FROM joined i").fetchone()
+        row = self._read().execute("SELECT count(*), coalesce(sum(hash(i)::HUGEINT), 0) FROM interactions i").fetchone()
         count, total = row or (0, 0)
         return f"{count}-{int(total):032x}"
 
@@ -279,6 +285,20 @@ class Warehouse:
             cursor.rollback()
             raise
         cursor.commit()
+
+    def _sweep(
+        self, cursor: duckdb.DuckDBPyConnection, swept: datetime | None, until: datetime | None
+    ) -> datetime | None:
+        """Note the rewards up to the last watermark that came before their decision, so that joins need not look back.
+
+        Gives the time up to which that is done. The very first join looks at everything anyway.
+        """
+        if until is None:
+            return None
+        window = _value(cursor.execute("SELECT max(window_us) FROM settings").fetchone()) or 0
+        recent = swept - timedelta(microseconds=window) if swept is not None else LONG_AGO
+        cursor.execute(statements.SWEEP, {"swept_until": swept or LONG_AGO, "recent": recent, "until": until})
+        return until
 
     def _ingest(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> None:
         paths = [str(path.resolve()) for path, _ in batch]
