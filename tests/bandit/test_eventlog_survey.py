@@ -7,7 +7,8 @@ import random
 import signal
 import subprocess
 import sys
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from bandit.eventlog import (
     beat,
     live_heartbeats,
     quarantine_segment,
+    read_events,
     survey,
     verify_segment,
 )
+from bandit.events import stamped_at
 from bandit.files import FileLock
 from tests.bandit.eventlog_support import START, HandClock, logged_ids, new_paths, reward, utc_now, write_segment
 
@@ -203,3 +206,47 @@ def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged_and_doubles_no
     assert len(ids) == len(set(ids))
     assert set(acknowledged) <= set(ids)
     assert len({verify_segment(segment).sequence for segment in found.segments}) == len(found.segments)
+
+
+def test_no_event_ever_turns_up_behind_a_watermark_while_writers_start_and_die(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    rng = random.Random(11)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    looks: list[tuple[datetime, set[str]]] = []
+    lives = 0
+    until = time.monotonic() + 4.0
+    while time.monotonic() < until:
+        writer_id = f"w{rng.randrange(3)}"
+        if writer_id in running and rng.random() < 0.3:
+            running[writer_id].kill()
+            running.pop(writer_id).wait()
+        elif writer_id not in running:
+            lives += 1
+            running[writer_id] = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.bandit.writer_process",
+                    str(tmp_path),
+                    writer_id,
+                    f"life{lives}",
+                    "2",
+                    "0",
+                ],
+                stdout=subprocess.DEVNULL,
+            )
+        for _ in range(3):
+            found = survey(paths, now=utc_now())
+            if found.watermark is not None:
+                looks.append((found.watermark, {segment.name for segment in found.segments}))
+            time.sleep(rng.random() * 0.05)
+    for process in running.values():
+        process.kill()
+        process.wait()
+    segments = survey(paths, now=utc_now()).segments
+    first_stamps = {segment.name: min(map(stamped_at, read_events(segment))) for segment in segments}
+    assert len(looks) > 20
+    assert lives > 4
+    for watermark, seen in looks:
+        behind = [name for name, first in first_stamps.items() if name not in seen and first < watermark]
+        assert behind == [], f"stamped before {watermark}, but not in the log at that time"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Busy, Conflict, DurabilityLost, InvalidSettings
-from bandit.eventlog import EventLogWriter, live_heartbeats, survey, verify_segment
+from bandit.eventlog import EventLogWriter, live_heartbeats, read_events, survey, verify_segment
 from bandit.eventlog.segment import whole_commits
 from bandit.events import Event, stamped_at
 from tests.bandit.eventlog_support import HandClock, logged_ids, new_paths, reward, utc_now
@@ -138,6 +138,69 @@ def test_an_event_stamped_before_the_reported_time_is_refused(tmp_path: Path) ->
         writer.append([late])
     writer.close()
     assert survey(paths, now=clock()).segments == []
+
+
+def test_whatever_threads_submit_meanwhile_everything_before_complete_until_is_sealed(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now, seal_interval_s=0.01)
+    stop = threading.Event()
+
+    def log(name: str) -> None:
+        number = 0
+        while not stop.is_set():
+            writer.append([reward(writer, f"{name}-{number}-{part}") for part in range(3)])
+            number += 1
+
+    threads = [threading.Thread(target=log, args=(str(number),)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    looks = []
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        looks.append((writer.complete_until(), {path.name for path in paths.events.glob("*.jsonl")}))
+        time.sleep(0.003)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    segments = survey(paths, now=utc_now()).segments
+    first_stamps = {segment.name: min(map(stamped_at, read_events(segment))) for segment in segments}
+    assert len({instant for instant, _ in looks}) > 10
+    assert [instant for instant, _ in looks] == sorted(instant for instant, _ in looks)
+    for instant, sealed in looks:
+        assert [name for name, first in first_stamps.items() if name not in sealed and first < instant] == []
+
+
+def test_a_queue_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    writer = EventLogWriter(new_paths(tmp_path), "w0", clock=utc_now, queue_bytes_max=500)
+    blocked, release = threading.Event(), threading.Event()
+
+    def block(error: Exception | None) -> None:
+        blocked.set()
+        release.wait()
+
+    writer.submit([reward(writer, "first")], block)
+    assert blocked.wait(5)
+    with pytest.raises(Busy, match="500 bytes"):
+        for number in range(50):
+            writer.submit([reward(writer, str(number))], lambda error: None)
+    release.set()
+    writer.close()
+
+
+def test_a_commit_is_bounded_and_what_is_larger_becomes_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bandit.eventlog.writer.COMMIT_BYTES_MAX", 1000)
+    paths = new_paths(tmp_path)
+    writer = EventLogWriter(paths, "w0", clock=utc_now)
+    for number in range(100):
+        writer.submit([reward(writer, str(number))], lambda error: None)
+    writer.close()
+    (segment,) = survey(paths, now=utc_now()).segments
+    groups = whole_commits(segment.read_bytes())
+    assert sum(group.events for group in groups) == 100
+    assert max(group.end - group.start for group in groups) < 1300
 
 
 def test_a_segment_seals_by_itself_after_its_interval(tmp_path: Path) -> None:

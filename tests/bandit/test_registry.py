@@ -130,6 +130,15 @@ def test_the_pointer_moves_by_compare_and_swap_and_remembers_earlier_champions(t
     assert [champion.model_id for champion in registry.champions()] == [ids[1], ids[0]]
 
 
+def test_only_so_many_earlier_champions_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandit.registry.CHAMPIONS_KEPT_MAX", 3)
+    registry = ModelRegistry(ExperimentPaths(tmp_path), durable=False)
+    ids = [_publish(registry, {"policy.vw": bytes([number])}).model_id for number in range(6)]
+    for expected, model_id in zip([None, *ids], ids, strict=False):
+        registry.swap(model_id, expected=expected, now=START, reason="next")
+    assert [champion.model_id for champion in registry.champions()] == [ids[4], ids[3], ids[2]]
+
+
 def test_the_pointer_never_moves_to_a_model_that_is_absent_or_damaged(tmp_path: Path) -> None:
     registry = ModelRegistry(ExperimentPaths(tmp_path))
     model_id = _publish(registry).model_id

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from bandit.errors import DurabilityLost
-from bandit.eventlog import EventLogWriter
+from bandit.eventlog import EventLogWriter, beat
 from bandit.experiment import ExperimentPaths
 from tests.bandit.eventlog_support import reward, utc_now
 
@@ -22,7 +22,10 @@ def main() -> int:
     root, writer_id, prefix, in_flight, size_max = sys.argv[1:]
     if int(size_max):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(size_max), int(size_max)))
-    writer = EventLogWriter(ExperimentPaths(Path(root)), writer_id, clock=utc_now, seal_interval_s=0.05)
+    paths = ExperimentPaths(Path(root))
+    writer = EventLogWriter(
+        paths, writer_id, clock=utc_now, seal_interval_s=0.05, on_seal=lambda: beat(paths, writer.heartbeat())
+    )
     free = threading.Semaphore(int(in_flight))
 
     def acknowledge(event_id: str, error: Exception | None) -> None:
