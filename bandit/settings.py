@@ -91,6 +91,7 @@ class Schedule(_Section, frozen=True):
 
     interval_s: Positive = 300.0
     interactions: Annotated[int, Meta(ge=1)] = 500
+    cron: str | None = None
     poll_s: Positive = 1.0
 
 
@@ -119,6 +120,16 @@ class Gate(_Section, frozen=True):
     detectable_lift: Annotated[float, Meta(gt=0, le=10)] = 0.05
     rows_min: Annotated[int, Meta(ge=2)] = 200
     ess_min: Positive = 20.0
+
+
+class Rollback(_Section, frozen=True):
+    """When a promotion is undone by itself: the champion before proves better, or serving suffers at once."""
+
+    enabled: bool = True
+    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    error_rate_max: Fraction = 0.01
+    latency_p99_ms_max: Positive = 1000.0
+    decisions_min: Annotated[int, Meta(ge=1)] = 500
 
 
 class Serving(_Section, frozen=True):
@@ -164,6 +175,7 @@ class ExperimentSettings(_Section, frozen=True):
     learning: Learning = Learning()
     schedule: Schedule = Schedule()
     gate: Gate = Gate()
+    rollback: Rollback = Rollback()
     challengers: dict[str, Challenger] = msgspec.field(default_factory=lambda: {"recent": Challenger()})
     serving: Serving = Serving()
     limits: Limits = Limits()
@@ -243,8 +255,11 @@ def _check_across_fields(settings: ExperimentSettings) -> None:
         raise InvalidSettings("rewards.min", "must be below rewards.max")
     if not rewards.min <= rewards.default <= rewards.max:
         raise InvalidSettings("rewards.default", "lies outside the reward range", "rewards.min to rewards.max")
+    cron = settings.schedule.cron
+    if cron is not None and len(cron.split()) != 5:
+        raise InvalidSettings("schedule.cron", "needs five fields: minute, hour, day, month, weekday")
     for name in settings.challengers:
-        if not EXPERIMENT_NAME.match(name) or name == "standing" or name.startswith("offered-"):
+        if not EXPERIMENT_NAME.match(name) or name in ("standing", "former") or name.startswith("offered-"):
             raise InvalidSettings("challengers", "holds a name that no challenger may have", EXPERIMENT_NAME.pattern)
     if settings.actions is not None:
         ids = [action.id for action in settings.actions]

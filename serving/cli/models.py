@@ -69,6 +69,28 @@ def roll_back(common: Common) -> None:
     _tell(common, operate(common, "models", action="rollback"))
 
 
+@command.command("pin")
+@common
+def pin(common: Common) -> None:
+    """Keep the champion: nothing takes its place until `unpin`."""
+    _tell_pin(common, operate(common, "models", action="pin"))
+
+
+@command.command("unpin")
+@common
+def unpin(common: Common) -> None:
+    """Let the gate promote again."""
+    _tell_pin(common, operate(common, "models", action="unpin"))
+
+
+def _tell_pin(common: Common, answer: dict[str, Any]) -> None:
+    if common.as_json:
+        print_json(answer)
+    else:
+        pinned = answer["pinned"]
+        say(f"{pinned} is pinned." if pinned else "Nothing is pinned; the gate promotes again.")
+
+
 def _tell(common: Common, answer: dict[str, Any]) -> None:
     if common.as_json:
         print_json(answer)

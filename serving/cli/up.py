@@ -40,6 +40,7 @@ def command(
         host=host or service.host,
         port=service.port if port is None else port,
         admin_host=service.admin_host,
+        worker_options=["--default-experiment", common.experiment] if common.experiment else [],
         admin_port=service.admin_port if admin_port is None else admin_port,
         on_ready=lambda address: _announce(address, experiments, quick),
         on_crash=say,

@@ -6,12 +6,14 @@ Handlers are plain functions that run in threads: they may wait for a run or a q
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
+from starlette.background import BackgroundTask
 
 from bandit.errors import InvalidInput, NotFound
 from bandit.experiment import Experiment
@@ -31,12 +33,19 @@ from serving.learner.http import (
 from serving.learner.offered import offer
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
+from serving.learner.workspace import Workspace
 
 if TYPE_CHECKING:
     from serving.learner.service import LearnerService
 
 RUN_WAIT_S = 1800.0
 """How long a run on demand waits for the one under way."""
+
+EXPORT_TYPES = {
+    "ndjson": "application/x-ndjson",
+    "dsjson": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 IMPORT_BYTES_MAX = 1024**3
 PREFIX = "/v1/experiments/{name}"
@@ -149,6 +158,15 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
         cycle = service.cycle(name)
         return JSONResponse(msgspec.to_builtins(offer(cycle.workspace, cycle.store, model_id)), 201)
 
+    @app.post(PREFIX + "/pin")
+    def pin(name: str) -> Response:
+        return JSONResponse(models.pin(service.cycle(name).workspace))
+
+    @app.post(PREFIX + "/unpin")
+    @app.delete(PREFIX + "/pin")
+    def unpin(name: str) -> Response:
+        return JSONResponse(models.unpin(service.cycle(name).workspace))
+
     @app.post(PREFIX + "/rollback")
     def roll_back(name: str) -> Response:
         cycle = service.cycle(name)
@@ -168,6 +186,24 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
         return JSONResponse(await anyio.to_thread.run_sync(work))
 
+    @app.get(PREFIX + "/events/{event_id}")
+    def trace_event(name: str, event_id: str) -> Response:
+        return JSONResponse(run_operation(service.cycle(name).workspace, "events", {"event_id": event_id}))
+
+    @app.post(PREFIX + "/join")
+    async def join(name: str, request: Request) -> Response:
+        arguments = await read_object(request)
+        if "out" in arguments:
+            raise InvalidInput("out", "is for the command line; here the summary is the answer")
+        workspace = service.cycle(name).workspace
+        return JSONResponse(await anyio.to_thread.run_sync(lambda: run_operation(workspace, "join", arguments)))
+
+    @app.post(PREFIX + "/export")
+    async def export(name: str, request: Request) -> Response:
+        body = await read_object(request)
+        workspace = service.cycle(name).workspace
+        return await anyio.to_thread.run_sync(lambda: _exported(workspace, body))
+
     @app.get(PREFIX + "/evaluations")
     def list_evaluations(name: str) -> Response:
         return JSONResponse({"evaluations": evaluations(service.cycle(name).workspace.experiment.paths)})
@@ -186,6 +222,24 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
         arguments = await read_object(request)
         workspace = service.cycle(name).workspace
         return JSONResponse(await anyio.to_thread.run_sync(lambda: run_operation(workspace, operation, arguments)))
+
+
+def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
+    """An export as a download; the file on this side lives as long as the answer takes."""
+    unknown = body.keys() - {"what", "format"}
+    if unknown:
+        raise InvalidInput(min(unknown), "is not an argument of an export", "what, format")
+    form = body.get("format", "ndjson")
+    if form not in EXPORT_TYPES:
+        raise InvalidInput("format", "is not known", ", ".join(EXPORT_TYPES))
+    path = workspace.experiment.paths.challengers / f".export-{uuid.uuid4().hex}"
+    arguments = {"what": body.get("what", "interactions"), "format": form, "out": str(path.resolve())}
+    try:
+        run_operation(workspace, "export", arguments)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return FileResponse(path, media_type=EXPORT_TYPES[form], background=BackgroundTask(path.unlink, missing_ok=True))
 
 
 def _shown(experiment: Experiment) -> dict[str, Any]:

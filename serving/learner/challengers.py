@@ -26,6 +26,7 @@ STANDING = "standing"
 
 KIND_LEARNING = "learning"
 KIND_FROZEN = "frozen"
+KIND_GUARD = "guard"
 
 
 class ChallengerState(msgspec.Struct, kw_only=True):

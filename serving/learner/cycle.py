@@ -20,18 +20,24 @@ from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
 from serving.learner import reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
+from serving.learner.cron import next_after
 from serving.learner.field import plan_field
+from serving.learner.guard import plan_guard
 from serving.learner.initial import publish_initial, wants_initial
 from serving.learner.intake import Intake, take_in
 from serving.learner.judging import Look, judge_all
 from serving.learner.offered import plan_offered
-from serving.learner.promotion import promote
+from serving.learner.promotion import promote, set_back
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance_all, plan_standing
+from serving.learner.watch import Watch
 from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")
+
+
+UNDONE = "The last promotion was undone"
 
 
 class Cycle:
@@ -45,6 +51,7 @@ class Cycle:
         self.paused = False
         self.running: str | None = None
         self._run_lock = workspace.run_lock
+        self._watch = Watch()
         runs = [entry for entry in workspace.registry.history() if entry.get("kind") == "run"]
         self.runs = len(runs)
         self.last_run: RunReport | None = _last(runs)
@@ -57,7 +64,9 @@ class Cycle:
     def tick(self) -> Intake:
         """Take in what is new: sealed segments, settings, matured interactions."""
         self.workspace.experiment.refresh()
-        return take_in(self.workspace, self.intake)
+        take_in(self.workspace, self.intake)
+        self._watch_champion()
+        return self.intake
 
     def due(self) -> str | None:
         """Why a run should start now, None when it should not."""
@@ -80,7 +89,10 @@ class Cycle:
         return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, origin=ORIGIN_LIVE)
 
     def next_run_at(self) -> datetime:
-        """When the interval is over; a run then starts if anything matured."""
+        """When the interval is over, or cron says so; a run then starts if anything matured."""
+        cron = self.workspace.experiment.settings.schedule.cron
+        if cron is not None:
+            return next_after(cron, self._attempted_at)
         return self._attempted_at + timedelta(seconds=self.workspace.experiment.settings.schedule.interval_s)
 
     # -- running -----------------------------------------------------------------------------------------
@@ -166,12 +178,29 @@ class Cycle:
         plans = [plan_standing(self.workspace, self.store, champion)]
         plans += plan_field(self.workspace, self.store, champion)
         plans += plan_offered(self.workspace, self.store, champion)
+        plans += plan_guard(self.workspace, self.store, champion)
         done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
         report.rows = done[0].rows
         if done[0].error is not None:
             raise done[0].error
         report.errors = {each.state.name: str(each.error) for each in done if each.error is not None}
         return [each.state for each in done if each.error is None and each.state.scored > each.state.judged]
+
+    def _watch_champion(self) -> None:
+        """Undo a promotion at once when a worker does not serve it as trained, or serving suffers."""
+        registry, rules = self.workspace.registry, self.workspace.experiment.settings.rollback
+        champion = registry.champion()
+        earlier = registry.champions()
+        if champion is None or not earlier or not rules.enabled or self.workspace.pinned is not None:
+            return
+        if earlier[0].model_id == champion.model_id or champion.reason.startswith(UNDONE):
+            return
+        manifest = registry.manifest(champion.model_id)
+        found = self._watch.problem(champion, manifest, self.intake.live, rules, now=self.workspace.clock())
+        if found is not None:
+            reason = f"{UNDONE}: {found}"
+            log.error("experiment %s: %s", self.workspace.experiment.name, reason)
+            set_back(self.workspace, self.store, champion, earlier[0].model_id, reason)
 
     def _is_new(self) -> bool:
         """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""

@@ -79,7 +79,7 @@ def _plan(
     fresh.made_of, fresh.since, fresh.born_with = made_of, since, declared.window_interactions
     if state is not None:
         fresh.chunks, fresh.scored, fresh.judged, fresh.gate = state.chunks, state.scored, state.judged, state.gate
-    return Plan(fresh, settings, learn_until=cut, score_after=cut, fresh_epoch=changed)
+    return Plan(fresh, settings, learn_after=since, learn_until=cut, score_after=cut, fresh_epoch=changed)
 
 
 def fingerprint(settings: ExperimentSettings, declared: Challenger) -> str:

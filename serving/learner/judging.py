@@ -16,7 +16,7 @@ from bandit.settings import ExperimentSettings
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
-from serving.learner.challengers import KIND_FROZEN, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import KIND_FROZEN, KIND_GUARD, STANDING, ChallengerState, ChallengerStore
 from serving.learner.field import STANDING_SHARE
 from serving.learner.offered import OFFERED_MAX
 from serving.learner.reports import Judgement
@@ -52,6 +52,10 @@ def judge_all(
 def rules_for(settings: ExperimentSettings, state: ChallengerState) -> GateRules:
     """The rules of the gate with this challenger's own part of α."""
     rules = GateRules.of(settings.gate)
+    if state.kind == KIND_GUARD:
+        return replace(
+            rules, enabled=True, mode="superiority", margin=0.0, looks="anytime", alpha=settings.rollback.alpha
+        )
     if state.name == STANDING:
         share = STANDING_SHARE
     elif state.kind == KIND_FROZEN:
@@ -71,7 +75,7 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
     state, verdict = look.state, look.verdict
     files = None
     if verdict.rejected:
-        if state.kind == KIND_FROZEN:
+        if state.kind in (KIND_FROZEN, KIND_GUARD):
             store.drop(state.name)
             return
         if state.name != STANDING:

@@ -52,7 +52,22 @@ def diff(workspace: Workspace, model_id: str, other: str) -> dict[str, Any]:
         "settings_version": [left.settings_version, right.settings_version],
         "vw_version": [left.vw_version, right.vw_version],
         "identical": left.files == right.files,
+        "choices": compare_choices(left, right),
     }
+
+
+def compare_choices(left: Manifest, right: Manifest) -> list[dict[str, Any]]:
+    """Each canary question of `right` that `left` was asked too: both pmfs and their total variation distance."""
+    asked = {_question(canary): canary["pmf"] for canary in left.canaries}
+    found = []
+    for canary in right.canaries:
+        other = asked.get(_question(canary))
+        if other is not None:
+            distance = sum(abs(a - b) for a, b in zip(other, canary["pmf"], strict=True)) / 2
+            ids = [action["id"] for action in canary["actions"]]
+            pmfs = {"left": other, "right": canary["pmf"], "actions": ids}
+            found.append({"context": canary["context"], **pmfs, "distance": distance})
+    return found
 
 
 def promote_by_hand(workspace: Workspace, trainer: Trainer, model_id: str, *, override: bool) -> dict[str, Any]:
@@ -70,6 +85,23 @@ def promote_by_hand(workspace: Workspace, trainer: Trainer, model_id: str, *, ov
     return _set_champion(
         workspace, trainer, model_id, kind="override" if not passed else "promotion_by_hand", reason="by hand"
     )
+
+
+def pin(workspace: Workspace) -> dict[str, Any]:
+    """Pin the champion: nothing takes its place by itself until `unpin`; raises `Refused` when there is none."""
+    champion = workspace.registry.champion()
+    if champion is None:
+        raise Refused("there is no champion to pin yet")
+    workspace.pin(champion.model_id, reason="by hand")
+    return {"pinned": champion.model_id}
+
+
+def unpin(workspace: Workspace) -> dict[str, Any]:
+    """Let the gate promote again; raises `Refused` when nothing is pinned."""
+    if workspace.pinned is None:
+        raise Refused("no model is pinned")
+    workspace.pin(None, reason="by hand")
+    return {"pinned": None}
 
 
 def roll_back(workspace: Workspace, trainer: Trainer) -> dict[str, Any]:
@@ -92,10 +124,16 @@ def roll_back(workspace: Workspace, trainer: Trainer) -> dict[str, Any]:
 def _set_champion(workspace: Workspace, trainer: Trainer, model_id: str, *, kind: str, reason: str) -> dict[str, Any]:
     champion = workspace.registry.champion()
     previous = champion.model_id if champion else None
+    if workspace.pinned is not None:
+        raise Refused(f"the champion {workspace.pinned} is pinned; unpin it first")
     trainer.run("verify", workspace.experiment.paths.root, model_id)
     swapped = workspace.registry.swap(model_id, expected=previous, now=workspace.clock(), reason=reason)
     workspace.registry.record(kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason)
     return {"champion": swapped.model_id, "previous": previous, "generation": swapped.generation, "recorded": kind}
+
+
+def _question(canary: dict[str, Any]) -> bytes:
+    return msgspec.json.encode((canary["context"], canary["actions"]), order="deterministic")
 
 
 def _brief(manifest: Manifest) -> dict[str, Any]:

@@ -11,10 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from bandit.registry import Champion, Manifest
+from serving.learner import reports
 from serving.learner.certificates import file_evaluation
-from serving.learner.challengers import KIND_FROZEN, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import (
+    KIND_FROZEN,
+    KIND_GUARD,
+    KIND_LEARNING,
+    STANDING,
+    ChallengerState,
+    ChallengerStore,
+)
 from serving.learner.field import settings_of_challenger
+from serving.learner.guard import FORMER, start_guard
 from serving.learner.judging import Look, carry_on
+from serving.learner.retention import remove_old_models
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import model_options
 from serving.learner.workspace import Workspace
@@ -32,7 +42,14 @@ def promote(
     Every look gets its evaluation; those not promoted carry on. Raises `Conflict` when another champion was set
     meanwhile and `CorruptModel` when the published model does not answer as trained; the pointer stays then.
     """
-    passed = [look for look in looks if look.verdict.promote]
+    guards = [look for look in looks if look.state.kind == KIND_GUARD]
+    for look in guards:
+        if _judge_guard(workspace, store, trainer, look, champion):
+            return look
+    looks = [look for look in looks if look not in guards]
+    if workspace.pinned is not None:
+        _hold_back(looks, workspace.pinned)
+    passed = [look for look in looks if look.verdict.promote and look.judgement.outcome == reports.PROMOTE]
     winner = max(passed, key=lambda look: look.verdict.lower, default=None)
     for look in looks:
         if look is winner:
@@ -91,7 +108,7 @@ def _crown(
         model_id = publish_learning(workspace, trainer, state, files, kind="challenger", parent=parent).model_id
     look.judgement.model_id = model_id
     look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=model_id)
-    workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=look.judgement.reason)
+    crowned = workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=look.judgement.reason)
     workspace.registry.record(
         "promotion",
         now=workspace.clock(),
@@ -108,6 +125,65 @@ def _crown(
         store.drop(state.name)
     elif state.name == STANDING:
         stand_on(store, state, model_id)
+    start_guard(workspace, store, crowned, parent)
+    remove_old_models(workspace, store)
+
+
+def _judge_guard(
+    workspace: Workspace, store: ChallengerStore, trainer: Trainer, look: Look, champion: Champion | None
+) -> bool:
+    """Bring the former champion back when it proved better; end the watch when it proved worse."""
+    verdict, judgement, former = look.verdict, look.judgement, look.state.model_id
+    if verdict.promote and champion is not None and former is not None and workspace.pinned is None:
+        trainer.run("verify", workspace.experiment.paths.root, former)
+        judgement.outcome = reports.ROLLBACK
+        judgement.reason = f"The champion before was better on new log, and is back. {judgement.reason}"
+        judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=former)
+        set_back(workspace, store, champion, former, judgement.reason, evaluation_id=judgement.evaluation_id)
+        return True
+    if verdict.rejected:
+        workspace.registry.record(
+            "confirmed",
+            now=workspace.clock(),
+            model_id=champion.model_id if champion else None,
+            previous=former,
+            realised_lift=-verdict.lift.value,
+            lower=-verdict.upper,
+            upper=-verdict.lower,
+            rows=verdict.n,
+        )
+    carry_on(workspace, store, look, champion)
+    return False
+
+
+def set_back(
+    workspace: Workspace,
+    store: ChallengerStore,
+    champion: Champion,
+    former: str,
+    reason: str,
+    *,
+    evaluation_id: str | None = None,
+) -> None:
+    """Make the former champion champion again, without further ado; raises `Conflict` when another one stands."""
+    workspace.registry.swap(former, expected=champion.model_id, now=workspace.clock(), reason=reason)
+    workspace.registry.record(
+        "rollback",
+        now=workspace.clock(),
+        model_id=former,
+        previous=champion.model_id,
+        reason=reason,
+        automatic=True,
+        evaluation_id=evaluation_id,
+    )
+    store.drop(FORMER)
+
+
+def _hold_back(looks: Sequence[Look], pinned: str) -> None:
+    for look in looks:
+        if look.verdict.promote:
+            look.judgement.outcome = reports.HOLD
+            look.judgement.reason = f"The champion {pinned} is pinned, so nothing is promoted. {look.judgement.reason}"
 
 
 def stand_on(

@@ -10,6 +10,7 @@ import msgspec
 INITIAL = "initial"
 PROMOTE = "promote"
 HOLD = "hold"
+ROLLBACK = "rollback"
 INSUFFICIENT = "insufficient"
 NOTHING = "nothing"
 FAILED = "failed"
@@ -38,8 +39,8 @@ class Judgement(msgspec.Struct, kw_only=True):
 class RunReport(msgspec.Struct, kw_only=True):
     """One run: why it started, what each step took (seconds), rows learnt, and the verdict that counts.
 
-    The outcome is `initial`, `promote`, `hold`, `insufficient`, `nothing` (no new row) or `failed` (see `error`);
-    `errors` are those of single challengers beside the standing one, by name.
+    The outcome is `initial`, `promote`, `rollback`, `hold`, `insufficient`, `nothing` (no new row) or `failed` (see
+    `error`); `errors` are those of single challengers beside the standing one, by name.
     """
 
     at: datetime

@@ -97,7 +97,7 @@ class LearnerService:
             cycle.tick()
             self.failures.pop(name, None)
             trigger = cycle.due()
-        except (RewardloopError, OSError) as error:
+        except Exception as error:  # a full disk inside DuckDB, say: told in /readyz and status, tried again next time
             self._failed(name, error)
             return
         if trigger is not None and not self._stopping.is_set():
@@ -128,7 +128,7 @@ class LearnerService:
             experiment = Experiment.open(self.data_dir, name)
             self.cycles[name] = Cycle(Workspace(experiment, self.clock), TrainerPool.of(TRAINING_PROCESSES))
             self.failures.pop(name, None)
-        except (RewardloopError, OSError) as error:
+        except Exception as error:  # a damaged warehouse, say: the other experiments go on
             self._failed(name, error)
 
     def _pace(self, name: str, poll_s: float) -> None:

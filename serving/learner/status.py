@@ -47,6 +47,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         "cold_start": settings.serving.cold_start,
         "mode": settings.serving.mode,
         "paused": cycle.paused,
+        "pinned": workspace.pinned,
         "running": cycle.running,
         "runs": cycle.runs,
         "last_run": reports.to_plain(cycle.last_run) if cycle.last_run else None,

@@ -19,7 +19,7 @@ from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, settings_to_dict
 from bandit.training import REFIT_ROWS_MAX
 from bandit.types import COLD_START_MODEL_ID
-from serving.learner.challengers import KIND_FROZEN, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
 from serving.learner.jobs import Job, Outcome
 from serving.learner.trainer import Call, Trainer
 from serving.learner.workspace import Workspace
@@ -32,7 +32,7 @@ MODEL_SECTIONS = ("encoding", "exploration", "learning")
 class Plan:
     """How a challenger will be advanced.
 
-    It starts from `files` (None: from nothing), learns the rows matured in (`state.since`, `learn_until`] unscored,
+    It starts from `files` (None: from nothing), learns the rows matured in (`learn_after`, `learn_until`] unscored,
     and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `settings` are the
     experiment's, with what the challenger declares laid over.
     """
@@ -40,6 +40,7 @@ class Plan:
     state: ChallengerState
     settings: ExperimentSettings
     files: Mapping[str, bytes] | None = None
+    learn_after: datetime | None = None
     learn_until: datetime | None = None
     score_after: datetime | None = None
     fresh_epoch: bool = False
@@ -80,6 +81,18 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
         return Plan(fresh, settings, learn_until=cut, score_after=cut, fresh_epoch=True)
     fresh.learnt = int(stored.manifest.data.get("rows", 0))
     fresh.since = model_time(stored.manifest.data, "since")
+    # rows from before this tenure (the champion came back, or was set by hand) taught something, but prove nothing
+    if cut is not None and cut < champion.since:
+        start, until = cut, champion.since
+        return Plan(
+            fresh,
+            settings,
+            files=stored.files,
+            learn_after=start,
+            learn_until=until,
+            score_after=until,
+            fresh_epoch=True,
+        )
     return Plan(fresh, settings, files=stored.files, score_after=cut, fresh_epoch=True)
 
 
@@ -170,7 +183,7 @@ def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetim
     )
     learn, learnt = None, 0
     if plan.learn_until is not None:
-        learn, learnt = write("learn", state.since, plan.learn_until)
+        learn, learnt = write("learn", plan.learn_after, plan.learn_until)
     score, scored = write("score", plan.score_after, watermark)
     if learnt + scored == 0:
         return None, 0
@@ -178,8 +191,8 @@ def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetim
     if plan.files is not None and plan.score_after is not None and state.kind == KIND_LEARNING:
         past = read_state(plan.files)
         # only where the encoder is due to be fitted anew are all rows learnt so far needed again
-        if past.refit_at <= past.rows_learnt + scored and past.rows_learnt <= REFIT_ROWS_MAX:
-            history, _ = write("history", state.since, plan.score_after)
+        if past.refit_at <= past.rows_learnt + learnt + scored and past.rows_learnt <= REFIT_ROWS_MAX:
+            history, _ = write("history", state.since, plan.learn_after or plan.score_after)
     job = Job(
         root=workspace.experiment.paths.root,
         name=name,
@@ -190,7 +203,7 @@ def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetim
         learn=learn if learnt else None,
         score=score if scored else None,
     )
-    if state.kind == KIND_FROZEN:
+    if state.kind != KIND_LEARNING:
         return Call(name, "score_frozen", (job, state.model_id)), scored
     return Call(name, "advance", (job,)), scored
 
@@ -199,7 +212,7 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
     state = plan.state
     state.cut = watermark
     state.canaries = outcome.canaries
-    if state.kind == KIND_FROZEN:
+    if state.kind != KIND_LEARNING:
         return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
     state.learnt = outcome.learnt
     return store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)

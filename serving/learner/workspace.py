@@ -33,6 +33,7 @@ class Workspace:
         self.lock = threading.RLock()
         self.run_lock = threading.Lock()
         self._warehouse = warehouse
+        self._pinned: tuple[str | None] | None = None
 
     @property
     def warehouse(self) -> Warehouse:
@@ -41,6 +42,19 @@ class Workspace:
             if self._warehouse is None:
                 self._warehouse = Warehouse(self.experiment)
             return self._warehouse
+
+    @property
+    def pinned(self) -> str | None:
+        """The model that is pinned as champion, None where none is: the last word about it in history."""
+        if self._pinned is None:
+            entries = [entry for entry in self.registry.history() if entry.get("kind") in ("pin", "unpin")]
+            self._pinned = (entries[-1]["model_id"] if entries and entries[-1]["kind"] == "pin" else None,)
+        return self._pinned[0]
+
+    def pin(self, model_id: str | None, *, reason: str) -> None:
+        """Pin the champion so that nothing takes its place by itself, or let go of it (None); in history."""
+        self.registry.record("pin" if model_id else "unpin", now=self.clock(), model_id=model_id, reason=reason)
+        self._pinned = (model_id,)
 
     def release_warehouse(self) -> None:
         """Close the warehouse so that its file may be replaced; the next use opens it again."""

@@ -158,7 +158,7 @@ def test_an_equal_challenger_is_not_promoted(tmp_path: Path) -> None:
 def test_the_model_depends_on_the_rows_alone_and_not_on_how_they_were_cut_into_runs(tmp_path: Path) -> None:
     found = []
     for name, cuts in (("once", [600]), ("thrice", [150, 50, 400])):
-        with world(tmp_path / name, gate={"alpha": 1e-9}) as here:
+        with world(tmp_path / name, gate={"margin": 5.0}) as here:
             for rows in cuts:
                 here.play(rows)
                 if cuts == [600] or rows != 400:
@@ -217,6 +217,7 @@ def test_a_failed_run_is_one_line_of_history_and_changes_nothing(tmp_path: Path)
         model.write_bytes(good[:-10])
         here.transport.server.writer.seal()
         here.transport.clock.advance(5)
+        here.transport.server.heartbeat()
         report = cycle.run(force=True)
         assert report.outcome == "failed" and "CorruptModel" in str(report.error)
         assert registry.history("run")[-1]["outcome"] == "failed"

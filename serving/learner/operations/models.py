@@ -15,11 +15,15 @@ from serving.learner.workspace import Workspace
 def run(
     workspace: Workspace, *, action: str, model_id: str | None = None, other: str | None = None, override: bool = False
 ) -> dict[str, Any]:
-    """Do one of list, show, diff, promote, rollback; raises `InvalidInput` for another."""
+    """Do one of list, show, diff, promote, rollback, pin, unpin; raises `InvalidInput` for another."""
     if action == "list":
         answer = models.listing(workspace)
     elif action == "rollback":
         answer = models.roll_back(workspace, InlineTrainer())
+    elif action == "pin":
+        answer = models.pin(workspace)
+    elif action == "unpin":
+        answer = models.unpin(workspace)
     elif model_id is None:
         raise InvalidInput("model_id", "is missing")
     elif action == "show":
@@ -31,6 +35,6 @@ def run(
     elif action == "promote":
         answer = models.promote_by_hand(workspace, InlineTrainer(), model_id, override=override)
     else:
-        raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback")
+        raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback, pin, unpin")
     plain: dict[str, Any] = msgspec.to_builtins(answer)
     return plain

@@ -1,0 +1,52 @@
+"""The former champion stays on watch: if it proves better than its successor on new log, it comes back.
+
+It is one more frozen challenger, scored on rows that neither has learnt from. A confidence sequence, valid however
+often one looks, decides: its lower bound above 0 brings the former champion back with a certificate, its upper bound
+below 0 ends the watch with the realised lift in history.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from bandit.registry import Champion
+from serving.learner.challengers import KIND_GUARD, ChallengerState, ChallengerStore
+from serving.learner.training_step import Plan, model_time
+from serving.learner.workspace import Workspace
+
+FORMER = "former"
+
+
+def start_guard(workspace: Workspace, store: ChallengerStore, champion: Champion, previous: str | None) -> None:
+    """Watch `champion`, which has just taken the place of `previous`."""
+    store.drop(FORMER)
+    if previous is None or not workspace.experiment.settings.rollback.enabled:
+        return
+    cut = model_time(workspace.registry.manifest(champion.model_id).data, "cut")
+    store.save(
+        ChallengerState(
+            name=FORMER,
+            kind=KIND_GUARD,
+            champion=champion.model_id,
+            settings_version=workspace.experiment.settings_version,
+            born=workspace.clock(),
+            cut=_after(cut, champion.since),
+            model_id=previous,
+        )
+    )
+
+
+def plan_guard(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
+    """How the former champion is scored next; none without one, or once another champion stands."""
+    state = store.load(FORMER)
+    if state is None:
+        return []
+    settings = workspace.experiment.settings
+    if champion is None or state.champion != champion.model_id or not settings.rollback.enabled:
+        store.drop(FORMER)
+        return []
+    return [Plan(state, settings, score_after=state.cut)]
+
+
+def _after(cut: datetime | None, since: datetime) -> datetime:
+    return since if cut is None else max(cut, since)

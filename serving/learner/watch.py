@@ -1,0 +1,95 @@
+"""After a promotion: does every worker serve what was trained, and does serving stay healthy?
+
+Two things undo a promotion at once, without waiting for rewards: a worker whose canaries answer otherwise than the
+manifest says (or that cannot load the model at all), and a guardrail on errors and latency measured since the swap.
+Both read the workers' heartbeats only. Whether the new champion earns less is a slower question (see `guard`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import msgspec
+
+from bandit.eventlog import Heartbeat
+from bandit.registry import Champion, Manifest
+from bandit.settings import Rollback
+
+GRACE_S = 10.0
+"""How long a worker may take to serve a new champion."""
+
+DECISIONS_MAX = 20_000
+"""The guardrail looks at so many decisions after a swap; what happens later is not the model's doing."""
+
+LATENCY_EDGES_MS = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
+"""Upper edges of the workers' latency histogram."""
+
+ROUTE = "recommend"
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is remembered of one tenure: each worker's counters when it was first seen serving the champion."""
+
+    model_id: str = ""
+    before: dict[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def problem(
+        self, champion: Champion, manifest: Manifest, beats: Sequence[Heartbeat], rules: Rollback, *, now: datetime
+    ) -> str | None:
+        """Why this promotion should be undone, None when all is well so far."""
+        if self.model_id != champion.model_id:
+            self.model_id, self.before = champion.model_id, {}
+        workers = [beat for beat in beats if beat.kind == "worker"]
+        expected = recorded_digest(manifest)
+        for beat in workers:
+            if beat.model_id == champion.model_id:
+                self.before.setdefault(beat.writer_id, beat.counters)
+                if beat.canary_digest is not None and beat.canary_digest != expected:
+                    return f"worker {beat.writer_id} answers the canaries otherwise than when the model was trained"
+            elif beat.at > champion.since + timedelta(seconds=GRACE_S) and now - beat.at < timedelta(seconds=GRACE_S):
+                return f"worker {beat.writer_id} still serves {beat.model_id}: it cannot load the new champion"
+        return self._guardrail(workers, rules)
+
+    def _guardrail(self, workers: Sequence[Heartbeat], rules: Rollback) -> str | None:
+        counted: dict[str, float] = {}
+        for beat in workers:
+            before = self.before.get(beat.writer_id)
+            if before is None:
+                continue
+            for name, value in beat.counters.items():
+                counted[name] = counted.get(name, 0.0) + value - before.get(name, 0.0)
+        decisions = counted.get("decisions", 0.0)
+        failures = counted.get("policy_errors", 0.0) + counted.get("error:internal", 0.0)
+        asked = decisions + counted.get("error:internal", 0.0)
+        if asked < rules.decisions_min or decisions > DECISIONS_MAX:
+            return None
+        if failures / asked > rules.error_rate_max:
+            return f"{failures / asked:.1%} of {asked:,.0f} requests failed (limit: {rules.error_rate_max:.1%})"
+        p99 = latency_ms(counted, 0.99)
+        if p99 is not None and p99 > rules.latency_p99_ms_max:
+            return f"the 99th percentile of latency is above {p99:g} ms (limit: {rules.latency_p99_ms_max:g} ms)"
+        return None
+
+
+def recorded_digest(manifest: Manifest) -> str:
+    """The digest that a worker reports when its answers to the canaries are those recorded at training."""
+    rounded = [[round(p, 6) for p in canary["pmf"]] for canary in manifest.canaries]
+    return hashlib.sha256(msgspec.json.encode(rounded)).hexdigest()[:16]
+
+
+def latency_ms(counted: Mapping[str, float], quantile: float) -> float | None:
+    """The lower edge of the histogram's bin that holds the quantile (so never too high), None without requests."""
+    bins = [counted.get(f"latency:{ROUTE}:{index}", 0.0) for index in range(len(LATENCY_EDGES_MS) + 1)]
+    total = sum(bins)
+    if total <= 0:
+        return None
+    seen = 0.0
+    for index, count in enumerate(bins):
+        seen += count
+        if seen >= quantile * total:
+            return LATENCY_EDGES_MS[index - 1] if index else 0.0
+    return LATENCY_EDGES_MS[-1]
