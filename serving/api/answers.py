@@ -44,7 +44,5 @@ def rank(actions: Sequence[Action], pmf: Sequence[float], chosen: int) -> list[R
     """The chosen action, then the others from the most to the least probable (ties in the order offered)."""
     order = sorted(range(len(pmf)), key=pmf.__getitem__, reverse=True)
     order.remove(chosen)
-    return [
-        RankedAction(actions[chosen].id, pmf[chosen]),
-        *[RankedAction(actions[index].id, pmf[index]) for index in order],
-    ]
+    order.insert(0, chosen)
+    return [RankedAction(actions[index].id, pmf[index]) for index in order]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -31,8 +31,9 @@ from serving.api.champion import ServedModel, choose_model, cold_start_policy
 from serving.api.counters import Counters
 from serving.api.features import check_name
 from serving.api.identity import body_digest, slot_event_id, uuid7
+from serving.api.known_actions import KnownActions
 from serving.api.memory import RetryMemory
-from serving.api.requests import RecommendRequest, RewardItem
+from serving.api.requests import RecommendRequest, RewardItem, parse_recommend
 from serving.api.rewards import reward_event
 
 log = logging.getLogger("rewardloop.api")
@@ -86,6 +87,7 @@ class ExperimentServer:
         self._durable = durable
         self._beating = threading.Lock()
         self._state = self._load(None)
+        self._known = KnownActions(self.limits)
         self.writer = self._open_log(writer_id)
 
     # -- deciding ----------------------------------------------------------------------------------------
@@ -99,6 +101,13 @@ class ExperimentServer:
     def limits(self) -> Limits:
         """What one request may hold."""
         return self._state.settings.limits
+
+    def parse(self, body: bytes | msgspec.Raw) -> RecommendRequest:
+        """A checked request out of JSON bytes; raises `InvalidRequest` that names the field."""
+        limits = self._state.settings.limits
+        if self._known.limits is not limits:
+            self._known = KnownActions(limits)
+        return parse_recommend(body, limits, self._known)
 
     def decide(self, request: RecommendRequest, digest: str | None = None) -> tuple[list[DecisionEvent], AnyAnswer]:
         """Draw for a checked request; the caller appends the events before it gives the answer away.
@@ -165,11 +174,11 @@ class ExperimentServer:
         """Count decisions that became durable."""
         counters = self.counters
         counters.add("decisions", len(events))
-        if self._state.model.fallback is not None:
+        state = self._state
+        if state.model.fallback is not None:
             counters.add("fallback_decisions", len(events))
-        for event in events:
-            if event.slice == SLICE_CONTROL:
-                counters.add("control_decisions")
+        if state.settings.serving.control_fraction > 0.0:
+            counters.add("control_decisions", sum(event.slice == SLICE_CONTROL for event in events))
 
     # -- rewards and activations -------------------------------------------------------------------------
 
@@ -353,7 +362,7 @@ class ExperimentServer:
             index=index,
             probability=pmf[index],
             pmf=pmf,
-            actions=None if from_catalogue else [ActionRecord(action.id, dict(action.features)) for action in offered],
+            actions=None if from_catalogue else [_record(action) for action in offered],
             catalogue_version=state.catalogue_version if from_catalogue else None,
             excluded=list(excluded) if excluded and from_catalogue else None,
             settings_version=state.settings_version,
@@ -394,6 +403,11 @@ def decode_answer(encoded: bytes) -> AnyAnswer:
     if encoded.startswith(b'{"decisions"'):
         return _slots_decoder.decode(encoded)
     return _answer_decoder.decode(encoded)
+
+
+def _record(action: Action) -> ActionRecord:
+    # features came out of JSON as a dict, and nothing ever changes them
+    return ActionRecord(action.id, cast(dict[str, Any], action.features))
 
 
 def _one_hot(k: int) -> list[float]:

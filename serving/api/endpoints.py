@@ -25,7 +25,7 @@ from serving.api.features import check_name
 from serving.api.hosting import Hosted, Hosting, Started, readiness
 from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body
 from serving.api.problems import ApiProblem, ProblemBody, item_problem, kind_of, problem, problem_of
-from serving.api.requests import parse_recommend, parse_reward, split_batch, split_lines, split_list
+from serving.api.requests import parse_reward, split_batch, split_lines, split_list
 
 log = logging.getLogger("rewardloop.api")
 
@@ -115,7 +115,7 @@ class Api:
         check_content_type(headers)
         limits = hosted.server.limits
         body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
-        return Reply(200, await hosted.decide(parse_recommend(body, limits)))
+        return Reply(200, await hosted.decide(hosted.server.parse(body)))
 
     async def recommend_batch(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
         """Many questions, judged one by one, with one wait for the disk."""
@@ -131,7 +131,7 @@ class Api:
             try:
                 if len(item) > limits.body_bytes_max:
                     raise InvalidRequest("body", "is too large", f"limits.body_bytes_max = {limits.body_bytes_max}")
-                outcomes.append(hosted.begin(parse_recommend(item, limits)))
+                outcomes.append(hosted.begin(hosted.server.parse(item)))
             except RewardloopError as error:
                 outcomes.append(_refused(hosted, error))
         results = [await _result(hosted, outcome) for outcome in outcomes]

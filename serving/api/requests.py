@@ -18,6 +18,7 @@ from bandit.errors import InvalidRequest
 from bandit.settings import Limits
 from bandit.types import Action
 from serving.api.features import check_features, check_name, child
+from serving.api.known_actions import KnownActions
 from serving.api.problems import MalformedBody
 
 
@@ -49,6 +50,18 @@ class BatchRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     requests: list[msgspec.Raw]
 
 
+class _WireRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A question whose actions are left undecoded."""
+
+    context: dict[str, Any]
+    actions: list[msgspec.Raw] | None = None
+    event_id: str | None = None
+    excluded: list[str] = []
+    slots: int | None = None
+    deferred: bool = False
+
+
+_wire_decoder = msgspec.json.Decoder(_WireRequest)
 _recommend_decoder = msgspec.json.Decoder(RecommendRequest)
 _reward_decoder = msgspec.json.Decoder(RewardItem)
 _batch_decoder = msgspec.json.Decoder(BatchRequest)
@@ -57,42 +70,81 @@ _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 T = TypeVar("T")
 
 
-def parse_recommend(body: bytes | msgspec.Raw, limits: Limits) -> RecommendRequest:
-    """One question out of JSON bytes; raises `InvalidRequest` that names the field."""
+def parse_recommend(body: bytes | msgspec.Raw, limits: Limits, known: KnownActions | None = None) -> RecommendRequest:
+    """One question out of JSON bytes; raises `InvalidRequest` that names the field.
+
+    With `known`, actions that were seen before are neither parsed nor checked again.
+    """
+    if known is not None:
+        request = _parse_quickly(body, limits, known)
+        if request is not None:
+            return request
     request = decode(_recommend_decoder, body)
     check_recommend(request, limits)
     return request
 
 
+def _parse_quickly(body: bytes | msgspec.Raw, limits: Limits, known: KnownActions) -> RecommendRequest | None:
+    """The question, or None when anything is wrong with it: then the whole of it is read again to say what."""
+    try:
+        wire = _wire_decoder.decode(body)
+        actions = None
+        if wire.actions is not None:
+            if not 0 < len(wire.actions) <= limits.actions_max:
+                return None
+            actions = [known.find(raw) for raw in wire.actions]
+            if len({action.id for action in actions}) != len(actions):
+                return None
+    except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidRequest):
+        return None
+    request = RecommendRequest(
+        context=wire.context,
+        actions=actions,
+        event_id=wire.event_id,
+        excluded=wire.excluded,
+        slots=wire.slots,
+        deferred=wire.deferred,
+    )
+    _check_all_but_actions(request, limits)
+    return request
+
+
 def check_recommend(request: RecommendRequest, limits: Limits) -> None:
     """Check a question whose types are right already; raises `InvalidRequest`."""
+    _check_all_but_actions(request, limits)
+    if request.actions is not None:
+        _check_actions(request.actions, limits)
+
+
+def _check_all_but_actions(request: RecommendRequest, limits: Limits) -> None:
     if request.event_id is not None:
         check_name(request.event_id, "event_id", limits)
     check_features(request.context, "context", limits)
-    actions = request.actions
-    if actions is not None:
-        if not actions:
-            raise InvalidRequest("actions", "must not be empty")
-        if len(actions) > limits.actions_max:
-            raise InvalidRequest("actions", "has too many entries", f"limits.actions_max = {limits.actions_max}")
-        for position, action in enumerate(actions):
-            name = action.id
-            if not name or len(name) > limits.name_length_max or not name.isprintable():
-                check_name(name, f"actions[{position}].id", limits)
-            if action.features:
-                check_features(action.features, f"actions[{position}].features", limits)
-        if len({action.id for action in actions}) != len(actions):
-            seen: set[str] = set()
-            for position, action in enumerate(actions):
-                if action.id in seen:
-                    raise InvalidRequest(f"actions[{position}].id", "appears twice in actions")
-                seen.add(action.id)
     if len(request.excluded) > limits.actions_max:
         raise InvalidRequest("excluded", "has too many entries", f"limits.actions_max = {limits.actions_max}")
     for position, name in enumerate(request.excluded):
         check_name(name, f"excluded[{position}]", limits)
     if request.slots is not None and not 1 <= request.slots <= limits.slots_max:
         raise InvalidRequest("slots", "is out of range", f"1 to limits.slots_max = {limits.slots_max}")
+
+
+def _check_actions(actions: list[Action], limits: Limits) -> None:
+    if not actions:
+        raise InvalidRequest("actions", "must not be empty")
+    if len(actions) > limits.actions_max:
+        raise InvalidRequest("actions", "has too many entries", f"limits.actions_max = {limits.actions_max}")
+    for position, action in enumerate(actions):
+        name = action.id
+        if not name or len(name) > limits.name_length_max or not name.isprintable():
+            check_name(name, f"actions[{position}].id", limits)
+        if action.features:
+            check_features(action.features, f"actions[{position}].features", limits)
+    if len({action.id for action in actions}) != len(actions):
+        seen: set[str] = set()
+        for position, action in enumerate(actions):
+            if action.id in seen:
+                raise InvalidRequest(f"actions[{position}].id", "appears twice in actions")
+            seen.add(action.id)
 
 
 def parse_reward(body: bytes | msgspec.Raw, limits: Limits) -> RewardItem:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from bandit.errors import Busy, Conflict, DurabilityLost
+from bandit.errors import Busy, Conflict, DurabilityLost, InvalidRequest
+from bandit.settings import Limits
 from serving.api.identity import uuid7
+from serving.api.known_actions import KnownActions
 from serving.api.memory import IDS_MAX, RetryMemory
 from serving.api.problems import problem_of
 from tests.serving.api.support import SEVEN, T0, make_experiment, run, served
@@ -32,6 +35,21 @@ def test_the_oldest_answers_are_forgotten_when_they_take_too_much_room() -> None
     for number in range(50):
         memory.forget(f"e{number}")
     assert memory.bytes_held == 0
+
+
+def test_an_action_seen_before_is_the_same_object_and_the_number_kept_is_bounded() -> None:
+    known = KnownActions(Limits(), entries_max=3)
+    first = known.find(msgspec.Raw(b'{"id":"a","features":{"x":1}}'))
+    assert known.find(msgspec.Raw(b'{"id":"a","features":{"x":1}}')) is first
+    for number in range(10):
+        assert known.find(msgspec.Raw(b'{"id":"%d"}' % number)).id == str(number)
+        assert len(known) <= 3
+    with pytest.raises(InvalidRequest):
+        known.find(msgspec.Raw(b'{"id":"\\u0000"}'))
+    large = KnownActions(Limits(), bytes_max=100)
+    for number in range(10):
+        large.find(msgspec.Raw(b'{"id":"%d","features":{"some text":"x"}}' % number))
+        assert len(large) <= 2
 
 
 def test_a_full_queue_and_a_lost_disk_are_temporary_refusals() -> None:
