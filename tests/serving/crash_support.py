@@ -48,8 +48,8 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 
 
 @contextlib.contextmanager
-def service(data_dir: Path, *, workers: int = 1) -> Iterator[ServiceAddress]:
-    """`rewardloop up` on free ports until the block ends; it must then leave with exit code 0."""
+def service(data_dir: Path, *, workers: int = 1, killed: bool = False) -> Iterator[ServiceAddress]:
+    """`rewardloop up` on free ports until the block ends; it must then leave with exit code 0, if not `killed`."""
     config = data_dir.with_suffix(".toml")
     config.write_text(CONFIG)
     command = [sys.executable, "-m", "serving.cli", "up", "--data-dir", str(data_dir), "--config", str(config)]
@@ -58,22 +58,27 @@ def service(data_dir: Path, *, workers: int = 1) -> Iterator[ServiceAddress]:
             [*command, "--port", "0", "--admin-port", "0", "--workers", str(workers)], stdout=output, stderr=output
         )
     try:
-        wait_until(lambda: running_service(data_dir), 40, "the service runs")
-        address = running_service(data_dir)
+        wait_until(lambda: _address(data_dir, process.pid), 60, "the service runs")
+        address = _address(data_dir, process.pid)
         assert address is not None
         yield address
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(20)
-    assert code == 0, data_dir.with_suffix(".log").read_text()
+    assert code == (-signal.SIGKILL if killed else 0), data_dir.with_suffix(".log").read_text()
+
+
+def _address(data_dir: Path, pid: int) -> ServiceAddress | None:
+    address = running_service(data_dir)
+    return address if address is not None and address.pid == pid else None
 
 
 class Clients:
     """Threads that ask and reward as fast as they are answered; each event_id is sent once, never again."""
 
-    def __init__(self, url: str, *, threads: int = 4, pause_s: float = 0.002) -> None:
-        self.decided: dict[str, tuple[str, float]] = {}
-        self.rewarded: dict[str, float] = {}
+    def __init__(self, url: str, *, threads: int = 4, pause_s: float = 0.002, record: Clients | None = None) -> None:
+        self.decided: dict[str, tuple[str, float]] = record.decided if record else {}
+        self.rewarded: dict[str, float] = record.rewarded if record else {}
         self.failures = 0
         self._url = f"{url}/v1/experiments/default"
         self._pause_s = pause_s
@@ -135,6 +140,14 @@ def kill_learner(data_dir: Path) -> int:
     assert learner is not None
     os.kill(learner.pid, signal.SIGKILL)
     return learner.pid
+
+
+def kill_everything(data_dir: Path, address: ServiceAddress) -> None:
+    """kill -9 of supervisor, workers and learner at once, as if the machine had gone down."""
+    learner = running_learner(data_dir)
+    pids = [address.pid, *(heartbeat.pid for heartbeat in live_heartbeats(paths_of(data_dir)))]
+    for pid in [*pids, learner.pid] if learner else pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def logged(data_dir: Path) -> tuple[list[DecisionEvent], list[RewardEvent]]:

@@ -18,6 +18,7 @@ from serving.cli.common import now
 from tests.serving.crash_support import (
     Clients,
     each_once,
+    kill_everything,
     kill_learner,
     kill_worker,
     logged,
@@ -54,24 +55,27 @@ def test_a_decision_worker_killed_mid_run_loses_and_doubles_nothing(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def survived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Clients]:
-    """A data directory whose learner was killed again and again while it learnt, and the clients' own record."""
+    """A data directory whose learner was killed again and again, then everything at once; and the clients' record."""
     data_dir = tmp_path_factory.mktemp("crash") / "data"
+    with service(data_dir, killed=True) as address, Clients(address.url or "") as clients:
+        for pause_s in (0.4, 1.1, 0.7):
+            time.sleep(pause_s)
+            kill_learner(data_dir)
+        registry = ModelRegistry(paths_of(data_dir))
+        wait_until(lambda: registry.champion() is not None, 70, "a model is promoted although the learner died")
+        before = len(clients.rewarded)
+        wait_until(lambda: len(clients.rewarded) > before + 100, 30, "decisions of the promoted model")
+        kill_everything(data_dir, address)
     with service(data_dir) as address:
-        with Clients(address.url or "") as clients:
-            for pause_s in (0.4, 1.1, 0.7):
-                time.sleep(pause_s)
-                kill_learner(data_dir)
-            registry = ModelRegistry(paths_of(data_dir))
-            wait_until(lambda: registry.champion() is not None, 40, "a model is promoted although the learner died")
+        with Clients(address.url or "", record=clients):
             before = len(clients.rewarded)
-            wait_until(lambda: len(clients.rewarded) > before + 100, 30, "decisions of the promoted model")
+            wait_until(lambda: len(clients.rewarded) > before + 60, 30, "clients are answered after the restart")
         time.sleep(1.5)
-        kill_learner(data_dir)
     survey(paths_of(data_dir), now=now())
     return data_dir, clients
 
 
-def test_a_learner_killed_mid_run_loses_and_doubles_nothing(survived: tuple[Path, Clients]) -> None:
+def test_a_learner_and_then_everything_killed_mid_run_loses_and_doubles_nothing(survived: tuple[Path, Clients]) -> None:
     data_dir, clients = survived
     _assert_log_holds_what_was_acknowledged(data_dir, clients)
     decisions, rewards = logged(data_dir)
