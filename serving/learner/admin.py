@@ -149,7 +149,7 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
         cycle = service.cycle(name)
         return JSONResponse(
             await anyio.to_thread.run_sync(
-                lambda: models.promote_by_hand(cycle.workspace, cycle.trainer, model_id, override=override)
+                lambda: models.promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, model_id, override=override)
             )
         )
 
@@ -170,7 +170,7 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
     @app.post(PREFIX + "/rollback")
     def roll_back(name: str) -> Response:
         cycle = service.cycle(name)
-        return JSONResponse(models.roll_back(cycle.workspace, cycle.trainer))
+        return JSONResponse(models.roll_back(cycle.workspace, cycle.store, cycle.trainer))
 
 
 def _about_data(app: FastAPI, service: LearnerService) -> None:

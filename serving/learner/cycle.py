@@ -37,6 +37,9 @@ from serving.learner.workspace import Workspace
 log = logging.getLogger("rewardloop.learner")
 
 
+UNSCHEDULED = ("logging_only", "frozen")
+"""Modes in which no run starts by itself."""
+
 UNDONE = "The last promotion was undone"
 
 
@@ -71,6 +74,8 @@ class Cycle:
     def due(self) -> str | None:
         """Why a run should start now, None when it should not."""
         if self.paused or self._run_lock.locked() or self.intake.watermark is None:
+            return None
+        if self.workspace.experiment.settings.serving.mode in UNSCHEDULED:
             return None
         schedule = self.workspace.experiment.settings.schedule
         if wants_initial(self.workspace, self.intake.watermark) and self._is_new():
@@ -149,6 +154,9 @@ class Cycle:
         watermark = self.intake.watermark
         if watermark is None:
             report.reason = "the log is not known to be complete up to any time yet (a writer is starting)"
+            return
+        if self.workspace.experiment.settings.serving.mode == "logging_only":
+            report.reason = "the mode of this experiment is logging_only: decisions are joined, nothing is learnt"
             return
         self._attempted_until, self._attempted_at = watermark, self.workspace.clock()
         champion = self.workspace.registry.champion()

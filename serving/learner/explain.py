@@ -13,6 +13,7 @@ def next_sentence(
     now: datetime,
     running: str | None,
     paused: bool,
+    mode: str,
     new_rows: int,
     rows_wanted: int,
     next_run_at: datetime,
@@ -26,6 +27,10 @@ def next_sentence(
         return f"A run is under way ({running})."
     if paused:
         return "The schedule is paused: nothing runs until you resume it or start a run yourself."
+    if mode == "logging_only":
+        return "The mode is logging_only: decisions and rewards are logged and joined, nothing is learnt."
+    if mode == "frozen":
+        return "The mode is frozen: the champion stays, and nothing runs by itself."
     if unknown:
         return f"The log cannot be read up to now ({unknown[0]}); the learner looks again at the next poll."
     if new_rows:

@@ -68,8 +68,11 @@ def _plan(
         if files is not None and in_step and state.learnt - state.born_with < declared.every_interactions:
             state.champion = champion.model_id
             return Plan(state, settings, files=files, score_after=state.cut, fresh_epoch=changed)
-    # whatever this one has seen, rows up to the champion's cut must not be compared
-    cut = max((moment for moment in (cut, state.cut if state else None) if moment is not None), default=None)
+    # the window ends where the last run did: what came since is scored before it is learnt. Whatever this one has
+    # seen, rows up to the champion's cut must not be compared
+    standing = store.load(STANDING)
+    cuts = (cut, state.cut if state else None, standing.cut if standing else None)
+    cut = max((moment for moment in cuts if moment is not None), default=None)
     if cut is None:
         return None
     since = workspace.warehouse.nth_newest_maturity(declared.window_interactions, cut)

@@ -12,6 +12,8 @@ import msgspec
 
 from bandit.errors import Conflict, Refused
 from bandit.registry import Manifest
+from serving.learner.challengers import ChallengerStore
+from serving.learner.guard import FORMER, start_guard
 from serving.learner.trainer import Trainer
 from serving.learner.workspace import Workspace
 
@@ -70,8 +72,11 @@ def compare_choices(left: Manifest, right: Manifest) -> list[dict[str, Any]]:
     return found
 
 
-def promote_by_hand(workspace: Workspace, trainer: Trainer, model_id: str, *, override: bool) -> dict[str, Any]:
+def promote_by_hand(
+    workspace: Workspace, store: ChallengerStore, trainer: Trainer, model_id: str, *, override: bool
+) -> dict[str, Any]:
     """Make a model champion because somebody says so; raises `Refused` without a verdict or `override`."""
+    _refuse_while_pinned(workspace)
     registry = workspace.registry
     champion = registry.champion()
     if champion is not None and champion.model_id == model_id:
@@ -83,7 +88,7 @@ def promote_by_hand(workspace: Workspace, trainer: Trainer, model_id: str, *, ov
     if not passed and not override:
         raise Refused("this model has no promote verdict; wait for one, or promote it with override=true")
     return _set_champion(
-        workspace, trainer, model_id, kind="override" if not passed else "promotion_by_hand", reason="by hand"
+        workspace, store, trainer, model_id, kind="override" if not passed else "promotion_by_hand", reason="by hand"
     )
 
 
@@ -104,11 +109,12 @@ def unpin(workspace: Workspace) -> dict[str, Any]:
     return {"pinned": None}
 
 
-def roll_back(workspace: Workspace, trainer: Trainer) -> dict[str, Any]:
+def roll_back(workspace: Workspace, store: ChallengerStore, trainer: Trainer) -> dict[str, Any]:
     """Bring back the champion before the present one; once more goes one further back.
 
     Raises `Refused` when there is none.
     """
+    _refuse_while_pinned(workspace)
     registry = workspace.registry
     champion = registry.champion()
     if champion is None:
@@ -118,16 +124,25 @@ def roll_back(workspace: Workspace, trainer: Trainer) -> dict[str, Any]:
     first = order.index(champion.model_id) if champion.model_id in order else len(order)
     if first == 0:
         raise Refused("there is no earlier champion to go back to")
-    return _set_champion(workspace, trainer, order[first - 1], kind="rollback", reason="rolled back by hand")
+    return _set_champion(workspace, store, trainer, order[first - 1], kind="rollback", reason="rolled back by hand")
 
 
-def _set_champion(workspace: Workspace, trainer: Trainer, model_id: str, *, kind: str, reason: str) -> dict[str, Any]:
-    champion = workspace.registry.champion()
-    previous = champion.model_id if champion else None
+def _refuse_while_pinned(workspace: Workspace) -> None:
     if workspace.pinned is not None:
         raise Refused(f"the champion {workspace.pinned} is pinned; unpin it first")
+
+
+def _set_champion(
+    workspace: Workspace, store: ChallengerStore, trainer: Trainer, model_id: str, *, kind: str, reason: str
+) -> dict[str, Any]:
+    champion = workspace.registry.champion()
+    previous = champion.model_id if champion else None
     trainer.run("verify", workspace.experiment.paths.root, model_id)
     swapped = workspace.registry.swap(model_id, expected=previous, now=workspace.clock(), reason=reason)
+    if kind == "rollback":
+        store.drop(FORMER)
+    else:
+        start_guard(workspace, store, swapped, previous)
     workspace.registry.record(kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason)
     return {"champion": swapped.model_id, "previous": previous, "generation": swapped.generation, "recorded": kind}
 

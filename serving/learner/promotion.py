@@ -47,8 +47,8 @@ def promote(
         if _judge_guard(workspace, store, trainer, look, champion):
             return look
     looks = [look for look in looks if look not in guards]
-    if workspace.pinned is not None:
-        _hold_back(looks, workspace.pinned)
+    if reason := no_promotion_because(workspace):
+        _hold_back(looks, reason)
     passed = [look for look in looks if look.verdict.promote and look.judgement.outcome == reports.PROMOTE]
     winner = max(passed, key=lambda look: look.verdict.lower, default=None)
     for look in looks:
@@ -134,7 +134,7 @@ def _judge_guard(
 ) -> bool:
     """Bring the former champion back when it proved better; end the watch when it proved worse."""
     verdict, judgement, former = look.verdict, look.judgement, look.state.model_id
-    if verdict.promote and champion is not None and former is not None and workspace.pinned is None:
+    if verdict.promote and champion is not None and former is not None and not no_promotion_because(workspace):
         trainer.run("verify", workspace.experiment.paths.root, former)
         judgement.outcome = reports.ROLLBACK
         judgement.reason = f"The champion before was better on new log, and is back. {judgement.reason}"
@@ -179,11 +179,20 @@ def set_back(
     store.drop(FORMER)
 
 
-def _hold_back(looks: Sequence[Look], pinned: str) -> None:
+def no_promotion_because(workspace: Workspace) -> str | None:
+    """Why nothing may be promoted by itself now, whatever the gate says; None when it may."""
+    if workspace.pinned is not None:
+        return f"The champion {workspace.pinned} is pinned"
+    if workspace.experiment.settings.serving.mode == "frozen":
+        return "The mode of this experiment is frozen"
+    return None
+
+
+def _hold_back(looks: Sequence[Look], reason: str) -> None:
     for look in looks:
         if look.verdict.promote:
             look.judgement.outcome = reports.HOLD
-            look.judgement.reason = f"The champion {pinned} is pinned, so nothing is promoted. {look.judgement.reason}"
+            look.judgement.reason = f"{reason}, so nothing is promoted. {look.judgement.reason}"
 
 
 def stand_on(

@@ -21,6 +21,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         now=now,
         running=cycle.running,
         paused=cycle.paused,
+        mode=settings.serving.mode,
         new_rows=new_rows,
         rows_wanted=settings.schedule.interactions,
         next_run_at=next_run_at,

@@ -16,8 +16,8 @@ from joiner.parquet import read_parquet
 from serving.learner import models
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
-from serving.learner.offered import offer
 from serving.learner.jobs import Desk, Job, advance
+from serving.learner.offered import offer
 from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
@@ -231,7 +231,7 @@ def test_rollback_goes_one_champion_further_back_each_time(tmp_path: Path) -> No
     with world(tmp_path) as here:
         here.transport.warm_start(here.history(60))
         cycle = here.transport.cycle
-        workspace, trainer = cycle.workspace, cycle.trainer
+        workspace, store, trainer = cycle.workspace, cycle.store, cycle.trainer
         chain = [workspace.registry.champion()]
         for _ in range(2):
             stored = workspace.registry.load(chain[-1].model_id)  # type: ignore[union-attr]
@@ -247,14 +247,14 @@ def test_rollback_goes_one_champion_further_back_each_time(tmp_path: Path) -> No
                 canaries=stored.manifest.canaries,
             )
             with pytest.raises(Refused, match="override"):
-                models.promote_by_hand(workspace, trainer, copy.model_id, override=False)
-            models.promote_by_hand(workspace, trainer, copy.model_id, override=True)
+                models.promote_by_hand(workspace, store, trainer, copy.model_id, override=False)
+            models.promote_by_hand(workspace, store, trainer, copy.model_id, override=True)
             chain.append(workspace.registry.champion())
         ids = [champion.model_id for champion in chain if champion]
-        assert models.roll_back(workspace, trainer)["champion"] == ids[1]
-        assert models.roll_back(workspace, trainer)["champion"] == ids[0]
+        assert models.roll_back(workspace, store, trainer)["champion"] == ids[1]
+        assert models.roll_back(workspace, store, trainer)["champion"] == ids[0]
         with pytest.raises(Refused):
-            models.roll_back(workspace, trainer)
+            models.roll_back(workspace, store, trainer)
         assert len(workspace.registry.history("override")) == 2
         assert len(workspace.registry.history("rollback")) == 2
 

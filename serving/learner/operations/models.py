@@ -8,6 +8,7 @@ import msgspec
 
 from bandit.errors import InvalidInput
 from serving.learner import models
+from serving.learner.challengers import ChallengerStore
 from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 
@@ -16,10 +17,11 @@ def run(
     workspace: Workspace, *, action: str, model_id: str | None = None, other: str | None = None, override: bool = False
 ) -> dict[str, Any]:
     """Do one of list, show, diff, promote, rollback, pin, unpin; raises `InvalidInput` for another."""
+    store = ChallengerStore(workspace.experiment.paths, durable=workspace.durable)
     if action == "list":
         answer = models.listing(workspace)
     elif action == "rollback":
-        answer = models.roll_back(workspace, InlineTrainer())
+        answer = models.roll_back(workspace, store, InlineTrainer())
     elif action == "pin":
         answer = models.pin(workspace)
     elif action == "unpin":
@@ -33,7 +35,7 @@ def run(
             raise InvalidInput("other", "is missing")
         answer = models.diff(workspace, model_id, other)
     elif action == "promote":
-        answer = models.promote_by_hand(workspace, InlineTrainer(), model_id, override=override)
+        answer = models.promote_by_hand(workspace, store, InlineTrainer(), model_id, override=override)
     else:
         raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback, pin, unpin")
     plain: dict[str, Any] = msgspec.to_builtins(answer)

@@ -1,0 +1,281 @@
+"""What happens during a champion's tenure: the field, the guard, the watch on workers, pins, modes and cron."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bandit.errors import InvalidSettings, Refused
+from bandit.eventlog import Heartbeat
+from bandit.registry import Champion
+from bandit.settings import Rollback, parse_settings, settings_to_dict
+from serving.learner import models
+from serving.learner.cron import next_after
+from serving.learner.guard import FORMER
+from serving.learner.jobs import Desk, Job, advance
+from serving.learner.retention import KEPT_MAX, remove_old_models
+from serving.learner.training_step import rows_file
+from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
+from serving.learner.workspace import Workspace
+from tests.serving.learner_support import World, world
+from tests.serving.test_cycle import learn_until_promoted
+
+WIDE = {"algorithm": "egreedy", "epsilon": 0.4}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def publish_reversed(workspace: Workspace, watermark: datetime) -> str:
+    """Publish a model that was trained on reversed rewards; gives its id."""
+    with rows_file(workspace, "test", after=None, until=watermark) as (path, _):
+        rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+        path.write_bytes(b"\n".join(msgspec.json.encode({**row, "reward": 1 - row["reward"]}) for row in rows))
+        plain, root = settings_to_dict(workspace.experiment.settings), workspace.experiment.paths.root
+        outcome = advance(Desk(), Job(root=root, name="bad", settings=plain, champion="uniform", learn=path))
+    return workspace.registry.publish(
+        outcome.files,
+        now=workspace.clock(),
+        parent=None,
+        kind="offered",
+        options={},
+        settings_version=1,
+        data={"cut": watermark.isoformat(), "rows": len(rows)},
+        canaries=outcome.canaries,
+    ).model_id
+
+
+def crown_a_bad_model(here: World) -> tuple[str, str]:
+    """Promote a model trained on reversed rewards by hand; gives its id and that of the champion before."""
+    cycle = here.transport.cycle
+    champion = cycle.workspace.registry.champion()
+    assert champion is not None and cycle.intake.watermark is not None
+    bad = publish_reversed(cycle.workspace, cycle.intake.watermark)
+    models.promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, bad, override=True)
+    here.transport.server.refresh()
+    return bad, champion.model_id
+
+
+def test_a_former_champion_that_proves_better_comes_back_by_itself_with_a_certificate(tmp_path: Path) -> None:
+    # the bad champion must hold: no challenger may be promoted, so that only the guard can act
+    with world(tmp_path, exploration=WIDE) as here:
+        learn_until_promoted(here)
+        bad, good = crown_a_bad_model(here)
+        here.transport.experiment.change(
+            parse_settings(settings_to_dict(here.transport.experiment.settings) | {"gate": {"margin": 5.0}}),
+            now=here.transport.clock(),
+        )
+        registry = here.transport.cycle.workspace.registry
+        for _ in range(8):
+            here.play(300)
+            here.transport.settle()
+            champion = registry.champion()
+            assert champion is not None
+            if champion.model_id == good:
+                break
+        assert champion.model_id == good
+        report = here.transport.last_report
+        assert report is not None and report.outcome == "rollback"
+        entry = registry.history("rollback")[-1]
+        assert entry["automatic"] is True and entry["previous"] == bad
+        folder = here.transport.experiment.paths.evaluations / entry["evaluation_id"]
+        assert msgspec.json.decode((folder / "certificate.json").read_bytes())["verdict"]["outcome"] == "promote"
+        assert FORMER not in here.transport.cycle.store.names()
+
+
+def test_nothing_is_promoted_while_a_champion_is_pinned(tmp_path: Path) -> None:
+    with world(tmp_path, exploration=WIDE) as here:
+        here.transport.warm_start(here.history(40))
+        cycle = here.transport.cycle
+        workspace = cycle.workspace
+        pinned = models.pin(workspace)["pinned"]
+        for _ in range(4):
+            here.play(300)
+            assert here.transport.settle().outcome in ("hold", "insufficient")
+        assert "pinned" in str(here.transport.last_report and here.transport.last_report.reason)
+        with pytest.raises(Refused, match="unpin"):
+            models.roll_back(workspace, cycle.store, cycle.trainer)
+        assert Workspace(workspace.experiment, workspace.clock).pinned == pinned
+        models.unpin(workspace)
+        here.play(200)
+        assert here.transport.settle().outcome == "promote"
+        with pytest.raises(Refused):
+            models.unpin(workspace)
+        assert [entry["kind"] for entry in workspace.registry.history() if "pin" in entry["kind"]] == ["pin", "unpin"]
+
+
+def test_a_frozen_experiment_is_judged_on_demand_and_promotes_nothing(tmp_path: Path) -> None:
+    with world(tmp_path, serving={"mode": "frozen"}) as here:
+        here.play(300)
+        here.transport.settle()
+        report = here.transport.last_report
+        assert report is not None and report.outcome == "hold" and "frozen" in report.reason
+        here.play(200)
+        here.transport.server.writer.seal()
+        here.transport.clock.advance(5)
+        here.transport.server.heartbeat()
+        here.transport.cycle.tick()
+        assert here.transport.cycle.new_rows() >= 100 and here.transport.cycle.due() is None
+
+
+def test_an_experiment_that_only_logs_is_joined_and_not_learnt(tmp_path: Path) -> None:
+    with world(tmp_path, serving={"mode": "logging_only"}) as here:
+        here.play(150)
+        assert here.transport.settle().outcome == "nothing"
+        assert here.transport.cycle.workspace.warehouse.counts()["interactions"] == 150
+        assert here.transport.cycle.store.names() == []
+
+
+def test_the_field_relearns_the_newest_window_on_its_schedule_and_keeps_its_scores(tmp_path: Path) -> None:
+    field = {"recent": {"window_interactions": 200, "every_interactions": 300}}
+    with world(tmp_path, challengers=field, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        store = here.transport.cycle.store
+        here.play(100)
+        here.transport.settle()
+        assert store.load("recent") is None  # the log is no longer than the window
+        learnt, scored = [], []
+        for _ in range(6):
+            here.play(150)
+            here.transport.settle()
+            state = store.load("recent")
+            if state is not None:
+                learnt.append(state.learnt)
+                scored.append(state.scored)
+        # 200 rows of the window and 150 new ones; after 300 new ones it starts anew
+        assert learnt[:3] == [350, 500, 350]
+        assert scored == [150 * (number + 1) for number in range(len(scored))]
+        report = here.transport.last_report
+        assert report is not None and {v.challenger for v in report.verdicts} == {"standing", "recent"}
+        here.transport.experiment.change(
+            parse_settings(settings_to_dict(here.transport.experiment.settings) | {"challengers": {}}),
+            now=here.transport.clock(),
+        )
+        here.play(50)
+        here.transport.settle()
+        assert store.load("recent") is None
+
+
+@pytest.mark.parametrize("name", ["standing", "former", "offered-x", "No Name"])
+def test_challengers_may_not_take_reserved_names(name: str) -> None:
+    with pytest.raises(InvalidSettings, match="challengers"):
+        parse_settings({"challengers": {name: {}}})
+
+
+def beat(model_id: str, *, digest: str | None = None, at: datetime = NOW, **counters: float) -> Heartbeat:
+    return Heartbeat(
+        writer_id="w0",
+        kind="worker",
+        pid=1,
+        at=at,
+        complete_until=at,
+        model_id=model_id,
+        canary_digest=digest,
+        counters=counters,
+    )
+
+
+def watched(tmp_path: Path) -> tuple[Watch, Champion, Any]:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        registry = here.transport.cycle.workspace.registry
+        champion = registry.champion()
+        assert champion is not None
+        return Watch(), champion, registry.manifest(champion.model_id)
+
+
+def test_a_worker_whose_canaries_differ_or_that_cannot_load_undoes_the_promotion(tmp_path: Path) -> None:
+    watch, champion, manifest = watched(tmp_path)
+    rules, good = Rollback(), recorded_digest(manifest)
+    now = champion.since + timedelta(seconds=1)
+    late = champion.since + timedelta(seconds=30)
+    ask = lambda beats, now=now: watch.problem(champion, manifest, beats, rules, now=now)  # noqa: E731
+    assert ask([beat(champion.model_id, digest=good, at=now)]) is None
+    assert "canaries" in str(ask([beat(champion.model_id, digest="0" * 16, at=now)]))
+    assert ask([beat("m-old", at=now)]) is None  # it has a few seconds to load the new one
+    assert "cannot load" in str(ask([beat("m-old", at=late)], late))
+    assert ask([beat("m-old", at=now)], late) is None  # a heartbeat that old says nothing about now
+
+
+def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        workspace = here.transport.cycle.workspace
+        champion = workspace.registry.champion()
+        assert champion is not None
+        here.transport.cycle.tick()
+        worker = next(each for each in here.transport.cycle.intake.live if each.kind == "worker")
+        assert worker.model_id == champion.model_id
+        assert worker.canary_digest == recorded_digest(workspace.registry.manifest(champion.model_id))
+
+
+@pytest.mark.parametrize(
+    ("counters", "problem"),
+    [
+        ({"decisions": 1000.0}, None),
+        ({"decisions": 1000.0, "policy_errors": 5.0}, None),
+        ({"decisions": 1000.0, "policy_errors": 50.0}, "failed"),
+        ({"decisions": 100.0, "error:internal": 50.0}, None),  # too few to tell
+        ({"decisions": 1000.0, f"latency:recommend:{len(LATENCY_EDGES_MS)}": 1000.0}, "latency"),
+        ({"decisions": 50_000.0, "policy_errors": 25_000.0}, None),  # long after the swap
+    ],
+)
+def test_the_guardrail_counts_from_the_swap_on(tmp_path: Path, counters: dict[str, float], problem: str | None) -> None:
+    watch, champion, manifest = watched(tmp_path)
+    good, now = recorded_digest(manifest), champion.since + timedelta(seconds=1)
+    before = dict.fromkeys(counters, 7.0)
+    start = beat(champion.model_id, digest=good, at=now, **before)
+    after = beat(champion.model_id, digest=good, at=now, **{name: value + 7 for name, value in counters.items()})
+    rules = Rollback(latency_p99_ms_max=500.0)
+    assert watch.problem(champion, manifest, [start], rules, now=now) is None
+    found = watch.problem(champion, manifest, [after], rules, now=now)
+    assert found is None if problem is None else problem in str(found)
+
+
+def test_latency_is_never_reported_too_high() -> None:
+    assert latency_ms({}, 0.99) is None
+    assert latency_ms({"latency:recommend:0": 100.0}, 0.99) == 0.0
+    assert latency_ms({"latency:recommend:0": 98.0, "latency:recommend:12": 2.0}, 0.99) == LATENCY_EDGES_MS[11]
+
+
+def test_old_models_that_never_were_champion_are_removed(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        champion = workspace.registry.champion()
+        assert champion is not None
+        stored = workspace.registry.load(champion.model_id)
+        for number in range(KEPT_MAX + 3):
+            here.transport.clock.advance(1)
+            workspace.registry.publish(
+                stored.files | {"note.txt": str(number).encode()},
+                now=workspace.clock(),
+                parent=None,
+                kind="offered",
+                options={},
+                settings_version=1,
+                data={},
+                canaries=[],
+            )
+        assert len(remove_old_models(workspace, store)) == 3
+        assert champion.model_id in workspace.registry.model_ids()
+        assert len(workspace.registry.model_ids()) == KEPT_MAX + 1
+
+
+def test_a_cron_expression_takes_the_place_of_the_interval(tmp_path: Path) -> None:
+    assert next_after("30 4 * * *", datetime(2026, 1, 1, 5, 0, tzinfo=UTC)) == datetime(2026, 1, 2, 4, 30, tzinfo=UTC)
+    with pytest.raises(InvalidSettings, match="cron"):
+        next_after("61 4 * * *", NOW)
+    with pytest.raises(InvalidSettings, match="five fields"):
+        parse_settings({"schedule": {"cron": "daily"}})
+    with world(tmp_path, schedule={"cron": "0 * * * *", "interactions": 1000}) as here:
+        here.play(50)
+        here.transport.server.writer.seal()
+        here.transport.clock.advance(60)
+        here.transport.server.heartbeat()
+        here.transport.cycle.tick()
+        assert here.transport.cycle.due() is None
+        here.transport.clock.advance(3600)
+        assert here.transport.cycle.due() == "interval"
