@@ -58,6 +58,7 @@ def run_worker(
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_S_MAX,
             timeout_keep_alive=KEEP_ALIVE_S,
             backlog=BACKLOG,
