@@ -7,7 +7,7 @@ variance and the skewness of the unseen part are known up to the size of the rew
 estimated with a few pseudo-draws of ordinary misses mixed in.
 
 With Δ = (c − b)/μ:  V₂ = ΣΣ μ Δ²,  V₃ = ΣΣ μ |Δ|³,  h = V₂³/V₃² effective draws of size w = V₃/V₂;
-e² = (Σ Δ_a² (r − q̂_a)² + κ w² s²)/(Σ Δ_a² + κ w²), the signed third moment likewise, s² the variance of the rewards.
+e² = (Σ Δ_a² (r − q̂_a)² + κ w² s²)/(Σ Δ_a² + κ w²), the signed third moment likewise, s² = mean (r − q̂_a)².
 The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical value is moved up with the skewness (Hall
 1992, "On the removal of skewness by transformation"), never in the flattering direction and by at most .75.
 """
@@ -53,14 +53,14 @@ def caution(rows: ScoredRows, lift: Estimate) -> Caution:
     n = len(rows)
     if n < 2:
         return Caution(0.0, 0.0, 0.0)
-    sums = np.zeros(6)
+    sums = np.zeros(7)
     for chunk in rows.chunks():
         sums += _sums(chunk)
-    seconds, thirds, drawn_seconds, drawn_thirds, seen_seconds, seen_thirds = sums.tolist()
+    seconds, thirds, drawn_seconds, drawn_thirds, seen_seconds, seen_thirds, misses = sums.tolist()
     if seconds <= 0 or thirds <= 0:
         return Caution(lift.se, 0.0, 0.0)
     size = thirds / seconds
-    usual = float(rows.reward.var())
+    usual = misses / n
     pseudo = PSEUDO_DRAWS * size**2
     missed = (seen_seconds + pseudo * usual) / (drawn_seconds + pseudo)
     skewed = (-seen_thirds + pseudo * size * usual**1.5) / (drawn_thirds + pseudo * size)
@@ -70,14 +70,16 @@ def caution(rows: ScoredRows, lift: Estimate) -> Caution:
 
 
 def _sums(rows: ScoredRows) -> Floats:
-    """V₂ and V₃ implied by μ; ΣΔ_a² and Σ|Δ_a|³ as drawn; ΣΔ_a² e² and ΣΔ_a³ e³ as seen."""
+    """V₂ and V₃ implied by μ; ΣΔ_a² and Σ|Δ_a|³ as drawn; ΣΔ_a² e² and ΣΔ_a³ e³ as seen; Σe²."""
     mu = _distribution(rows)
     change = rows.candidate - rows.champion
     ratio = np.divide(change, mu, out=np.zeros_like(change), where=mu > 0)
     drawn = rows.at_action(change) / rows.propensity
-    product = drawn * (rows.reward - rows.at_action(rows.q))
+    miss = rows.reward - rows.at_action(rows.q)
+    product = drawn * miss
     implied = ((change * ratio).sum(), (abs(change) * ratio**2).sum())
-    return np.array([*implied, (drawn**2).sum(), (abs(drawn) ** 3).sum(), (product**2).sum(), (product**3).sum()])
+    as_drawn = ((drawn**2).sum(), (abs(drawn) ** 3).sum())
+    return np.array([*implied, *as_drawn, (product**2).sum(), (product**3).sum(), (miss**2).sum()])
 
 
 def _distribution(rows: ScoredRows) -> Floats:
