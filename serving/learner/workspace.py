@@ -6,13 +6,19 @@ the learner's lock (the learner does, a command takes it first).
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
+from joiner.doctor import DATABASE_ERRORS
+from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
+
+log = logging.getLogger("rewardloop.learner")
 
 
 class Workspace:
@@ -34,10 +40,23 @@ class Workspace:
         self.run_lock = threading.Lock()
         self._warehouse = warehouse
         self._pinned: tuple[str | None] | None = None
+        self._paused: bool | None = None
 
     @property
     def warehouse(self) -> Warehouse:
-        """The experiment's warehouse, opened on first use."""
+        """The experiment's warehouse, opened on first use; a damaged one is made anew, and history says so."""
+        with self.lock:
+            try:
+                return self.warehouse_as_it_is()
+            except DATABASE_ERRORS as error:
+                problem = str(error).partition("\n")[0]
+                log.error("experiment %s: its database is made anew from the log: %s", self.experiment.name, problem)
+                report = rebuild(self.experiment)
+                self.registry.record("rebuild", now=self.clock(), reason=problem, events=report.events)
+                return self.warehouse_as_it_is()
+
+    def warehouse_as_it_is(self) -> Warehouse:
+        """The same, but what DuckDB says about a damaged file is raised (`joiner.doctor.DATABASE_ERRORS`)."""
         with self.lock:
             if self._warehouse is None:
                 self._warehouse = Warehouse(self.experiment)
@@ -47,14 +66,32 @@ class Workspace:
     def pinned(self) -> str | None:
         """The model that is pinned as champion, None where none is: the last word about it in history."""
         if self._pinned is None:
-            entries = [entry for entry in self.registry.history() if entry.get("kind") in ("pin", "unpin")]
-            self._pinned = (entries[-1]["model_id"] if entries and entries[-1]["kind"] == "pin" else None,)
+            last = self._last_entry("pin", "unpin")
+            self._pinned = (last["model_id"] if last and last["kind"] == "pin" else None,)
         return self._pinned[0]
 
     def pin(self, model_id: str | None, *, reason: str) -> None:
         """Pin the champion so that nothing takes its place by itself, or let go of it (None); in history."""
         self.registry.record("pin" if model_id else "unpin", now=self.clock(), model_id=model_id, reason=reason)
         self._pinned = (model_id,)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the schedule is paused: no run starts by itself. Survives a restart, as history says."""
+        if self._paused is None:
+            last = self._last_entry("pause", "resume")
+            self._paused = last is not None and last["kind"] == "pause"
+        return self._paused
+
+    def pause(self, paused: bool, *, reason: str) -> None:
+        """Pause or resume the schedule; in history, unless it is so already."""
+        if self.paused != paused:
+            self.registry.record("pause" if paused else "resume", now=self.clock(), reason=reason)
+            self._paused = paused
+
+    def _last_entry(self, *kinds: str) -> dict[str, Any] | None:
+        entries = [entry for entry in self.registry.history() if entry.get("kind") in kinds]
+        return entries[-1] if entries else None
 
     def release_warehouse(self) -> None:
         """Close the warehouse so that its file may be replaced; the next use opens it again."""

@@ -45,9 +45,10 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
         check_replays(experiment, workspace.registry, findings, limit=replays)
         _check_certificate(workspace, findings)
         try:
-            check_database(workspace.warehouse, sound, findings)
+            warehouse = workspace.warehouse_as_it_is()
+            check_database(warehouse, sound, findings)
             if deep:
-                check_rebuild(workspace.warehouse, sound, findings)
+                check_rebuild(warehouse, sound, findings)
         except DATABASE_ERRORS as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             findings.wrong("database", f"it cannot be read: {first}", REBUILD)
