@@ -121,3 +121,32 @@ def test_what_was_logged_replays_after_the_worker_is_gone(tmp_path: Path) -> Non
     loop.ask("page", slots=2)
     loop.interactions()
     assert all(replays(loop.experiment, event) for event in decisions(tmp_path))
+
+
+def test_the_value_report_tells_the_lift_over_the_control_slice(tmp_path: Path) -> None:
+    from serving.learner.operations import run_operation
+    from serving.learner.workspace import Workspace
+
+    loop = Loop(
+        tmp_path,
+        rewards={"window_s": WINDOW_S, "min": 0, "max": 1},
+        serving={"control_fraction": 0.25, "control_policy": "baseline"},
+    )
+    best = "a6"
+    for number in range(400):
+        answer = loop.ask(f"e{number}")
+        loop.reward(f"e{number}", 1.0 if answer.action == best else 0.0)
+    for server in loop.servers:
+        server.close()
+    loop.clock.advance(10 * WINDOW_S)
+    workspace = Workspace(Experiment.open(tmp_path, "default"), loop.clock)
+    try:
+        value = run_operation(workspace, "value", {})
+        nothing = run_operation(workspace, "value", {"last": "1s"})
+    finally:
+        workspace.close()
+    # uniform over seven actions finds the best one in a seventh of its decisions, the baseline never
+    assert value["interactions"] == 400 and 60 < value["control_decisions"] < 140
+    assert value["lower"] < 1 / 7 < value["upper"] and value["control"] < 0.02
+    assert "per 1,000 decisions over control" in value["sentence"] and value["trusted"]
+    assert nothing["lift"] is None and "matured" in nothing["sentence"]

@@ -1,0 +1,31 @@
+"""`rewardloop report value`: what the service earned over its control slice (a subcommand of `report`)."""
+
+from __future__ import annotations
+
+import click
+
+from serving.cli.access import operate
+from serving.cli.common import Common, common, print_json, print_table
+
+
+@click.command("value")
+@click.option("--last", help="Decisions of the last 72h, 30m, 7d before now (or before --until).")
+@click.option("--since", help="Decisions from this time on (RFC 3339; UTC where no zone is given).")
+@click.option("--until", help="Decisions before this time.")
+@click.option("--model", "model_id", help="Only decisions made while this model served.")
+@common
+def value(common: Common, **options: str | None) -> None:
+    """The live lift over the control slice (`serving.control_fraction`), per 1,000 decisions."""
+    answer = operate(common, "value", **options)
+    if common.as_json:
+        print_json(answer)
+        return
+    click.echo(answer["sentence"])
+    if answer["lift"] is not None:
+        rows = [
+            ("policy, per decision", f"{answer['policy']:+.4f}"),
+            ("control, per decision", f"{answer['control']:+.4f}"),
+            ("interactions", f"{answer['interactions']:,}"),
+            ("of them control", f"{answer['control_decisions']:,}"),
+        ]
+        print_table(None, ("what", ""), rows)
