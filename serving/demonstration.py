@@ -32,6 +32,9 @@ REWARD_WINDOW_S = 1.0
 REWARD_DELAY_MAX_S = 0.3
 TICK_S = 0.1
 RETRIES = 8
+REPORTERS = 4
+"""One user asks, so that the log's order, and with it every decision, depends on the seed alone; rewards come from
+several threads, in any order."""
 KILL_AFTER_S = 0.2
 
 
@@ -135,7 +138,7 @@ def demonstrate(
         admin = Admin(data_dir, EXPERIMENT)
         with Client(service.url, EXPERIMENT, retries=RETRIES, timeout_s=5.0) as client:
             transport = OverHttp(
-                ClientApp(client),
+                ClientApp(client, users=1, reporters=REPORTERS),
                 admin,
                 expected_batch=script.batch,
                 on_phase=display.phase,

@@ -151,6 +151,7 @@ class InProcess:
             context=dict(question.context),
             actions=list(question.actions) if question.actions is not None else None,
             event_id=question.event_id,
+            deferred=question.deferred,
         )
         check_recommend(request, self.server.limits)
         events, answer = self.server.decide(request)
@@ -162,6 +163,8 @@ class InProcess:
         while self._on_their_way and self._on_their_way[0][0] <= moment:
             due, _, event_id, delivery = heapq.heappop(self._on_their_way)
             self.clock.advance_to(due)
+            if delivery.activate:
+                self._write([self.server.activation_event(event_id)])
             item = RewardItem(event_id=event_id, reward=delivery.reward, reward_id=delivery.reward_id)
             self._write(self.server.reward_events([item]))
 

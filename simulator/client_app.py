@@ -71,6 +71,8 @@ class ClientApp:
         def reporter() -> None:
             while (item := postbox.take()) is not None:
                 event_id, delivery = item
+                if delivery.activate:
+                    self._client.activate(event_id)
                 self._client.reward(event_id, delivery.reward, reward_id=delivery.reward_id)
 
         with postbox.guarded(reporter, self._reporters) as reporters:
@@ -85,7 +87,9 @@ class ClientApp:
         actions = None
         if question.actions is not None:
             actions = [ClientAction(action.id, action.features) for action in question.actions]
-        choice = self._client.recommend(question.context, actions, event_id=question.event_id)
+        choice = self._client.recommend(
+            question.context, actions, event_id=question.event_id, deferred=question.deferred
+        )
         return Answer(choice.event_id, choice.action, choice.probability, choice.model_id)
 
 

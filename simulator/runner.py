@@ -7,9 +7,10 @@ loop's choices change what the world would have brought.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Run:
     """All that came of a run of n interactions; arrays have shape (n,).
 
     `rewards` are what the chosen actions earned (delivered or not), `expected` their means, `random` and
-    `oracle` the means of a uniform and of the best choice in the same rounds.
+    `oracle` the means of a uniform and of the best choice in the same rounds (NaN where nobody knows). Of `asked`
+    questions n count; they differ only where a log is replayed and the loop chose what the log cannot tell of.
     """
 
     seed: int
@@ -64,6 +66,7 @@ class Run:
     actions: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     event_ids: list[str] = field(default_factory=list)
+    asked: int = 0
     initial: Settled | None = None
     batches: list[Batch] = field(default_factory=list)
 
@@ -88,6 +91,12 @@ class Run:
     def promotions_at(self) -> list[int]:
         """After how many interactions each promotion happened."""
         return [batch.stop for batch in self.batches if batch.settled.outcome == "promote"]
+
+    def cut(self) -> Run:
+        """Drop what was left room for and never played."""
+        for name in ("rewards", "expected", "random", "oracle", "probabilities"):
+            setattr(self, name, getattr(self, name)[: self.played])
+        return self
 
     def regret(self) -> npt.NDArray[np.float64]:
         """Cumulative expected reward missed against the oracle."""
@@ -121,27 +130,35 @@ def play(
     rng = np.random.default_rng([script.seed, _ROUNDS])
     tag = f"{uuid.uuid4().hex[:8]}-" if script.unique else ""
     fixed = environment.catalogue is not None and not send_actions
-    for number, start in enumerate(range(0, script.interactions, script.batch), start=1):
+    for number, first in enumerate(range(0, script.interactions, script.batch), start=1):
         if before_batch:
             before_batch(number)
-        stop = min(start + script.batch, script.interactions)
-        rounds = [environment.draw(rng, step) for step in range(start, stop)]
+        rounds = [environment.draw(rng, step) for step in range(first, min(first + script.batch, script.interactions))]
         answers = _play_batch(transport, run, rounds, way, tag=tag, fixed=fixed)
-        _record(run, rounds, answers, start)
-        batch = Batch(number, start, stop, float(run.rewards[start:stop].mean()), transport.settle())
+        start = run.played
+        _record(run, rounds, answers)
+        rewards = run.rewards[start : run.played]
+        mean = float(rewards.mean()) if len(rewards) else float("nan")
+        batch = Batch(number, start, run.played, mean, transport.settle())
         run.batches.append(batch)
         if on_batch:
             on_batch(run, batch)
-    return run
+    return run.cut()
 
 
 def uniform_history(environment: Environment, rows: int, seed: int) -> list[dict[str, Any]]:
-    """`rows` interactions logged by uniform choice, as objects of the import format."""
+    """`rows` interactions logged by uniform choice, as objects of the import format.
+
+    In a replayed log, whose other rewards nobody knows, rows are drawn until enough of them count.
+    """
     rng = np.random.default_rng([seed, _HISTORY])
-    history = []
-    for number in range(rows):
+    history: list[dict[str, Any]] = []
+    while len(history) < rows:
         one = environment.draw(rng, 0)
         index = int(rng.integers(len(one.actions)))
+        if math.isnan(one.outcomes[index]):
+            continue
+        number = len(history)
         row: dict[str, Any] = {
             "event_id": f"h{seed}-{number:07d}",
             "context": dict(one.context),
@@ -163,22 +180,34 @@ def event_id(seed: int, number: int) -> str:
 def _play_batch(
     transport: Transport, run: Run, rounds: Sequence[Round], way: Channel, *, tag: str, fixed: bool
 ) -> list[Answer]:
-    start = run.played
+    first = run.asked
     questions = [
-        Question(tag + event_id(run.seed, start + offset), one.context, None if fixed else one.actions)
+        Question(
+            tag + event_id(run.seed, first + offset),
+            one.context,
+            None if fixed else one.actions,
+            deferred=_partly_known(one),
+        )
         for offset, one in enumerate(rounds)
     ]
 
     def deliveries(offset: int, answer: Answer) -> Sequence[Delivery]:
-        reward = float(rounds[offset].outcomes[_position(rounds[offset], answer.action)])
-        return way.send(reward, np.random.default_rng([run.seed, _DELIVERIES, start + offset]))
+        one = rounds[offset]
+        reward = float(one.outcomes[_position(one, answer.action)])
+        if math.isnan(reward):
+            return ()
+        sent = way.send(reward, np.random.default_rng([run.seed, _DELIVERIES, first + offset]))
+        return [replace(delivery, activate=True) for delivery in sent] if questions[offset].deferred else sent
 
     return transport.play(questions, deliveries)
 
 
-def _record(run: Run, rounds: Sequence[Round], answers: Sequence[Answer], start: int) -> None:
-    for offset, (one, answer) in enumerate(zip(rounds, answers, strict=True)):
-        index, at = _position(one, answer.action), start + offset
+def _record(run: Run, rounds: Sequence[Round], answers: Sequence[Answer]) -> None:
+    for one, answer in zip(rounds, answers, strict=True):
+        index, at = _position(one, answer.action), run.played
+        run.asked += 1
+        if math.isnan(one.outcomes[index]):
+            continue
         run.rewards[at] = one.outcomes[index]
         run.expected[at] = one.means[index]
         run.random[at] = one.means.mean()
@@ -187,6 +216,11 @@ def _record(run: Run, rounds: Sequence[Round], answers: Sequence[Answer], start:
         run.actions.append(answer.action)
         run.models.append(answer.model_id)
         run.event_ids.append(answer.event_id)
+
+
+def _partly_known(one: Round) -> bool:
+    """Whether some action's reward is not known, so that choosing it must not count."""
+    return bool(np.isnan(one.outcomes).any())
 
 
 def _position(one: Round, action: str) -> int:

@@ -15,11 +15,15 @@ from bandit.types import Action, Features
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a client app asks: `actions` is None where the experiment declares a catalogue."""
+    """What a client app asks: `actions` is None where the experiment declares a catalogue.
+
+    A `deferred` question counts only once its answer is activated.
+    """
 
     event_id: str
     context: Features
     actions: tuple[Action, ...] | None = None
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One reward on its way: reported `delay_s` after the decision."""
+    """One reward on its way: reported `delay_s` after the decision, which it activates first if `activate`."""
 
     delay_s: float
     reward: float
     reward_id: str | None = None
+    activate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

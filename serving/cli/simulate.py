@@ -52,6 +52,8 @@ def command(
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
     changes = setting_changes(algorithm, encoder, gate)
     if url is not None:
+        if options.env == "replay":
+            raise InvalidInput("--env", "replay needs the simulated clock; leave --url out")
         runs = _play_over_http(world, options, seeds, url, common)
     else:
         name = common.experiment or EXPERIMENT
@@ -167,7 +169,7 @@ def constant_lines(world: Environment, options: WorldOptions) -> ReferenceLines 
 
     from simulator.environment import reference_lines
 
-    if options.drift != "none" or options.env == "news":
+    if options.drift != "none" or options.env in ("news", "replay"):
         return None
     return reference_lines(world, rng=np.random.default_rng(0), draws=20_000)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simulator.channel import Channel
     from simulator.environment import Environment
 
-ENVIRONMENTS = ("statlog", "table", "linear", "nonlinear", "news")
+ENVIRONMENTS = ("statlog", "table", "linear", "nonlinear", "news", "replay")
 DRIFTS = ("none", "abrupt", "gradual", "seasonal")
 
 
@@ -70,17 +70,31 @@ class WorldOptions:
         from simulator.news import NewsWorld
         from simulator.synthetic import LinearWorld, NonLinearWorld
 
-        if self.env != "table" and (self.data is not None or self.label is not None):
-            raise InvalidInput("--data" if self.data is not None else "--label", "belongs to --env table")
-        if self.actions is not None and self.env in ("statlog", "table"):
-            raise InvalidInput("--actions", "belongs to the synthetic worlds; a table's classes are its actions")
+        if self.label is not None and self.env != "table":
+            raise InvalidInput("--label", "belongs to --env table")
+        if self.data is not None and self.env not in ("table", "replay"):
+            raise InvalidInput("--data", "belongs to --env table and --env replay")
+        if self.actions is not None and self.env in ("statlog", "table", "replay"):
+            raise InvalidInput("--actions", "belongs to the synthetic worlds; data bring their own actions")
         if self.env == "linear":
             return LinearWorld(self.actions or 5)
         if self.env == "nonlinear":
             return NonLinearWorld(self.actions or 5)
         if self.env == "news":
             return NewsWorld(self.actions or 10)
+        if self.env == "replay":
+            return self._log()
         return statlog_world() if self.env == "statlog" else self._table()
+
+    def _log(self) -> Environment:
+        from simulator.replay import UnusableLog, read_logged_world
+
+        if self.data is None:
+            raise InvalidInput("--data", "is required with --env replay: an NDJSON file as `rewardloop export` writes")
+        try:
+            return read_logged_world(self.data)
+        except UnusableLog as error:
+            raise InvalidInput("--data", str(error)) from None
 
     def _table(self) -> Environment:
         from joiner.tables import read_table
@@ -131,8 +145,8 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
     return [
         click.option("--env", type=click.Choice(ENVIRONMENTS), default="statlog", show_default=True,
                      help="The world to play in."),
-        click.option("--data", type=click.Path(path_type=Path), help="With --env table: a CSV or Parquet file."),
-        click.option("--label", help="With --env table: the column of classes, one an action."),
+        click.option("--data", type=click.Path(path_type=Path), help="A table, or for replay a log (NDJSON)."),
+        click.option("--label", help="--env table: the column of classes, one an action."),
         click.option("--actions", type=click.IntRange(2, 1000), help="How many actions a synthetic world offers."),
         click.option("--drift", type=click.Choice(DRIFTS), default="none", show_default=True,
                      help="How the world changes: abruptly half way, gradually from start to half way, or by season."),

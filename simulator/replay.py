@@ -1,0 +1,126 @@
+"""Replay of a logged data set by rejection sampling: an honest test of a loop on somebody's past.
+
+Rows are drawn from the log with replacement. When the loop chooses the logged action, the row's reward is its
+reward and the event counts; otherwise nothing is known about what would have happened, and the event must not
+count. Rows logged with an unequal propensity p are first thinned to p_min / p, so that each accepted event is as if
+the loop had met the world itself (Li, Chu, Langford, Wang 2011, "Unbiased offline evaluation of
+contextual-bandit-based news article recommendation algorithms").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bandit.types import Action, Features
+from simulator.environment import PolicyFunction, Round, Value
+
+PROPENSITY_MIN = 1e-3
+
+
+class UnusableLog(ValueError):
+    """A log that cannot be replayed; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRow:
+    """One logged decision: what was known, what was offered, what was chosen with which probability, and earned."""
+
+    context: Features
+    actions: tuple[Action, ...]
+    index: int
+    propensity: float
+    reward: float
+
+
+class LoggedWorld:
+    """A log as a world. A round's `means` and `outcomes` are NaN but for the logged action.
+
+    `outcomes` is NaN throughout where thinning rejects the row whatever the loop chooses. Rewards of other actions
+    are never known, so there is no oracle here. Raises `UnusableLog` without rows or support.
+    """
+
+    def __init__(self, rows: Sequence[LoggedRow], *, name: str = "replayed log") -> None:
+        if not rows:
+            raise UnusableLog("the log holds no usable row")
+        self.name = name
+        self._rows = list(rows)
+        self._floor = min(row.propensity for row in rows)
+        if not PROPENSITY_MIN <= self._floor <= 1:
+            raise UnusableLog(f"propensities must lie in [{PROPENSITY_MIN:g}, 1] to be replayed")
+        rewards = [row.reward for row in rows]
+        self.reward_range = (min(0.0, *rewards), max(1.0, *rewards))
+        first = rows[0].actions
+        self.catalogue = first if all(row.actions == first for row in rows) else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def draw(self, rng: np.random.Generator, step: int) -> Round:
+        """A logged row; it is acceptable with probability p_min / p."""
+        row = self._rows[int(rng.integers(len(self._rows)))]
+        accepted = rng.random() < self._floor / row.propensity
+        return _round(row, accepted=accepted)
+
+    def logged(self) -> Iterator[LoggedRow]:
+        """Every row once."""
+        return iter(self._rows)
+
+    def value(self, pmf: PolicyFunction) -> Value:
+        """What replay converges to: Σ wᵢrᵢ / Σ wᵢ with w = π(a|x)/p, and its standard error (delta method)."""
+        weights = np.array([pmf(row.context, row.actions)[row.index] / row.propensity for row in self._rows])
+        rewards = np.array([row.reward for row in self._rows])
+        mean = float(np.sum(weights * rewards) / np.sum(weights))
+        residuals = weights * (rewards - mean) / weights.mean()
+        return Value(mean, float(residuals.std(ddof=1) / np.sqrt(len(residuals))) if len(residuals) > 1 else 0.0)
+
+
+def logged_world(rows: Iterable[Mapping[str, Any]], *, name: str = "replayed log") -> LoggedWorld:
+    """A world from objects as exports and imports have them: context, actions, action, probability, reward.
+
+    Rows that name no actions are offered all actions that any row chose; rows without a usable probability are
+    left out. Raises `UnusableLog` when nothing is left.
+    """
+    kept = [row for row in rows if isinstance(row.get("context"), dict) and isinstance(row.get("action"), str)]
+    catalogue = tuple(Action(ident) for ident in sorted({str(row["action"]) for row in kept}))
+    usable = []
+    for row in kept:
+        actions = _offered(row.get("actions")) or catalogue
+        index = next((position for position, action in enumerate(actions) if action.id == row["action"]), None)
+        propensity, reward = row.get("probability"), row.get("reward") or 0.0
+        if index is None or not isinstance(reward, int | float):
+            continue
+        if isinstance(propensity, int | float) and PROPENSITY_MIN <= propensity <= 1:
+            usable.append(LoggedRow(row["context"], actions, index, float(propensity), float(reward)))
+    return LoggedWorld(usable, name=name)
+
+
+def read_logged_world(path: Path) -> LoggedWorld:
+    """A world from an NDJSON file; raises `UnusableLog`."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UnusableLog(f"the file cannot be read as NDJSON ({type(error).__name__})") from None
+    return logged_world([row for row in rows if isinstance(row, dict)], name=path.name)
+
+
+def _offered(named: Any) -> tuple[Action, ...]:
+    if not isinstance(named, list):
+        return ()
+    return tuple(
+        Action(entry) if isinstance(entry, str) else Action(str(entry["id"]), entry.get("features") or {})
+        for entry in named
+    )
+
+
+def _round(row: LoggedRow, *, accepted: bool) -> Round:
+    means = np.full(len(row.actions), np.nan)
+    means[row.index] = row.reward
+    outcomes = means if accepted else np.full(len(row.actions), np.nan)
+    return Round(row.context, row.actions, means, outcomes)

@@ -1,0 +1,102 @@
+"""Replaying a log: what it says about a policy is what the world that wrote the log would have said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bandit.settings import ExperimentSettings
+from bandit.types import Action, Features
+from joiner.warehouse import Warehouse
+from serving.in_process import in_process
+from serving.simulation import simulated_settings
+from simulator.environment import true_value
+from simulator.replay import UnusableLog, logged_world, read_logged_world
+from simulator.runner import Script, play, uniform_history
+from simulator.synthetic import LinearWorld
+
+
+def logged_by(world: LinearWorld, rows: int, skew: float, seed: int = 0) -> list[dict]:
+    """Rows logged by a policy that gives its first action the share `skew` and the others the rest."""
+    rng = np.random.default_rng(seed)
+    history = []
+    for _ in range(rows):
+        one = world.draw(rng, 0)
+        k = len(one.actions)
+        pmf = np.full(k, (1 - skew) / (k - 1))
+        pmf[0] = skew
+        index = int(rng.choice(k, p=pmf))
+        history.append(
+            {
+                "context": dict(one.context),
+                "actions": [{"id": action.id, "features": dict(action.features)} for action in one.actions],
+                "action": one.actions[index].id,
+                "probability": float(pmf[index]),
+                "reward": float(one.outcomes[index]),
+            }
+        )
+    return history
+
+
+def by_context(context: Features, actions: Sequence[Action]) -> list[float]:
+    favourite = 1 if context["u0"] > 0 else 2
+    return [0.8 * (position == favourite) + 0.2 / len(actions) for position in range(len(actions))]
+
+
+@pytest.mark.parametrize("skew", [0.25, 0.6])
+def test_replay_values_a_policy_as_the_world_that_wrote_the_log(skew: float) -> None:
+    world = LinearWorld(4)
+    log = logged_world(logged_by(world, 6000, skew))
+    truth = true_value(world, by_context, rng=np.random.default_rng(1), draws=20_000)
+    estimate = log.value(by_context)
+    assert abs(estimate.mean - truth.mean) < 3 * np.hypot(estimate.se, truth.se)
+
+
+def test_accepted_events_average_to_that_value_though_the_log_was_skewed() -> None:
+    log, rng = logged_world(logged_by(LinearWorld(4), 3000, 0.6)), np.random.default_rng(2)
+    earned = []
+    for step in range(20_000):
+        one = log.draw(rng, step)
+        reward = one.outcomes[rng.choice(4, p=by_context(one.context, one.actions))]
+        if not np.isnan(reward):
+            earned.append(reward)
+    error = np.std(earned) / np.sqrt(len(earned))
+    assert abs(np.mean(earned) - log.value(by_context).mean) < 3 * error
+
+
+def test_the_loop_learns_from_accepted_events_alone(tmp_path: Path) -> None:
+    world = logged_world(uniform_history(LinearWorld(3, fresh=True), 2000, seed=0))
+    settings = simulated_settings(world, ExperimentSettings(), {"rewards": {"window_s": 1.0}})
+    with in_process(tmp_path, "replay", settings, 0) as loop:
+        run = play(world, loop, Script(900, 300, 0, seed=0))
+        experiment = loop.experiment
+    assert run.asked == 900 and 250 < run.played < 350
+    assert len(run.rewards) == run.played and not np.isnan(run.rewards).any()
+    with Warehouse(experiment, read_only=True) as warehouse:
+        counts = warehouse.counts()
+    assert counts["decisions"] == 900
+    assert counts["interactions"] == run.played
+    assert counts["not_activated"] == 900 - run.played
+
+
+def test_a_file_is_read_and_rows_without_support_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"context": {}, "action": "a", "probability": 0.5, "reward": 1},
+        {"context": {}, "action": "b", "probability": 0.5},
+        {"context": {}, "action": "b", "reward": 1},
+        {"context": {}, "action": "b", "probability": 0, "reward": 1},
+    ]
+    path = tmp_path / "log.ndjson"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    world = read_logged_world(path)
+    assert len(world) == 2
+    assert world.catalogue == (Action("a"), Action("b"))
+    path.write_text("not json")
+    with pytest.raises(UnusableLog):
+        read_logged_world(path)
+    with pytest.raises(UnusableLog):
+        logged_world([rows[2]])
