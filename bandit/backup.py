@@ -138,14 +138,14 @@ def _everything(data_dir: Path, names: list[str]) -> Iterator[Path]:
         yield from _files(paths.events, SEALED_SUFFIX)
         yield from _files(paths.events, but=(OPEN_SUFFIX, SEALED_SUFFIX, ".tmp"))
         yield from _files(paths.workers, but=(".json", ".tmp"))
-        yield from (path for path in (paths.champion, paths.history) if path.exists())
+        others = [path for path in sorted(paths.root.iterdir()) if not path.name.startswith(NOT_SAVED)]
+        yield from (path for path in others if path.is_file() and path != paths.settings)  # pointers before models
         for folder in (paths.challengers, paths.evaluations, paths.models):
             yield from _files(folder, but=(".tmp",))
-        listed = {paths.events, paths.workers, paths.champion, paths.history, paths.settings, paths.catalogues}
-        listed |= {paths.challengers, paths.evaluations, paths.models}
-        for entry in sorted(paths.root.iterdir()):
-            if entry not in listed and not entry.name.startswith(NOT_SAVED):
-                yield from _files(entry, but=(".tmp",)) if entry.is_dir() else (entry,)
+        listed = {paths.events, paths.workers, paths.challengers, paths.evaluations, paths.models, paths.catalogues}
+        for folder in others:
+            if folder not in listed:
+                yield from _files(folder, but=(".tmp",))
         yield paths.settings
         yield from _files(paths.catalogues, but=(".tmp",))
     keys = data_dir / "keys.json"
