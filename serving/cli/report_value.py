@@ -1,4 +1,4 @@
-"""`rewardloop report value`: what the service earned over its control slice (a subcommand of `report`)."""
+"""`rewardloop report value` and `report apprentice`: what was earned over control, and what was learnt by watching."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def value(common: Common, **options: str | None) -> None:
             ("of them control", f"{answer['control_decisions']:,}"),
         ]
         print_table(None, ("what", ""), rows)
+
+
+@click.command("apprentice")
+@common
+def apprentice(common: Common) -> None:
+    """How often the apprentice would have agreed with the baseline, and what it guesses it would have earned."""
+    answer = operate(common, "apprentice")
+    if common.as_json:
+        print_json(answer)
+    else:
+        click.echo(answer["sentence"])
