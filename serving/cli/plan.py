@@ -1,0 +1,239 @@
+"""`rewardloop plan`: how long until the gate can see a lift, and what exploring for it costs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandit.errors import InvalidInput
+from serving.cli.common import Common, common, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from simulator.planning import Assumptions
+
+SECONDS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
+           "week": 604800}  # fmt: skip
+EXPLORATIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+SIMULATED_RUNS = 12
+SIMULATED_ROWS_MAX = 60_000
+FIRST_LOOK_ROWS = 500
+LOOK_GROWTH = 1.3
+
+
+@click.command(name="plan")
+@click.option("--actions", type=click.IntRange(2, 1000), help="How many actions are on offer.")
+@click.option(
+    "--lift",
+    type=click.FloatRange(0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="The relative lift worth finding: 0.1 is ten per cent more reward.",
+)
+@click.option("--traffic", default=None, help="Decisions per time: 50000/day, 20/min.  [default: that of the log]")
+@click.option(
+    "--value",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Mean reward of the champion's favourite (rewards 0 or 1).",
+)
+@click.option(
+    "--exploration",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of decisions drawn uniformly.",
+)
+@click.option(
+    "--differing",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.3,
+    show_default=True,
+    help="Share of contexts on which challenger and champion favour different actions.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the simulation.")
+@common
+def command(
+    *,
+    actions: int | None,
+    lift: float,
+    traffic: str | None,
+    value: float,
+    exploration: float,
+    differing: float,
+    seed: int,
+    common: Common,
+) -> None:
+    """Estimate how long a lift takes to detect and what exploration costs.
+
+    With --actions: from a simulated log, judged by the real gate as rows come in. Without: from the variance of the
+    newest evaluation of the experiment in --data-dir.
+    """
+    from simulator.planning import Assumptions, ImpossiblePlan
+
+    if actions is None:
+        _from_log(common, lift, traffic)
+        return
+    if traffic is None:
+        raise InvalidInput("--traffic", "is required with --actions, for example 50000/day")
+    per_day = parse_traffic(traffic)
+    try:
+        assumed = Assumptions(actions, lift, value, exploration, differing)
+        rows = [_plan(replace(assumed, exploration=share), per_day) for share in sorted({*EXPLORATIONS, exploration})]
+    except ImpossiblePlan as error:
+        raise InvalidInput("--lift", str(error)) from None
+    found = _simulate(assumed, seed)
+    if common.as_json:
+        print_json({"explorations": rows, "gate": found | _time(found["rows_median"], per_day)})
+        return
+    print_table(
+        f"A lift of {lift:.0%} over {value:g}, {actions} actions, {per_day:,.0f} decisions a day",
+        ["exploration", "rows needed", "time", "explored away, a day", "gained by the lift, a day"],
+        [
+            [f"{row['exploration']:.0%}", f"{row['rows']:,}", _span(row["days"]), f"{row['cost_per_day']:,.0f}",
+             f"{row['gain_per_day']:,.0f}"]
+            for row in rows
+        ],
+    )  # fmt: skip
+    say("One planned look at α = .05 with power .8 and a perfect reward model.")
+    _say_simulation(found, exploration, per_day)
+
+
+def parse_traffic(text: str) -> float:
+    """Decisions a day out of `50000/day`; raises `InvalidInput`."""
+    match = re.fullmatch(r"\s*([0-9][0-9_,.]*)\s*/\s*([a-z]+)\s*", text.lower())
+    number = match.group(1).replace(",", "").replace("_", "") if match else ""
+    unit = match.group(2) if match else ""
+    try:
+        per_day = float(number) * SECONDS["day"] / SECONDS[unit if unit in SECONDS else unit.removesuffix("s")]
+    except (KeyError, ValueError):
+        per_day = 0.0
+    if not per_day > 0:
+        raise InvalidInput("--traffic", "is not a number per time, such as 50000/day, 300/hour or 20/min")
+    return per_day
+
+
+def _plan(assumed: Assumptions, per_day: float) -> dict[str, Any]:
+    from simulator.planning import rows_needed
+
+    rows = rows_needed(assumed.deviation(), assumed.lift * assumed.served)
+    return {
+        "exploration": assumed.exploration,
+        "rows": rows,
+        "days": rows / per_day,
+        "cost_per_day": assumed.cost * per_day,
+        "gain_per_day": assumed.lift * assumed.served * per_day,
+    }
+
+
+def _simulate(assumed: Assumptions, seed: int) -> dict[str, Any]:
+    """Let the gate look at growing simulated logs: how often and how soon it promotes, and the equal twin's fate."""
+    equal = replace(assumed, lift=0.0)
+    found = [_first_promotion(assumed, seed, run) for run in range(SIMULATED_RUNS)]
+    false = [_first_promotion(equal, seed, SIMULATED_RUNS + run) for run in range(SIMULATED_RUNS)]
+    promoted = sorted(rows for rows in found if rows is not None)
+    middle = promoted[len(found) // 2] if len(promoted) > len(found) // 2 else None
+    return {
+        "runs": SIMULATED_RUNS,
+        "rows_max": SIMULATED_ROWS_MAX,
+        "promoted": len(promoted),
+        "rows_median": middle,
+        "equal_promoted": sum(rows is not None for rows in false),
+    }
+
+
+def _first_promotion(assumed: Assumptions, seed: int, run: int) -> int | None:
+    """Rows after which the real gate, with its default rules, first promotes; None within the bound."""
+    import numpy as np
+
+    from evaluation.gate import GateRules, judge
+    from evaluation.scored import ScoredRows
+    from simulator.planning import simulate_log
+
+    log = simulate_log(assumed, SIMULATED_ROWS_MAX, np.random.default_rng([seed, run]))
+    rules, ledger, rows = GateRules(), None, FIRST_LOOK_ROWS
+    while True:
+        seen = ScoredRows.from_matrices(
+            candidate=log.candidate[:rows],
+            champion=log.champion[:rows],
+            q=log.q[:rows],
+            action=log.action[:rows],
+            reward=log.reward[:rows],
+            propensity=log.propensity[:rows],
+            pmf=log.champion[:rows],
+        )
+        verdict = judge(seen, rules, ledger=ledger)
+        if verdict.promote:
+            return rows
+        if rows == SIMULATED_ROWS_MAX:
+            return None
+        ledger, rows = verdict.ledger, min(int(rows * LOOK_GROWTH), SIMULATED_ROWS_MAX)
+
+
+def _from_log(common: Common, lift: float, traffic: str | None) -> None:
+    from datetime import datetime
+
+    from serving.learner.certificates import CERTIFICATE
+    from simulator.planning import rows_needed
+
+    experiment = common.open_experiment()
+    certificate = _newest(experiment.paths.evaluations, CERTIFICATE)
+    found, data = certificate["lift"], certificate["data"]
+    if not found.get("se") or not found.get("n"):
+        raise InvalidInput("--actions", "is required: the newest evaluation compared equal policies, without variance")
+    value = certificate["estimators"]["dr"]["champion"]["value"]
+    deviation = found["se"] * found["n"] ** 0.5
+    rows = rows_needed(deviation, lift * abs(value))
+    if traffic is not None:
+        per_day = parse_traffic(traffic)
+    else:
+        span_s = (datetime.fromisoformat(data["last"]) - datetime.fromisoformat(data["first"])).total_seconds()
+        per_day = data["rows"] / max(span_s, 1e-6) * SECONDS["day"]
+    plan = {"rows": rows, "days": rows / per_day, "per_day": per_day, "value": value, "deviation": deviation,
+            "evaluation": certificate["id"]}  # fmt: skip
+    if common.as_json:
+        print_json(plan)
+        return
+    print_table(
+        f"A lift of {lift:.0%} over the champion's {value:.4g}, by the variance of evaluation {certificate['id']}",
+        ["rows needed", "time", "decisions a day", "deviation of a row"],
+        [[f"{rows:,}", _span(rows / per_day), f"{per_day:,.0f}", f"{deviation:.3g}"]],
+    )
+    say("One planned look at α = .05 with power .8; a challenger that differs more varies more.")
+
+
+def _newest(evaluations: Any, name: str) -> dict[str, Any]:
+    import msgspec
+
+    from bandit.errors import NotFound
+
+    for path in sorted(evaluations.glob(f"e*/{name}"), reverse=True):
+        certificate: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        if certificate.get("lift") and "champion" in certificate["estimators"].get("dr", {}):
+            return certificate
+    raise NotFound("no evaluation to take the variance from; give --actions and --traffic instead")
+
+
+def _say_simulation(found: dict[str, Any], exploration: float, per_day: float) -> None:
+    runs, rows = found["runs"], found["rows_median"]
+    when = f", half of all after {rows:,} rows ({_span(rows / per_day)}) or sooner" if rows else ""
+    say(
+        f"Simulated with {exploration:.0%} exploration and a gate that looks again and again: within "
+        f"{found['rows_max']:,} rows it promoted {found['promoted']} of {runs} such challengers{when}; "
+        f"of equal ones {found['equal_promoted']}."
+    )
+
+
+def _time(rows: int | None, per_day: float) -> dict[str, float | None]:
+    return {"days_median": None if rows is None else rows / per_day}
+
+
+def _span(days: float) -> str:
+    if days < 1 / 24:
+        return f"{days * 1440:.0f} min"
+    if days < 2:
+        return f"{days * 24:.1f} h"
+    return f"{days:,.0f} days" if days < 10_000 else "never"
