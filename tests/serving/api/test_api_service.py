@@ -6,6 +6,7 @@ import asyncio
 import resource
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.serving.api.support import (
     replays,
     run,
     served,
+    wait_for,
     worker,
 )
 
@@ -322,6 +324,32 @@ def test_sigterm_answers_what_has_arrived_seals_and_ends_with_zero(tmp_path: Pat
         assert time.monotonic() - started < 10
     assert not list(experiment.paths.events.glob("*.open"))
     assert len(decisions(tmp_path)) == 5
+
+
+def test_sigterm_in_the_middle_of_traffic_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+    port = free_port()
+    answered: list[str] = []
+
+    def keep_asking() -> None:
+        with httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+            while True:
+                try:
+                    response = client.post(URL, json=QUESTION)
+                except httpx.HTTPError:
+                    return  # the worker has gone
+                assert response.status_code == 200
+                answered.append(response.json()["event_id"])
+
+    with worker(tmp_path, port) as process, ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(keep_asking) for _ in range(4)]
+        wait_for(lambda: len(answered) > 100, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        for future in asking:
+            future.result(timeout=10)
+    logged_ids = [event.event_id for event in decisions(tmp_path)]
+    assert set(answered) <= set(logged_ids) and len(logged_ids) == len(set(logged_ids))
 
 
 def test_a_full_disk_means_503_and_nothing_that_was_acknowledged_is_missing(tmp_path: Path) -> None:
