@@ -58,6 +58,8 @@ def recover_segment(source: Path, *, now: datetime) -> Recovered:
     Every step can be repeated after a crash in the middle. Raises OSError when the disk does not take it.
     """
     target = source.with_suffix(SEALED_SUFFIX)
+    for leftover in source.parent.glob(f".{target.name}.*.tmp"):  # of a recovery that was killed while it wrote
+        leftover.unlink(missing_ok=True)
     if target.exists():  # an earlier recovery was cut short between its last two steps
         info = verify_segment(target)
         source.unlink()

@@ -7,6 +7,7 @@ event that a heartbeat vouches for is in the list.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,9 @@ from bandit.eventlog.recovery import QUARANTINE, Recovered, open_segments, quara
 from bandit.eventlog.segment import SEALED_SUFFIX, parse_segment_name, segments_with_suffix
 from bandit.experiment import ExperimentPaths
 from bandit.files import locked
+
+LEFTOVER_S_MIN = 60.0
+"""A temporary file that old belongs to nobody: writing one takes milliseconds."""
 
 __all__ = ["Survey", "quarantine_segment", "sealed_segments", "survey"]
 
@@ -100,7 +104,16 @@ def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True, known
 
 
 def _forget_the_dead(paths: ExperimentPaths, living: list[str]) -> None:
-    """Remove lock and heartbeat of dead writers whose names are never used again, once nothing of theirs is open."""
+    """Remove lock and heartbeat of dead writers whose names are never used again, once nothing of theirs is open.
+
+    With them go the half-written heartbeats of processes that were killed.
+    """
+    for path in paths.workers.glob(".*.tmp") if paths.workers.is_dir() else []:
+        try:
+            if time.time() - path.stat().st_mtime > LEFTOVER_S_MIN:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # its writer has just finished it
     for path in paths.workers.glob(f"*{HEARTBEAT_SUFFIX}") if paths.workers.is_dir() else []:
         writer_id = path.name.removesuffix(HEARTBEAT_SUFFIX)
         heartbeat = None if writer_id in living else read_heartbeat(paths, writer_id)

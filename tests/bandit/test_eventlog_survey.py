@@ -149,6 +149,19 @@ def test_nothing_is_kept_of_a_dead_writer_whose_name_is_never_used_again(tmp_pat
     assert sorted(path.name for path in paths.workers.iterdir()) == ["again.json", "again.lock", "clock"]
 
 
+def test_what_killed_processes_left_half_written_is_removed(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    write_segment(paths, [["a"]], seal=False, clock=HandClock())
+    leftovers = [paths.events / ".w0-00000001.jsonl.12-34.tmp", paths.workers / ".w0.json.12-34.tmp"]
+    for path in leftovers:
+        path.write_text("half")
+        os.utime(path, (0, 0))
+    (paths.workers / ".w1.json.12-34.tmp").write_text("being written")
+    assert logged_ids(survey(paths, now=START).segments) == ["a"]
+    assert [path.exists() for path in leftovers] == [False, False]
+    assert (paths.workers / ".w1.json.12-34.tmp").exists()
+
+
 def test_known_segments_are_left_out_of_the_answer(tmp_path: Path) -> None:
     paths = new_paths(tmp_path)
     for event_id in ("a", "b"):
