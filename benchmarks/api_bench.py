@@ -111,7 +111,7 @@ def write_bodies(folder: Path) -> dict[str, Path]:
 @contextlib.contextmanager
 def started(command: Sequence[str], url: str) -> Iterator[None]:
     """A server process, ready when `url` answers."""
-    process = subprocess.Popen([sys.executable, "-m", *command])
+    process = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
         while True:
@@ -290,19 +290,20 @@ def _summary(runs: dict[str, list[dict[str, Any]]], sync: float) -> dict[str, An
 
 
 def main() -> None:
-    """Print the table, or one JSON object."""
+    """Print the tables, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--workers", action="store_true", help="compare two workers with one instead")
     parser.add_argument("--memory", type=int, metavar="REQUESTS", help="watch resident memory instead")
     chosen = parser.parse_args()
-    if chosen.workers or chosen.memory:
-        other = measure_memory(chosen.memory) if chosen.memory else measure_workers(seconds=chosen.seconds)
-        print(json.dumps(other))
+    if chosen.memory:
+        print(json.dumps(measure_memory(chosen.memory)))
         return
     result = measure(seconds=chosen.seconds, rounds=chosen.rounds)
+    workers = measure_workers(seconds=chosen.seconds, rounds=chosen.rounds)
+    result["workers"] = workers["medians"]
+    result["ratios"] |= workers["ratios"]
     if chosen.json:
         print(json.dumps(result))
         return
@@ -310,6 +311,8 @@ def main() -> None:
     for label, numbers in result["medians"].items():
         rate, p50, p99 = (numbers[key] for key in ("requests_per_s", "p50_ms", "p99_ms"))
         print(f"{label:28} {rate:9.0f} requests/s   p50 {p50:7.3f} ms   p99 {p99:7.3f} ms")
+    for count, rate in result["workers"].items():
+        print(f"{count} worker(s), all cores        {rate:9.0f} requests/s")
     for label, ratio in result["ratios"].items():
         print(f"{label:48} {ratio:6.2f}")
 

@@ -24,6 +24,7 @@ class Counters:
             "control_decisions": 0,
             "apprentice_agreements": 0,
             "policy_errors": 0,
+            "trial_errors": 0,
             "poll_errors": 0,
             "model_swaps": 0,
         }

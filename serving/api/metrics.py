@@ -30,6 +30,7 @@ _COUNTERS = {
         "rewardloop_policy_errors_total",
         "Decisions in which the model failed and the cold start stood in.",
     ),
+    "trial_errors": ("rewardloop_trial_errors_total", "Decisions in which the challenger on trial failed."),
     "poll_errors": ("rewardloop_poll_errors_total", "Failed looks at settings or champion pointer."),
     "model_swaps": ("rewardloop_model_swaps_total", "Models taken into service."),
     "log_commits": ("rewardloop_log_commits_total", "Group commits of the event log."),
@@ -44,6 +45,7 @@ _GAUGES = {
     "memory_ids": ("rewardloop_retry_memory_ids", "Answers kept for retries."),
     "ready": ("rewardloop_ready", "Whether the worker can make decisions durable."),
     "fallback": ("rewardloop_fallback", "Whether the champion is unusable at present."),
+    "trial": ("rewardloop_trial", "Whether a challenger has its share of the decisions."),
     "champion_since_s": ("rewardloop_champion_since_seconds", "When the champion was set, in seconds since 1970."),
 }
 

@@ -16,7 +16,7 @@ from bandit.settings import Limits
 from serving.api.openapi import document
 from tests.serving.api.support import make_experiment, run, served
 
-GENERATED = int(os.environ.get("GENERATED_REQUESTS", "300"))
+GENERATED = int(os.environ.get("GENERATED_REQUESTS", "200"))
 
 
 def resolve(schema: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ CONTEXT = [{"timeOfDay": "morning"}, {"device": {"mobile": True, "windows": Fals
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     data_dir = tmp_path_factory.mktemp("personalizer")
-    make_experiment(data_dir)
+    make_experiment(data_dir, serving={"seal_interval_s": 0.2})
     make_experiment(data_dir, "other")
     port = free_port()
     with worker(data_dir, port):
