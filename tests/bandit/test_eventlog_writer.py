@@ -17,6 +17,7 @@ from bandit.errors import Busy, Conflict, DurabilityLost, InvalidSettings
 from bandit.eventlog import EventLogWriter, live_heartbeats, read_events, survey, verify_segment
 from bandit.eventlog.segment import whole_commits
 from bandit.events import Event, stamped_at
+from bandit.files import fsync_directory
 from tests.bandit.eventlog_support import HandClock, logged_ids, new_paths, reward, utc_now
 
 
@@ -41,6 +42,42 @@ def test_an_acknowledged_event_is_in_a_whole_commit_on_disk(tmp_path: Path) -> N
     writer.submit([reward(writer, "a")], done)
     writer.close()
     assert seen == [True]
+
+
+def test_an_acknowledgement_comes_only_after_the_sync_of_its_bytes_and_of_the_new_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = new_paths(tmp_path)
+    synced: dict[str, bytes] = {}
+    named: set[str] = set()
+
+    def sync(descriptor: int) -> None:
+        os.fdatasync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced[path.name] = path.read_bytes()
+
+    def sync_directory(directory: Path) -> None:
+        fsync_directory(directory)
+        named.update(path.name for path in directory.iterdir())
+
+    monkeypatch.setattr("bandit.eventlog.writer._sync_data", sync)
+    monkeypatch.setattr("bandit.eventlog.writer.fsync_directory", sync_directory)
+    writer = EventLogWriter(paths, "w0", clock=utc_now, segment_bytes_max=4096)
+    durable: list[bool] = []
+
+    def done(event_id: str) -> None:
+        durable.append(any(b'"event_id":"%s"' % event_id.encode() in synced[name] for name in named & synced.keys()))
+
+    for number in range(200):
+        event_id = f"event-{number}"
+        writer.submit([reward(writer, event_id)], lambda error, event_id=event_id: done(event_id))
+        if number % 20 == 0:
+            time.sleep(0.002)
+    writer.close()
+    assert durable == [True] * 200
+    sealed = {path.name.replace(".jsonl", ".open"): path.read_bytes() for path in paths.events.iterdir()}
+    assert len(sealed) > 1
+    assert sealed == synced, "a segment is synced whole before it gets its final name"
 
 
 def test_one_sync_serves_many_events_and_all_keep_their_order(tmp_path: Path) -> None:
