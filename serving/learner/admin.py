@@ -20,7 +20,7 @@ from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 from joiner.history import import_history
-from serving.learner import models, reports
+from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
 from serving.learner.http import (
     LOOPBACK,
@@ -113,12 +113,12 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.post(PREFIX + "/pause")
     def pause(name: str) -> Response:
-        service.cycle(name).paused = True
+        service.cycle(name).workspace.pause(True, reason="by hand")
         return JSONResponse({"paused": True})
 
     @app.post(PREFIX + "/resume")
     def resume(name: str) -> Response:
-        service.cycle(name).paused = False
+        service.cycle(name).workspace.pause(False, reason="by hand")
         return JSONResponse({"paused": False})
 
 
@@ -132,9 +132,19 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
     def train(name: str) -> Response:
         return JSONResponse(reports.to_plain(service.cycle(name).run(force=True, wait_s=RUN_WAIT_S)))
 
+    @app.post(PREFIX + "/steps/{step}")
+    async def take_step(name: str, step: str, request: Request) -> Response:
+        body = await read_object(request)
+        cycle = service.cycle(name)
+        return JSONResponse(await anyio.to_thread.run_sync(lambda: steps.take(cycle, step, body, wait_s=RUN_WAIT_S)))
+
     @app.get(PREFIX + "/models/{model_id}")
     def show_model(name: str, model_id: str) -> Response:
         return JSONResponse(models.show(service.cycle(name).workspace, model_id))
+
+    @app.get(PREFIX + "/models/{model_id}/verdict")
+    def show_verdict(name: str, model_id: str) -> Response:
+        return JSONResponse(steps.verdict(service.cycle(name), model_id))
 
     @app.get(PREFIX + "/models/{model_id}/diff/{other}")
     def diff_models(name: str, model_id: str, other: str) -> Response:

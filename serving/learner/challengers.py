@@ -26,6 +26,7 @@ STANDING = "standing"
 
 KIND_LEARNING = "learning"
 KIND_FROZEN = "frozen"
+KIND_TRIAL = "trial"
 KIND_GUARD = "guard"
 
 
@@ -34,9 +35,10 @@ class ChallengerState(msgspec.Struct, kw_only=True):
 
     `champion` is the model it is compared with and (when it learns) grew from, None before the first model.
     `cut` is the maturity time up to which rows were taken; `learnt` counts them. `model_id` names a frozen,
-    offered model. `gate` is the state that the gate carries from look to look within this champion's tenure,
-    `judged` the scored rows at the last look. A member of the declared field has learnt nothing older than `since`,
-    was born with about `born_with` rows, and starts anew when what it is `made_of` changes.
+    offered model; `candidate` the model as which a learner's files were stored, step by step. `gate` is the state
+    that the gate carries from look to look within this champion's tenure, `judged` the scored rows at the last look.
+    A member of the declared field has learnt nothing older than `since`, was born with about `born_with` rows, and
+    starts anew when what it is `made_of` changes.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     learnt: int = 0
     scored: int = 0
     model_id: str | None = None
+    candidate: str | None = None
     judged: int = 0
     gate: dict[str, Any] = {}
     canaries: list[dict[str, Any]] = []

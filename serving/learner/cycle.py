@@ -31,6 +31,7 @@ from serving.learner.promotion import promote, set_back
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance_all, plan_standing
+from serving.learner.trial import update_trial
 from serving.learner.watch import Watch
 from serving.learner.workspace import Workspace
 
@@ -51,13 +52,16 @@ class Cycle:
         self.trainer = trainer
         self.store = ChallengerStore(workspace.experiment.paths, durable=workspace.durable)
         self.intake = Intake()
-        self.paused = False
+        self.stopping = False
         self.running: str | None = None
         self._run_lock = workspace.run_lock
         self._watch = Watch()
         runs = [entry for entry in workspace.registry.history() if entry.get("kind") == "run"]
         self.runs = len(runs)
         self.last_run: RunReport | None = _last(runs)
+        self.last_verdict: dict[str, object] | None = None
+        if self.last_run is not None:
+            self.last_verdict = {"outcome": self.last_run.outcome, "reason": self.last_run.reason}
         standing = self.store.load(STANDING)
         self._attempted_until: datetime | None = standing.cut if standing else None
         self._attempted_at: datetime = workspace.clock()
@@ -73,7 +77,7 @@ class Cycle:
 
     def due(self) -> str | None:
         """Why a run should start now, None when it should not."""
-        if self.paused or self._run_lock.locked() or self.intake.watermark is None:
+        if self.stopping or self.workspace.paused or self._run_lock.locked() or self.intake.watermark is None:
             return None
         if self.workspace.experiment.settings.serving.mode in UNSCHEDULED:
             return None
@@ -108,9 +112,7 @@ class Cycle:
         Whatever goes wrong inside is in the report (`failed`, with the error) and in history, not raised.
         Without `force` a run that is not due reports `nothing`.
         """
-        if not self._run_lock.acquire(timeout=max(wait_s, 0.0)):
-            raise Busy("a run is under way; runs never overlap")
-        try:
+        with self.exclusive("intake", wait_s=wait_s):
             started = time.perf_counter()
             report = RunReport(at=self.workspace.clock(), trigger=trigger, outcome=reports.NOTHING, reason="")
             try:
@@ -126,13 +128,13 @@ class Cycle:
                     log.exception("experiment %s: a run failed", self.workspace.experiment.name)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
                 report.reason = f"the run failed: {error}"
-            finally:
-                self.running = None
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
-        finally:
-            self._run_lock.release()
+
+    def mark_attempt(self) -> None:
+        """Count rows and the interval from here on."""
+        self._attempted_until, self._attempted_at = self.intake.watermark, self.workspace.clock()
 
     def due_now(self) -> bool:
         """Whether rows, interval or history ask for a run (for a caller that holds the run lock)."""
@@ -144,6 +146,18 @@ class Cycle:
             or (new > 0 and self.workspace.clock() >= self.next_run_at())
             or wants_initial(self.workspace, self.intake.watermark)
         )
+
+    @contextmanager
+    def exclusive(self, doing: str, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Keep runs away for the length of a block; raises `Busy` when one takes longer than `wait_s`."""
+        if not self._run_lock.acquire(timeout=max(wait_s, 0.0)):
+            raise Busy("a run is under way; runs never overlap")
+        self.running = doing
+        try:
+            yield
+        finally:
+            self.running = None
+            self._run_lock.release()
 
     def close(self) -> None:
         """End the trainer and close the warehouse."""
@@ -158,7 +172,7 @@ class Cycle:
         if self.workspace.experiment.settings.serving.mode == "logging_only":
             report.reason = "the mode of this experiment is logging_only: decisions are joined, nothing is learnt"
             return
-        self._attempted_until, self._attempted_at = watermark, self.workspace.clock()
+        self.mark_attempt()
         champion = self.workspace.registry.champion()
         report.champion = champion.model_id if champion else None
         if wants_initial(self.workspace, watermark):
@@ -167,7 +181,7 @@ class Cycle:
             )
             return
         with self._step(report, "train"):
-            states = self._advance(champion, watermark, report)
+            states = self.advance(champion, watermark, report)
         if not states:
             report.reason = "no interaction has matured since the last run"
             return
@@ -175,10 +189,11 @@ class Cycle:
             looks = judge_all(self.workspace, self.store, states, at=report.at)
         with self._step(report, "promote"):
             winner = promote(self.workspace, self.store, self.trainer, looks, champion)
+            update_trial(self.workspace, self.store, self.trainer, looks, champion, decided=winner is not None)
         report.verdicts = [look.judgement for look in looks]
         _summarise(report, winner, looks)
 
-    def _advance(self, champion: Champion | None, watermark: datetime, report: RunReport) -> list[ChallengerState]:
+    def advance(self, champion: Champion | None, watermark: datetime, report: RunReport) -> list[ChallengerState]:
         """Bring all challengers up to the watermark; gives those that have something new to be judged on.
 
         Raises the standing challenger's error; those of the others are told in the report.
@@ -232,6 +247,7 @@ class Cycle:
     def _record(self, report: RunReport) -> None:
         self.runs += 1
         self.last_run = report
+        self.last_verdict = {"outcome": report.outcome, "reason": report.reason}
         fields = reports.to_plain(report)
         fields["run"] = self.runs
         self.workspace.registry.record("run", now=fields.pop("at"), **fields)

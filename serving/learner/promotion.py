@@ -24,6 +24,7 @@ from serving.learner.challengers import (
 from serving.learner.field import settings_of_challenger
 from serving.learner.guard import FORMER, start_guard
 from serving.learner.judging import Look, carry_on
+from serving.learner.reports import Judgement
 from serving.learner.retention import remove_old_models
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import model_options
@@ -99,7 +100,6 @@ def _crown(
 ) -> None:
     state = look.state
     parent = champion.model_id if champion else None
-    files: dict[str, bytes] = {}
     if state.kind == KIND_FROZEN and state.model_id is not None:
         model_id = state.model_id
         trainer.run("verify", workspace.experiment.paths.root, model_id)
@@ -108,18 +108,30 @@ def _crown(
         model_id = publish_learning(workspace, trainer, state, files, kind="challenger", parent=parent).model_id
     look.judgement.model_id = model_id
     look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=model_id)
-    crowned = workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=look.judgement.reason)
+    crown(workspace, store, state, look.judgement, parent=parent)
+
+
+def crown(
+    workspace: Workspace, store: ChallengerStore, state: ChallengerState, judgement: Judgement, *, parent: str | None
+) -> None:
+    """Move the pointer to a stored, verified and certified model, and let its challenger go on from there.
+
+    Raises `Conflict` when `parent` is not the champion any more.
+    """
+    model_id = judgement.model_id
+    assert model_id is not None, "only what is published can be crowned"
+    crowned = workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=judgement.reason)
     workspace.registry.record(
         "promotion",
         now=workspace.clock(),
         model_id=model_id,
         previous=parent,
         challenger=state.name,
-        evaluation_id=look.judgement.evaluation_id,
-        reason=look.judgement.reason,
-        lift=look.judgement.lift,
-        lower=look.judgement.lower,
-        upper=look.judgement.upper,
+        evaluation_id=judgement.evaluation_id,
+        reason=judgement.reason,
+        lift=judgement.lift,
+        lower=judgement.lower,
+        upper=judgement.upper,
     )
     if state.kind == KIND_FROZEN:
         store.drop(state.name)
@@ -199,7 +211,7 @@ def stand_on(
     store: ChallengerStore, state: ChallengerState, model_id: str, files: dict[str, bytes] | None = None
 ) -> None:
     """The standing challenger goes on as the continuation of the model it has just become."""
-    state.champion = model_id
+    state.champion, state.candidate = model_id, None
     state.kind = KIND_LEARNING
     store.save(state, files=files, fresh_epoch=True)
 

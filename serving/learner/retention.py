@@ -1,10 +1,13 @@
-"""Which models are kept: every champion, whatever is in the field, and the newest others."""
+"""Which models are kept: every champion, whatever is in the field or was on trial, and the newest others.
+
+A model that had a part in decisions must stay, or those decisions could not be replayed.
+"""
 
 from __future__ import annotations
 
 import shutil
 
-from serving.learner.challengers import ChallengerStore
+from serving.learner.challengers import KIND_TRIAL, ChallengerStore
 from serving.learner.workspace import Workspace
 
 KEPT_MAX = 20
@@ -16,7 +19,9 @@ def remove_old_models(workspace: Workspace, store: ChallengerStore) -> list[str]
     registry = workspace.registry
     champion = registry.champion()
     needed = {entry.model_id for entry in registry.champions()} | {champion.model_id if champion else ""}
-    needed |= {state.model_id for state in map(store.load, store.names()) if state is not None and state.model_id}
+    for state in map(store.load, store.names()):
+        needed |= {state.model_id or "", state.candidate or ""} if state is not None else set()
+    needed |= {manifest.model_id for manifest in registry.manifests() if manifest.kind == KIND_TRIAL}
     others = [model_id for model_id in registry.model_ids() if model_id not in needed]
     gone = others[: max(0, len(others) - KEPT_MAX)]
     for model_id in gone:

@@ -108,7 +108,7 @@ class LearnerService:
         """Stop polling, let runs end (or end their training), close the warehouses, give the lock back."""
         self._stopping.set()
         for cycle in self.cycles.values():
-            cycle.paused = True
+            cycle.stopping = True
         stopper = threading.Timer(STOP_S, self._end_training)
         stopper.start()
         if self.scheduler.running:

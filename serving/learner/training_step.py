@@ -214,5 +214,5 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
     state.canaries = outcome.canaries
     if state.kind != KIND_LEARNING:
         return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
-    state.learnt = outcome.learnt
+    state.learnt, state.candidate = outcome.learnt, None
     return store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)

@@ -7,6 +7,7 @@ from rewardloop_client.errors import (
     InvalidRequest,
     NotEncodable,
     NotFound,
+    Refused,
     Rejected,
     RewardloopError,
     TooManyRequests,
@@ -14,22 +15,29 @@ from rewardloop_client.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
+from rewardloop_client.manager import EvalScore, ExperimentManager, Handle, Predictor, Verdict
 from rewardloop_client.types import Action, RankedAction, Recommendation
 
 __all__ = [
     "Action",
     "Client",
     "Conflict",
+    "EvalScore",
+    "ExperimentManager",
     "FieldProblem",
+    "Handle",
     "InvalidRequest",
     "NotEncodable",
     "NotFound",
+    "Predictor",
     "RankedAction",
     "Recommendation",
+    "Refused",
     "Rejected",
     "RewardloopError",
     "TooManyRequests",
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
+    "Verdict",
 ]

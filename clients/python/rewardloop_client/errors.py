@@ -5,6 +5,7 @@ RewardloopError
 ├── Rejected                the service answered 4xx; carries status, title, detail and problems
 │   ├── InvalidRequest      400 or 422: a field is wrong (`problems` says which, and the limit)
 │   ├── Unauthorized        401 or 403: no key, or one without this right
+│   ├── Refused             403 of the admin API: asked properly, but its rules say no (deploying without a verdict)
 │   ├── NotFound            404: no such experiment
 │   ├── Conflict            409: the event_id was used with another body
 │   └── TooManyRequests     429
@@ -60,6 +61,10 @@ class InvalidRequest(Rejected):
 
 class Unauthorized(Rejected):
     """The key is missing, unknown or has not the right."""
+
+
+class Refused(Rejected):
+    """What was asked is denied by a rule of the loop; the message says which, and the way on."""
 
 
 class NotFound(Rejected):

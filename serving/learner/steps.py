@@ -1,0 +1,210 @@
+"""The loop one step at a time, for people who want to look at each: train, evaluate, deploy.
+
+The steps use the functions of a scheduled run, so that the same rows give the same model, byte for byte. The first
+step pauses the schedule, until somebody resumes it. A trained candidate is stored, but serves nothing before it is
+deployed; without a promote verdict against the present champion that needs an override.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bandit.errors import Conflict, InvalidInput, NotFound, Refused
+from bandit.registry import Champion
+from serving.learner import models, reports
+from serving.learner.catch_up import catch_up
+from serving.learner.certificates import CERTIFICATE, file_evaluation
+from serving.learner.challengers import STANDING, ChallengerState
+from serving.learner.cycle import Cycle
+from serving.learner.initial import wants_initial
+from serving.learner.judging import carry_on, judge_all
+from serving.learner.offered import PREFIX, offer, plan_offered
+from serving.learner.promotion import crown, publish_learning, stand_on
+from serving.learner.reports import Judgement, RunReport
+from serving.learner.retention import remove_old_models
+from serving.learner.training_step import advance_all
+
+EVALUATION = "evaluation"
+"""The kind of a step's verdict in history."""
+
+
+def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 0.0) -> dict[str, Any]:
+    """Take the step of that name; raises `NotFound` for another, `InvalidInput` for wrong arguments."""
+    known = {"initialize": set(), "train": set(), "evaluate": {"model_id"}, "deploy": {"model_id", "override"}}
+    if step not in known:
+        raise NotFound("there is no such step; there are initialize, train, evaluate and deploy")
+    unknown = arguments.keys() - known[step]
+    if unknown:
+        raise InvalidInput(min(unknown), f"is not an argument of the step {step}")
+    cycle.workspace.pause(True, reason="stepping through the loop")
+    if step == "initialize":
+        return initialize(cycle, wait_s=wait_s)
+    if step == "train":
+        return train(cycle, wait_s=wait_s)
+    model_id, override = arguments.get("model_id"), arguments.get("override", False)
+    if not isinstance(model_id, str):
+        raise InvalidInput("model_id", "must be the id of a model")
+    if not isinstance(override, bool):
+        raise InvalidInput("override", "must be true or false")
+    if step == "evaluate":
+        return evaluate(cycle, model_id, wait_s=wait_s)
+    return deploy(cycle, model_id, override=override, wait_s=wait_s)
+
+
+def initialize(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
+    """Make the *initial* model of the imported history; raises `Refused` when there is a model or no history."""
+    _read_the_log(cycle)
+    if cycle.workspace.registry.champion() is not None:
+        raise Refused("there is a champion already; the first model can be made once")
+    if cycle.intake.watermark is None or not wants_initial(cycle.workspace, cycle.intake.watermark):
+        raise Refused("there is no imported history to learn from; import some first")
+    report = cycle.run(force=True, trigger="step", wait_s=wait_s)
+    if report.outcome != reports.INITIAL:
+        raise Refused(report.reason)
+    return reports.to_plain(report)
+
+
+def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
+    """Bring the standing challenger up to date and store it as a candidate model.
+
+    Raises `Refused` when nothing has matured since the champion was made, and `TrainingFailed`.
+    """
+    workspace, store = cycle.workspace, cycle.store
+    with cycle.exclusive("train", wait_s=wait_s):
+        _read_the_log(cycle)
+        if cycle.intake.watermark is None:
+            raise Refused("the log is not known to be complete up to any time yet; try again in a second")
+        champion = workspace.registry.champion()
+        report = RunReport(at=workspace.clock(), trigger="step", outcome=reports.NOTHING, reason="")
+        cycle.advance(champion, cycle.intake.watermark, report)
+        cycle.mark_attempt()
+        state = store.load(STANDING)
+        if state is None or not state.scored:
+            raise Refused("no interaction has matured since the champion was made: there is nothing to learn")
+        if state.candidate is None:
+            manifest = publish_learning(
+                workspace,
+                cycle.trainer,
+                state,
+                store.files(state),
+                kind="candidate",
+                parent=champion.model_id if champion else None,
+            )
+            state.candidate = manifest.model_id
+            state = store.save(state)
+            remove_old_models(workspace, store)
+        workspace.registry.record("trained", now=workspace.clock(), model_id=state.candidate, rows=report.rows)
+        return {"model_id": state.candidate, "rows": report.rows, "learnt": state.learnt}
+
+
+def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, Any]:
+    """Ask the gate about one model against the champion, on rows that neither has learnt from.
+
+    The candidate of `train` is judged as the procedure it is, any other model as the frozen artefact it is. Raises
+    `NotFound`, `CorruptModel`, `Conflict` for the champion itself, `Refused` when there are no such rows yet.
+    """
+    workspace, store = cycle.workspace, cycle.store
+    with cycle.exclusive("evaluate", wait_s=wait_s):
+        _read_the_log(cycle)
+        champion = workspace.registry.champion()
+        state = _challenger(cycle, model_id, champion)
+        if state.scored == state.judged:
+            known = last_evaluation(cycle, model_id, champion)
+            if known is not None:
+                return known
+            raise Refused("there are no matured interactions yet that neither this model nor the champion has learnt")
+        (look,) = judge_all(workspace, store, [state], at=workspace.clock())
+        judgement = look.judgement
+        judgement.model_id = model_id
+        judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=model_id)
+        if not look.verdict.promote:
+            carry_on(workspace, store, look, champion)
+        fields = {**reports.to_plain(judgement), "champion": champion.model_id if champion else None}
+        cycle.last_verdict = {"outcome": judgement.outcome, "reason": judgement.reason}
+        workspace.registry.record(EVALUATION, now=workspace.clock(), **fields)
+        return fields | {"score": score_of(cycle, judgement.evaluation_id)}
+
+
+def deploy(cycle: Cycle, model_id: str, *, override: bool, wait_s: float = 0.0) -> dict[str, Any]:
+    """Make a model champion; raises `Refused` unless its last verdict here is promote, or `override` is given."""
+    workspace, store = cycle.workspace, cycle.store
+    with cycle.exclusive("promote", wait_s=wait_s):
+        champion = workspace.registry.champion()
+        previous = champion.model_id if champion else None
+        if previous == model_id:
+            raise Conflict("this model is the champion already")
+        passed = last_evaluation(cycle, model_id, champion)
+        state = _state_of(cycle, model_id)
+        if passed is None or passed["outcome"] != reports.PROMOTE or state is None:
+            answer = models.promote_by_hand(workspace, store, cycle.trainer, model_id, override=override)
+            if state is not None and state.name == STANDING:
+                stand_on(store, state, model_id)
+            return answer | {"verdict": passed["outcome"] if passed else None}
+        if workspace.pinned is not None:
+            raise Refused(f"the champion {workspace.pinned} is pinned; unpin it first")
+        cycle.trainer.run("verify", workspace.experiment.paths.root, model_id)
+        fields = {key: value for key, value in passed.items() if key in Judgement.__struct_fields__}
+        crown(workspace, store, state, msgspec.convert(fields, Judgement), parent=previous)
+        return {"champion": model_id, "previous": previous, "recorded": "promotion", "verdict": reports.PROMOTE}
+
+
+def verdict(cycle: Cycle, model_id: str) -> dict[str, Any]:
+    """The last thing a gate said about a model, in a step or in a run, with its score; raises `NotFound`."""
+    for entry in reversed(cycle.workspace.registry.history()):
+        if entry["kind"] in (EVALUATION, "promotion", "initial") and entry.get("model_id") == model_id:
+            outcome = {"promotion": reports.PROMOTE, "initial": reports.INITIAL}.get(
+                entry["kind"], entry.get("outcome")
+            )
+            return {**entry, "outcome": outcome, "score": score_of(cycle, entry["evaluation_id"])}
+    raise NotFound(f"model {model_id} was never evaluated")
+
+
+def last_evaluation(cycle: Cycle, model_id: str, champion: Champion | None) -> dict[str, Any] | None:
+    """The last verdict on a model against the champion that stands, None when there was none."""
+    champion_id = champion.model_id if champion else None
+    for entry in reversed(cycle.workspace.registry.history(EVALUATION)):
+        if entry["model_id"] == model_id and entry["champion"] == champion_id:
+            return {**entry, "score": score_of(cycle, entry["evaluation_id"])}
+    return None
+
+
+def score_of(cycle: Cycle, evaluation_id: str) -> dict[str, Any] | None:
+    """The candidate's doubly-robust value with its interval, out of the certificate; None when that is gone."""
+    path = cycle.workspace.experiment.paths.evaluations / evaluation_id / CERTIFICATE
+    if not path.exists():
+        return None
+    score: dict[str, Any] = msgspec.json.decode(path.read_bytes())["estimators"]["dr"]["candidate"]
+    return score
+
+
+def _read_the_log(cycle: Cycle) -> None:
+    """Take in everything acknowledged before this step, waiting for the workers to seal it."""
+    catch_up(cycle.workspace)
+    cycle.tick()
+
+
+def _challenger(cycle: Cycle, model_id: str, champion: Champion | None) -> ChallengerState:
+    """The challenger that this model is; a model that is none yet joins the field and is scored."""
+    workspace, store = cycle.workspace, cycle.store
+    state = _state_of(cycle, model_id)
+    if state is not None and state.name == STANDING:
+        return state
+    if state is None:
+        offer(workspace, store, model_id)
+    if cycle.intake.watermark is None:
+        raise Refused("the log is not known to be complete up to any time yet; try again in a second")
+    plans = [plan for plan in plan_offered(workspace, store, champion) if plan.state.model_id == model_id]
+    (done,) = advance_all(workspace, store, cycle.trainer, plans, watermark=cycle.intake.watermark)
+    if done.error is not None:
+        raise done.error
+    return done.state
+
+
+def _state_of(cycle: Cycle, model_id: str) -> ChallengerState | None:
+    for name in (STANDING, PREFIX + model_id):
+        state = cycle.store.load(name)
+        if state is not None and model_id in (state.candidate, state.model_id):
+            return state
+    return None

@@ -1,0 +1,112 @@
+"""The loop by hand: the worked example runs as it is, and stepping gives what the schedule gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from rewardloop_client import EvalScore, ExperimentManager, NotFound, Refused
+
+from bandit import errors
+from bandit.experiment import Experiment
+from serving.cli.common import now
+from serving.learner import steps
+from serving.learner.challengers import STANDING
+from tests.serving.learner_support import settings, world
+from tests.serving.test_service import QUICK, Service, start
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "step_by_step.py"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    data_dir = tmp_path_factory.mktemp("manager")
+    Experiment.create(data_dir, "test", settings(**QUICK), now=now())
+    running = start(data_dir)
+    yield running
+    running.close()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(10) == 0
+
+
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("step_by_step", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_worked_example_walks_the_loop_and_asserts_the_state_after_every_step(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earned = example().main(str(service.api.base_url), service.learner.url, batch=150, rounds=1)
+    assert earned > 0.7
+    assert "first model" in capsys.readouterr().out
+
+
+def test_the_same_name_goes_on_where_it_stood(service: Service) -> None:
+    with ExperimentManager("step-by-step", url=str(service.api.base_url), admin_url=service.learner.url) as manager:
+        status = manager.status()
+        assert status.last_model is not None and status.imported == 100
+        with pytest.raises(Refused, match="champion already"):
+            manager.initialize_first_model([])
+        with pytest.raises(NotFound):
+            manager.get_eval_score("m20000101t000000-00000000")
+        handle = manager.join(wait=False)
+        assert isinstance(handle.result(30), dict) and handle.done()
+
+
+def test_scores_have_no_order_and_say_where_the_comparison_is() -> None:
+    low, high = EvalScore(0.1, 0.0, 0.2, 10), EvalScore(0.3, 0.2, 0.4, 10)
+    for compare in ("__lt__", "__le__", "__gt__", "__ge__"):
+        with pytest.raises(TypeError, match=r"verdict\(model_id\)"):
+            getattr(low, compare)(high)
+    assert low != high and low == EvalScore(0.1, 0.0, 0.2, 10)
+
+
+def test_stepped_or_scheduled_the_same_rows_give_the_same_model(tmp_path: Path) -> None:
+    found = []
+    for stepped in (False, True):
+        with world(tmp_path / str(stepped)) as here:
+            cycle, transport = here.transport.cycle, here.transport
+            champion = None
+            while champion is None:
+                here.play(200)
+                transport.server.writer.seal()
+                transport.clock.advance(3)
+                transport.server.heartbeat()
+                if stepped:
+                    candidate = steps.train(cycle)["model_id"]
+                    assert cycle.store.load(STANDING).candidate == candidate  # type: ignore[union-attr]
+                    if steps.evaluate(cycle, candidate)["outcome"] == "promote":
+                        steps.deploy(cycle, candidate, override=False)
+                else:
+                    cycle.run(force=True)
+                champion = cycle.workspace.registry.champion()
+            found.append(cycle.workspace.registry.manifest(champion.model_id).files)
+    assert found[0] == found[1]
+
+
+def test_a_model_without_a_promote_verdict_is_deployed_only_with_an_override(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        cycle = here.transport.cycle
+        here.play(150)
+        here.transport.server.writer.seal()
+        here.transport.clock.advance(3)
+        here.transport.server.heartbeat()
+        candidate = steps.train(cycle)["model_id"]
+        assert cycle.store.load(STANDING).champion == cycle.workspace.registry.champion().model_id  # type: ignore[union-attr]
+        verdict = steps.evaluate(cycle, candidate)
+        assert verdict["outcome"] in ("hold", "insufficient")
+        assert steps.evaluate(cycle, candidate)["evaluation_id"] == verdict["evaluation_id"]
+        with pytest.raises(errors.Refused, match="override"):
+            steps.deploy(cycle, candidate, override=False)
+        assert steps.deploy(cycle, candidate, override=True)["recorded"] == "override"
+        with pytest.raises(errors.Refused, match="nothing to learn"):
+            steps.train(cycle)
