@@ -70,6 +70,8 @@ class ModelState(msgspec.Struct, kw_only=True):
     exploration: Exploration
     learning: Learning
     rows_learnt: int
+    best_cost: float = -1.0
+    """The cost of the best possible reward."""
     refit_at: int = 0
     """The encoder is fitted anew, and everything learnt again, once this many rows have been learnt."""
 
@@ -99,6 +101,7 @@ def policy_from_files(files: Mapping[str, bytes]) -> VWPolicy:
         state.learning,
         model=files["policy.vw"],
         rows_learnt=state.rows_learnt,
+        best_cost=state.best_cost,
     )
 
 

@@ -64,11 +64,17 @@ class RewardScale:
 
     def __init__(self, rewards: Rewards) -> None:
         self.zero = rewards.default
+        self.top = rewards.max
         self.unit = max(rewards.max - rewards.default, rewards.default - rewards.min)
         # a sum of rewards may leave the range of a single one, but must stay bounded
         reach = 100.0 if rewards.aggregation == "sum" else 1.0
         self.low = rewards.default - reach * (rewards.default - rewards.min)
         self.high = rewards.default + reach * (rewards.max - rewards.default)
+
+    @property
+    def best_cost(self) -> float:
+        """The cost of the best single reward."""
+        return min((self.zero - self.top) / self.unit, 0.0)
 
     def cost(self, reward: float) -> float:
         """The cost that VW minimises; raises `TrainingFailed` for what is no number."""
@@ -132,6 +138,7 @@ class Learning:
             settings.learning,
             model=files["policy.vw"] if files else None,
             rows_learnt=self.rows_learnt,
+            best_cost=self._scale.best_cost,
         )
         self.reward_model = RewardModel(encoder, settings.learning, model=files["reward_model.vw"] if files else None)
 
@@ -143,6 +150,7 @@ class Learning:
             exploration=self.settings.exploration,
             learning=self.settings.learning,
             rows_learnt=self.rows_learnt,
+            best_cost=self._scale.best_cost,
             refit_at=self._refit_at,
         )
         return {

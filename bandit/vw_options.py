@@ -17,7 +17,12 @@ REWARD_MODEL_RATE = 0.15
 
 
 def policy_arguments(exploration: Exploration, learning: Learning, interactions: Iterable[str]) -> list[str]:
-    """The arguments of a policy that explores; `uniform` and `explore_first` learn as a greedy one does."""
+    """The arguments of a policy; `uniform` and `explore_first` learn as a greedy one does.
+
+    `squarecb` needs the predicted costs themselves, which only the multi-task regression gives.
+    """
+    if exploration.algorithm == "squarecb":
+        return ["--cb_adf", "--cb_type", "mtr", *_common(learning, interactions)]
     arguments = ["--cb_explore_adf", *_EXPLORATIONS[exploration.algorithm](exploration)]
     arguments += ["--cb_type", learning.cb_type]
     return arguments + _common(learning, interactions)
@@ -51,13 +56,6 @@ def _number(value: float) -> str:
 
 
 _EXPLORATIONS = {
-    "squarecb": lambda e: [
-        "--squarecb",
-        "--gamma_scale",
-        _number(e.gamma_scale),
-        "--gamma_exponent",
-        _number(e.gamma_exponent),
-    ],
     "egreedy": lambda e: ["--epsilon", _number(e.epsilon)],
     "bag": lambda e: ["--bag", str(int(e.bags)), "--epsilon", _number(e.epsilon)],
     "cover": lambda e: ["--cover", str(int(e.cover)), "--epsilon", _number(e.epsilon)],

@@ -1,8 +1,9 @@
-"""The policy that explores and learns: Vowpal Wabbit's pmf, normalised, with the declared probability floor.
+"""The policy that explores and learns: Vowpal Wabbit's predictions made into the pmf that is served.
 
 What `pmf` returns is exactly what gets drawn from and logged. A policy that was saved and loaded gives the
-same numbers, bit for bit; `explore_first` and `uniform` are decided here, because VW counts its predictions
-for the former and so would give another answer each time.
+same numbers, bit for bit. `explore_first` and `uniform` are decided here, because VW counts its predictions
+for the former and so would give another answer each time; `squarecb` is worked out here from VW's predicted
+costs, because its γ depends on how good the best of them is (see `bandit.exploration`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
-from bandit.sampling import normalise
+from bandit.exploration import headroom, scaled, squarecb, with_floor
 from bandit.settings import Exploration, Learning
 from bandit.types import Action, Context
 from bandit.vw_options import policy_arguments
@@ -33,12 +34,17 @@ class VWPolicy:
         *,
         model: bytes | None = None,
         rows_learnt: int = 0,
+        best_cost: float = -1.0,
     ) -> None:
-        """Start empty, or from the bytes of a saved model; raises `CorruptModel` when VW refuses them."""
+        """Start empty, or from the bytes of a saved model; raises `CorruptModel` when VW refuses them.
+
+        `best_cost` is the cost of the best possible reward.
+        """
         self.encoder = encoder
         self.exploration = exploration
         self.learning = learning
         self.rows_learnt = rows_learnt
+        self._best_cost = best_cost
         self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
         self._propensity_min = max(learning.propensity_min, 1.0 / learning.importance_max)
 
@@ -51,18 +57,29 @@ class VWPolicy:
         return self.explore(self._vw.predict(context, actions))
 
     def explore(self, numbers: Sequence[float]) -> list[float]:
-        """Turn VW's k probabilities into the served pmf: uniform phases, normalisation, floor."""
+        """Turn VW's k numbers (costs for squarecb, else probabilities) into the served pmf, floor included."""
         k = len(numbers)
-        algorithm = self.exploration.algorithm
-        if algorithm == "uniform" or (
-            algorithm == "explore_first" and self.rows_learnt < self.exploration.explore_first
+        exploration = self.exploration
+        if exploration.algorithm == "uniform" or (
+            exploration.algorithm == "explore_first" and self.rows_learnt < exploration.explore_first
         ):
             return [1.0 / k] * k
-        total = sum(numbers)
-        if not (0.0 < total < math.inf and min(numbers) >= 0.0):
-            raise CorruptModel("the model's probabilities are not numbers; roll back to an earlier one")
-        pmf = [number / total for number in numbers]
-        return with_floor(pmf, self.exploration.probability_floor)
+        try:
+            pmf = self._squarecb(numbers) if exploration.algorithm == "squarecb" else scaled(numbers)
+        except ValueError:
+            raise CorruptModel("the model's predictions are not numbers; roll back to an earlier one") from None
+        return with_floor(pmf, exploration.probability_floor)
+
+    def _squarecb(self, costs: Sequence[float]) -> list[float]:
+        if not math.isfinite(sum(costs)):
+            raise ValueError("costs must be finite")
+        rows = max(self.rows_learnt, 1)
+        gamma = self.exploration.gamma_scale * rows**self.exploration.gamma_exponent
+        if self.exploration.headroom:
+            best = self._best_cost
+            costs = [cost if cost > best else best for cost in costs]
+            gamma /= headroom(min(costs), best, rows)
+        return scaled(squarecb(costs, gamma))
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
@@ -78,17 +95,3 @@ class VWPolicy:
     def close(self) -> None:
         """Free the memory; the policy refuses everything afterwards."""
         self._vw.close()
-
-
-def with_floor(pmf: list[float], floor: float) -> list[float]:
-    """Mix with uniform so that no probability is below `floor` (below 1/k, where k actions leave less room).
-
-    >>> with_floor([1.0, 0.0], 0.1)
-    [0.9, 0.1]
-    """
-    if floor <= 0.0:
-        return pmf
-    k = len(pmf)
-    if floor * k >= 1.0:
-        return [1.0 / k] * k
-    return normalise([floor + (1.0 - floor * k) * probability for probability in pmf])

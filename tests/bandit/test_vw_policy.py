@@ -10,12 +10,13 @@ import pytest
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel, InvalidRequest
+from bandit.exploration import headroom, squarecb, with_floor
 from bandit.policies import UniformPolicy
 from bandit.sampling import draw_index
 from bandit.settings import Algorithm, Encoding, Exploration, Learning
 from bandit.types import Action, Interaction
 from bandit.vw_options import policy_arguments
-from bandit.vw_policy import VWPolicy, with_floor
+from bandit.vw_policy import VWPolicy
 from bandit.vw_workspace import VWWorkspace
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of
 
@@ -88,6 +89,35 @@ def test_every_algorithm_learns_an_interaction_of_two_numbers(algorithm: Algorit
     policy.rows_learnt = 10_000
     assert greedy_accuracy(policy, seed=2, count=400) > 0.8
     policy.close()
+
+
+def test_squarecb_without_headroom_is_that_of_vw(rows: list[Interaction]) -> None:
+    encoder = encoder_of(rows)
+    exploration = Exploration(gamma_scale=10.0, gamma_exponent=0.5, headroom=False)
+    ours = VWPolicy(encoder, exploration, Learning())
+    theirs = VWWorkspace(
+        encoder,
+        [
+            *("--cb_explore_adf", "--squarecb", "--gamma_scale", "10", "--gamma_exponent", "0.5"),
+            *policy_arguments(exploration, Learning(), encoder.interactions)[3:],
+        ],
+    )
+    for row in rows[:400]:
+        ours.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+        theirs.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+    for row in rows[:200]:
+        assert ours.pmf(row.context, row.actions) == pytest.approx(theirs.predict(row.context, row.actions), abs=1e-3)
+    ours.close()
+    theirs.close()
+
+
+def test_squarecb_explores_where_little_is_earned() -> None:
+    good = squarecb([-0.95, -0.65], 50.0 / headroom(-0.95, -1.0, 10_000))
+    poor = squarecb([-0.40, -0.10], 50.0 / headroom(-0.40, -1.0, 10_000))
+    assert good[1] < 0.01
+    assert poor[1] > 0.03
+    assert headroom(-1.0, -1.0, 100) == pytest.approx(0.2)
+    assert headroom(0.3, -1.0, 10) == 1.0
 
 
 def test_explore_first_is_uniform_until_its_number_of_rows(rows: list[Interaction]) -> None:

@@ -1,0 +1,60 @@
+"""From predicted costs to a pmf: SquareCB that knows how much there is left to win, and the probability floor.
+
+SquareCB (Foster and Rakhlin 2020) gives each action but the best one 1/(k + γ·gap). The gap alone does not say
+where asking pays: an action 0.3 worse than a best one of 0.95 cannot be 0.1 better, the same action beside a
+best one of 0.4 can. So γ is divided by the headroom, the distance between the best prediction and the best
+reward that is possible, as far as so many rows can tell it from 0. Exploration then gathers where the model
+earns little, which is also where a later challenger will differ and the log has to support it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+HEADROOM_ROWS = 2.0
+"""The headroom is never taken for less than this divided by √rows (nor ever for more than 1)."""
+
+
+def squarecb(costs: Sequence[float], gamma: float) -> list[float]:
+    """The pmf of SquareCB over k finite predicted costs; the first of the cheapest actions gets what is left.
+
+    >>> squarecb([0.0, 1.0], 2.0)
+    [0.75, 0.25]
+    """
+    k = len(costs)
+    best = min(costs)
+    position = costs.index(best)
+    pmf = [1.0 / (k + gamma * (cost - best)) for cost in costs]
+    pmf[position] = 0.0
+    pmf[position] = max(1.0 - sum(pmf), 1.0 / k)
+    return pmf
+
+
+def headroom(best_prediction: float, best_cost: float, rows: int) -> float:
+    """How much better than the best prediction an action may be, in units of the reward range, in (0, 1]."""
+    left = max(best_prediction - best_cost, 0.0) + HEADROOM_ROWS / math.sqrt(max(rows, 1))
+    return min(left, 1.0)
+
+
+def with_floor(pmf: list[float], floor: float) -> list[float]:
+    """Mix with uniform so that no probability is below `floor` (below 1/k, where k actions leave less room).
+
+    >>> with_floor([1.0, 0.0], 0.1)
+    [0.9, 0.1]
+    """
+    if floor <= 0.0:
+        return pmf
+    k = len(pmf)
+    if floor * k >= 1.0:
+        return [1.0 / k] * k
+    keep = 1.0 - floor * k
+    return scaled([floor + keep * probability for probability in pmf])
+
+
+def scaled(weights: Sequence[float]) -> list[float]:
+    """The weights divided by their sum; raises ValueError unless they are finite, not negative and not all 0."""
+    total = sum(weights)
+    if not (0.0 < total < math.inf and min(weights) >= 0.0):
+        raise ValueError("weights must be finite, not negative, and not all zero")
+    return [weight / total for weight in weights]
