@@ -66,8 +66,9 @@ class Exploration(_Section, frozen=True):
     epsilon: Fraction = 0.05
     bags: Annotated[int, Meta(ge=2, le=100)] = 5
     cover: Annotated[int, Meta(ge=1, le=100)] = 3
-    gamma_scale: Positive = 2.0
-    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.75
+    gamma_scale: Positive = 3.0
+    gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.6
+    headroom: bool = True
     temperature: Positive = 0.1
     explore_first: Annotated[int, Meta(ge=1)] = 1000
     probability_floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
@@ -140,6 +141,7 @@ class Serving(_Section, frozen=True):
     cold_start_exploration: Fraction = 0.1
     control_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     control_policy: Literal["baseline", "uniform"] = "baseline"
+    trial_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
     seal_interval_s: Positive = 5.0
     segment_bytes_max: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
     subject_field: str | None = None
