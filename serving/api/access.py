@@ -33,7 +33,9 @@ class Headers:
         headers = cls()
         for name, value in raw:
             field = _FIELDS.get(name)
-            if field is not None:
+            if field == "host" and headers.host is not None:
+                headers.host += ","  # two of them: no name that anyone allows
+            elif field is not None:
                 setattr(headers, field, value.decode("latin-1"))
         return headers
 

@@ -82,11 +82,11 @@ def describe(api: Api) -> FastAPI:
             request, RANK_ACTIVATE, experiment, lambda h: api.rank_activate(experiment, event_id, h, request.receive)
         )
 
-    @app.get("/livez")
+    @app.api_route("/livez", methods=["GET", "HEAD"])
     async def livez(request: Request) -> Response:
         return await run(request, HEALTH, None, lambda h: api.livez())
 
-    @app.get("/readyz")
+    @app.api_route("/readyz", methods=["GET", "HEAD"])
     async def readyz(request: Request) -> Response:
         return await run(request, HEALTH, None, lambda h: api.readyz())
 

@@ -23,6 +23,7 @@ import uvicorn
 
 from serving.api.access import LOOPBACK_NAMES
 from serving.api.app import create_app
+from serving.api.sparing_log import SparingFilter
 
 GC_THRESHOLD = (50_000, 50, 100)
 SWITCH_INTERVAL_S = 0.001
@@ -123,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {chosen.core})
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # below that, any client could fill the log
+    logging.getLogger("rewardloop.api").addFilter(SparingFilter())
     run_worker(
         chosen.data_dir,
         worker=chosen.worker,

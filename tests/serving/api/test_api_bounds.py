@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from serving.api.identity import uuid7
 from serving.api.known_actions import KnownActions
 from serving.api.memory import IDS_MAX, RetryMemory
 from serving.api.problems import problem_of
+from serving.api.sparing_log import KINDS_MAX, SparingFilter
 from tests.serving.api.support import SEVEN, T0, make_experiment, run, served
 
 
@@ -65,6 +67,23 @@ def test_made_ids_are_uuids_of_version_seven_in_order_of_time() -> None:
     assert ids == sorted(ids) and {entry.version for entry in parsed} == {7}
     assert {entry.variant for entry in parsed} == {uuid.RFC_4122}
     assert len({uuid7(T0) for _ in range(1000)}) == 1000
+
+
+def test_the_same_message_is_told_once_and_then_sparingly() -> None:
+    now = [0.0]
+    sparing = SparingFilter(again_s=10, clock=lambda: now[0])
+    told = []
+    for second in range(25):
+        now[0] = float(second)
+        for text in ("model %s failed", "pointer %s cannot be read"):
+            record = logging.LogRecord("rewardloop.api", logging.ERROR, "", 0, text, ("m1",), None)
+            if sparing.filter(record):
+                told.append(record.getMessage())
+    assert told[:2] == ["model m1 failed", "pointer m1 cannot be read"] and len(told) == 6
+    assert told[2] == "model m1 failed (and 9 times more since it was last told)"
+    for number in range(KINDS_MAX + 10):
+        sparing.filter(logging.LogRecord("rewardloop.api", logging.ERROR, "", 0, f"kind {number}", (), None))
+    assert len(sparing._told) <= KINDS_MAX
 
 
 def test_a_worker_does_not_grow_while_it_answers_good_and_bad_requests(tmp_path: Path) -> None:
