@@ -53,13 +53,17 @@ class FileLock:
     def acquire(self, *, wait: bool = False) -> None:
         """Take the lock; raises `Busy` at once when it is held elsewhere and `wait` is false."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(descriptor)
-            raise Busy(f"{self.path.name} is locked by another process") from None
-        self._descriptor = descriptor
+        while self._descriptor is None:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                os.close(descriptor)
+                raise Busy(f"{self.path.name} is locked by another process") from None
+            if _is_still(self.path, descriptor):
+                self._descriptor = descriptor
+            else:  # its former holder removed the file meanwhile: a lock on it would be seen by nobody
+                os.close(descriptor)
 
     def release(self) -> None:
         """Give the lock back; does nothing when it is not held."""
@@ -86,6 +90,14 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether `path` still names the file that `descriptor` has open."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

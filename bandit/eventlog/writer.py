@@ -8,7 +8,6 @@ can be recovered, and refuses everything until a new writer is made.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -17,23 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 from bandit.errors import Busy, Conflict, CorruptLog, DurabilityLost
 from bandit.eventlog.heartbeat import Heartbeat, beat, lock_path, read_clock_floor
-from bandit.eventlog.recovery import QUARANTINE, open_segments, recover_segment
-from bandit.eventlog.segment import (
-    OPEN_SUFFIX,
-    SEALED_SUFFIX,
-    check_writer_id,
-    commit_line,
-    header_line,
-    seal_line,
-    segment_name,
-)
+from bandit.eventlog.open_segment import OpenSegment, next_sequence, remember_sequence
+from bandit.eventlog.recovery import open_segments, recover_segment
+from bandit.eventlog.segment import check_writer_id
 from bandit.events import Event, encode_event, stamped_at
 from bandit.experiment import ExperimentPaths
-from bandit.files import FileLock, fsync_directory
+from bandit.files import FileLock
 
 QUEUE_EVENTS_MAX = 20_000
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
@@ -42,7 +33,6 @@ LOCK_WAIT_S = 5.0
 STAMP_GRACE_S = 1.0
 
 _TICK = timedelta(microseconds=1)
-_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 Done = Callable[[Exception | None], None]
 
@@ -123,11 +113,7 @@ class EventLogWriter:
         self._waiting = False
         self._closing = False
         self._error: DurabilityLost | None = None
-        self._file: int | None = None
-        self._path = Path()
-        self._size = 0
-        self._events = 0
-        self._hasher = hashlib.sha256()
+        self._segment: OpenSegment | None = None
         self._seal_at_s = 0.0
         self._lock = FileLock(lock_path(paths, writer_id))
         paths.events.mkdir(parents=True, exist_ok=True)
@@ -135,7 +121,7 @@ class EventLogWriter:
         try:
             for segment in open_segments(paths.events, writer_id):
                 recover_segment(segment, now=clock())
-            self._sequence = self._next_sequence()
+            self._sequence = next_sequence(paths.events, writer_id, self._lock.path)
             self._last = read_clock_floor(paths) or clock()
             self._announced = self._stamp(clock())
             beat(paths, self.heartbeat())
@@ -303,7 +289,7 @@ class EventLogWriter:
         while True:
             with self._wake:
                 while not self._queue and not self._closing:
-                    left = None if self._file is None else self._seal_at_s - time.monotonic()
+                    left = None if self._segment is None else self._seal_at_s - time.monotonic()
                     if left is not None and left <= 0:
                         break
                     self._waiting = True
@@ -316,8 +302,8 @@ class EventLogWriter:
                 if taken and not taken[0].seal:
                     self._commit(taken)
                     taken = []
-                due = self._file is not None and (
-                    self._size >= self._segment_bytes_max or time.monotonic() >= self._seal_at_s
+                due = self._segment is not None and (
+                    self._segment.size >= self._segment_bytes_max or time.monotonic() >= self._seal_at_s
                 )
                 if due or taken:
                     self._seal()
@@ -329,65 +315,38 @@ class EventLogWriter:
     def _commit(self, taken: list[_Batch]) -> None:
         count = sum(batch.count for batch in taken)
         if count:
-            data = b"".join([batch.data for batch in taken])
-            created = self._file is None
-            if created:
-                data = self._open() + data
-            data += commit_line(data, count)
-            self._write(data)
-            self._sync(created)
-            self._events += count
+            if self._segment is None:
+                remember_sequence(self._lock.path, self._sequence)
+                self._segment = OpenSegment(
+                    self.paths.events, self.writer_id, self._sequence, opened_at=self._clock(), durable=self.durable
+                )
+                self._seal_at_s = time.monotonic() + self._seal_interval_s
+            before = self._segment.size
+            self._segment.commit(b"".join([batch.data for batch in taken]), count)
             self.counters.commits += 1
             self.counters.events += count
+            self._count(self._segment, before)
         self._acknowledge(taken, None)
 
-    def _open(self) -> bytes:
-        self._path = self.paths.events / f"{segment_name(self.writer_id, self._sequence)}{OPEN_SUFFIX}"
-        self._remember_sequence()
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._size = self._events = 0
-        self._hasher = hashlib.sha256()
-        self._seal_at_s = time.monotonic() + self._seal_interval_s
-        return header_line(self.writer_id, self._sequence, self._clock())
-
-    def _write(self, data: bytes) -> None:
-        assert self._file is not None
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._file, left) :]
-        self._hasher.update(data)
-        self._size += len(data)
-        self.counters.bytes += len(data)
-
-    def _sync(self, created: bool) -> None:
-        assert self._file is not None
-        if not self.durable:
-            return
-        started = time.perf_counter()
-        _sync_data(self._file)
-        if created:
-            fsync_directory(self.paths.events)
-        took = time.perf_counter() - started
-        self.counters.fsync_s_last = took
-        self.counters.fsync_s_total += took
-        self.counters.fsync_s_max = max(self.counters.fsync_s_max, took)
-
     def _seal(self) -> None:
-        if self._file is None:
+        if self._segment is None:
             return
-        self._write(seal_line(self._hasher, self._events, self._size))
-        self._sync(False)
-        os.close(self._file)
-        self._file = None
-        self._path.rename(self._path.with_suffix(SEALED_SUFFIX))
-        if self.durable:
-            fsync_directory(self.paths.events)
+        before = self._segment.size
+        self._segment.seal()
+        self._count(self._segment, before)
+        self._segment = None
         self._sequence += 1
         self.counters.segments += 1
         with self._wake:
             self._unsealed_first = None
         if self._on_seal is not None:
             self._call(self._on_seal)
+
+    def _count(self, segment: OpenSegment, size_before: int) -> None:
+        self.counters.bytes += segment.size - size_before
+        self.counters.fsync_s_last = segment.sync_s
+        self.counters.fsync_s_total += segment.sync_s
+        self.counters.fsync_s_max = max(self.counters.fsync_s_max, segment.sync_s)
 
     def _fail(self, error: Exception, taken: list[_Batch]) -> None:
         lost = DurabilityLost(
@@ -400,9 +359,9 @@ class EventLogWriter:
             pending = [*taken, *self._queue]
             self._queue.clear()
             self._queued_events = self._queued_bytes = 0
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._segment is not None:
+            self._segment.abandon()
+            self._segment = None
         self._lock.release()
         self._acknowledge(pending, lost)
 
@@ -430,26 +389,6 @@ class EventLogWriter:
                 if time.monotonic() > until:
                     raise Busy(f"writer {self.writer_id} is in use by another process") from None
                 time.sleep(0.02)
-
-    def _next_sequence(self) -> int:
-        """One more than any sequence this writer ever used, also when its segments are gone by now."""
-        found = [
-            int(path.name.removeprefix(f"{self.writer_id}-").split(".")[0])
-            for folder in (self.paths.events, self.paths.events / QUARANTINE)
-            for path in folder.glob(f"{self.writer_id}-[0-9]*.*")
-            if path.name.removeprefix(f"{self.writer_id}-").split(".")[0].isdigit()
-        ]
-        remembered = self._lock.path.read_text().strip()
-        if remembered.isdigit():
-            found.append(int(remembered))
-        return max(found, default=0) + 1
-
-    def _remember_sequence(self) -> None:
-        descriptor = os.open(self._lock.path, os.O_WRONLY)
-        try:
-            os.pwrite(descriptor, f"{self._sequence:012d}\n".encode(), 0)
-        finally:
-            os.close(descriptor)
 
     @staticmethod
     def _wait(start: Callable[[Done], None]) -> None:

@@ -60,8 +60,8 @@ def test_an_acknowledgement_comes_only_after_the_sync_of_its_bytes_and_of_the_ne
         fsync_directory(directory)
         named.update(path.name for path in directory.iterdir())
 
-    monkeypatch.setattr("bandit.eventlog.writer._sync_data", sync)
-    monkeypatch.setattr("bandit.eventlog.writer.fsync_directory", sync_directory)
+    monkeypatch.setattr("bandit.eventlog.open_segment._sync_data", sync)
+    monkeypatch.setattr("bandit.eventlog.open_segment.fsync_directory", sync_directory)
     writer = EventLogWriter(paths, "w0", clock=utc_now, segment_bytes_max=4096)
     durable: list[bool] = []
 
@@ -311,7 +311,7 @@ def test_after_a_failed_sync_nothing_is_acknowledged_until_a_new_writer_is_made(
         raise OSError(errno.EIO, "input/output error")
 
     with monkeypatch.context() as broken_disk:
-        broken_disk.setattr("bandit.eventlog.writer._sync_data", failing)
+        broken_disk.setattr("bandit.eventlog.open_segment._sync_data", failing)
         with pytest.raises(DurabilityLost):
             writer.append([reward(writer, "unknown")])
     for attempt in (lambda: writer.append([reward(writer, "refused")]), writer.seal):
@@ -335,7 +335,7 @@ def test_everything_that_waits_when_the_disk_fails_is_told_so(tmp_path: Path, mo
         time.sleep(0.05)
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr("bandit.eventlog.writer._sync_data", slow_and_failing)
+    monkeypatch.setattr("bandit.eventlog.open_segment._sync_data", slow_and_failing)
     for number in range(20):
         writer.submit([reward(writer, str(number))], answers.append)
     _wait_until(lambda: writer.failed and len(answers) == 20)
@@ -404,7 +404,7 @@ def test_a_simulated_log_is_written_without_syncs(tmp_path: Path, monkeypatch: p
     def forbidden(descriptor: int) -> None:
         raise OSError(errno.EIO, "a sync that nobody asked for")
 
-    monkeypatch.setattr("bandit.eventlog.writer._sync_data", forbidden)
+    monkeypatch.setattr("bandit.eventlog.open_segment._sync_data", forbidden)
     paths = new_paths(tmp_path)
     writer = EventLogWriter(paths, "w0", clock=HandClock(), durable=False)
     writer.append([reward(writer, "a")])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,19 @@ def test_threads_may_replace_the_same_file_at_the_same_time(tmp_path: Path) -> N
     assert failures == []
     assert len(set(path.read_bytes())) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first, second = FileLock(path), FileLock(path)
+    first.acquire()
+    waiting = threading.Thread(target=second.acquire, kwargs={"wait": True})
+    waiting.start()
+    time.sleep(0.05)
+    path.unlink()
+    first.release()
+    waiting.join(5)
+    assert second.held
+    assert is_locked(path)
+    second.release()
+    assert not is_locked(path)

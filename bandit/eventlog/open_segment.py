@@ -1,0 +1,109 @@
+"""One segment while it is written: group commits, each synced before it counts as written, and at last the seal.
+
+Only the writer's thread touches it. Any OSError leaves it in an unknown state: it must then be abandoned, and is
+recovered from the bytes that are on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from bandit.eventlog.recovery import QUARANTINE
+from bandit.eventlog.segment import (
+    OPEN_SUFFIX,
+    SEALED_SUFFIX,
+    commit_line,
+    header_line,
+    seal_line,
+    segment_name,
+)
+from bandit.files import fsync_directory
+
+_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+class OpenSegment:
+    """A new segment file; raises OSError when it cannot be made. `size` and `events` are those on disk.
+
+    `sync_s` is what the last sync took; `durable=False` leaves all syncs out.
+    """
+
+    def __init__(self, folder: Path, writer_id: str, sequence: int, *, opened_at: datetime, durable: bool) -> None:
+        self.path = folder / f"{segment_name(writer_id, sequence)}{OPEN_SUFFIX}"
+        self.size = 0
+        self.events = 0
+        self.sync_s = 0.0
+        self._durable = durable
+        self._hasher = hashlib.sha256()
+        self._header = header_line(writer_id, sequence, opened_at)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+
+    def commit(self, lines: bytes, events: int) -> None:
+        """Append whole lines and their commit line, and sync; the file's name is synced with the first of them."""
+        first = self.size == 0
+        group = self._header + lines if first else lines
+        self._write(group + commit_line(group, events))
+        self._sync(name=first)
+        self.events += events
+
+    def seal(self) -> None:
+        """Write the seal, sync, and give the file its final name; the segment is of no use here afterwards."""
+        self._write(seal_line(self._hasher, self.events, self.size))
+        self._sync(name=False)
+        self.abandon()
+        self.path.rename(self.path.with_suffix(SEALED_SUFFIX))
+        if self._durable:
+            fsync_directory(self.path.parent)
+
+    def abandon(self) -> None:
+        """Close the file as it is; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        self._hasher.update(data)
+        self.size += len(data)
+
+    def _sync(self, *, name: bool) -> None:
+        if not self._durable:
+            return
+        started = time.perf_counter()
+        _sync_data(self._descriptor)
+        if name:
+            fsync_directory(self.path.parent)
+        self.sync_s = time.perf_counter() - started
+
+
+def next_sequence(folder: Path, writer_id: str, memory: Path) -> int:
+    """One more than any sequence this writer ever used, also when its segments are gone by now.
+
+    `memory` is the file in which `remember_sequence` keeps the last one.
+    """
+    found = []
+    for place in (folder, folder / QUARANTINE):
+        for path in place.glob(f"{writer_id}-[0-9]*.*"):
+            number = path.name.removeprefix(f"{writer_id}-").split(".")[0]
+            if number.isdigit():
+                found.append(int(number))
+    remembered = memory.read_text().strip()
+    if remembered.isdigit():
+        found.append(int(remembered))
+    return max(found, default=0) + 1
+
+
+def remember_sequence(memory: Path, sequence: int) -> None:
+    """Keep the sequence about to be used; in place, because `memory` is also the writer's lock."""
+    descriptor = os.open(memory, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, f"{sequence:012d}\n".encode(), 0)
+    finally:
+        os.close(descriptor)
