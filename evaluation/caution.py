@@ -78,8 +78,10 @@ def _sums(rows: ScoredRows) -> Floats:
     miss = rows.reward - rows.at_action(rows.q)
     product = drawn * miss
     implied = ((change * ratio).sum(), (abs(change) * ratio**2).sum())
-    as_drawn = ((drawn**2).sum(), (abs(drawn) ** 3).sum())
-    return np.array([*implied, *as_drawn, (product**2).sum(), (product**3).sum(), (miss**2).sum()])
+    squared, product_squared = drawn * drawn, product * product
+    as_drawn = (squared.sum(), (squared * abs(drawn)).sum())
+    as_seen = (product_squared.sum(), (product_squared * product).sum(), (miss * miss).sum())
+    return np.array([*implied, *as_drawn, *as_seen])
 
 
 def _distribution(rows: ScoredRows) -> Floats:

@@ -105,7 +105,8 @@ def weight_audits(rows: ScoredRows) -> dict[str, WeightAudit]:
 def _weight_sums(rows: ScoredRows, policy: Floats, logged: NDArray[np.bool_]) -> Floats:
     """Sums over rows of (w − m), its variance, its absolute third moment, rows judged without μ, w."""
     w = rows.at_action(policy) / rows.propensity
-    gap, variance, third = w - 1.0, w * (w - 1.0), abs(w - 1.0) ** 3
+    off = w - 1.0
+    gap, variance, third = off, w * off, abs(off) * off * off
     if logged.any():
         assert rows.pmf is not None
         mu = np.nan_to_num(rows.pmf)
@@ -116,7 +117,7 @@ def _weight_sums(rows: ScoredRows, policy: Floats, logged: NDArray[np.bool_]) ->
         centred = ratio - np.repeat(covered, rows.lengths)
         gap = np.where(logged, w - covered, gap)
         variance = np.where(logged, np.maximum(implied, 0.0), variance)
-        third = np.where(logged, rows.per_row(mu * abs(centred) ** 3), third)
+        third = np.where(logged, rows.per_row(mu * abs(centred) * centred * centred), third)
     return np.array([gap.sum(), variance.sum(), third.sum(), float((~logged).sum()), w.sum()])
 
 

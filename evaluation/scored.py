@@ -268,7 +268,8 @@ class ScoredRows:
         """Sum a ragged array within each row: shape (values,) → (n,)."""
         width = self.width
         if width is not None:
-            return np.asarray(values.reshape(len(self), width).sum(axis=1), np.float64)
+            # a product with ones is several times faster than a sum over a short last axis
+            return np.asarray(values.reshape(len(self), width) @ np.ones(width), np.float64)
         if len(self) == 0:
             return np.zeros(0)
         return np.asarray(np.add.reduceat(values, self.offsets[:-1]), np.float64)
@@ -279,11 +280,14 @@ class ScoredRows:
 
     def reduce(self) -> ScoredEvents:
         """The six (n,) arrays that every estimator is a function of."""
+        dm_candidate = self.per_row(self.candidate * self.q)
+        # through the difference, so that equal policies come out equal to the last bit
+        dm_champion = dm_candidate - self.per_row((self.candidate - self.champion) * self.q)
         return ScoredEvents(
             w_candidate=self.at_action(self.candidate) / self.propensity,
             w_champion=self.at_action(self.champion) / self.propensity,
-            dm_candidate=self.per_row(self.candidate * self.q),
-            dm_champion=self.per_row(self.champion * self.q),
+            dm_candidate=dm_candidate,
+            dm_champion=dm_champion,
             reward=self.reward,
             q_logged=self.at_action(self.q),
         )

@@ -1,0 +1,149 @@
+"""Estimators agree with each other where theory says so, with known truth, and with Open Bandit Pipeline."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.estimators import ESTIMATORS, ROLES, Hyper, totals
+from evaluation.lift import clustered_mean, paired_lift
+from evaluation.scored import ScoredRows
+from tests.evaluation.worlds import make_world
+
+OBP = json.loads((Path(__file__).parent / "data" / "obp_synthetic.json").read_text())
+
+
+def obp_rows() -> ScoredRows:
+    columns = {name: np.array(OBP[name]) for name in ("candidate", "champion", "q", "action", "reward", "propensity")}
+    return ScoredRows.from_matrices(**columns)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_values_agree_with_open_bandit_pipeline(name: str, role: str) -> None:
+    ours = totals(obp_rows(), Hyper(**OBP["hyper"])).estimate(name, role)
+    theirs = OBP["expected"][name][role]
+    assert ours.value == pytest.approx(theirs["value"], abs=1e-9)
+    if name not in (
+        "snips",
+        "sndr",
+    ):  # theirs holds the weights' mean fixed; ours is linearised, see docs/evaluation.md
+        assert ours.se == pytest.approx(theirs["se"], abs=1e-9)
+
+
+def test_the_paired_lift_agrees_with_open_bandit_pipeline() -> None:
+    lift = paired_lift(obp_rows())
+    assert lift.value == pytest.approx(OBP["expected"]["paired"]["lift"], abs=1e-9)
+    assert lift.se == pytest.approx(OBP["expected"]["paired"]["se"], abs=1e-9)
+
+
+def test_dr_without_a_reward_model_is_ips() -> None:
+    rows = make_world(1).log(np.random.default_rng(1), 500)
+    blind = totals(replace(rows, q=np.zeros_like(rows.q)))
+    for role in ROLES:
+        assert blind.estimate("dr", role).value == pytest.approx(blind.estimate("ips", role).value, abs=1e-14)
+        assert blind.estimate("dr", role).se == pytest.approx(blind.estimate("ips", role).se, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "name", "same"),
+    [
+        (Hyper(shrinkage=0), "dros", "dm"),
+        (Hyper(shrinkage=math.inf), "dros", "dr"),
+        (Hyper(switch=0), "switch_dr", "dm"),
+        (Hyper(switch=math.inf), "switch_dr", "dr"),
+        (Hyper(clip=math.inf), "clipped_ips", "ips"),
+    ],
+)
+def test_shrunk_estimators_end_in_the_plain_ones(hyper: Hyper, name: str, same: str) -> None:
+    found = totals(make_world(2).log(np.random.default_rng(2), 500), hyper)
+    for role in ROLES:
+        assert found.estimate(name, role).value == pytest.approx(found.estimate(same, role).value, abs=1e-12)
+
+
+def test_equal_policies_have_a_lift_of_exactly_zero() -> None:
+    rows = make_world(3).log(np.random.default_rng(3), 2000)
+    same = replace(rows, candidate=rows.champion)
+    assert paired_lift(same).value == 0.0
+    assert paired_lift(same).se == 0.0
+    assert totals(same).lift().value == 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 3000), max_size=6), seed=st.integers(0, 5))
+def test_merged_shards_equal_the_whole(cuts: list[int], seed: int) -> None:
+    rows = make_world(seed).log(np.random.default_rng(seed), 3000)
+    edges = sorted({0, 3000, *cuts})
+    merged = totals(rows.slice(edges[0], edges[1]))
+    for low, high in pairwise(edges[1:]):
+        merged = merged.merge(totals(rows.slice(low, high)))
+    whole = totals(rows)
+    for name in ESTIMATORS:
+        for role in ROLES:
+            assert merged.estimate(name, role).value == pytest.approx(whole.estimate(name, role).value, abs=1e-12)
+            assert merged.estimate(name, role).se == pytest.approx(whole.estimate(name, role).se, abs=1e-12)
+    assert merged.ess("candidate") == pytest.approx(whole.ess("candidate"), rel=1e-12)
+    assert merged.max_weight == whole.max_weight
+    assert merged.lift().se == pytest.approx(paired_lift(rows).se, abs=1e-12)
+
+
+def test_ragged_rows_give_what_rows_of_one_width_give() -> None:
+    rows = make_world(4, k=5).log(np.random.default_rng(4), 300)
+    wide = ScoredRows.concat([rows, make_world(5, k=3).log(np.random.default_rng(5), 200)])
+    assert wide.width is None
+    parts = totals(wide.slice(0, 300)).merge(totals(wide.slice(300)))
+    for name in ESTIMATORS:
+        expected = parts.estimate(name, "candidate").value
+        assert totals(wide).estimate(name, "candidate").value == pytest.approx(expected, abs=1e-12)
+
+
+def test_unbiased_estimators_find_the_truth() -> None:
+    world = make_world(6)
+    true = float((world.candidate * world.truth).sum(axis=1).mean())
+    found = totals(world.log(np.random.default_rng(6), 60_000))
+    for name in ("ips", "snips", "dr", "sndr"):
+        estimate = found.estimate(name, "candidate")
+        assert abs(estimate.value - true) < 4 * estimate.se
+
+
+@pytest.mark.parametrize("name", ["snips", "sndr", "dr", "ips"])
+def test_standard_errors_are_those_of_repeated_logs(name: str) -> None:
+    world, rng = make_world(7, sharp=8), np.random.default_rng(7)
+    found = [totals(world.log(rng, 400)).estimate(name, "candidate") for _ in range(400)]
+    spread = np.std([estimate.value for estimate in found], ddof=1)
+    assert np.mean([estimate.se for estimate in found]) == pytest.approx(spread, rel=4 / math.sqrt(2 * 400))
+
+
+def test_the_paired_interval_covers_and_is_narrower_than_the_unpaired() -> None:
+    world, rng = make_world(8), np.random.default_rng(8)
+    covered, paired, unpaired = 0, 0.0, 0.0
+    for _ in range(1000):
+        rows = world.log(rng, 2000)
+        estimate, table = paired_lift(rows), totals(rows)
+        covered += estimate.lower <= world.lift <= estimate.upper
+        paired += estimate.se
+        unpaired += math.hypot(*(table.estimate("dr", role).se for role in ROLES))
+    assert 0.93 <= covered / 1000 <= 0.97
+    assert paired < 0.85 * unpaired
+
+
+def test_repeated_subjects_widen_the_interval() -> None:
+    rng = np.random.default_rng(9)
+    effect = np.repeat(rng.normal(size=200), 10)
+    values = effect + 0.1 * rng.normal(size=2000)
+    subjects = [f"s{i // 10}" for i in range(2000)]
+    assert clustered_mean(values, subjects).se > 2.5 * values.std() / math.sqrt(2000)
+    alone = clustered_mean(values, [str(i) for i in range(2000)])
+    assert alone.se == pytest.approx(values.std(ddof=1) / math.sqrt(2000), rel=1e-9)
+
+
+def test_no_rows_are_undefined_rather_than_zero() -> None:
+    nothing = totals(ScoredRows.empty())
+    assert math.isnan(nothing.estimate("dr", "candidate").value)
+    assert math.isnan(nothing.lift().value)

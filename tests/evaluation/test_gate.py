@@ -1,0 +1,195 @@
+"""The gate promotes what is better, holds what is equal or worse, and says when it cannot tell."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluation.checks import Check
+from evaluation.gate import GateRules, judge
+from evaluation.scored import ScoredRows
+from evaluation.sequential import AlphaLedger
+from tests.evaluation.worlds import World, make_world
+
+RULES = GateRules()
+ONE_LOOK = GateRules(horizon_rows=100)
+
+
+def tenure(rows: ScoredRows, rules: GateRules, batch: int) -> list[str]:
+    """The verdicts of one challenger, a look each `batch` rows, until it is promoted."""
+    ledger, start, outcomes = None, 0, []
+    for stop in range(batch, len(rows) + 1, batch):
+        verdict = judge(rows.slice(start, stop), rules, ledger=ledger)
+        ledger = AlphaLedger.from_dict(verdict.ledger.to_dict())
+        outcomes.append(verdict.outcome)
+        if verdict.promote:
+            break
+        if not verdict.keep_rows:
+            start = stop
+    return outcomes
+
+
+def test_a_large_lift_is_promoted_within_two_batches() -> None:
+    world = make_world(11, lift=0.2, sharp=12.0)
+    for seed in range(5):
+        assert "promote" in tenure(world.log(np.random.default_rng(seed), 1000), RULES, 500)
+
+
+def test_a_worse_challenger_is_held_and_rejected() -> None:
+    world = make_world(11, lift=0.12, sharp=12.0)
+    rows = world.log(np.random.default_rng(1), 3000)
+    worse = replace(rows, candidate=rows.champion, champion=rows.candidate)
+    verdict = judge(worse, RULES)
+    assert verdict.outcome == "hold"
+    assert verdict.rejected
+    assert not verdict.keep_rows
+    assert verdict.ledger.rows_before == 3000
+
+
+def test_an_identical_challenger_is_never_promoted() -> None:
+    rows = make_world(12).log(np.random.default_rng(1), 3000)
+    for mode in ("superiority", "noninferiority"):
+        verdict = judge(replace(rows, candidate=rows.champion), GateRules(mode=mode, margin=0.05))
+        assert verdict.outcome == "hold"
+        assert verdict.lift.value == 0.0
+        assert not verdict.rejected
+
+
+def test_equal_challengers_are_promoted_no_more_often_than_alpha_over_thirty_looks() -> None:
+    world = make_world(13, lift=0.0)
+    rng = np.random.default_rng(13)
+    promoted = sum(
+        "promote" in tenure(world.log(rng, 3000), GateRules(horizon_rows=3000, rows_min=100), 100) for _ in range(200)
+    )
+    assert promoted <= 16
+
+
+def test_too_few_rows_are_insufficient_and_say_how_many_more() -> None:
+    verdict = judge(make_world(14).log(np.random.default_rng(1), 120), RULES)
+    assert verdict.outcome == "insufficient"
+    assert verdict.rows_needed is not None and verdict.rows_needed >= 80
+    assert "more rows" in verdict.reason
+    assert not verdict.looked
+
+
+def test_no_rows_at_all_are_insufficient() -> None:
+    assert judge(ScoredRows.empty(), RULES).outcome == "insufficient"
+
+
+def test_rows_without_support_are_left_out_and_counted() -> None:
+    rows = make_world(15).log(np.random.default_rng(1), 1000)
+    sure = np.arange(1000) < 400
+    pmf = rows.pmf.copy()
+    at = rows.offsets[:-1] + rows.action
+    pmf[np.repeat(sure, rows.lengths)] = 0.0
+    pmf[at[sure]] = 1.0
+    apprentice = replace(rows, propensity=np.where(sure, 1.0, rows.propensity), pmf=pmf)
+    verdict = judge(apprentice, RULES)
+    assert verdict.excluded == {"no_support": 400}
+    assert verdict.n == 600
+    assert judge(apprentice.slice(0, 400), RULES).outcome == "insufficient"
+
+
+def test_a_choice_the_log_can_never_show_is_refused() -> None:
+    world = make_world(16)
+    mu = world.mu.copy()
+    mu[:, 0] = 0.0
+    mu /= mu.sum(axis=1, keepdims=True)
+    blind = World(world.truth, mu, world.candidate, mu, world.q)
+    verdict = judge(blind.log(np.random.default_rng(1), 2000), RULES)
+    assert verdict.outcome == "insufficient"
+    assert "can never show" in verdict.reason
+
+
+def test_an_alarm_blocks_whatever_the_lift() -> None:
+    rows = make_world(11, lift=0.12, sharp=12.0).log(np.random.default_rng(1), 3000)
+    replay = Check("replay", "alarm", "fail", 3.0, 0.0, "3 of 50 replayed decisions gave other probabilities.")
+    verdict = judge(rows, RULES, checks=[replay])
+    assert verdict.outcome == "hold"
+    assert verdict.rejected
+    assert verdict.reason.startswith("Alarm")
+    assert verdict.alpha_look == 0.0
+
+
+def test_noninferiority_accepts_what_superiority_cannot_prove() -> None:
+    world = make_world(17, lift=0.004)
+    rows = world.log(np.random.default_rng(4), 6000)
+    assert judge(rows, ONE_LOOK).outcome == "hold"
+    assert judge(rows, replace(ONE_LOOK, mode="noninferiority", margin=0.1)).outcome == "promote"
+
+
+def test_several_challengers_share_alpha() -> None:
+    rows = make_world(18, lift=0.03).log(np.random.default_rng(4), 6000)
+    alone, one_of_ten = judge(rows, ONE_LOOK), judge(rows, ONE_LOOK, challengers=10)
+    assert one_of_ten.z > alone.z
+    assert one_of_ten.lower < alone.lower
+
+
+def test_a_margin_must_be_exceeded() -> None:
+    rows = make_world(11, lift=0.12, sharp=12.0).log(np.random.default_rng(1), 3000)
+    assert judge(rows, replace(ONE_LOOK, margin=0.03)).outcome == "promote"
+    assert judge(rows, replace(ONE_LOOK, margin=0.3)).outcome == "hold"
+
+
+def test_a_gate_that_is_off_promotes_and_says_so() -> None:
+    verdict = judge(make_world(19).log(np.random.default_rng(1), 300), GateRules(enabled=False))
+    assert verdict.outcome == "promote"
+    assert "switched off" in verdict.reason
+
+
+def test_a_flattering_reward_model_does_not_pass_where_nothing_was_drawn() -> None:
+    """Where 3 telling draws are expected the sample's own bound promotes a candidate without lift in many logs."""
+    rng, naive, passed = np.random.default_rng(20), 0, 0
+    base, other = np.array([0.99, 0.005, 0.005]), np.array([0.005, 0.99, 0.005])
+    truth = np.vstack([np.full((8, 3), 0.8), np.full((2, 3), 0.5)])
+    champion = np.tile(base, (10, 1))
+    candidate = np.vstack([np.tile(base, (8, 1)), np.tile(other, (2, 1))])
+    q = truth.copy()
+    q[8:, 1] = 0.8
+    world = World(truth, champion, candidate, champion, q)
+    rules = replace(ONE_LOOK, ess_min=1.0, top_share_max=1.0, informative_min=1)
+    for _ in range(300):
+        verdict = judge(world.log(rng, 2000), rules)
+        naive += verdict.lift.value - 1.645 * verdict.lift.se > 0
+        passed += verdict.promote
+    assert naive > 0.12 * 300
+    assert passed <= 0.05 * 300 + 2 * np.sqrt(0.05 * 0.95 * 300)
+
+
+def test_the_lower_bound_is_above_the_truth_in_at_most_alpha_of_logs() -> None:
+    rng, above, runs = np.random.default_rng(121), 0, 600
+    world = make_world(21, sharp=10, noise=0.2)
+    for _ in range(runs):
+        verdict = judge(world.log(rng, 1000), ONE_LOOK)
+        assert verdict.looked
+        above += verdict.lower > world.lift
+    assert above <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
+
+
+@pytest.mark.parametrize("looks", ["planned", "anytime"])
+def test_the_ledger_survives_a_round_trip(looks: str) -> None:
+    rows = make_world(22, lift=0.0).log(np.random.default_rng(1), 2000)
+    rules = GateRules(looks=looks)
+    ledger = judge(rows.slice(0, 1000), rules).ledger
+    assert AlphaLedger.from_dict(ledger.to_dict()) == ledger
+    first = judge(rows, rules, ledger=ledger)
+    assert judge(rows, rules, ledger=AlphaLedger.from_dict(ledger.to_dict())).lower == first.lower
+
+
+def test_no_alpha_is_spent_on_rows_already_looked_at() -> None:
+    rows = make_world(23, lift=0.0).log(np.random.default_rng(1), 1000)
+    first = judge(rows, RULES)
+    again = judge(rows, RULES, ledger=first.ledger)
+    assert first.looked and not again.looked
+    assert again.ledger.spent == first.ledger.spent
+    assert again.outcome == "hold"
+
+
+def test_a_spent_epoch_gives_way_to_fresh_rows_and_a_fresh_alpha() -> None:
+    rows = make_world(24, lift=0.0).log(np.random.default_rng(5), 3000)
+    rules = GateRules(horizon_rows=2000)
+    first = judge(rows.slice(0, 1000), rules)
+    last = judge(rows.slice(0, 2000), rules, ledger=first.ledger)
+    assert last.outcome == "hold"
+    assert not last.keep_rows
+    assert last.ledger == AlphaLedger(epoch=2)
