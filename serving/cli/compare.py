@@ -82,7 +82,7 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
 
     seeds = parse_seeds(options.seeds)
     chosen = [
-        _configuration(name, encoder, gate)
+        configuration(name, encoder, gate)
         for encoder in _names(encoders, "--encoder", ENCODERS)
         for name in _names(algorithms, "--algorithm", None)
     ]
@@ -102,7 +102,7 @@ def _names(text: str, option: str, allowed: tuple[str, ...] | None) -> list[str]
     return names
 
 
-def _configuration(name: str, encoder: str, gate: str | None) -> Configuration:
+def configuration(name: str, encoder: str, gate: str | None) -> Configuration:
     """A recipe by name; an algorithm outside the published study runs with the default parameters and our gate."""
     recipe = PUBLISHED.get(name)
     enabled = gate == "on" if gate is not None else recipe is None
