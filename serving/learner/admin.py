@@ -22,6 +22,7 @@ from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 from joiner.history import import_history
 from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
+from serving.learner.console import add_console
 from serving.learner.http import (
     LOOPBACK,
     Doorkeeper,
@@ -59,6 +60,7 @@ def create_admin(service: LearnerService, *, host: str) -> Any:
     _about_experiments(app, service)
     _about_models(app, service)
     _about_data(app, service)
+    add_console(app, service)
     keys = KeyRing(service.data_dir)
     return Doorkeeper(app, token=service.token, keys=keys, loopback=host in LOOPBACK, hosts=LOOPBACK | {host})
 

@@ -7,6 +7,7 @@ sends it, to its own origin. Bodies are parsed here, strictly.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import time
@@ -122,19 +123,19 @@ class Doorkeeper:
         changes = request.method not in ("GET", "HEAD")
         self._refresh_keys()
         if not (self.keys.empty and self.loopback):
-            experiment = parts[2] if parts[:2] == ["v1", "experiments"] and len(parts) > 2 else None
+            named = parts[1:] if parts[:1] == ["v1"] else parts
+            experiment = named[1] if named[:1] == ["experiments"] and len(named) > 1 else None
             key = self.keys.find(shown)
             if key is None:
-                return problem(401, "Not authorised", "show an API key as `Authorization: Bearer …`")
+                refused = problem(401, "Not authorised", "show an API key as `Authorization: Bearer …`")
+                refused.headers["www-authenticate"] = 'Basic realm="rewardloop (password: an API key)"'
+                return refused
             if not (key.allows("admin", experiment) or (not changes and key.allows("read", experiment))):
                 return problem(403, "Refused", "this API key does not allow that")
-            return None
+            return _foreign_origin(request) if changes else None
         if _host_name(request.headers.get("host", "")) not in self.hosts:
             return problem(403, "Refused", "the Host header is not an address of this learner")
-        origin = request.headers.get("origin")
-        if changes and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            return problem(403, "Refused", "the request comes from another site")
-        return None
+        return _foreign_origin(request) if changes else None
 
     def _refresh_keys(self) -> None:
         if time.monotonic() - self._refreshed > KEYS_REFRESH_S:
@@ -142,8 +143,22 @@ class Doorkeeper:
             self.keys.refresh()
 
 
+def _foreign_origin(request: Request) -> Response | None:
+    """A refusal when a browser sends a request from a page of another site (which could use its stored password)."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        return problem(403, "Refused", "the request comes from another site")
+    return None
+
+
 def _bearer(request: Request) -> str:
+    """The token or key shown: as Bearer, or as the password of Basic (what a browser sends to the console)."""
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(shown, validate=True).decode("utf-8").partition(":")[2]
+        except ValueError:
+            return ""
     return shown.strip() if scheme.lower() == "bearer" else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -198,6 +199,33 @@ def test_the_admin_api_refuses_in_words_and_never_with_a_500(
     assert answer.json()["detail"]
 
 
+def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewhere(service: Service) -> None:
+    url = service.learner.url
+    overview = service.admin.get(f"{url}/")
+    assert overview.status_code == 200 and 'href="/experiments/test"' in overview.text
+    page = service.admin.get(f"{url}/experiments/test")
+    state = service.status()
+    assert state["next"].split(" in ")[0] in page.text and state["champion"] in page.text
+    for shown in (overview.text, page.text):
+        assert "http://" not in shown and "https://" not in shown and "<script" not in shown
+    report = re.search(r'href="(/v1/[^"]+format=html)"', page.text)
+    assert report is not None and "<html" in service.admin.get(url + report[1]).text
+    done = service.admin.post(f"{url}/experiments/test/pause")
+    assert done.status_code == 303
+    assert "schedule is paused" in service.admin.get(url + done.headers["location"]).text
+    assert service.status()["paused"] is True
+    service.admin.post(f"{url}/experiments/test/resume")
+    assert service.status()["paused"] is False
+    refused = service.admin.post(f"{url}/experiments/test/promote?model_id=none")
+    assert "Not done" in service.admin.get(url + refused.headers["location"]).text
+    assert service.admin.post(f"{url}/experiments/test/nonsense").status_code == 404
+    assert (
+        service.admin.post(f"{url}/experiments/test/run", headers={"origin": "https://evil.example"}).status_code == 403
+    )
+    hostile = service.admin.get(f"{url}/experiments/test", params={"said": "<script>alert(1)</script>"})
+    assert "<script>" not in hostile.text
+
+
 def test_a_second_learner_leaves_with_a_clear_line(service: Service) -> None:
     done = service.cli("learn", "--admin-port", "0")
     assert done.returncode == 2
@@ -229,4 +257,7 @@ def test_once_a_key_exists_the_admin_api_wants_one(service: Service) -> None:
     assert service.admin.get("/status", headers={"authorization": f"Bearer {reader}"}).status_code == 200
     assert service.admin.post("/pause", headers={"authorization": f"Bearer {reader}"}).status_code == 403
     assert service.admin.post("/pause", headers={"authorization": f"Bearer {secret}"}).status_code == 200
+    assert service.admin.get("/status", auth=("anyone", secret)).status_code == 200  # as a browser does
+    other = {"origin": "https://evil.example"}
+    assert service.admin.post("/pause", auth=("anyone", secret), headers=other).status_code == 403
     assert service.cli("status").returncode == 0
