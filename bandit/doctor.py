@@ -157,6 +157,7 @@ def check_replays(experiment: Experiment, registry: ModelRegistry, findings: Fin
                 policy=policy,
                 settings=experiment.settings_of(event.settings_version),
                 secret=experiment.secret,
+                trial=_policy(registry, policies, event.trial_model_id) if event.trial_model_id else None,
             )
             if again is None:
                 findings.count("replays_impossible")

@@ -69,6 +69,10 @@ class ExperimentPaths:
         return self.root / "champion.json"
 
     @property
+    def trial(self) -> Path:
+        return self.root / "trial.json"
+
+    @property
     def challengers(self) -> Path:
         return self.root / "challengers"
 

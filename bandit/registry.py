@@ -67,6 +67,20 @@ class Champion(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A challenger on trial: a stored model that has a declared share in the decisions of `champion`.
+
+    It is void as soon as another champion stands. `challenger` names whose snapshot it is, `learnt` how many rows
+    that had learnt.
+    """
+
+    model_id: str
+    champion: str
+    challenger: str
+    learnt: int
+    since: datetime
+
+
 class _Pointer(msgspec.Struct, frozen=True):
     current: Champion
     earlier: list[Champion]
@@ -243,6 +257,34 @@ class ModelRegistry:
                 sync=self.durable,
             )
         return champion
+
+    # -- the trial ---------------------------------------------------------------------------------------
+
+    def trial(self) -> Trial | None:
+        """The challenger on trial beside the present champion, None where there is none.
+
+        Raises `CorruptModel` when the file cannot be read.
+        """
+        try:
+            trial = msgspec.json.decode(self.paths.trial.read_bytes(), type=Trial)
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CorruptModel(f"trial.json cannot be read ({error}); remove it, the next run writes it anew") from None
+        champion = self.champion()
+        return trial if champion is not None and champion.model_id == trial.champion else None
+
+    def set_trial(self, trial: Trial) -> None:
+        """Put a stored model on trial; raises `NotFound` or `CorruptModel` when it is not sound."""
+        with locked(self.paths.lock):
+            self.load(trial.model_id)
+            content = msgspec.json.format(msgspec.json.encode(trial), indent=1)
+            write_atomically(self.paths.trial, content, sync=self.durable)
+
+    def clear_trial(self) -> None:
+        """End the trial, if there is one."""
+        with locked(self.paths.lock):
+            self.paths.trial.unlink(missing_ok=True)
 
     # -- history -----------------------------------------------------------------------------------------
 

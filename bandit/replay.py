@@ -56,11 +56,13 @@ def replay(
     policy: Policy | None,
     settings: ExperimentSettings,
     secret: bytes,
+    trial: Policy | None = None,
 ) -> Replayed | None:
-    """Make a live decision again; None when it cannot be: imported, or its model (`policy`) is gone.
+    """Make a live decision again; None when it cannot be: imported, or its model (`policy`, `trial`) is gone.
 
     `actions` is what `offered_actions` gives, `settings` those of the event's version. `policy` is not needed
-    for decisions of the cold start and of the modes that answer the baseline.
+    for decisions of the cold start and of the modes that answer the baseline, `trial` (the model
+    `event.trial_model_id`) only where a challenger was on trial.
     """
     k = len(actions)
     if event.imported_at is not None or event.model_id == IMPORTED_MODEL_ID or k == 0:
@@ -74,6 +76,10 @@ def replay(
     if policy is None:
         return None
     pmf = policy.pmf(event.context, actions)
+    if event.trial_model_id is not None:
+        if trial is None:
+            return None
+        pmf = mix(pmf, trial.pmf(event.context, actions), serving.trial_share)
     if serving.control_fraction > 0.0:
         control = BaselinePolicy(0.0) if serving.control_policy == "baseline" else UniformPolicy()
         pmf = mix(pmf, control.pmf(event.context, actions), serving.control_fraction)

@@ -80,7 +80,7 @@ class Learning(_Section, frozen=True):
     learning_rate: Positive = 0.5
     power_t: Annotated[float, Meta(ge=0, le=1)] = 0.5
     l2: NonNegative = 0.0
-    bits: Annotated[int, Meta(ge=10, le=28)] = 20
+    bits: Annotated[int, Meta(ge=10, le=28)] = 18
     cb_type: Literal["mtr", "ips", "dr"] = "mtr"
     importance_max: Positive = 100.0
     propensity_min: Annotated[float, Meta(gt=0, le=0.1)] = 1e-4

@@ -20,6 +20,7 @@ Context = Features
 MODE_ONLINE = "online"
 SLICE_POLICY = "policy"
 SLICE_CONTROL = "control"
+SLICE_TRIAL = "trial"
 ORIGIN_LIVE = "live"
 ORIGIN_IMPORT = "import"
 COLD_START_MODEL_ID = "cold-start"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bandit.canaries import canary_digest
 from bandit.errors import CorruptModel, NotFound, RewardloopError
 from bandit.policies import BaselinePolicy, UniformPolicy, load_policy
-from bandit.registry import Champion, ModelRegistry, StoredModel
+from bandit.registry import Champion, ModelRegistry, StoredModel, Trial
 from bandit.settings import Serving
 from bandit.types import COLD_START_MODEL_ID, Policy
 
@@ -71,6 +71,48 @@ def choose_model(
             policy, model_id, champion, _reason(reasons), canary_digest(policy, stored.manifest.canaries)
         )
     return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, champion, _reason(reasons))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTrial:
+    """The challenger that has its declared share in the pmf, or why the one on trial has not."""
+
+    trial: Trial
+    policy: Policy | None
+    problem: str | None = None
+
+
+def choose_trial(
+    registry: ModelRegistry,
+    settings: Serving,
+    model: ServedModel,
+    *,
+    serving: ServedTrial | None = None,
+    load: Loader = load_policy,
+) -> ServedTrial | None:
+    """The trial to serve beside `model`: only beside the very champion it was declared for, and only if sound."""
+    trial = wanted_trial(registry, settings, model)
+    if trial is None:
+        return None
+    if serving is not None and serving.trial.model_id == trial.model_id:
+        return ServedTrial(trial, serving.policy, serving.problem)
+    try:
+        return ServedTrial(trial, load(registry.load(trial.model_id)))
+    except (CorruptModel, NotFound, OSError) as error:
+        log.error("the challenger on trial, %s, cannot be used: %s", trial.model_id, error)
+        return ServedTrial(trial, None, f"{trial.model_id} cannot be used: {error}")
+
+
+def wanted_trial(registry: ModelRegistry, settings: Serving, model: ServedModel) -> Trial | None:
+    """The trial that the settings, the pointer and the served model agree on."""
+    if settings.trial_share == 0.0 or settings.mode != "online" or model.status != "champion":
+        return None
+    try:
+        trial = registry.trial()
+    except (RewardloopError, OSError, ValueError) as error:
+        log.error("the trial cannot be read: %s", error)
+        return None
+    return trial if trial is not None and trial.champion == model.model_id else None
 
 
 def cold_start_policy(settings: Serving) -> Policy:

@@ -25,9 +25,16 @@ from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from bandit.sampling import draw_index, mix, uniform_draw
 from bandit.settings import ExperimentSettings, Limits
-from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, Action
+from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, SLICE_TRIAL, Action, Policy
 from serving.api.answers import Answer, SlotsAnswer, rank
-from serving.api.champion import ServedModel, choose_model, cold_start_policy
+from serving.api.champion import (
+    ServedModel,
+    ServedTrial,
+    choose_model,
+    choose_trial,
+    cold_start_policy,
+    wanted_trial,
+)
 from serving.api.counters import Counters
 from serving.api.features import check_name
 from serving.api.identity import body_digest, slot_event_id, uuid7
@@ -61,6 +68,7 @@ class State:
     catalogue: tuple[Action, ...] | None
     catalogue_version: int | None
     model: ServedModel
+    trial: ServedTrial | None = None
 
 
 class ExperimentServer:
@@ -206,20 +214,28 @@ class ExperimentServer:
         May run in another thread than the deciding one: nothing is swapped before `install`.
         """
         changed = self.experiment.refresh()
-        if not changed and self.registry.champion() == self._state.model.champion:
+        state = self._state
+        known = state.trial.trial if state.trial else None
+        if (
+            not changed
+            and self.registry.champion() == state.model.champion
+            and wanted_trial(self.registry, state.settings.serving, state.model) == known
+        ):
             return None
         return self._load(self._state)
 
     def install(self, state: State) -> None:
         """Put a prepared state in force, by replacing one reference, and give the old model back."""
-        old, self._state = self._state.model, state
+        before, self._state = self._state, state
+        old = before.model
         if state.model.model_id != old.model_id:
             self.counters.add("model_swaps")
             log.info("experiment %s now serves %s (%s)", self.name, state.model.model_id, state.model.status)
-        if state.model.policy is not old.policy:
-            close = getattr(old.policy, "close", None)
-            if close is not None:
-                close()
+        trial = before.trial.policy if before.trial else None
+        in_use = (state.model.policy, state.trial.policy if state.trial else None)
+        for policy in (old.policy, trial):
+            if policy is not None and policy not in in_use:
+                _close(policy)
 
     def refresh(self) -> bool:
         """Follow settings and champion pointer, blocking; returns whether anything changed."""
@@ -265,9 +281,9 @@ class ExperimentServer:
             self.writer.seal()
             self.heartbeat()
         self.writer.close()
-        close = getattr(self._state.model.policy, "close", None)
-        if close is not None:
-            close()
+        _close(self._state.model.policy)
+        if self._state.trial is not None and self._state.trial.policy is not None:
+            _close(self._state.trial.policy)
 
     # -- helpers -----------------------------------------------------------------------------------------
 
@@ -279,6 +295,7 @@ class ExperimentServer:
         flat["memory_ids"] = len(self.memory)
         flat["ready"] = float(not self.writer.failed)
         flat["fallback"] = float(state.model.fallback is not None)
+        flat["trial"] = float(state.trial is not None and state.trial.policy is not None)
         if state.model.champion is not None:
             flat["champion_since_s"] = state.model.champion.since.timestamp()
         return flat
@@ -298,12 +315,14 @@ class ExperimentServer:
     def _load(self, current: State | None) -> State:
         settings = self.experiment.settings
         model = choose_model(self.registry, settings.serving, serving=current.model if current else None)
+        trial = choose_trial(self.registry, settings.serving, model, serving=current.trial if current else None)
         return State(
             settings=settings,
             settings_version=self.experiment.settings_version,
             catalogue=self.experiment.catalogue(),
             catalogue_version=self.experiment.catalogue_version,
             model=model,
+            trial=trial,
         )
 
     def _offer(self, request: RecommendRequest, state: State) -> tuple[tuple[Action, ...], list[str]]:
@@ -333,13 +352,18 @@ class ExperimentServer:
     ) -> tuple[DecisionEvent, Answer]:
         context = request.context if slot is None else {**request.context, SLOT_FEATURE: str(slot)}
         mode = state.settings.serving.mode
-        slice_ = SLICE_POLICY
+        slice_, trial_model_id = SLICE_POLICY, None
         if mode in _ANSWERS_BASELINE:
             pmf, model_id = _one_hot(len(offered)), BASELINE_MODEL_ID
             index = 0
             self._watch(state, context, offered)
         else:
             pmf, model_id = self._pmf(state, context, offered)
+            if state.trial is not None and state.trial.policy is not None and model_id == state.model.model_id:
+                tried = self._trial_pmf(state.trial.policy, context, offered)
+                if tried is not None:
+                    pmf = mix(pmf, tried, state.settings.serving.trial_share)
+                    slice_, trial_model_id = SLICE_TRIAL, state.trial.trial.model_id
             fraction = state.settings.serving.control_fraction
             if fraction > 0.0:
                 control = _control_pmf(state.settings.serving.control_policy, len(offered))
@@ -357,6 +381,7 @@ class ExperimentServer:
             event_id=event_id,
             decided_at=self.writer.stamp(),
             model_id=model_id,
+            trial_model_id=trial_model_id,
             context=context,
             action=offered[index].id,
             index=index,
@@ -385,6 +410,17 @@ class ExperimentServer:
         self.counters.add("policy_errors")
         return cold_start_policy(state.settings.serving).pmf(context, offered), COLD_START_MODEL_ID
 
+    def _trial_pmf(self, policy: Policy, context: dict[str, Any], offered: tuple[Action, ...]) -> list[float] | None:
+        """The pmf of the challenger on trial; None when it fails, which is counted and costs nobody an answer."""
+        try:
+            pmf = policy.pmf(context, offered)
+            if len(pmf) == len(offered):
+                return pmf
+        except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
+            log.exception("the challenger on trial failed to predict")
+        self.counters.add("trial_errors")
+        return None
+
     def _watch(self, state: State, context: dict[str, Any], offered: tuple[Action, ...]) -> None:
         """Count how often the policy's favourite would have been the baseline action."""
         if state.model.model_id != COLD_START_MODEL_ID:
@@ -408,6 +444,12 @@ def decode_answer(encoded: bytes) -> AnyAnswer:
 def _record(action: Action) -> ActionRecord:
     # features came out of JSON as a dict, and nothing ever changes them
     return ActionRecord(action.id, cast(dict[str, Any], action.features))
+
+
+def _close(policy: Policy) -> None:
+    close = getattr(policy, "close", None)
+    if close is not None:
+        close()
 
 
 def _one_hot(k: int) -> list[float]:

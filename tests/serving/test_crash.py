@@ -101,7 +101,8 @@ def test_every_decision_replays_to_the_same_action_and_probability_bit_for_bit(s
     model_ids = {event.model_id for event in decisions}
     assert COLD_START_MODEL_ID in model_ids
     assert len(model_ids) >= 2
-    policies = {model_id: load_policy(registry.load(model_id)) for model_id in model_ids - {COLD_START_MODEL_ID}}
+    stored = (model_ids | {event.trial_model_id for event in decisions}) - {COLD_START_MODEL_ID, None}
+    policies = {model_id: load_policy(registry.load(model_id)) for model_id in stored}
     for event in decisions:
         actions = offered_actions(event, experiment.catalogue)
         assert actions is not None
@@ -111,6 +112,7 @@ def test_every_decision_replays_to_the_same_action_and_probability_bit_for_bit(s
             policy=policies.get(event.model_id),
             settings=experiment.settings_of(event.settings_version),
             secret=experiment.secret,
+            trial=policies.get(event.trial_model_id),
         )
         assert again is not None
         assert again.agrees_with(event)
