@@ -48,6 +48,8 @@ class _Coded:
     token: str
     edges: list[float]
     tokens: list[str]
+    coarse: list[str] | None
+    doubled: bool
     zscore: tuple[float, float] | None
     numeric: bool
     crossed: bool
@@ -75,10 +77,12 @@ class FeatureEncoder:
         self.pairs = pairs
         self.action_pairs = action_pairs
         self.levels = levels
-        self._context = {spec.path: _code(spec, encoding, levels) for spec in context}
-        self._action = {spec.path: _code(spec, encoding, levels) for spec in action}
-        self._context_expected = [(s.path, encode_name(s.path) + "=missing") for s in context if s.expected]
-        self._action_expected = [(s.path, encode_name(s.path) + "=missing") for s in action if s.expected]
+        # categories take part in the pairs of coarse bins too, where there are any
+        doubled = pairs and levels and any(_has_levels(spec, encoding) for spec in context)
+        self._context = {spec.path: _code(spec, encoding, levels, doubled) for spec in context}
+        self._action = {spec.path: _code(spec, encoding, levels, False) for spec in action}
+        self._context_expected = [(s.path, encode_name(s.path) + "@missing") for s in context if s.expected]
+        self._action_expected = [(s.path, encode_name(s.path) + "@missing") for s in action if s.expected]
 
     # -- fitting and storing -----------------------------------------------------------------------------
 
@@ -109,11 +113,10 @@ class FeatureEncoder:
         k = max(offered / sets if sets else 0.0, 1.0)
         crossed = [spec for spec in context_specs if _is_crossed(spec)]
         choice = encoding.interactions
-        tokens = sum(1 + _has_levels(spec, encoding) for spec in crossed)
-        levels = choice != "auto" or _pairs_of(tokens) * k <= TERMS_MAX
-        products = _pairs_of(tokens if levels else len(crossed)) * k
+        products = _pairs_of(len(crossed)) * k
+        two_levels = products + _pairs_of(sum(1 for spec in crossed if _has_levels(spec, encoding))) * k
         pairs = choice == "pairs" or (choice == "auto" and products <= TERMS_MAX)
-        levels = levels or not pairs
+        levels = choice != "auto" or two_levels <= TERMS_MAX or not pairs
         action_products = products * (1 + len(action_specs))
         action_pairs = pairs and bool(action_specs) and (choice == "pairs" or action_products <= TERMS_MAX)
         return cls(
@@ -157,24 +160,31 @@ class FeatureEncoder:
 
     @property
     def interactions(self) -> tuple[str, ...]:
-        """VW's interactions between namespaces: c context, n new, s sets, i action id, f action features."""
-        crossed = ["ci", "ni", "si", "cf", "nf", "sf"]
+        """VW's interactions between namespaces.
+
+        c: context, d: its coarse bins, n: features new since the fit, s: sets, i: action id, f: action features.
+        """
+        crossed = ["ci", "di", "ni", "si", "cf", "df", "nf", "sf"]
         if self.pairs:
-            crossed.append("cci")
+            crossed += ["cci", "ddi"]
         if self.action_pairs:
-            crossed.append("ccf")
+            crossed += ["ccf", "ddf"]
         return tuple(crossed)
 
     def context_line(self, context: Context) -> str:
-        """The shared line of one request: `shared |c … |n … |s …`; one line, whatever the context holds."""
+        """The shared line of one request: `shared |c … |d … |n … |s …`; one line, whatever the context holds."""
         known: list[str] = []
+        coarse: list[str] = []
         new: list[str] = []
         sets: list[str] = []
-        present = _encode(context, "", self._context, known, new, sets)
+        present = _encode(context, "", self._context, known, coarse, new, sets)
         if present < len(self._context_expected):
             known += _missing(context, self._context_expected)
         known.sort()
         line = "shared |c " + " ".join(known)
+        if coarse:
+            coarse.sort()
+            line += " |d " + " ".join(coarse)
         if new:
             new.sort()
             line += " |n " + " ".join(new)
@@ -188,7 +198,7 @@ class FeatureEncoder:
         line = "|i id=" + encode_name(action.id)
         if action.features or self._action_expected:
             tokens: list[str] = []
-            present = _encode(action.features, "", self._action, tokens, tokens, tokens)
+            present = _encode(action.features, "", self._action, tokens, tokens, tokens, tokens)
             if present < len(self._action_expected):
                 tokens += _missing(action.features, self._action_expected)
             tokens.sort()
@@ -201,6 +211,7 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
     prefix: str,
     coded: Mapping[str, _Coded],
     known: list[str],
+    coarse: list[str],
     new: list[str],
     sets: list[str],
 ) -> int:
@@ -216,7 +227,15 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
             if code is None or not code.numeric:
                 new.append(_magnitude_token(encode_name(path), value))
                 continue
-            token = code.tokens[bisect_right(code.edges, value)] if code.zscore is None else _scaled(code, value)
+            present += code.expected
+            if code.zscore is not None:
+                (known if code.crossed else new).append(_scaled(code, value))
+                continue
+            position = bisect_right(code.edges, value)
+            (known if code.crossed else new).append(code.tokens[position])
+            if code.coarse is not None:
+                coarse.append(code.coarse[position])
+            continue
         elif value is None:
             continue
         elif kind is str:
@@ -230,7 +249,7 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
             continue
         elif isinstance(value, Mapping):
             if prefix.count(".") < NESTING_MAX:
-                present += _encode(value, path + ".", coded, known, new, sets)
+                present += _encode(value, path + ".", coded, known, coarse, new, sets)
             continue
         else:
             token = f"{encode_name(path)}={encode_name(str(value))}"
@@ -239,6 +258,8 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
         else:
             present += code.expected
             (known if code.crossed else new).append(token)
+            if code.doubled:
+                coarse.append(token)
     return present
 
 
@@ -273,18 +294,19 @@ def _has_levels(spec: FeatureSpec, encoding: Encoding) -> bool:
     return encoding.numbers == "bins" and len(spec.edges) + 1 > COARSE_BINS
 
 
-def _code(spec: FeatureSpec, encoding: Encoding, levels: bool) -> _Coded:
+def _code(spec: FeatureSpec, encoding: Encoding, levels: bool, doubled: bool) -> _Coded:
     token = encode_name(spec.path)
     bins = len(spec.edges) + 1
-    tokens = [f"{token}=b{index}" for index in range(bins)]
+    coarse = None
     if levels and _has_levels(spec, encoding):
-        # a coarse bin beside the fine one: what few rows teach about a neighbourhood holds for all its bins
-        tokens = [f"{fine} {token}=c{index * COARSE_BINS // bins}" for index, fine in enumerate(tokens)]
+        coarse = [f"{token}@c{index * COARSE_BINS // bins}" for index in range(bins)]
     numeric = "number" in spec.kinds
     return _Coded(
         token=token,
         edges=spec.edges,
-        tokens=tokens,
+        tokens=[f"{token}@b{index}" for index in range(bins)],
+        coarse=coarse,
+        doubled=doubled and _is_crossed(spec),
         zscore=(spec.mean, spec.deviation) if encoding.numbers == "zscore" and numeric else None,
         numeric=numeric,
         crossed=_is_crossed(spec),
@@ -302,6 +324,6 @@ def _magnitude_token(token: str, value: float) -> str:
     """A feature without fitted bins: sign and power of two, which needs no scale to be known."""
     number = number_of(value)
     if number == 0.0:
-        return token + "=z"
+        return token + "@z"
     sign = "p" if number > 0 else "m"
-    return f"{token}={sign}{math.frexp(number)[1]}"
+    return f"{token}@{sign}{math.frexp(number)[1]}"

@@ -22,12 +22,12 @@ def squarecb(costs: Sequence[float], gamma: float) -> list[float]:
     >>> squarecb([0.0, 1.0], 2.0)
     [0.75, 0.25]
     """
-    k = len(costs)
     best = min(costs)
     position = costs.index(best)
-    pmf = [1.0 / (k + gamma * (cost - best)) for cost in costs]
+    base = len(costs) - gamma * best
+    pmf = [1.0 / (base + gamma * cost) for cost in costs]
     pmf[position] = 0.0
-    pmf[position] = max(1.0 - sum(pmf), 1.0 / k)
+    pmf[position] = 1.0 - sum(pmf)
     return pmf
 
 

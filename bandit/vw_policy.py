@@ -77,9 +77,10 @@ class VWPolicy:
         gamma = self.exploration.gamma_scale * rows**self.exploration.gamma_exponent
         if self.exploration.headroom:
             best = self._best_cost
-            costs = [cost if cost > best else best for cost in costs]
+            if min(costs) < best:
+                costs = [max(cost, best) for cost in costs]
             gamma /= headroom(min(costs), best, rows)
-        return scaled(squarecb(costs, gamma))
+        return squarecb(costs, gamma)
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""

@@ -22,35 +22,32 @@ def fit(contexts: list[dict[str, Any]], actions: tuple[Action, ...] = PLAIN, **e
     return FeatureEncoder.fit(contexts, [actions] * len(contexts), Encoding(**encoding))
 
 
-def tokens(line: str, namespace: str) -> set[str]:
-    """The tokens of one namespace of a line."""
-    for part in line.split("|")[1:]:
-        name, *rest = part.split()
-        if name == namespace:
-            return set(rest)
-    return set()
+def tokens(line: str, *namespaces: str) -> set[str]:
+    """The tokens of some namespaces of a line."""
+    parts = [part.split() for part in line.split("|")[1:]]
+    return {token for name, *rest in parts if name in namespaces for token in rest}
 
 
 def test_a_number_becomes_its_quantile_bin_and_a_coarser_one() -> None:
     encoder = fit([{"x": value} for value in range(800)], bins=8)
-    assert tokens(encoder.context_line({"x": 0}), "c") == {"x=b0", "x=c0"}
-    assert tokens(encoder.context_line({"x": 799}), "c") == {"x=b7", "x=c3"}
-    assert tokens(encoder.context_line({"x": 150}), "c") == {"x=b1", "x=c0"}
+    assert tokens(encoder.context_line({"x": 0}), "c", "d") == {"x@b0", "x@c0"}
+    assert tokens(encoder.context_line({"x": 799}), "c", "d") == {"x@b7", "x@c3"}
+    assert tokens(encoder.context_line({"x": 150}), "c", "d") == {"x@b1", "x@c0"}
 
 
 @pytest.mark.parametrize("value", [1e300, 10**400, 1.7976931348623157e308, 10**39])
 def test_outliers_fall_into_the_outermost_bins(value: float) -> None:
     encoder = fit([{"x": number} for number in range(800)], bins=8)
-    assert tokens(encoder.context_line({"x": value}), "c") == {"x=b7", "x=c3"}
-    assert tokens(encoder.context_line({"x": -value}), "c") == {"x=b0", "x=c0"}
-    assert tokens(encoder.context_line({"new": value}), "n") <= {"new=p997", "new=p1024", "new=p100", "new=p130"}
+    assert tokens(encoder.context_line({"x": value}), "c", "d") == {"x@b7", "x@c3"}
+    assert tokens(encoder.context_line({"x": -value}), "c", "d") == {"x@b0", "x@c0"}
+    assert tokens(encoder.context_line({"new": value}), "n") <= {"new@p997", "new@p1024", "new@p100", "new@p130"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
 def test_what_is_no_number_counts_as_missing(value: float | None) -> None:
     encoder = fit([{"x": number} for number in range(100)])
     assert encoder.context_line({"x": value}) == encoder.context_line({})
-    assert tokens(encoder.context_line({}), "c") == {"x=missing"}
+    assert tokens(encoder.context_line({}), "c") == {"x@missing"}
 
 
 def test_fitting_survives_poisoned_values() -> None:
@@ -64,7 +61,7 @@ def test_fitting_survives_poisoned_values() -> None:
 def test_categories_booleans_sets_and_nested_objects_are_told_apart() -> None:
     context = {"c": "red car", "b": True, "tags": ["x", "y|z"], "user": {"age": 3, "vip": False}}
     line = fit([context, {**context, "user": {"age": 9, "vip": True}}]).context_line(context)
-    assert tokens(line, "c") == {"c=red%20car", "b=true", "user.age=b0", "user.vip=false"}
+    assert tokens(line, "c") == {"c=red%20car", "b=true", "user.age@b0", "user.vip=false"}
     assert tokens(line, "s") == {"tags~x", "tags~y%7Cz"}
 
 
@@ -76,14 +73,14 @@ def test_the_text_true_is_not_the_boolean() -> None:
 def test_new_features_and_new_categories_have_a_code_before_the_next_fit() -> None:
     encoder = fit([{"c": "a"}, {"c": "b"}])
     assert tokens(encoder.context_line({"c": "never seen", "later": 12.0}), "c") == {"c=never%20seen"}
-    assert tokens(encoder.context_line({"c": "never seen", "later": 12.0}), "n") == {"later=p4"}
+    assert tokens(encoder.context_line({"c": "never seen", "later": 12.0}), "n") == {"later@p4"}
 
 
 def test_only_features_that_are_usually_there_are_missed() -> None:
     contexts: list[dict[str, Any]] = [{"often": 1.0 * row} for row in range(100)]
     contexts[3]["rare"] = 5
     line = fit(contexts).context_line({})
-    assert tokens(line, "c") == {"often=missing"}
+    assert tokens(line, "c") == {"often@missing"}
 
 
 def test_the_order_of_keys_changes_nothing() -> None:
@@ -136,7 +133,7 @@ def test_features_of_actions_are_encoded_and_crossed() -> None:
     encoder = fit([{"x": 1.0}, {"x": 2.0}], actions)
     line = encoder.action_line(Action("quite new", {"price": 1e9}))
     assert tokens(line, "i") == {"id=quite%20new"}
-    assert tokens(line, "f") == {"price=b7", "price=c3", "kind=missing"}
+    assert tokens(line, "f") == {"price@b7", "price@c3", "kind@missing"}
     assert {"cf", "ci"} <= set(encoder.interactions)
 
 
