@@ -6,7 +6,7 @@ import click
 
 from bandit.experiment import Experiment
 from serving.cli.common import Common, common, say
-from serving.cli.start import check_exposure, prepare_experiments, service_options
+from serving.cli.start import access_sentence, check_exposure, prepare_experiments, service_options
 from serving.supervisor import ServiceAddress, Supervisor
 
 
@@ -32,6 +32,7 @@ def command(
     service = configuration.service
     experiments = prepare_experiments(common, configuration)
     check_exposure(data_dir, host or service.host, insecure=insecure)
+    access = access_sentence(data_dir, host or service.host)
     worker_options = [option for name in allow_hosts for option in ("--allow-host", name)]
     if common.experiment is not None:
         worker_options += ["--default-experiment", common.experiment]
@@ -42,7 +43,7 @@ def command(
         host=host or service.host,
         port=service.port if port is None else port,
         worker_options=worker_options,
-        on_ready=lambda address: _announce(address, experiments),
+        on_ready=lambda address: _announce(address, experiments, access),
         on_crash=say,
     )
     code = supervisor.run()
@@ -50,8 +51,9 @@ def command(
     click.get_current_context().exit(code)
 
 
-def _announce(address: ServiceAddress, experiments: list[Experiment]) -> None:
+def _announce(address: ServiceAddress, experiments: list[Experiment], access: str) -> None:
     names = ", ".join(experiment.name for experiment in experiments)
     say(f"Decision API  {address.url}   (documentation at {address.url}/docs)")
+    say(f"Keys          {access}")
     say(f"Experiments   {names}")
     say("Next:         decisions and rewards are logged; `rewardloop learn` on the same directory learns from them.")

@@ -64,6 +64,14 @@ def check_exposure(data_dir: Path, host: str, *, insecure: bool) -> None:
     )
 
 
+def access_sentence(data_dir: Path, host: str) -> str:
+    """Who may ask, in one line."""
+    if not KeyRing(data_dir).empty:
+        return "every request needs one (`Authorization: Bearer …`)"
+    reach = "to this machine only" if host in LOOPBACK else f"to every machine that can reach {host}"
+    return f"none exists: open {reach}, and a key sent anyway is ignored (`rewardloop keys create` makes one)"
+
+
 def defaults_sentence(settings: ExperimentSettings) -> str:
     """The settings that people meet first, in one line."""
     rewards, schedule = settings.rewards, settings.schedule

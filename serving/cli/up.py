@@ -8,7 +8,7 @@ import click
 
 from bandit.experiment import Experiment
 from serving.cli.common import Common, common, say
-from serving.cli.start import check_exposure, defaults_sentence, prepare_experiments, service_options
+from serving.cli.start import access_sentence, check_exposure, defaults_sentence, prepare_experiments, service_options
 from serving.supervisor import ServiceAddress, Supervisor
 
 
@@ -34,6 +34,7 @@ def command(
     experiments = prepare_experiments(common, configuration, quick=quick)
     for address in (host or service.host, service.admin_host):
         check_exposure(data_dir, address, insecure=insecure)
+    access = access_sentence(data_dir, host or service.host)
     supervisor = Supervisor(
         data_dir,
         workers=workers or service.workers,
@@ -42,7 +43,7 @@ def command(
         admin_host=service.admin_host,
         worker_options=["--default-experiment", common.experiment] if common.experiment else [],
         admin_port=service.admin_port if admin_port is None else admin_port,
-        on_ready=lambda address: _announce(address, experiments, quick),
+        on_ready=lambda address: _announce(address, experiments, access=access, quick=quick),
         on_crash=say,
     )
     code = supervisor.run()
@@ -50,9 +51,10 @@ def command(
     click.get_current_context().exit(code)
 
 
-def _announce(address: ServiceAddress, experiments: list[Experiment], quick: bool) -> None:
+def _announce(address: ServiceAddress, experiments: list[Experiment], *, access: str, quick: bool) -> None:
     say(f"Decision API  {address.url}")
     say(f"Admin API     {address.admin_url}   (the console is at /)")
+    say(f"Keys          {access}")
     for experiment in experiments:
         say(f"Experiment    {experiment.name}: {defaults_sentence(experiment.settings)}")
     name = experiments[0].name
