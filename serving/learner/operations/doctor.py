@@ -36,22 +36,23 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     experiment = workspace.experiment
     experiment.refresh()
     findings = Findings()
-    with workspace.lock:
-        if repair:
+    if repair:
+        with workspace.lock:
             _repair(workspace, findings)
-        check_settings(experiment, findings)
-        sound = check_log(experiment.paths, findings, now=workspace.clock())
-        check_models(workspace.registry, findings)
-        check_replays(experiment, workspace.registry, findings, limit=replays)
-        _check_certificate(workspace, findings)
-        try:
-            warehouse = workspace.warehouse_as_it_is()
-            check_database(warehouse, sound, findings)
-            if deep:
+    check_settings(experiment, findings)
+    sound = check_log(experiment.paths, findings, now=workspace.clock())
+    check_models(workspace.registry, findings)
+    check_replays(experiment, workspace.registry, findings, limit=replays)
+    _check_certificate(workspace, findings)
+    try:
+        warehouse = workspace.warehouse_as_it_is()
+        check_database(warehouse, sound, findings)
+        if deep:
+            with workspace.lock:  # both sides of the comparison must stand still
                 check_rebuild(warehouse, sound, findings)
-        except DATABASE_ERRORS as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            findings.wrong("database", f"it cannot be read: {first}", REBUILD)
+    except DATABASE_ERRORS as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        findings.wrong("database", f"it cannot be read: {first}", REBUILD)
     usage = shutil.disk_usage(experiment.paths.root)
     if usage.free < FREE_FRACTION_MIN * usage.total:
         findings.note(
