@@ -20,6 +20,7 @@ from evaluation.diagnostics import diagnose
 from evaluation.estimators import ESTIMATORS, ROLES, Estimate, Hyper, Totals, totals_of_events
 from evaluation.gate import GateRules, Verdict, judge, rules_to_dict
 from evaluation.lift import paired_lift
+from evaluation.placebo import REPORT_ROWS_MAX, REPORT_RUNS, placebo
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
 
@@ -30,7 +31,7 @@ TOLERANCE = 1e-9
 _IDENTITY = frozenset({"format", "kind", "digest"})
 _GIVEN = frozenset({"rules", "challengers", "hyper", "ledger_before", "ledger_after", "given_checks"})
 _FOUND = frozenset({"rows", "verdict", "lift", "checks", "estimators", "ess", "max_weight", "mean_weight"})
-_OWN = _IDENTITY | _GIVEN | _FOUND | {"logged", "diagnostics"}
+_OWN = _IDENTITY | _GIVEN | _FOUND | {"logged", "diagnostics", "placebo"}
 
 
 def certificate(
@@ -82,6 +83,7 @@ def certificate(
             "epoch": ledger.epoch,
         },
         "checks": [check.to_dict() for check in verdict.checks],
+        "placebo": _placebo(rows, rules.alpha),
         "ledger_after": verdict.ledger.to_dict(),
     }
     return _sealed(body)
@@ -187,6 +189,12 @@ def _figures(rows: ScoredRows, totals: Totals, excluded: Mapping[str, int]) -> d
         "logged": _interval(totals.mean_reward()),
         "diagnostics": diagnose(used, used.reduce()),
     }
+
+
+def _placebo(rows: ScoredRows, alpha: float) -> dict[str, Any] | None:
+    latest = rows.slice(max(0, len(rows) - REPORT_ROWS_MAX))
+    found = placebo(latest, alpha=alpha, runs=REPORT_RUNS, seed=0)
+    return found.to_dict() if found else None
 
 
 def _interval(estimate: Estimate) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""`rewardloop report`: evaluations after the fact. Verify them, try a placebo, compare promises with what came."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bandit.errors import InvalidInput, NotFound
+from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.report_value import apprentice, value
+
+
+@click.group()
+def command() -> None:
+    """Verify evaluations, try placebos, and see what champions promised and earned."""
+
+
+command.add_command(value)
+command.add_command(apprentice)
+
+
+@command.command("verify")
+@click.argument("evaluation_id")
+@click.option("--from-log", is_flag=True, help="Join, train and score again first; the rows must come out the same.")
+@common
+def verify(common: Common, *, evaluation_id: str, from_log: bool) -> None:
+    """Compute a certificate again from its stored rows; exit 1 on any difference."""
+    from evaluation.certificate import verify_certificate
+
+    folder = _folder(common, evaluation_id)
+    cert = _certificate(folder)
+    erased = folder / "erased.json"
+    if erased.exists():
+        gone = json.loads(erased.read_bytes())
+        differences = [f"unverifiable: erased ({gone['rows']} rows on {gone['at']})"]
+    else:
+        rows = _rows(folder)
+        differences = verify_certificate(cert, rows)
+        if from_log:
+            from serving.cli.access import operate
+
+            differences += operate(common, "verify", evaluation_id=evaluation_id)["differences"]
+    if common.as_json:
+        print_json({"id": evaluation_id, "verified": not differences, "differences": differences})
+    elif differences:
+        for line in differences:
+            click.echo(line)
+    else:
+        click.echo(f"{evaluation_id}: every number holds ({cert['rows']['n']:,} rows, {cert['verdict']['outcome']}).")
+    if differences:
+        click.get_current_context().exit(1)
+
+
+@command.command("placebo")
+@click.argument("evaluation_id")
+@click.option("--runs", type=click.IntRange(1, 100_000), default=200, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@common
+def placebo_command(common: Common, *, evaluation_id: str, runs: int, seed: int) -> None:
+    """Redraw actions and shuffle rewards: how often would a challenger without lift be promoted?"""
+    from evaluation.placebo import placebo
+
+    folder = _folder(common, evaluation_id)
+    rules = _certificate(folder).get("rules")
+    found = placebo(_rows(folder), alpha=rules["alpha"] if rules else 0.05, runs=runs, seed=seed)
+    if found is None:
+        raise InvalidInput("placebo", "needs rows with a logged pmf and two policies that differ")
+    if common.as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo(found.text)
+
+
+@command.command("history")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the picture (SVG in an HTML page) here.")
+@common
+def history(common: Common, *, out: Path | None) -> None:
+    """Evaluations over time, oldest first; with --out as a picture."""
+    from evaluation.history import render_history
+
+    certificates = [_summary(path) for path in _certificates(common)]
+    if out is not None:
+        out.write_text(render_history(certificates, common.experiment_name()), encoding="utf-8")
+        say(f"Wrote {out}.")
+    if common.as_json:
+        print_json({"evaluations": certificates})
+    else:
+        keys = ("created_at", "id", "outcome", "n", "lift", "lower", "upper")
+        print_table("Evaluations", list(keys), [[entry[key] for key in keys] for entry in certificates])
+
+
+@command.command("track-record")
+@common
+def track_record(common: Common) -> None:
+    """What each champion promised when it was promoted, and what it earned over its predecessor since."""
+    from bandit.registry import ModelRegistry
+
+    experiment = common.open_experiment()
+    by_id = {entry["id"]: entry for entry in (_summary(path) for path in _certificates(common))}
+    past = ModelRegistry(experiment.paths).history()
+    realised = {
+        entry["model_id"]: {**entry, "lift": entry["realised_lift"]}
+        for entry in past
+        if entry.get("kind") == "confirmed"
+    }
+    undone = {entry["previous"]: entry for entry in past if entry.get("kind") == "rollback" and entry.get("automatic")}
+    records = []
+    for entry in past:
+        if entry.get("kind") != "promotion" or entry.get("previous") is None:
+            continue
+        model_id = entry["model_id"]
+        promised = by_id.get(entry.get("evaluation_id") or "", entry)
+        seen = realised.get(model_id) or _rolled_back(undone.get(model_id), by_id)
+        records.append(
+            {
+                "model_id": model_id,
+                "promoted_at": str(entry.get("at", "")),
+                "predicted": {key: promised.get(key) for key in ("lift", "lower", "upper")},
+                "realised": {key: seen.get(key) for key in ("lift", "lower", "upper", "rows")} if seen else None,
+                "outcome": "rolled back"
+                if model_id in undone
+                else "confirmed"
+                if seen
+                else "on watch or not yet known",
+            }
+        )
+    if common.as_json:
+        print_json({"champions": records})
+        return
+    lines = [
+        [
+            r["model_id"],
+            *r["predicted"].values(),
+            *((r["realised"] or {}).get(k) for k in ("lift", "lower", "upper")),
+            r["outcome"],
+        ]
+        for r in records
+    ]
+    names = ["model", "predicted", "lower", "upper", "realised", "lower ", "upper ", ""]
+    print_table("Champions: lift over the one before", names, lines)
+    say("A prediction that led to a promotion was selected for being high: expect the realised lift to be lower.")
+
+
+def _rolled_back(entry: dict[str, Any] | None, by_id: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """What the champion earned that was rolled back: the former champion's lift over it, turned round."""
+    former = by_id.get((entry or {}).get("evaluation_id") or "")
+    if former is None or former["lift"] is None:
+        return None
+    return {"lift": -former["lift"], "lower": -former["upper"], "upper": -former["lower"], "rows": former["n"]}
+
+
+def _folder(common: Common, evaluation_id: str) -> Path:
+    paths = common.open_experiment().paths
+    folder = paths.evaluations / evaluation_id
+    plain = evaluation_id.replace("-", "").isalnum()
+    if not plain or not (folder / "certificate.json").is_file():
+        raise NotFound(f"there is no evaluation '{evaluation_id}'" if plain else "there is no such evaluation")
+    return folder
+
+
+def _certificates(common: Common) -> list[Path]:
+    return sorted(common.open_experiment().paths.evaluations.glob("e*/certificate.json"))
+
+
+def _certificate(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / "certificate.json").read_bytes())
+    assert isinstance(content, dict)
+    return content
+
+
+def _rows(folder: Path) -> Any:
+    from evaluation.scored import ScoredRows
+    from joiner.parquet import read_parquet
+
+    return ScoredRows.from_frame(read_parquet(folder / "scored.parquet"))
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """One certificate in a line: its id, time, outcome and lift with the gate's bounds."""
+    cert = _certificate(path.parent)
+    lift = cert["lift"]
+    return {
+        "id": path.parent.name,
+        "created_at": cert.get("created_at"),
+        "kind": cert["kind"],
+        "challenger": cert.get("challenger"),
+        "outcome": cert["verdict"]["outcome"],
+        "reason": cert["verdict"]["reason"],
+        "n": cert["rows"]["n"],
+        "lift": lift["value"],
+        "lower": lift.get("bound_lower", lift["lower"]),
+        "upper": lift.get("bound_upper", lift["upper"]),
+    }
