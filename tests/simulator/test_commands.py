@@ -1,0 +1,159 @@
+"""simulate, compare and plan as they are typed: same seed, same bytes; files where they say; misuse in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.cli import cli
+from serving.cli.plan import parse_traffic
+from simulator.planning import Assumptions, ImpossiblePlan, rows_needed, simulate_log
+
+SMALL = ("--interactions", "200", "--batch", "100", "--warm-start", "40", "--jobs", "1")
+
+
+def rewardloop(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), standalone_mode=False, catch_exceptions=True)
+
+
+def said(result: Result) -> dict[str, Any]:
+    assert result.exception is None, result.exception
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def test_the_same_seed_prints_the_same_bytes(tmp_path: Path) -> None:
+    command = ("simulate", "--env", "linear", *SMALL, "--seeds", "4", "--json")
+    first = rewardloop(*command, "--data-dir", str(tmp_path / "a"))
+    again = rewardloop(*command, "--data-dir", str(tmp_path / "b"))
+    assert said(first) == said(again)
+    assert first.stdout == again.stdout
+    assert (tmp_path / "a/simulation.png").read_bytes() == (tmp_path / "b/simulation.png").read_bytes()
+
+
+def test_simulate_says_each_seed_their_mean_and_its_error_and_draws_them(tmp_path: Path) -> None:
+    result = rewardloop("simulate", "--env", "linear", *SMALL, "--seeds", "0-1", "--json", "--data-dir", str(tmp_path))
+    answer = said(result)
+    assert set(answer) == {"seeds", "mean", "se"}
+    assert [one["seed"] for one in answer["seeds"]] == [0, 1]
+    measures = {"mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient"}
+    assert set(answer["mean"]) == set(answer["se"]) == measures
+    rewards = [one["mean_reward"] for one in answer["seeds"]]
+    assert answer["mean"]["mean_reward"] == pytest.approx(sum(rewards) / 2)
+    for one in answer["seeds"]:
+        assert one["promotions"] + one["holds"] + one["insufficient"] == 2
+    assert "data:image/png;base64," in (tmp_path / "simulation.html").read_text("utf-8")
+    assert (tmp_path / "actions.png").exists()
+
+
+def test_any_labelled_table_is_a_world(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [f"{i % 7},{'red' if i % 2 else 'blue'},{'a|b: c' if i % 2 else ''}" for i in range(60)]
+    table.write_text("\n".join(["size,colour,kind", *rows, "3,,x", ",red,y"]))
+    answer = said(
+        rewardloop(
+            *("simulate", "--env", "table", "--data", str(table), "--label", "kind", *SMALL, "--json"),
+            *("--data-dir", str(tmp_path / "out")),
+        )
+    )
+    assert 0 <= answer["mean"]["mean_reward"] <= 1
+
+
+def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path: Path) -> None:
+    result = rewardloop(
+        *("compare", "--env", "linear", "--algorithm", "egreedy,default", *SMALL, "--seeds", "0-1", "--json"),
+        *("--data-dir", str(tmp_path)),
+    )
+    configurations = said(result)["configurations"]
+    assert [(one["name"], one["encoder"]) for one in configurations] == [
+        ("egreedy", "zscore"),
+        ("default", "zscore"),
+        ("egreedy", "bins"),
+        ("default", "bins"),
+    ]
+    assert all([one["seed"] for one in each["seeds"]] == [0, 1] for each in configurations)
+    assert configurations[0]["settings"]["gate"] == {"enabled": False}
+    assert configurations[1]["settings"]["gate"] == {"enabled": True}
+    assert {"comparison.png", "actions.png", "comparison.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("simulate", "--env", "table"), "--data"),
+        (("simulate", "--env", "linear", "--label", "x"), "--label"),
+        (("simulate", "--actions", "3"), "--actions"),
+        (("simulate", "--seeds", "3-1"), "--seeds"),
+        (("simulate", "--seeds", "x"), "--seeds"),
+        (("simulate", "--env", "news", "--drift", "abrupt"), "--drift"),
+        (("simulate", "--algorithm", "magic"), "exploration.algorithm"),
+        (("compare", "--encoder", "morse"), "--encoder"),
+        (("plan", "--actions", "3"), "--traffic"),
+        (("plan", "--actions", "3", "--traffic", "many"), "--traffic"),
+        (("plan", "--actions", "3", "--traffic", "5/day", "--lift", "50"), "--lift"),
+    ],
+)
+def test_misuse_names_the_option(arguments: tuple[str, ...], names: str) -> None:
+    result = rewardloop(*arguments)
+    assert result.exception is not None
+    assert names in str(result.exception)
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("data")
+    result = rewardloop("simulate", *SMALL, "--data-dir", str(tmp_path))
+    assert "not empty" in str(result.exception)
+
+
+def test_plan_says_rows_time_and_cost_and_what_the_gate_does_with_them() -> None:
+    answer = said(rewardloop("plan", "--actions", "3", "--lift", "1", "--traffic", "1000/hour", "--exploration", "0.2",
+                             "--json"))  # fmt: skip
+    costs = {row["exploration"]: row for row in answer["explorations"]}
+    assert costs[0.01]["rows"] > costs[0.2]["rows"] > 0
+    assert costs[0.01]["cost_per_day"] < costs[0.2]["cost_per_day"]
+    assert costs[0.05]["days"] == pytest.approx(costs[0.05]["rows"] / 24_000)
+    gate = answer["gate"]
+    assert gate["promoted"] == gate["runs"]
+    assert gate["equal_promoted"] <= 2
+
+
+def test_the_planned_deviation_is_that_of_a_simulated_log() -> None:
+    import numpy as np
+
+    from evaluation.scored import ScoredRows
+
+    assumed = Assumptions(actions=4, lift=0.5, value=0.3, exploration=0.2, differing=0.4)
+    log = simulate_log(assumed, 200_000, np.random.default_rng(0))
+    truth = np.full_like(log.q, 0.0)
+    truth[:] = 2 * log.q - assumed.value  # the simulated reward model knows half the truth; the plan assumes all of it
+    rows = ScoredRows.from_matrices(
+        candidate=log.candidate,
+        champion=log.champion,
+        q=truth,
+        action=log.action,
+        reward=log.reward,
+        propensity=log.propensity,
+    )
+    lift = rows.reduce().lift
+    error = lift.std() / np.sqrt(len(lift))
+    assert abs(lift.mean() - assumed.lift * assumed.served) < 4 * error
+    assert lift.std() == pytest.approx(assumed.deviation(), rel=0.03)
+
+
+def test_rows_needed_follow_the_square_of_deviation_over_effect() -> None:
+    assert rows_needed(1.0, 0.1) == pytest.approx(6.1826 * 100, rel=0.01)
+    assert rows_needed(2.0, 0.1) == pytest.approx(4 * rows_needed(1.0, 0.1), rel=0.01)
+    with pytest.raises(ImpossiblePlan):
+        Assumptions(actions=2, lift=10.0, value=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "per_day"),
+    [("50000/day", 50_000), ("20/min", 28_800), ("1,000/hour", 24_000), ("7/week", 1), ("2/s", 172_800)],
+)
+def test_traffic_is_a_number_per_time(text: str, per_day: float) -> None:
+    assert parse_traffic(text) == pytest.approx(per_day)
