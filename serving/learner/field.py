@@ -1,9 +1,9 @@
 """The declared field: challengers beside the standing one, each a learner of its own that starts anew on a schedule.
 
 Such a challenger learns the newest `window_interactions` rows with its own settings, then goes on learning, scored
-progressively, until `every_interactions` rows later it starts anew on what is then the newest window. That whole
-procedure is what the gate judges, so scores are kept across restarts within a champion's tenure. The default member
-relearns the recent past: when the world drifts, the champion's plain continuation is slow to forget.
+progressively, until `every_interactions` rows later it starts anew on what is then the newest window, with fresh
+scores and what is left of its α. The default member relearns the recent past: when the world drifts, the champion's
+plain continuation is slow to forget.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
+from evaluation.sequential import AlphaLedger
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerStore
 from serving.learner.training_step import Plan, model_time, new_state
 from serving.learner.workspace import Workspace
@@ -80,9 +81,18 @@ def _plan(
         return None
     fresh = new_state(workspace, name, champion.model_id, state or store.load(name))
     fresh.made_of, fresh.since, fresh.born_with = made_of, since, declared.window_interactions
-    if state is not None:
-        fresh.chunks, fresh.scored, fresh.judged, fresh.gate = state.chunks, state.scored, state.judged, state.gate
-    return Plan(fresh, settings, learn_after=since, learn_until=cut, score_after=cut, fresh_epoch=changed)
+    # each incarnation proves itself on its own rows: lifts from before a drift would dilute those after it. What α its
+    # predecessors of this tenure spent stays spent
+    ledger = AlphaLedger.from_dict(state.gate).rejected(state.judged).to_dict() if state and state.gate else None
+    return Plan(
+        fresh,
+        settings,
+        learn_after=since,
+        learn_until=cut,
+        score_after=cut,
+        fresh_epoch=True,
+        gate=None if changed else ledger,
+    )
 
 
 def fingerprint(settings: ExperimentSettings, declared: Challenger) -> str:

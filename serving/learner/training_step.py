@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from bandit.experiment import Experiment
 from bandit.policies import read_state
@@ -33,7 +34,8 @@ class Plan:
     """How a challenger will be advanced.
 
     It starts from `files` (None: from nothing), learns the rows matured in (`learn_after`, `learn_until`] unscored,
-    and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `settings` are the
+    and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `gate` is the gate's state
+    that a fresh epoch begins with. `settings` are the
     experiment's, with what the challenger declares laid over.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     learn_until: datetime | None = None
     score_after: datetime | None = None
     fresh_epoch: bool = False
+    gate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,4 +218,8 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
     if state.kind != KIND_LEARNING:
         return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
     state.learnt, state.candidate = outcome.learnt, None
-    return store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
+    saved = store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
+    if plan.gate is not None:
+        saved.gate = plan.gate
+        saved = store.save(saved)
+    return saved
