@@ -36,7 +36,7 @@ GROUP BY s.name, s.events HAVING s.events <> count(r.sequence)
 DOUBLED = """
 -- one row: event_ids that contribute more than one row, among interactions and those set aside
 SELECT count(*) FROM (
-  SELECT event_id FROM (SELECT event_id FROM joined UNION ALL SELECT event_id FROM set_aside)
+  SELECT event_id FROM (SELECT event_id FROM interactions UNION ALL SELECT event_id FROM set_aside)
   GROUP BY event_id HAVING count(*) > 1
 )
 """

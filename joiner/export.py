@@ -74,8 +74,8 @@ _ACCOUNT = f"""
 SELECT CASE WHEN j.rewarded THEN 'rewarded' WHEN NOT j.rewarded THEN 'defaulted'
             WHEN a.reason = 'conflict' THEN 'conflicts' WHEN a.reason IS NOT NULL THEN a.reason
             ELSE 'waiting' END AS state, count(*), min(d.matures_at)
-FROM (SELECT event_id, matures_at FROM decisions WHERE {_FILTER}) d
-LEFT JOIN joined j USING (event_id) LEFT JOIN set_aside a USING (event_id)
+FROM (SELECT event_id, record_id, matures_at FROM decisions WHERE {_FILTER}) d
+LEFT JOIN joined j USING (record_id) LEFT JOIN set_aside a USING (event_id)
 GROUP BY state
 """
 

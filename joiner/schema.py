@@ -13,7 +13,7 @@ import msgspec
 from bandit.experiment import Experiment
 from joiner.views import VIEWS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 5
 """Raise it with every change of a table or of what goes into it: files of another version are made anew."""
 
 TABLES = """
@@ -68,11 +68,11 @@ CREATE TABLE IF NOT EXISTS repeated (event_id VARCHAR);
 -- one row per event_id to be joined anew: a record of it came in behind the watermark
 CREATE TABLE IF NOT EXISTS stragglers (event_id VARCHAR);
 
--- one row per event_id that became an interaction, appended tick by tick in the order of matures_at; what was
+-- one row per event_id that became an interaction, appended tick by tick, so that matures_at grows; what was
 -- decided stays in `decision_records`
 CREATE TABLE IF NOT EXISTS joined (
-  record_id BIGINT, event_id VARCHAR, decided_at TIMESTAMP, matures_at TIMESTAMP, reward DOUBLE, rewarded BOOLEAN,
-  rewards_counted INTEGER, rewarded_at TIMESTAMP, origin VARCHAR
+  record_id BIGINT, matures_at TIMESTAMP, reward DOUBLE, rewarded BOOLEAN, rewards_counted INTEGER,
+  rewarded_at TIMESTAMP, origin VARCHAR
 );
 
 -- one row per matured event_id that is no interaction, with the reason: conflict, not_activated

@@ -37,7 +37,8 @@ RECORD_COLUMNS: dict[str, str] = {
 
 _COLUMNS_SQL = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in RECORD_COLUMNS.items()) + "}"
 
-# one row per line of the segments in $1 (events, headers, commits, seals); rowid is the order of lines
+# one row per line of the segments in $1 (events, headers, commits, seals); rowid is the order of lines, but starts
+# anywhere (at 2^55 within a transaction)
 READ_SEGMENTS = f"""
 CREATE OR REPLACE TEMP TABLE incoming AS
 SELECT * FROM read_json($1, format = 'newline_delimited', columns = {_COLUMNS_SQL}, filename = true,
@@ -53,8 +54,10 @@ SELECT filename, min(rowid) AS first_row FROM incoming GROUP BY filename
 # one row per decision record just read
 INSERT_DECISIONS = """
 INSERT INTO decision_records BY NAME
-SELECT (SELECT coalesce(max(record_id), -1) FROM decision_records) + 1 + i.rowid AS record_id,
-       hash(i.event_id) AS event_key, i.event_id, i.decided_at, coalesce(i.imported_at, i.decided_at) AS stamped_at,
+SELECT (SELECT coalesce(max(record_id), -1) FROM decision_records) + 1 + i.rowid - (SELECT min(rowid) FROM incoming)
+         AS record_id,
+       hash(i.event_id) AS event_key, i.event_id, i.decided_at,
+       coalesce(i.imported_at, i.decided_at) AS stamped_at,
        coalesce(i.imported_at, i.decided_at + to_microseconds(s.window_us)) AS matures_at,
        i.imported_at, i.model_id, coalesce(i.settings_version, 1) AS settings_version, i.catalogue_version,
        coalesce(i.mode, 'online') AS mode, coalesce(i.slice, 'policy') AS slice, i.slot,
@@ -143,11 +146,13 @@ _CAREFUL = "SELECT event_id FROM repeated UNION ALL SELECT event_id FROM straggl
 
 # one row per event_id that matured in ($after, $until] or straggled in: its first decision record
 _FIRSTS = f"""
-firsts AS (
-  SELECT * EXCLUDE (context, actions, excluded, pmf) FROM decision_records
-  WHERE matures_at > $after AND matures_at <= $until AND event_id NOT IN ({_CAREFUL})
+firsts AS NOT MATERIALIZED (
+  SELECT record_id, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version, deferred
+  FROM decision_records ANTI JOIN ({_CAREFUL}) USING (event_id)
+  WHERE matures_at > $after AND matures_at <= $until
   UNION ALL
-  SELECT * EXCLUDE (context, actions, excluded, pmf) FROM (
+  SELECT record_id, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version, deferred
+  FROM (
     SELECT * FROM decision_records WHERE event_id IN ({_CAREFUL})
     QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
   )
@@ -162,7 +167,7 @@ _ASIDE = f"""
 several AS (SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)),
 -- one row per event_id whose records, stamped while its window was open, contradict each other
 conflicts AS (
-  SELECT DISTINCT d.event_id
+  SELECT DISTINCT d.record_id
   FROM firsts f JOIN several d ON d.record_id = f.record_id JOIN several r ON r.event_id = d.event_id
   WHERE {_COUNTS_FOR}
     AND (r.action IS DISTINCT FROM d.action OR r.probability IS DISTINCT FROM d.probability
@@ -173,7 +178,7 @@ conflicts AS (
 ),
 -- one row per event_id whose decision was deferred and not activated in time
 inactive AS (
-  SELECT d.event_id FROM (SELECT event_id, matures_at FROM firsts WHERE deferred) d
+  SELECT d.record_id FROM (SELECT record_id, event_id, matures_at FROM firsts WHERE deferred) d
   WHERE NOT EXISTS (
     SELECT 1 FROM activation_records a WHERE a.event_id = d.event_id AND a.received_at < d.matures_at)
 )"""
@@ -183,9 +188,8 @@ INSERT_SET_ASIDE = f"""
 INSERT INTO set_aside
 WITH {_FIRSTS}, {_ASIDE}
 SELECT event_id, decided_at, matures_at,
-       CASE WHEN event_id IN (SELECT event_id FROM conflicts) THEN 'conflict' ELSE 'not_activated' END
-FROM firsts
-WHERE event_id IN (SELECT event_id FROM conflicts) OR event_id IN (SELECT event_id FROM inactive)
+       CASE WHEN record_id IN (SELECT record_id FROM conflicts) THEN 'conflict' ELSE 'not_activated' END
+FROM firsts SEMI JOIN (SELECT record_id FROM conflicts UNION ALL SELECT record_id FROM inactive) USING (record_id)
 """
 
 # one row per reward record stamped in ($swept_until, $until] that has no decision stamped before it in reach
@@ -197,69 +201,94 @@ SELECT r.* FROM reward_records r LEFT JOIN (
 WHERE r.stamped_at > $swept_until AND r.stamped_at <= $until AND d.event_id IS NULL
 """
 
-# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from; $reach is the stamp from
-# which on all reward records are looked at, while those before it are in early_rewards as far as they can matter
+# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from, in no order; $reach is the
+# stamp from which on all reward records are looked at, those before it are in early_rewards as far as they matter
 JOIN = f"""
 WITH {_FIRSTS}, {_ASIDE},
 -- one row per event_id to be learnt from
-due AS (
-  SELECT f.*, s.aggregation, s.default_reward FROM firsts f LEFT JOIN settings s USING (settings_version)
-  WHERE f.event_id NOT IN (SELECT event_id FROM conflicts) AND f.event_id NOT IN (SELECT event_id FROM inactive)
+due AS NOT MATERIALIZED (
+  SELECT f.*, s.aggregation, s.default_reward
+  FROM firsts f
+  ANTI JOIN (SELECT record_id FROM conflicts UNION ALL SELECT record_id FROM inactive) USING (record_id)
+  LEFT JOIN settings s USING (settings_version)
 ),
 -- one row per reward record that may belong to them
-candidates AS (
+candidates AS NOT MATERIALIZED (
   SELECT * FROM reward_records WHERE stamped_at >= $reach AND stamped_at <= $until
   UNION ALL
   SELECT * FROM early_rewards WHERE stamped_at < $reach
 ),
 -- one row per event_id: the only record of most, of the others just how many there are
-counted AS (
+counted AS MATERIALIZED (
   SELECT event_id, count(*) AS records, any_value(reward) AS reward, any_value(stamped_at) AS stamped_at,
          any_value(action) AS action
   FROM candidates GROUP BY event_id
 ),
--- one row per report of an event with several records: a repeated reward_id (or, without one, repeated content) is
--- one report, its first
+-- one row per reward record of an event that has several
+repeats AS MATERIALIZED (
+  SELECT * FROM candidates SEMI JOIN (SELECT event_id FROM counted WHERE records > 1) USING (event_id)
+),
+-- one row per report in time: a repeated reward_id (or, without one, repeated content) is one report, its first
 reports AS (
   SELECT r.event_id, r.reward, r.stamped_at, r.writer_id, r.sequence, r.position
-  FROM candidates r JOIN due d USING (event_id)
-  WHERE r.event_id IN (SELECT event_id FROM counted WHERE records > 1)
-    AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
+  FROM repeats r JOIN due d USING (event_id)
+  WHERE {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
   QUALIFY row_number() OVER (
     PARTITION BY r.event_id, r.reward_id, CASE WHEN r.reward_id IS NULL THEN (r.reward, r.event, r.value, r.action) END
     ORDER BY r.stamped_at, r.writer_id, r.sequence, r.position) = 1
 ),
 -- one row per event_id of those; sums run in order of value, so that no order of arrival shows
 totals AS (
-  SELECT event_id, count(*) AS n, min(stamped_at) AS rewarded_at,
-         arg_min(reward, ({_ORDER})) AS reward_first, arg_max(reward, ({_ORDER})) AS reward_last,
-         sum(reward ORDER BY reward) AS reward_sum, min(reward) AS reward_min, max(reward) AS reward_max
-  FROM reports GROUP BY event_id
+  SELECT r.event_id, count(*) AS n, min(r.stamped_at) AS rewarded_at,
+         CASE any_value(d.aggregation)
+           WHEN 'first' THEN arg_min(r.reward, (r.stamped_at, r.writer_id, r.sequence, r.position))
+           WHEN 'last' THEN arg_max(r.reward, (r.stamped_at, r.writer_id, r.sequence, r.position))
+           WHEN 'sum' THEN sum(r.reward ORDER BY r.reward)
+           WHEN 'mean' THEN sum(r.reward ORDER BY r.reward) / count(*)
+           WHEN 'min' THEN min(r.reward)
+           WHEN 'max' THEN max(r.reward) END AS reward
+  FROM reports r JOIN due d USING (event_id) GROUP BY r.event_id
+),
+-- one row per event_id with a reward: the only one, still to be held against the window and the action, or the total
+rewards_of AS (
+  SELECT event_id, 1 AS n, stamped_at, action, reward FROM counted WHERE records = 1
+  UNION ALL
+  SELECT event_id, n, rewarded_at, NULL, reward FROM totals
 )
-SELECT d.record_id, d.event_id, d.decided_at, d.matures_at,
-       CASE WHEN t.n IS NOT NULL THEN
-              CASE d.aggregation WHEN 'first' THEN t.reward_first WHEN 'last' THEN t.reward_last
-                WHEN 'sum' THEN t.reward_sum WHEN 'mean' THEN t.reward_sum / t.n
-                WHEN 'min' THEN t.reward_min WHEN 'max' THEN t.reward_max END
-            WHEN r.event_id IS NOT NULL THEN r.reward
-            ELSE d.default_reward END AS reward,
-       t.n IS NOT NULL OR r.event_id IS NOT NULL AS rewarded,
-       coalesce(t.n, CASE WHEN r.event_id IS NOT NULL THEN 1 ELSE 0 END)::INTEGER AS rewards_counted,
-       coalesce(t.rewarded_at, r.stamped_at) AS rewarded_at,
+SELECT d.record_id, d.matures_at, coalesce(r.reward, d.default_reward) AS reward, r.event_id IS NOT NULL AS rewarded,
+       coalesce(r.n, 0)::INTEGER AS rewards_counted, r.stamped_at AS rewarded_at,
        CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin
 FROM due d
-LEFT JOIN (SELECT * FROM counted WHERE records = 1) r
-  ON r.event_id = d.event_id AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
-LEFT JOIN totals t ON t.event_id = d.event_id
-ORDER BY d.matures_at
+LEFT JOIN rewards_of r ON r.event_id = d.event_id AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
 """
 
 # one row per event_id, appended
 INSERT_INTERACTIONS = f"INSERT INTO joined BY NAME {JOIN}"
 
 # one row per event_id to be joined anew
-FORGET_STRAGGLERS = """
-DELETE FROM {table} WHERE event_id IN (SELECT event_id FROM stragglers)
+FORGET_STRAGGLERS = (
+    """
+DELETE FROM joined WHERE record_id IN (
+  SELECT record_id FROM decision_records WHERE event_id IN (SELECT event_id FROM stragglers))
+""",
+    "DELETE FROM set_aside WHERE event_id IN (SELECT event_id FROM stragglers)",
+)
+
+# one row: how many event_ids wait for their window to close, and when the first of them does; of an event_id with
+# several records the first one tells
+WAITING = f"""
+WITH open AS (
+  SELECT event_id, event_key, matures_at, event_id IN (SELECT event_id FROM repeated) AS again
+  FROM decision_records WHERE matures_at > (SELECT coalesce(joined_until, $long_ago) FROM state)
+),
+earlier AS (
+  SELECT d.event_id FROM decision_records d
+  WHERE d.event_key IN (SELECT event_key FROM open WHERE again)
+  GROUP BY d.event_id
+  HAVING arg_min(d.matures_at, ({_ORDER})) <= (SELECT coalesce(joined_until, $long_ago) FROM state)
+)
+SELECT count(DISTINCT event_id), min(matures_at) FROM open
+WHERE NOT again OR event_id NOT IN (SELECT event_id FROM earlier)
 """
 
 # one row per reward record, with what became of it

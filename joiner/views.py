@@ -24,7 +24,7 @@ VIEWS = {
 CREATE OR REPLACE VIEW decisions AS
 SELECT d.event_id, d.decided_at, d.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
        d.probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version, d.excluded,
-       d.deferred, {_ORIGIN}
+       d.deferred, {_ORIGIN}, d.record_id
 FROM ({FIRST_DECISIONS}) d LEFT JOIN catalogues c USING (catalogue_version)
 """,
     # one row per reward record, with what became of it
@@ -37,7 +37,7 @@ FROM ({REWARD_OUTCOMES}) d
     # one row per event_id whose window has closed and that is learnt from
     "interactions": f"""
 CREATE OR REPLACE VIEW interactions AS
-SELECT j.event_id, j.decided_at, j.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
+SELECT d.event_id, d.decided_at, j.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
        d.probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version, d.excluded,
        j.reward, j.rewarded, j.rewards_counted, j.rewarded_at, j.origin,
        CASE WHEN s.subject_field IS NOT NULL

@@ -123,8 +123,8 @@ class Warehouse:
             if after is not None and until == after and not stragglers:
                 return JoinReport(0, 0, from_utc(after))
             if stragglers:
-                for table in ("joined", "set_aside"):
-                    cursor.execute(statements.FORGET_STRAGGLERS.format(table=table))
+                for statement in statements.FORGET_STRAGGLERS:
+                    cursor.execute(statement)
             swept = self._sweep(cursor, swept, after)
             bounds = {"after": after or LONG_AGO, "until": until}
             oldest = _value(cursor.execute(statements.REACH, bounds).fetchone())
@@ -177,16 +177,7 @@ class Warehouse:
 
     def next_maturity(self) -> tuple[int, datetime | None]:
         """How many decisions wait for their window to close, and when the first of them does."""
-        row = (
-            self._read()
-            .execute(
-                "SELECT count(DISTINCT event_id), min(matures_at) FROM decision_records, state "
-                "WHERE matures_at > coalesce(joined_until, $long_ago) "
-                "AND event_id NOT IN (SELECT event_id FROM repeated r JOIN joined USING (event_id))",
-                {"long_ago": LONG_AGO},
-            )
-            .fetchone()
-        )
+        row = self._read().execute(statements.WAITING, {"long_ago": LONG_AGO}).fetchone()
         return (int(row[0]), from_utc(row[1])) if row else (0, None)
 
     def write_training_rows(

@@ -167,7 +167,10 @@ def _set_the_clock_back(data_dir: Path) -> None:
         (_forge_a_probability, "database: 1 segment(s) were ingested with other content"),
         (_change_the_certificate, "models: certificate e"),
         (_replace_the_database, "database: it cannot be read"),
-        (_statement("DELETE FROM reward_records WHERE event_id = 'event-7'"), "database: segment simulation-"),
+        (
+            _statement("DELETE FROM reward_records WHERE event_id = 'event-7'"),
+            "database: segment simulation-",
+        ),
         (_statement("INSERT INTO joined SELECT * FROM joined LIMIT 3"), "database: 3 event(s) contribute more"),
         (
             _statement("UPDATE decision_records SET probability = 0.9 WHERE event_id = 'event-7'"),
@@ -185,11 +188,24 @@ def test_what_was_broken_is_found_and_named(data_dir: Path, breaking: Callable[[
 
 
 def test_a_changed_interaction_is_found_by_making_all_of_them_again(data_dir: Path) -> None:
-    _statement("UPDATE joined SET reward = 1 - reward WHERE event_id = 'event-7'")(data_dir)
+    _statement("UPDATE joined SET reward = reward + 1 WHERE record_id = (SELECT min(record_id) FROM joined)")(data_dir)
     assert _examine(data_dir)["healthy"]
     assert list(_wrong(_examine(data_dir, deep=True))) == [
         "database: its interactions are not those that the log gives"
     ]
+
+
+def test_whoever_needs_a_damaged_database_makes_it_anew_and_history_says_so(data_dir: Path) -> None:
+    before = Workspace(Experiment.open(data_dir, "test"), now)
+    rows = before.warehouse.counts()["decision_records"]
+    before.close()
+    _replace_the_database(data_dir)
+    assert not _examine(data_dir)["healthy"], "the doctor itself changes nothing"
+    healed = Workspace(Experiment.open(data_dir, "test"), now)
+    assert healed.warehouse.counts()["decision_records"] == rows
+    healed.close()
+    assert len(ModelRegistry(_paths(data_dir)).history("rebuild")) == 1
+    assert _examine(data_dir)["healthy"]
 
 
 def test_repair_saves_all_commits_of_a_damaged_segment_but_the_damaged_one(data_dir: Path) -> None:
