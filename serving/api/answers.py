@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from bandit.types import Action
@@ -33,6 +34,13 @@ class SlotsAnswer(Struct):
     decisions: list[Answer]
 
 
+AnyAnswer = Answer | SlotsAnswer
+
+_encoder = msgspec.json.Encoder()
+_answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+_slots_decoder: msgspec.json.Decoder[SlotsAnswer] = msgspec.json.Decoder(SlotsAnswer)
+
+
 class RewardsAnswer(Struct):
     """How many rewards are on disk, and what was wrong with the others."""
 
@@ -46,3 +54,15 @@ def rank(actions: Sequence[Action], pmf: Sequence[float], chosen: int) -> list[R
     order.remove(chosen)
     order.insert(0, chosen)
     return [RankedAction(actions[index].id, pmf[index]) for index in order]
+
+
+def encode_answer(answer: AnyAnswer) -> bytes:
+    """The JSON that a client gets."""
+    return _encoder.encode(answer)
+
+
+def decode_answer(encoded: bytes) -> AnyAnswer:
+    """The answer back from its JSON."""
+    if encoded.startswith(b'{"decisions"'):
+        return _slots_decoder.decode(encoded)
+    return _answer_decoder.decode(encoded)

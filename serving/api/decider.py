@@ -11,31 +11,23 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
-from bandit.errors import Busy, DurabilityLost, InvalidRequest, RewardloopError
+from bandit.errors import Busy, DurabilityLost, InvalidRequest
 from bandit.eventlog import EventLogWriter, Heartbeat, beat
 from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
-from bandit.sampling import draw_index, mix, uniform_draw
-from bandit.settings import ExperimentSettings, Limits
-from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, SLICE_TRIAL, Action, Policy
-from serving.api.answers import Answer, SlotsAnswer, rank
-from serving.api.champion import (
-    ServedModel,
-    ServedTrial,
-    choose_model,
-    choose_trial,
-    cold_start_policy,
-    wanted_trial,
-)
+from bandit.settings import Limits
+from bandit.types import SLICE_CONTROL, Action, Policy
+from serving.api.answers import Answer, AnyAnswer, SlotsAnswer, decode_answer, encode_answer, rank
+from serving.api.champion import choose_model, choose_trial, wanted_trial
 from serving.api.counters import Counters
+from serving.api.drawing import SLOT_FEATURE, State, draw, offer
 from serving.api.features import check_name
 from serving.api.identity import body_digest, slot_event_id, uuid7
 from serving.api.known_actions import KnownActions
@@ -44,31 +36,6 @@ from serving.api.requests import RecommendRequest, RewardItem, parse_recommend
 from serving.api.rewards import reward_event
 
 log = logging.getLogger("rewardloop.api")
-
-BASELINE_MODEL_ID = "baseline"
-"""The model_id of decisions in the modes that always answer the baseline action."""
-
-SLOT_FEATURE = "_slot"
-"""The context feature that carries the slot's number (as text: slots are places, not quantities)."""
-
-_ANSWERS_BASELINE = ("apprentice", "logging_only")
-
-AnyAnswer = Answer | SlotsAnswer
-_answer_encoder = msgspec.json.Encoder()
-_answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
-_slots_decoder: msgspec.json.Decoder[SlotsAnswer] = msgspec.json.Decoder(SlotsAnswer)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What decisions are made with; replaced as a whole, so that no decision ever sees half of a change."""
-
-    settings: ExperimentSettings
-    settings_version: int
-    catalogue: tuple[Action, ...] | None
-    catalogue_version: int | None
-    model: ServedModel
-    trial: ServedTrial | None = None
 
 
 class ExperimentServer:
@@ -124,13 +91,13 @@ class ExperimentServer:
         Raises `InvalidRequest` when no action, or fewer than the slots asked for, are left to draw from.
         """
         state = self._state
-        offered, excluded = self._offer(request, state)
+        offered, excluded = offer(request, state)
         event_id = request.event_id or uuid7(self._clock())
         if digest is None and request.event_id is not None:
             digest = body_digest(request)
         slots = request.slots or 1
         if slots == 1:
-            event, answer = self._draw(
+            event, answer = self._decision(
                 state, request, event_id=event_id, offered=offered, excluded=excluded, digest=digest
             )
             return [event], answer
@@ -138,7 +105,7 @@ class ExperimentServer:
             raise InvalidRequest("slots", "asks for more actions than are offered", f"{len(offered)} actions")
         events, answers = [], []
         for slot in range(1, slots + 1):
-            event, answer = self._draw(
+            event, answer = self._decision(
                 state,
                 request,
                 event_id=slot_event_id(event_id, slot),
@@ -325,21 +292,7 @@ class ExperimentServer:
             trial=trial,
         )
 
-    def _offer(self, request: RecommendRequest, state: State) -> tuple[tuple[Action, ...], list[str]]:
-        actions: Sequence[Action] | None = request.actions
-        if actions is None:
-            actions = state.catalogue
-            if actions is None:
-                raise InvalidRequest("actions", "is required: this experiment declares no catalogue")
-        if not request.excluded:
-            return tuple(actions), []
-        excluded = set(request.excluded)
-        offered = tuple(action for action in actions if action.id not in excluded)
-        if not offered:
-            raise InvalidRequest("excluded", "leaves no action to choose from")
-        return offered, [action.id for action in actions if action.id in excluded]
-
-    def _draw(
+    def _decision(
         self,
         state: State,
         request: RecommendRequest,
@@ -351,37 +304,14 @@ class ExperimentServer:
         slot: int | None = None,
     ) -> tuple[DecisionEvent, Answer]:
         context = request.context if slot is None else {**request.context, SLOT_FEATURE: str(slot)}
-        mode = state.settings.serving.mode
-        slice_, trial_model_id = SLICE_POLICY, None
-        if mode in _ANSWERS_BASELINE:
-            pmf, model_id = _one_hot(len(offered)), BASELINE_MODEL_ID
-            index = 0
-            self._watch(state, context, offered)
-        else:
-            pmf, model_id = self._pmf(state, context, offered)
-            if state.trial is not None and state.trial.policy is not None and model_id == state.model.model_id:
-                tried = self._trial_pmf(state.trial.policy, context, offered)
-                if tried is not None:
-                    pmf = mix(pmf, tried, state.settings.serving.trial_share)
-                    slice_, trial_model_id = SLICE_TRIAL, state.trial.trial.model_id
-            fraction = state.settings.serving.control_fraction
-            if fraction > 0.0:
-                control = _control_pmf(state.settings.serving.control_policy, len(offered))
-                pmf = mix(pmf, control, fraction)
-                index = draw_index(pmf, uniform_draw(self._secret, event_id))
-                # Given the action, the branch it came from is drawn from its posterior: jointly the same as
-                # drawing the branch first, while the action still replays from the logged pmf alone.
-                share = fraction * control[index] / pmf[index]
-                if uniform_draw(self._secret, f"slice\n{event_id}") < share:
-                    slice_ = SLICE_CONTROL
-            else:
-                index = draw_index(pmf, uniform_draw(self._secret, event_id))
+        drawn = draw(state, context, offered, secret=self._secret, event_id=event_id, counters=self.counters)
+        pmf, index = drawn.pmf, drawn.position
         from_catalogue = request.actions is None
         event = DecisionEvent(
             event_id=event_id,
             decided_at=self.writer.stamp(),
-            model_id=model_id,
-            trial_model_id=trial_model_id,
+            model_id=drawn.model_id,
+            trial_model_id=drawn.trial_model_id,
             context=context,
             action=offered[index].id,
             index=index,
@@ -391,54 +321,13 @@ class ExperimentServer:
             catalogue_version=state.catalogue_version if from_catalogue else None,
             excluded=list(excluded) if excluded and from_catalogue else None,
             settings_version=state.settings_version,
-            mode=mode,
-            slice=slice_,
+            mode=state.settings.serving.mode,
+            slice=drawn.slice,
             deferred=request.deferred,
             slot=slot,
             body_digest=digest,
         )
-        return event, Answer(event_id, offered[index].id, pmf[index], model_id, rank(offered, pmf, index))
-
-    def _pmf(self, state: State, context: dict[str, Any], offered: tuple[Action, ...]) -> tuple[list[float], str]:
-        try:
-            pmf = state.model.policy.pmf(context, offered)
-            if len(pmf) == len(offered):
-                return pmf, state.model.model_id
-            log.error("model %s gave %d probabilities for %d actions", state.model.model_id, len(pmf), len(offered))
-        except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
-            log.exception("model %s failed to predict", state.model.model_id)
-        self.counters.add("policy_errors")
-        return cold_start_policy(state.settings.serving).pmf(context, offered), COLD_START_MODEL_ID
-
-    def _trial_pmf(self, policy: Policy, context: dict[str, Any], offered: tuple[Action, ...]) -> list[float] | None:
-        """The pmf of the challenger on trial; None when it fails, which is counted and costs nobody an answer."""
-        try:
-            pmf = policy.pmf(context, offered)
-            if len(pmf) == len(offered):
-                return pmf
-        except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
-            log.exception("the challenger on trial failed to predict")
-        self.counters.add("trial_errors")
-        return None
-
-    def _watch(self, state: State, context: dict[str, Any], offered: tuple[Action, ...]) -> None:
-        """Count how often the policy's favourite would have been the baseline action."""
-        if state.model.model_id != COLD_START_MODEL_ID:
-            pmf, _ = self._pmf(state, context, offered)
-            if pmf[0] >= max(pmf):
-                self.counters.add("apprentice_agreements")
-
-
-def encode_answer(answer: AnyAnswer) -> bytes:
-    """The JSON that a client gets."""
-    return _answer_encoder.encode(answer)
-
-
-def decode_answer(encoded: bytes) -> AnyAnswer:
-    """The answer back from its JSON."""
-    if encoded.startswith(b'{"decisions"'):
-        return _slots_decoder.decode(encoded)
-    return _answer_decoder.decode(encoded)
+        return event, Answer(event_id, offered[index].id, pmf[index], drawn.model_id, rank(offered, pmf, index))
 
 
 def _record(action: Action) -> ActionRecord:
@@ -450,11 +339,3 @@ def _close(policy: Policy) -> None:
     close = getattr(policy, "close", None)
     if close is not None:
         close()
-
-
-def _one_hot(k: int) -> list[float]:
-    return [1.0, *([0.0] * (k - 1))]
-
-
-def _control_pmf(policy: str, k: int) -> list[float]:
-    return _one_hot(k) if policy == "baseline" else [1.0 / k] * k

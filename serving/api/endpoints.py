@@ -18,9 +18,8 @@ from bandit.errors import InvalidInput, InvalidRequest, Problem, RewardloopError
 from bandit.events import RewardEvent
 from serving.api import metrics, personalizer
 from serving.api.access import Headers, check_content_type
-from serving.api.answers import Answer, RewardsAnswer
+from serving.api.answers import Answer, RewardsAnswer, decode_answer
 from serving.api.authority import Authority
-from serving.api.decider import decode_answer
 from serving.api.features import check_name
 from serving.api.hosting import Hosted, Hosting, Started, readiness
 from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body

@@ -21,7 +21,8 @@ from bandit.errors import Busy, Conflict, NotFound, RewardloopError
 from bandit.eventlog import Heartbeat, live_heartbeats
 from bandit.events import Event
 from bandit.experiment import Experiment
-from serving.api.decider import ExperimentServer, encode_answer
+from serving.api.answers import encode_answer
+from serving.api.decider import ExperimentServer
 from serving.api.durability import CommitWaiter
 from serving.api.identity import body_digest
 from serving.api.problems import ApiProblem

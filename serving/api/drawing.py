@@ -1,0 +1,143 @@
+"""The draw of one decision: whose probabilities, mixed how, and which action they gave.
+
+Everything here is a function of the state, the question, the experiment's secret and the event_id. The pmf that
+is drawn from is complete (control slice and challenger on trial included) and is the one that gets logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bandit.errors import InvalidRequest, RewardloopError
+from bandit.sampling import draw_index, mix, uniform_draw
+from bandit.settings import ExperimentSettings
+from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, SLICE_TRIAL, Action, Policy
+from serving.api.champion import ServedModel, ServedTrial, cold_start_policy
+from serving.api.counters import Counters
+from serving.api.requests import RecommendRequest
+
+log = logging.getLogger("rewardloop.api")
+
+BASELINE_MODEL_ID = "baseline"
+"""The model_id of decisions in the modes that always answer the baseline action."""
+
+SLOT_FEATURE = "_slot"
+"""The context feature that carries the slot's number (as text: slots are places, not quantities)."""
+
+_ANSWERS_BASELINE = ("apprentice", "logging_only")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What decisions are made with; replaced as a whole, so that no decision ever sees half of a change."""
+
+    settings: ExperimentSettings
+    settings_version: int
+    catalogue: tuple[Action, ...] | None
+    catalogue_version: int | None
+    model: ServedModel
+    trial: ServedTrial | None = None
+
+
+class Drawn(NamedTuple):
+    """What was drawn: the whole pmf over the offered actions, the drawn position, and whose decision it is."""
+
+    pmf: list[float]
+    position: int
+    model_id: str
+    slice: str = SLICE_POLICY
+    trial_model_id: str | None = None
+
+
+def offer(request: RecommendRequest, state: State) -> tuple[tuple[Action, ...], list[str]]:
+    """The actions that are left to draw from, and the ids that were taken out; raises `InvalidRequest`."""
+    actions: Sequence[Action] | None = request.actions
+    if actions is None:
+        actions = state.catalogue
+        if actions is None:
+            raise InvalidRequest("actions", "is required: this experiment declares no catalogue")
+    if not request.excluded:
+        return tuple(actions), []
+    excluded = set(request.excluded)
+    offered = tuple(action for action in actions if action.id not in excluded)
+    if not offered:
+        raise InvalidRequest("excluded", "leaves no action to choose from")
+    return offered, [action.id for action in actions if action.id in excluded]
+
+
+def draw(
+    state: State,
+    context: dict[str, Any],
+    offered: tuple[Action, ...],
+    *,
+    secret: bytes,
+    event_id: str,
+    counters: Counters,
+) -> Drawn:
+    """Draw one of `offered`; a model that fails is counted, and the cold start stands in for it."""
+    serving = state.settings.serving
+    if serving.mode in _ANSWERS_BASELINE:
+        _watch(state, context, offered, counters)
+        return Drawn(_one_hot(len(offered)), 0, BASELINE_MODEL_ID)
+    pmf, model_id = _pmf(state, context, offered, counters)
+    slice_, trial_model_id = SLICE_POLICY, None
+    if state.trial is not None and state.trial.policy is not None and model_id == state.model.model_id:
+        tried = _trial_pmf(state.trial.policy, context, offered, counters)
+        if tried is not None:
+            pmf = mix(pmf, tried, serving.trial_share)
+            slice_, trial_model_id = SLICE_TRIAL, state.trial.trial.model_id
+    fraction = serving.control_fraction
+    if fraction == 0.0:
+        return Drawn(pmf, draw_index(pmf, uniform_draw(secret, event_id)), model_id, slice_, trial_model_id)
+    control = _one_hot(len(offered)) if serving.control_policy == "baseline" else [1.0 / len(offered)] * len(offered)
+    pmf = mix(pmf, control, fraction)
+    index = draw_index(pmf, uniform_draw(secret, event_id))
+    # Given the action, the branch it came from is drawn from its posterior: jointly the same as drawing the
+    # branch first, while the action still replays from the logged pmf alone.
+    if uniform_draw(secret, f"slice\n{event_id}") < fraction * control[index] / pmf[index]:
+        slice_ = SLICE_CONTROL
+    return Drawn(pmf, index, model_id, slice_, trial_model_id)
+
+
+def _pmf(
+    state: State, context: dict[str, Any], offered: tuple[Action, ...], counters: Counters
+) -> tuple[list[float], str]:
+    model_id = state.model.model_id
+    try:
+        pmf = state.model.policy.pmf(context, offered)
+        if len(pmf) == len(offered):
+            return pmf, model_id
+        log.error("model %s gave %d probabilities for %d actions", model_id, len(pmf), len(offered))
+    except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
+        log.exception("model %s failed to predict", model_id)
+    counters.add("policy_errors")
+    return cold_start_policy(state.settings.serving).pmf(context, offered), COLD_START_MODEL_ID
+
+
+def _trial_pmf(
+    policy: Policy, context: dict[str, Any], offered: tuple[Action, ...], counters: Counters
+) -> list[float] | None:
+    """The pmf of the challenger on trial; None when it fails, which is counted and costs nobody an answer."""
+    try:
+        pmf = policy.pmf(context, offered)
+        if len(pmf) == len(offered):
+            return pmf
+    except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
+        log.exception("the challenger on trial failed to predict")
+    counters.add("trial_errors")
+    return None
+
+
+def _watch(state: State, context: dict[str, Any], offered: tuple[Action, ...], counters: Counters) -> None:
+    """Count how often the policy's favourite would have been the baseline action."""
+    if state.model.model_id != COLD_START_MODEL_ID:
+        pmf, _ = _pmf(state, context, offered, counters)
+        if pmf[0] >= max(pmf):
+            counters.add("apprentice_agreements")
+
+
+def _one_hot(k: int) -> list[float]:
+    return [1.0, *([0.0] * (k - 1))]
