@@ -116,6 +116,13 @@ def _about(
             "last": str(times.max()) + "Z" if times is not None and len(times) else None,
             "cut": state.cut,
         },
+        "derivation": {
+            "challenger": state.name,
+            "model_id": state.model_id,
+            "origin": state.origin,
+            "scored_after": state.scored_after,
+            "cut": state.cut,
+        },
         "settings_version": experiment.settings_version,
         "options": {key: settings_to_dict(experiment.settings)[key] for key in ("encoding", "exploration", "learning")},
         "seed": experiment.settings.learning.seed,

@@ -30,6 +30,19 @@ KIND_TRIAL = "trial"
 KIND_GUARD = "guard"
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a learner started, so that all it did can be done again from the log.
+
+    From the model `base` (None: from nothing) it learnt the rows matured in (`learn_after`, `learn_until`] unscored,
+    and has scored and learnt everything matured after `score_after`.
+    """
+
+    base: str | None = None
+    learn_after: datetime | None = None
+    learn_until: datetime | None = None
+    score_after: datetime | None = None
+
+
 class ChallengerState(msgspec.Struct, kw_only=True):
     """What is known about one challenger.
 
@@ -37,6 +50,7 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     `cut` is the maturity time up to which rows were taken; `learnt` counts them. `model_id` names a frozen,
     offered model; `candidate` the model as which a learner's files were stored, step by step. `gate` is the state
     that the gate carries from look to look within this champion's tenure, `judged` the scored rows at the last look.
+    `origin` is where it started, `scored_after` where the scores of this epoch begin.
     A member of the declared field has learnt nothing older than `since`, was born with about `born_with` rows, and
     starts anew when what it is `made_of` changes.
     """
@@ -54,6 +68,8 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     judged: int = 0
     gate: dict[str, Any] = {}
     canaries: list[dict[str, Any]] = []
+    origin: Origin | None = None
+    scored_after: datetime | None = None
     since: datetime | None = None
     made_of: str = ""
     born_with: int = 0

@@ -90,6 +90,7 @@ def _plan(
         learn_after=since,
         learn_until=cut,
         score_after=cut,
+        starts=True,
         fresh_epoch=True,
         gate=None if changed else ledger,
     )

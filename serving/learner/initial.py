@@ -16,7 +16,7 @@ from evaluation.gate import GateRules, judge
 from evaluation.scored import ScoredRows
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
-from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.jobs import UNIFORM, Job, Outcome
 from serving.learner.judging import Look
 from serving.learner.promotion import publish_learning, stand_on
@@ -47,7 +47,7 @@ def publish_initial(
     Raises `TrainingFailed`, `CorruptModel` or `Conflict`; no champion is set then.
     """
     state = new_state(workspace, STANDING, None, store.load(STANDING))
-    state.cut = watermark
+    state.cut, state.origin = watermark, Origin()
     with step("train"), rows_file(workspace, "initial", after=None, until=watermark) as (path, report.rows):
         job = Job(
             root=workspace.experiment.paths.root,

@@ -16,7 +16,7 @@ from bandit.settings import ExperimentSettings
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
-from serving.learner.challengers import KIND_FROZEN, KIND_GUARD, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import KIND_FROZEN, KIND_GUARD, STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.field import STANDING_SHARE
 from serving.learner.offered import OFFERED_MAX
 from serving.learner.reports import Judgement
@@ -82,6 +82,9 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
             state.folder = None
         elif champion is not None:
             files = workspace.registry.load(champion.model_id).files
+            state.origin = Origin(base=champion.model_id, score_after=state.cut)
+    if not verdict.keep_rows:
+        state.scored_after = state.cut
     store.save(state, files=files, gate=verdict.ledger.to_dict(), fresh_epoch=not verdict.keep_rows)
 
 

@@ -20,6 +20,7 @@ from serving.learner.challengers import (
     STANDING,
     ChallengerState,
     ChallengerStore,
+    Origin,
 )
 from serving.learner.field import settings_of_challenger
 from serving.learner.guard import FORMER, start_guard
@@ -212,6 +213,7 @@ def stand_on(
 ) -> None:
     """The standing challenger goes on as the continuation of the model it has just become."""
     state.champion, state.candidate = model_id, None
+    state.origin, state.scored_after = Origin(base=model_id, score_after=state.cut), state.cut
     state.kind = KIND_LEARNING
     store.save(state, files=files, fresh_epoch=True)
 

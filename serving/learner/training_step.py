@@ -20,7 +20,7 @@ from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, settings_to_dict
 from bandit.training import REFIT_ROWS_MAX
 from bandit.types import COLD_START_MODEL_ID
-from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.jobs import Job, Outcome
 from serving.learner.trainer import Call, Trainer
 from serving.learner.workspace import Workspace
@@ -34,8 +34,8 @@ class Plan:
     """How a challenger will be advanced.
 
     It starts from `files` (None: from nothing), learns the rows matured in (`learn_after`, `learn_until`] unscored,
-    and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `gate` is the gate's state
-    that a fresh epoch begins with. `settings` are the
+    and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `starts` says that it starts
+    anew, from the model `base`; `gate` is the gate's state that a fresh epoch begins with. `settings` are the
     experiment's, with what the challenger declares laid over.
     """
 
@@ -45,6 +45,8 @@ class Plan:
     learn_after: datetime | None = None
     learn_until: datetime | None = None
     score_after: datetime | None = None
+    base: str | None = None
+    starts: bool = False
     fresh_epoch: bool = False
     gate: dict[str, Any] | None = None
 
@@ -72,31 +74,31 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
     fresh = new_state(workspace, STANDING, champion_id, state)
     if state is not None and state.champion == champion_id:
         if not same_model_settings(experiment, state.settings_version):
-            return Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, fresh_epoch=True)
+            return Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, starts=True, fresh_epoch=True)
         files = store.files_if_any(state)
         if files is not None:
             return Plan(state, settings, files=files, score_after=state.cut)
     if champion is None:
-        return Plan(fresh, settings, fresh_epoch=True)
+        return Plan(fresh, settings, starts=True, fresh_epoch=True)
     stored = workspace.registry.load(champion.model_id)
     cut = model_time(stored.manifest.data, "cut")
     if not same_model_settings(experiment, stored.manifest.settings_version):
-        return Plan(fresh, settings, learn_until=cut, score_after=cut, fresh_epoch=True)
+        return Plan(fresh, settings, learn_until=cut, score_after=cut, starts=True, fresh_epoch=True)
     fresh.learnt = int(stored.manifest.data.get("rows", 0))
     fresh.since = model_time(stored.manifest.data, "since")
     # rows from before this tenure (the champion came back, or was set by hand) taught something, but prove nothing
-    if cut is not None and cut < champion.since:
-        start, until = cut, champion.since
-        return Plan(
-            fresh,
-            settings,
-            files=stored.files,
-            learn_after=start,
-            learn_until=until,
-            score_after=until,
-            fresh_epoch=True,
-        )
-    return Plan(fresh, settings, files=stored.files, score_after=cut, fresh_epoch=True)
+    late = cut is not None and cut < champion.since
+    return Plan(
+        fresh,
+        settings,
+        files=stored.files,
+        learn_after=cut if late else None,
+        learn_until=champion.since if late else None,
+        score_after=champion.since if late else cut,
+        base=champion.model_id,
+        starts=True,
+        fresh_epoch=True,
+    )
 
 
 def advance_all(
@@ -213,10 +215,19 @@ def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetim
 
 def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datetime) -> ChallengerState:
     state = plan.state
+    if plan.fresh_epoch or state.scored_after is None:
+        state.scored_after = plan.score_after
     state.cut = watermark
     state.canaries = outcome.canaries
     if state.kind != KIND_LEARNING:
         return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
+    if plan.starts:
+        state.origin = Origin(
+            base=plan.base,
+            learn_after=plan.learn_after,
+            learn_until=plan.learn_until,
+            score_after=plan.score_after,
+        )
     state.learnt, state.candidate = outcome.learnt, None
     saved = store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
     if plan.gate is not None:

@@ -14,9 +14,11 @@ from bandit.eventlog import Heartbeat
 from bandit.registry import Champion
 from bandit.settings import Rollback, parse_settings, settings_to_dict
 from serving.learner import models
+from serving.learner.certificates import evaluations
 from serving.learner.cron import next_after
 from serving.learner.guard import FORMER
 from serving.learner.jobs import Desk, Job, advance
+from serving.learner.operations import run_operation
 from serving.learner.retention import KEPT_MAX, remove_old_models
 from serving.learner.training_step import rows_file
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
@@ -281,3 +283,26 @@ def test_a_cron_expression_takes_the_place_of_the_interval(tmp_path: Path) -> No
         assert here.transport.cycle.due() is None
         here.transport.clock.advance(3600)
         assert here.transport.cycle.due() == "interval"
+
+
+def test_every_evaluation_can_be_derived_again_from_the_log(tmp_path: Path) -> None:
+    field = {"recent": {"window_interactions": 200, "every_interactions": 300}}
+    with world(tmp_path, challengers=field) as here:
+        here.transport.warm_start(here.history(60))
+        for _ in range(6):
+            here.play(150)
+            here.transport.settle()
+        workspace = here.transport.cycle.workspace
+        kinds = set()
+        found = evaluations(workspace.experiment.paths)
+        assert len(found) >= 6
+        for evaluation in found:
+            answer = run_operation(workspace, "verify", {"evaluation_id": evaluation["id"]})
+            assert answer["differences"] == [], (evaluation["challenger"], evaluation["verdict"]["reason"])
+            kinds.add(evaluation["challenger"])
+        assert kinds >= {"standing", "recent"}
+        folder = workspace.experiment.paths.evaluations / found[0]["id"] / "certificate.json"
+        certificate = msgspec.json.decode(folder.read_bytes())
+        certificate["data"]["rows_digest"] = "0" * 64
+        folder.write_bytes(msgspec.json.encode(certificate))
+        assert run_operation(workspace, "verify", {"evaluation_id": found[0]["id"]})["differences"]

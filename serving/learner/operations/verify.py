@@ -1,0 +1,104 @@
+"""Derive an evaluation again from the log: join, start where its challenger started, learn and score, compare.
+
+Everything that the certificate rests on comes from log, configuration and seed, so the rows scored now must have the
+digest that the certificate names. It takes as long as the challenger took to learn.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bandit.errors import NotFound, RewardloopError
+from bandit.settings import settings_to_dict
+from bandit.types import COLD_START_MODEL_ID
+from evaluation.scored import ScoredRows
+from serving.learner.catch_up import catch_up
+from serving.learner.certificates import CERTIFICATE, evaluation_folder
+from serving.learner.challengers import Origin
+from serving.learner.field import settings_of_challenger
+from serving.learner.jobs import UNIFORM, Job, Outcome
+from serving.learner.trainer import InlineTrainer
+from serving.learner.training_step import rows_file
+from serving.learner.workspace import Workspace
+
+
+class _Derivation(msgspec.Struct):
+    challenger: str
+    model_id: str | None
+    origin: Origin | None
+    scored_after: datetime | None
+    cut: datetime | None
+
+
+def run(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
+    """The lines in which the derived rows differ from the certified ones, none when they agree.
+
+    Raises `NotFound` when there is no such evaluation or a model that it started from is gone.
+    """
+    folder = evaluation_folder(workspace.experiment.paths, evaluation_id)
+    if folder is None:
+        raise NotFound(f"there is no evaluation {evaluation_id}")
+    certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+    if "derivation" not in certificate:
+        return {"differences": ["the certificate does not say how its rows were made, so they cannot be made again"]}
+    derivation = msgspec.convert(certificate["derivation"], _Derivation)
+    catch_up(workspace)
+    try:
+        rows = _derive(workspace, certificate, derivation)
+    except RewardloopError as error:
+        return {"differences": [f"the rows cannot be made again: {error}"]}
+    expected = certificate["rows"]["n"] if "n" in certificate["rows"] else certificate["data"]["rows"]
+    differences = []
+    if len(rows) != expected:
+        differences.append(f"the log gives {len(rows):,} rows, the certificate rests on {expected:,}")
+    elif rows.digest() != certificate["data"]["rows_digest"]:
+        differences.append("the rows scored from the log have another digest than those of the certificate")
+    return {"differences": differences, "rows": len(rows)}
+
+
+def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Derivation) -> ScoredRows:
+    experiment, registry = workspace.experiment, workspace.registry
+    settings = experiment.settings_of(certificate["settings_version"])
+    champion = UNIFORM if certificate["kind"] == "initial" else certificate["champion"]["model_id"]
+    origin = derivation.origin or Origin(score_after=derivation.scored_after)
+    assert derivation.cut is not None, "an evaluation rests on rows up to a cut"
+    with ExitStack() as stack:
+        learn = None
+        if origin.learn_until is not None:
+            files = rows_file(workspace, "verify-learn", after=origin.learn_after, until=origin.learn_until)
+            learn, _ = stack.enter_context(files)
+        scored = rows_file(workspace, "verify-score", after=origin.score_after, until=derivation.cut)
+        score, _ = stack.enter_context(scored)
+        history = None
+        if origin.base is not None:
+            until = origin.learn_after or origin.score_after
+            if until is not None:
+                since = registry.manifest(origin.base).data.get("since")
+                after = datetime.fromisoformat(since) if since else None
+                history, _ = stack.enter_context(rows_file(workspace, "verify-history", after=after, until=until))
+        job = Job(
+            root=experiment.paths.root,
+            name=f"verify {derivation.challenger}",
+            settings=settings_to_dict(settings_of_challenger(settings, derivation.challenger)),
+            champion=champion or COLD_START_MODEL_ID,
+            files=registry.load(origin.base).files if origin.base else None,
+            history=history,
+            learn=learn,
+            score=score,
+        )
+        trainer = InlineTrainer()
+        if derivation.model_id is not None and derivation.origin is None:
+            outcome: Outcome = trainer.run("score_frozen", job, derivation.model_id)
+        else:
+            outcome = trainer.run("advance", job)
+    if outcome.scores is None:
+        return ScoredRows.empty()
+    rows = ScoredRows.of(outcome.scores)
+    wanted = int(certificate["data"]["rows"])
+    # what was scored before this epoch was learnt all the same; its scores are not part of the certificate
+    return rows.where(np.arange(len(rows)) >= len(rows) - wanted) if len(rows) > wanted else rows
