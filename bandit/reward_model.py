@@ -31,6 +31,16 @@ class RewardModel:
         # VW weighs by 1/(k·propensity), so 1/k stands for "once"
         self._vw.learn(context, actions, index, cost, 1.0 / len(actions))
 
+    @property
+    def arguments(self) -> list[str]:
+        """VW's arguments for going on from this model."""
+        return self._vw.resume_arguments
+
+    def replace(self, model: bytes) -> None:
+        """Take over what was learnt elsewhere from this model's bytes."""
+        self._vw.close()
+        self._vw = VWWorkspace(self.encoder, self._vw.arguments, model)
+
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""
         return self._vw.to_bytes()

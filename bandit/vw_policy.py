@@ -54,26 +54,26 @@ class VWPolicy:
         Raises `CorruptModel` when the model's weights are no numbers any more, `InvalidRequest` when there are
         no actions or two of one id.
         """
-        return self.explore(self._vw.predict(context, actions))
+        return self.explore(self._vw.predict(context, actions), self.rows_learnt)
 
-    def explore(self, numbers: Sequence[float]) -> list[float]:
-        """Turn VW's k numbers (costs for squarecb, else probabilities) into the served pmf, floor included."""
+    def explore(self, numbers: Sequence[float], rows_learnt: int) -> list[float]:
+        """The pmf out of VW's k numbers (costs for squarecb, else probabilities), given after `rows_learnt` rows."""
         k = len(numbers)
         exploration = self.exploration
         if exploration.algorithm == "uniform" or (
-            exploration.algorithm == "explore_first" and self.rows_learnt < exploration.explore_first
+            exploration.algorithm == "explore_first" and rows_learnt < exploration.explore_first
         ):
             return [1.0 / k] * k
         try:
-            pmf = self._squarecb(numbers) if exploration.algorithm == "squarecb" else scaled(numbers)
+            pmf = self._squarecb(numbers, rows_learnt) if exploration.algorithm == "squarecb" else scaled(numbers)
         except ValueError:
             raise CorruptModel("the model's predictions are not numbers; roll back to an earlier one") from None
         return with_floor(pmf, exploration.probability_floor)
 
-    def _squarecb(self, costs: Sequence[float]) -> list[float]:
+    def _squarecb(self, costs: Sequence[float], rows_learnt: int) -> list[float]:
         if not math.isfinite(sum(costs)):
             raise ValueError("costs must be finite")
-        rows = max(self.rows_learnt, 1)
+        rows = max(rows_learnt, 1)
         gamma = self.exploration.gamma_scale * rows**self.exploration.gamma_exponent
         if self.exploration.headroom:
             best = self._best_cost
@@ -84,10 +84,27 @@ class VWPolicy:
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
-        if not (math.isfinite(cost) and 0.0 < propensity <= 1.0 and 0 <= index < len(actions)):
-            raise ValueError("a training example needs a finite cost, a propensity in (0, 1] and an offered action")
-        self._vw.learn(context, actions, index, cost, max(propensity, self._propensity_min))
+        if not 0 <= index < len(actions):
+            raise ValueError("a training example needs an action that was offered")
+        self._vw.learn(context, actions, index, cost, self.bounded(cost, propensity))
         self.rows_learnt += 1
+
+    def bounded(self, cost: float, propensity: float) -> float:
+        """The propensity to learn with, not below the declared minimum; raises ValueError for what would poison."""
+        if not (math.isfinite(cost) and 0.0 < propensity <= 1.0):
+            raise ValueError("a training example needs a finite cost and a propensity in (0, 1]")
+        return max(propensity, self._propensity_min)
+
+    @property
+    def arguments(self) -> list[str]:
+        """VW's arguments for going on from this model."""
+        return self._vw.resume_arguments
+
+    def replace(self, model: bytes, rows_learnt: int) -> None:
+        """Take over what was learnt elsewhere from this model's bytes."""
+        self._vw.close()
+        self._vw = VWWorkspace(self.encoder, self._vw.arguments, model)
+        self.rows_learnt = rows_learnt
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

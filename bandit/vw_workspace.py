@@ -38,6 +38,7 @@ class VWWorkspace:
     def __init__(self, encoder: FeatureEncoder, arguments: Sequence[str], model: bytes | None = None) -> None:
         """Start empty, or from `model` (then the same arguments must be given); raises `CorruptModel`."""
         self.encoder = encoder
+        self.arguments = list(arguments)
         self._parsed: dict[tuple[str, bytes], Any] = {}
         self._by_action: dict[int, tuple[Action, Any]] = {}
         self._last_actions: Sequence[Action] | None = None
@@ -48,11 +49,17 @@ class VWWorkspace:
                 path = Path(folder) / "model.vw"
                 path.write_bytes(model)
                 # the model carries the state of its random numbers on, so no seed may be given again
-                arguments = [*_without_seed(arguments), "--initial_regressor", str(path)]
+                arguments = [*self.resume_arguments, "--initial_regressor", str(path)]
             try:
                 self._vw = Workspace(arg_list=list(arguments))
             except Exception as error:  # VW raises RuntimeError and others of its own
                 raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
+
+    @property
+    def resume_arguments(self) -> list[str]:
+        """The arguments for going on from this model, which brings the state of its random numbers along."""
+        position = self.arguments.index("--random_seed")
+        return [*self.arguments[:position], *self.arguments[position + 2 :]]
 
     def predict(self, context: Context, actions: Sequence[Action]) -> list[float]:
         """VW's k numbers in the order of `actions`: probabilities of a policy, costs of a regression.
@@ -152,8 +159,3 @@ def example_text(
     lines = [encoder.context_line(context), *map(encoder.action_line, actions)]
     lines[index + 1] = f"0:{cost!r}:{propensity!r} {lines[index + 1]}"
     return "\n".join(lines)
-
-
-def _without_seed(arguments: Sequence[str]) -> list[str]:
-    position = arguments.index("--random_seed")
-    return [*arguments[:position], *arguments[position + 2 :]]

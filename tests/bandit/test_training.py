@@ -22,9 +22,11 @@ from bandit.policies import (
     policy_from_files,
 )
 from bandit.registry import ModelRegistry
+from bandit.scoring import RewardScale, Scores
 from bandit.settings import ExperimentSettings, Rewards
-from bandit.training import Learning, RewardScale, Scores, score_rows
+from bandit.training import Learning, score_rows
 from bandit.types import Action, Interaction
+from bandit.vw_file import finish_pass, learn_file, read_predictions, run_pass, start_pass
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of, settings
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -260,3 +262,52 @@ def test_the_simple_policies_do_what_they_say() -> None:
     assert cold_start_policy(chosen).pmf({}, ACTIONS) == pytest.approx([0.85, 0.05, 0.05, 0.05])
     with pytest.raises(ValueError, match="exploration"):
         BaselinePolicy(1.5)
+
+
+@pytest.mark.parametrize("algorithm", ["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first", "uniform"])
+def test_learning_from_a_file_is_learning_row_by_row(
+    algorithm: str, rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(exploration={"algorithm": algorithm, "explore_first": 500})
+    by_row, (row_scores,) = learnt(rows, [], chosen)
+    monkeypatch.setattr("bandit.training.BULK_ROWS_MIN", 100)
+    in_bulk, (bulk_scores,) = learnt(rows, [], chosen)
+    assert in_bulk.rows_learnt == by_row.rows_learnt == in_bulk.policy.rows_learnt == 900
+    for row in rows[:100]:
+        assert in_bulk.policy.pmf(row.context, row.actions) == by_row.policy.pmf(row.context, row.actions)
+        assert in_bulk.reward_model.costs(row.context, row.actions) == by_row.reward_model.costs(
+            row.context, row.actions
+        )
+    # what VW writes has six digits
+    assert bulk_scores.candidate == pytest.approx(row_scores.candidate, abs=2e-5)
+    assert bulk_scores.q == pytest.approx(row_scores.q, abs=2e-6)
+    assert np.array_equal(bulk_scores.champion, row_scores.champion)
+    by_row.close()
+    in_bulk.close()
+
+
+def test_two_processes_learn_what_one_does(rows: list[Interaction], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = learnt(rows[:300], [], settings())
+    monkeypatch.setattr("bandit.training.BULK_ROWS_MIN", 100)
+    monkeypatch.setattr("bandit.bulk.PARALLEL_ROWS_MIN", 100)
+    two, _ = learnt(rows[:300], [], settings())
+    for row in rows[:30]:
+        assert two.reward_model.costs(row.context, row.actions) == one.reward_model.costs(row.context, row.actions)
+    one.close()
+    two.close()
+
+
+def test_a_pass_that_learns_another_number_of_examples_fails(rows: list[Interaction], tmp_path: Path) -> None:
+    learning, _ = learnt(rows[:100], [], settings())
+    text = tmp_path / "text"
+    text.write_text("shared |c x@b1\n0:-1.0:0.5 |i id=a\n|i id=b\n\n")
+    job = learn_file(
+        learning.policy.arguments, learning.policy.to_bytes(), text, examples=2, folder=tmp_path / "f", predictions=True
+    )
+    learning.close()
+    with pytest.raises(TrainingFailed, match="1 of 2"):
+        run_pass(job)
+    with pytest.raises(TrainingFailed, match="exit code"):
+        finish_pass(start_pass(job))
+    with pytest.raises(TrainingFailed, match="actions"):
+        list(read_predictions(job, [3]))

@@ -1,0 +1,126 @@
+"""Many rows at once: written as VW text, learnt by VW from the file, scored from what it predicted on the way.
+
+The models that come out are bit for bit those of learning row by row, so it is only a matter of speed which
+way is taken. With enough rows, policy and reward model learn at the same time in two processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bandit.encoder import FeatureEncoder
+from bandit.reward_model import RewardModel
+from bandit.scoring import RewardScale, Scoring
+from bandit.types import Action, Interaction
+from bandit.vw_file import (
+    FilePass,
+    finish_pass,
+    learn_file,
+    learnt_model,
+    read_predictions,
+    run_pass,
+    scratch_folder,
+    start_pass,
+)
+from bandit.vw_policy import VWPolicy
+
+PARALLEL_ROWS_MIN = 20_000
+"""From so many rows on a second process is worth its start."""
+
+
+def learn_in_bulk(
+    rows: Sequence[Interaction],
+    policy: VWPolicy,
+    reward_model: RewardModel,
+    scale: RewardScale,
+    *,
+    scored: Scoring | None,
+) -> None:
+    """Learn `rows`, in order, in both models; append their scores to `scored`, each as before it was learnt.
+
+    Raises `TrainingFailed` when VW learnt or predicted another number of examples than there are rows.
+    """
+    with scratch_folder() as name:
+        folder = Path(name)
+        _write_texts(rows, policy, scale, folder)
+        predictions = scored is not None
+        for_reward, for_policy = (
+            learn_file(
+                model.arguments,
+                model.to_bytes(),
+                folder / f"{name}.txt",
+                examples=len(rows),
+                folder=folder / name,
+                predictions=predictions,
+            )
+            for name, model in (("reward", reward_model), ("policy", policy))
+        )
+        _run(for_policy, for_reward, parallel=len(rows) >= PARALLEL_ROWS_MIN and (os.cpu_count() or 1) > 1)
+        if scored is not None:
+            lengths = [len(row.actions) for row in rows]
+            predicted = zip(read_predictions(for_policy, lengths), read_predictions(for_reward, lengths), strict=True)
+            before = policy.rows_learnt
+            reward_of = scale.reward
+            for position, (numbers, costs) in enumerate(predicted):
+                pmf = policy.explore(numbers, before + position)
+                scored.add(rows[position], pmf, [reward_of(cost) for cost in costs])
+        policy.replace(learnt_model(for_policy), policy.rows_learnt + len(rows))
+        reward_model.replace(learnt_model(for_reward))
+
+
+def _run(for_policy: FilePass, for_reward: FilePass, *, parallel: bool) -> None:
+    if not parallel:
+        run_pass(for_policy)
+        run_pass(for_reward)
+        return
+    process = start_pass(for_reward)
+    try:
+        run_pass(for_policy)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finish_pass(process)
+
+
+def _write_texts(rows: Sequence[Interaction], policy: VWPolicy, scale: RewardScale, folder: Path) -> None:
+    lines = _OfferLines(policy.encoder)
+    context_line = policy.encoder.context_line
+    with (folder / "policy.txt").open("w") as policy_text, (folder / "reward.txt").open("w") as reward_text:
+        for row in rows:
+            before, chosen, after = lines.around(row.actions, row.index)
+            head = context_line(row.context) + before
+            cost = scale.cost(row.reward)
+            propensity = policy.bounded(cost, row.propensity)
+            policy_text.write(f"{head}0:{cost!r}:{propensity!r} {chosen}{after}")
+            reward_text.write(f"{head}0:{cost!r}:{reward_propensity(row)!r} {chosen}{after}")
+
+
+def reward_propensity(row: Interaction) -> float:
+    """What the reward model is told: VW weighs by 1/(k·propensity), so 1/k stands for "once"."""
+    return 1.0 / len(row.actions)
+
+
+class _OfferLines:
+    """The lines of an offer before, at and after the chosen action; joined once for a catalogue."""
+
+    def __init__(self, encoder: FeatureEncoder) -> None:
+        self._encoder = encoder
+        self._last: tuple[Action, ...] | None = None
+        self._parts: dict[int, tuple[str, str, str]] = {}
+        self._lines: list[str] = []
+
+    def around(self, actions: tuple[Action, ...], index: int) -> tuple[str, str, str]:
+        if actions is not self._last:
+            self._last = actions
+            self._lines = [self._encoder.action_line(action) for action in actions]
+            self._parts = {}
+        parts = self._parts.get(index)
+        if parts is None:
+            lines = self._lines
+            before = "\n" + "".join(line + "\n" for line in lines[:index])
+            after = "\n" + "".join(line + "\n" for line in lines[index + 1 :]) + "\n"
+            parts = self._parts[index] = (before, lines[index], after)
+        return parts
