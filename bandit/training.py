@@ -25,6 +25,8 @@ from bandit.settings import ExperimentSettings
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
 
+__all__ = ["Learning", "RewardScale", "Scores", "score_rows"]
+
 FIRST_REFIT_ROWS = 50
 """The encoder is first fitted after so many rows, then each time the rows have doubled."""
 REFIT_ROWS_MAX = 50_000
