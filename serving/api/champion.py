@@ -63,9 +63,9 @@ def choose_model(
         try:
             stored = registry.load(model_id)
             policy = load(stored)
-        except (CorruptModel, NotFound, OSError) as error:
+        except Exception as error:  # whatever went wrong, this model does not verify
             reasons.append(f"{model_id} cannot be used: {error}")
-            log.error("model %s cannot be used: %s", model_id, error)
+            _tell("model", model_id, error)
             continue
         return ServedModel(
             policy, model_id, champion, _reason(reasons), canary_digest(policy, stored.manifest.canaries)
@@ -98,8 +98,8 @@ def choose_trial(
         return ServedTrial(trial, serving.policy, serving.problem)
     try:
         return ServedTrial(trial, load(registry.load(trial.model_id)))
-    except (CorruptModel, NotFound, OSError) as error:
-        log.error("the challenger on trial, %s, cannot be used: %s", trial.model_id, error)
+    except Exception as error:  # as above
+        _tell("challenger on trial", trial.model_id, error)
         return ServedTrial(trial, None, f"{trial.model_id} cannot be used: {error}")
 
 
@@ -129,6 +129,12 @@ def _earlier(registry: ModelRegistry, wanted: Sequence[str], reasons: list[str])
         reasons.append(f"the history of champions cannot be read ({type(error).__name__})")
         return []
     return list(dict.fromkeys(model_id for model_id in earlier if model_id not in wanted))
+
+
+def _tell(what: str, model_id: str, error: Exception) -> None:
+    """Log why a model is not used; with the place in the code where the error is none of ours."""
+    expected = isinstance(error, (CorruptModel, NotFound, OSError))
+    log.error("%s %s cannot be used: %s", what, model_id, error, exc_info=None if expected else error)
 
 
 def _reason(reasons: list[str]) -> str | None:
