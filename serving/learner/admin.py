@@ -31,6 +31,7 @@ from serving.learner.http import (
     read_body,
     read_object,
 )
+from serving.learner.metrics import CONTENT_TYPE, learner_metrics
 from serving.learner.offered import offer
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
@@ -74,6 +75,10 @@ def _about_the_service(app: FastAPI, service: LearnerService) -> None:
     def readyz() -> Response:
         failures = dict(service.failures)
         return JSONResponse({"ready": not failures, "failures": failures}, 503 if failures else 200)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(learner_metrics(dict(service.cycles)), media_type=CONTENT_TYPE)
 
 
 def _about_experiments(app: FastAPI, service: LearnerService) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
@@ -58,6 +59,7 @@ class Cycle:
         self._watch = Watch()
         runs = [entry for entry in workspace.registry.history() if entry.get("kind") == "run"]
         self.runs = len(runs)
+        self.outcomes = Counter(str(run.get("outcome")) for run in runs)
         self.last_run: RunReport | None = _last(runs)
         self.last_verdict: dict[str, object] | None = None
         if self.last_run is not None:
@@ -247,6 +249,7 @@ class Cycle:
     def _record(self, report: RunReport) -> None:
         self.runs += 1
         self.last_run = report
+        self.outcomes[report.outcome] += 1
         self.last_verdict = {"outcome": report.outcome, "reason": report.reason}
         fields = reports.to_plain(report)
         fields["run"] = self.runs

@@ -226,6 +226,18 @@ def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewher
     assert "<script>" not in hostile.text
 
 
+def test_the_learner_tells_its_metrics(service: Service) -> None:
+    text = service.admin.get(f"{service.learner.url}/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert values['rewardloop_learner_imported{experiment="test"}'] == "120"
+    assert (
+        float(values['rewardloop_learner_interactions{experiment="test"}'])
+        == service.status()["counts"]["interactions"]
+    )
+    assert values['rewardloop_learner_runs_total{experiment="test",outcome="initial"}'] == "1"
+    assert float(values['rewardloop_learner_log_lag_seconds{experiment="test"}']) >= 0
+
+
 def test_a_second_learner_leaves_with_a_clear_line(service: Service) -> None:
     done = service.cli("learn", "--admin-port", "0")
     assert done.returncode == 2

@@ -1,0 +1,65 @@
+"""The learner's own metrics in Prometheus' text format: runs, verdicts, lifts, and the health of the join."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from serving.learner.cycle import Cycle
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+COUNTED = {
+    "decisions": "live decisions in the warehouse",
+    "rewards": "live reward records without retries",
+    "interactions": "live interactions joined",
+    "imported": "interactions out of imported history",
+    "waiting": "decisions whose reward window is open",
+    "defaulted": "interactions without a reward",
+    "late": "rewards that came after the window",
+    "unknown": "rewards without a decision",
+    "duplicates": "records that repeat another",
+    "conflicts": "event_ids kept out because their records contradict each other",
+    "action_mismatch": "rewards for another action than the one decided",
+}
+
+
+def learner_metrics(cycles: Mapping[str, Cycle]) -> str:
+    """All experiments' metrics as text."""
+    lines: list[str] = []
+    for name, kind, text, samples in _families(cycles):
+        lines += [f"# HELP rewardloop_learner_{name} {text}", f"# TYPE rewardloop_learner_{name} {kind}"]
+        lines += [f"rewardloop_learner_{name}{{{labels}}} {value:g}" for labels, value in samples]
+    return "\n".join(lines) + "\n"
+
+
+def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list[tuple[str, float]]]]:
+    everything = [(f'experiment="{name}"', cycle) for name, cycle in sorted(cycles.items())]
+    counts = [(label, cycle.workspace.warehouse.counts()) for label, cycle in everything]
+    for key, text in COUNTED.items():
+        yield key, "gauge", text, [(label, float(counted.get(key, 0))) for label, counted in counts]
+    verdicts = []
+    for label, cycle in everything:
+        outcomes = Counter(cycle.outcomes)
+        verdicts += [(f'{label},outcome="{outcome}"', float(number)) for outcome, number in sorted(outcomes.items())]
+    yield "runs_total", "counter", "runs by outcome", verdicts
+    last = [(label, cycle.last_run) for label, cycle in everything if cycle.last_run is not None]
+    for key, text in (
+        ("lift", "paired lift of the last run's challenger"),
+        ("lower", "its lower bound"),
+        ("upper", "its upper bound"),
+    ):
+        samples = [(label, float(value)) for label, run in last if (value := getattr(run, key)) is not None]
+        yield key, "gauge", text, samples
+    yield "run_seconds", "gauge", "how long the last run took", [(label, run.seconds) for label, run in last]
+    lag = [
+        (label, (cycle.intake.at - cycle.intake.watermark).total_seconds())
+        for label, cycle in everything
+        if cycle.intake.at is not None and cycle.intake.watermark is not None
+    ]
+    yield "log_lag_seconds", "gauge", "how far the log known to be complete is behind now", lag
+    generations = []
+    for label, cycle in everything:
+        champion = cycle.workspace.registry.champion()
+        generations.append((label, float(champion.generation if champion else 0)))
+    yield "champion_generation", "gauge", "how many times the champion was set", generations
