@@ -1,0 +1,116 @@
+"""A challenger on trial: its share of the pmf is logged as drawn, bounded, replayable, and ends with the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bandit.eventlog import read_events
+from bandit.eventlog.survey import sealed_segments
+from bandit.events import DecisionEvent
+from bandit.policies import load_policy
+from bandit.registry import Trial
+from bandit.replay import offered_actions, replay
+from bandit.sampling import mix
+from bandit.types import SLICE_POLICY, SLICE_TRIAL
+from tests.serving.learner_support import World, world
+
+FEW = 30
+"""So few rows teach a first model that is often wrong, and leave the gate undecided for a while."""
+
+
+@contextmanager
+def undecided(data_dir: Path, **serving: Any) -> Iterator[World]:
+    """A world whose champion learnt from a few rows, and whose challenger the gate has not judged yet."""
+    with world(data_dir, gate={"alpha": 1e-9}, serving=serving) as here:
+        here.transport.warm_start(here.history(FEW))
+        for _ in range(5):
+            here.play(100)
+            here.transport.settle()
+            if here.transport.server.registry.trial() is not None:
+                break
+        yield here
+
+
+def decisions(here: World) -> list[DecisionEvent]:
+    here.transport.server.writer.seal()
+    events = [event for path in sealed_segments(here.transport.experiment.paths.events) for event in read_events(path)]
+    return [event for event in events if isinstance(event, DecisionEvent) and event.imported_at is None]
+
+
+def test_an_undecided_challenger_gets_its_share_and_the_mixture_is_what_is_logged(tmp_path: Path) -> None:
+    with undecided(tmp_path) as here:
+        registry = here.transport.server.registry
+        trial = registry.trial()
+        assert trial is not None
+        here.play(50)
+        champion = registry.champion()
+        assert champion is not None and champion.model_id == trial.champion
+        served, tried = (load_policy(registry.load(name)) for name in (champion.model_id, trial.model_id))
+        for event in decisions(here)[-50:]:
+            assert (event.slice, event.trial_model_id) == (SLICE_TRIAL, trial.model_id)
+            actions = offered_actions(event, here.transport.experiment.catalogue)
+            assert actions is not None
+            expected = mix(served.pmf(event.context, actions), tried.pmf(event.context, actions), 0.1)
+            assert event.pmf == expected
+
+
+def test_every_decision_of_a_trial_replays_bit_for_bit(tmp_path: Path) -> None:
+    with undecided(tmp_path) as here:
+        here.play(50)
+        experiment, registry = here.transport.experiment, here.transport.server.registry
+        policies = {name: load_policy(registry.load(name)) for name in registry.model_ids()}
+        events = decisions(here)
+        assert {event.slice for event in events} == {SLICE_POLICY, SLICE_TRIAL}
+        for event in events:
+            actions = offered_actions(event, experiment.catalogue)
+            assert actions is not None
+            again = replay(
+                event,
+                actions=actions,
+                policy=policies[event.model_id],
+                settings=experiment.settings_of(event.settings_version),
+                secret=experiment.secret,
+                trial=policies.get(event.trial_model_id or ""),
+            )
+            assert again is not None and again.agrees_with(event)
+
+
+def test_the_trial_ends_when_another_champion_stands(tmp_path: Path) -> None:
+    with undecided(tmp_path) as here:
+        registry = here.transport.server.registry
+        trial, champion = registry.trial(), registry.champion()
+        assert trial is not None and champion is not None
+        registry.swap(trial.model_id, expected=champion.model_id, now=here.transport.clock(), reason="by hand")
+        assert registry.trial() is None
+        here.transport.server.refresh()
+        here.play(20)
+        assert {event.slice for event in decisions(here)[-20:]} == {SLICE_POLICY}
+
+
+def test_a_damaged_model_on_trial_is_left_out_and_nobody_is_refused(tmp_path: Path) -> None:
+    with undecided(tmp_path) as here:
+        registry = here.transport.server.registry
+        trial = registry.trial()
+        assert trial is not None
+        copy = Trial(model_id=trial.model_id, champion=trial.champion, challenger="other", learnt=1, since=trial.since)
+        registry.clear_trial()
+        here.transport.server.refresh()
+        registry.set_trial(copy)
+        path = here.transport.experiment.paths.models / trial.model_id / "policy.vw"
+        path.write_bytes(path.read_bytes() + b"one byte too many")
+        here.transport.server.refresh()
+        here.play(20)
+        assert {event.slice for event in decisions(here)[-20:]} == {SLICE_POLICY}
+
+
+@pytest.mark.parametrize("serving", [{"trial_share": 0.0}, {"mode": "frozen"}])
+def test_no_challenger_is_on_trial_where_the_settings_say_so(tmp_path: Path, serving: dict[str, Any]) -> None:
+    with undecided(tmp_path, **serving) as here:
+        assert here.transport.server.registry.trial() is None
+        here.play(20)
+        assert {event.trial_model_id for event in decisions(here)} == {None}
