@@ -14,13 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bandit.training import Learning
-
 from bandit.errors import NotFound
 from bandit.eventlog import read_events
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
+from bandit.training import Learning
 from bandit.types import ORIGIN_IMPORT, ORIGIN_LIVE, Interaction
 from serving.learner.address import running_learner
 
@@ -102,5 +101,6 @@ def _reversed_rows(experiment: Experiment, log: LoggedEvents) -> Iterator[Intera
             propensity=decision.probability,
             pmf=tuple(decision.pmf) if decision.pmf is not None else None,
             reward=rewards.min + rewards.max - reward.reward,
+            slice=decision.slice,
             origin=ORIGIN_LIVE if decision.imported_at is None else ORIGIN_IMPORT,
         )
