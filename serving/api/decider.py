@@ -49,8 +49,12 @@ class ExperimentServer:
         writer_id: str,
         clock: Callable[[], datetime],
         durable: bool = True,
+        reused: bool = True,
     ) -> None:
-        """Open the experiment and its log; raises `NotFound`, `Busy` (the writer_id is in use), `OSError`."""
+        """Open the experiment and its log; `reused` tells whether another process may take the writer_id later.
+
+        Raises `NotFound`, `Busy` (the writer_id is in use), `OSError`.
+        """
         self.name = name
         self.writer_id = writer_id
         self.experiment = Experiment.open(data_dir, name)
@@ -60,6 +64,8 @@ class ExperimentServer:
         self._clock = clock
         self._secret = self.experiment.secret
         self._durable = durable
+        self._reused = reused
+        self._revivals = 0
         self._beating = threading.Lock()
         self._state = self._load(None)
         self._known = KnownActions(self.limits)
@@ -220,8 +226,9 @@ class ExperimentServer:
         if not self.writer.failed:
             return False
         lost = self.writer
+        self._revivals += 1
         try:
-            self.writer = self._open_log(self.writer_id)
+            self.writer = self._open_log(f"{self.writer_id}-{self._revivals}")
         except (DurabilityLost, Busy) as error:
             log.error("experiment %s still cannot write its log: %s", self.name, error)
             return False
@@ -277,6 +284,7 @@ class ExperimentServer:
             segment_bytes_max=serving.segment_bytes_max,
             durable=self._durable,
             on_seal=self._beat_after_seal,
+            reused=self._reused,
         )
 
     def _load(self, current: State | None) -> State:

@@ -187,7 +187,12 @@ class Hosting:
     async def _open(self, name: str) -> None:
         def make() -> ExperimentServer:
             return ExperimentServer(
-                self.data_dir, name, writer_id=self.writer_id, clock=self.clock, durable=self._durable
+                self.data_dir,
+                name,
+                writer_id=self.writer_id,
+                clock=self.clock,
+                durable=self._durable,
+                reused=False,
             )
 
         try:
