@@ -96,6 +96,22 @@ def test_actions_of_a_request_are_logged_with_their_features(tmp_path: Path) -> 
     assert event.catalogue_version is None and event.excluded is None
 
 
+def test_actions_may_be_new_and_a_thousand_at_once(tmp_path: Path) -> None:
+    from bandit.types import Action
+
+    experiment = make_experiment(tmp_path)
+    publish_model(experiment)
+    server = open_server(tmp_path)
+    items = [Action(f"new {number}", {"price": number % 13, "kind": f"k{number % 7}"}) for number in range(1000)]
+    for number in range(3):
+        (event,), answer = server.decide(ask(f"e{number}", actions=items))
+        assert event.pmf is not None and len(event.pmf) == 1000
+        assert abs(math.fsum(event.pmf) - 1.0) < 1e-12 and min(event.pmf) >= 0.0
+        assert replays(experiment, event)
+        assert len({entry.action for entry in answer.ranking}) == 1000  # type: ignore[union-attr]
+    server.close()
+
+
 def test_excluding_every_action_is_refused(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
     server = open_server(tmp_path)
