@@ -13,11 +13,21 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from bandit.errors import CorruptModel
-from bandit.feature_stats import NESTING_MAX, FeatureSpec, FeatureTally, flatten, is_absent, number_of, specify
+from bandit.feature_stats import (
+    NESTING_MAX,
+    FeatureSpec,
+    FeatureTally,
+    describe,
+    flatten,
+    is_absent,
+    number_of,
+    specify,
+)
 from bandit.names import encode_name
 from bandit.settings import Encoding
 from bandit.types import Action, Context, Features
@@ -155,6 +165,12 @@ class FeatureEncoder:
             action_pairs=file.action_pairs,
             levels=file.levels,
         )
+
+    def explain(self) -> list[dict[str, Any]]:
+        """One row per feature, for people: where, what it was, how often, and how it is encoded."""
+        rows = [describe(spec, self.encoding.numbers, "context", self.rows) for spec in self.context_specs]
+        rows += [describe(spec, self.encoding.numbers, "action", None) for spec in self.action_specs]
+        return rows
 
     # -- encoding ----------------------------------------------------------------------------------------
 

@@ -117,6 +117,40 @@ def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec
     )
 
 
+def describe(spec: FeatureSpec, numbers: str, side: str, rows: int | None) -> dict[str, Any]:
+    """How one feature is encoded, in words; `rows` is how many rows were fitted (None: not known)."""
+    ways = []
+    if "number" in spec.kinds:
+        if numbers == "zscore":
+            ways.append(f"number, scaled by mean {spec.mean:.4g} and deviation {spec.deviation:.4g}")
+        elif spec.edges:
+            ways.append(f"number in {len(spec.edges) + 1} bins, cut at {_some(spec.edges)}")
+        else:
+            ways.append("number that was always the same: one bin")
+    if "category" in spec.kinds:
+        ways.append(f"category, {len(spec.top)} most common of {spec.distinct} values: {', '.join(spec.top)}")
+    if "boolean" in spec.kinds:
+        ways.append("boolean")
+    if "list" in spec.kinds:
+        ways.append(f"set of {spec.distinct} values, one feature each; most common: {', '.join(spec.top)}")
+    if spec.expected:
+        ways.append("absence is a feature of its own")
+    return {
+        "feature": spec.path,
+        "of": side,
+        "present": spec.present,
+        "share": None if not rows else spec.present / rows,
+        "kinds": dict(spec.kinds),
+        "edges": list(spec.edges),
+        "encoding": "; ".join(ways) or "never seen with a value",
+    }
+
+
+def _some(edges: Sequence[float]) -> str:
+    shown = [f"{edge:.4g}" for edge in edges]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-3:]])
+
+
 def cut_points(numbers: Sequence[float], bins: int) -> list[float]:
     """At most `bins` − 1 increasing cuts; a value as common as a whole bin gets a bin of its own.
 

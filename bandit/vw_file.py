@@ -14,12 +14,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from vowpalwabbit import Workspace
 
 from bandit.errors import TrainingFailed
 
 MODEL_OUT = "model-out.vw"
 PREDICTIONS = "predictions.txt"
+HEADER_BYTES = 512
+"""The part of a saved model that is not looked at for bad weights: options and counters."""
 _MODEL_IN = "model-in.vw"
 
 
@@ -82,12 +85,25 @@ def finish_pass(process: subprocess.Popen[bytes]) -> None:
         raise TrainingFailed(f"training ended with exit code {process.returncode}: {last}")
 
 
+def check_weights(model: bytes) -> bytes:
+    """Give a saved model back; raises `TrainingFailed` when it is empty or a weight is NaN or infinite.
+
+    A saved model ends with its weights, four bytes each, as are their positions between them.
+    """
+    if not model:
+        raise TrainingFailed("Vowpal Wabbit wrote an empty model; is the temporary folder full?")
+    start = HEADER_BYTES + (len(model) - HEADER_BYTES) % 4
+    if start < len(model) and not np.isfinite(np.frombuffer(model, dtype="<f4", offset=start)).all():
+        raise TrainingFailed("the model's weights are no numbers any more; train again without the poisoned rows")
+    return model
+
+
 def learnt_model(job: FilePass) -> bytes:
     """The model that a finished pass wrote; raises `TrainingFailed` when there is none."""
     path = Path(job.folder) / MODEL_OUT
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
         raise TrainingFailed("Vowpal Wabbit wrote no model; is the temporary folder full?")
-    return path.read_bytes()
+    return check_weights(path.read_bytes())
 
 
 def read_predictions(job: FilePass, lengths: Sequence[int]) -> Iterator[list[float]]:

@@ -17,8 +17,9 @@ from vowpalwabbit import Workspace
 from vowpalwabbit.pyvw import pylibvw
 
 from bandit.encoder import FeatureEncoder
-from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
+from bandit.errors import CorruptModel, InvalidRequest
 from bandit.types import Action, Context
+from bandit.vw_file import check_weights
 
 # The undecorated methods of the native class: several times faster than the Python wrappers around them.
 _parse = pylibvw.vw._parse
@@ -95,10 +96,7 @@ class VWWorkspace:
         with tempfile.TemporaryDirectory(prefix="rewardloop-") as folder:
             path = Path(folder) / "model.vw"
             self._vw.save(path)
-            data = path.read_bytes()
-        if not data:
-            raise TrainingFailed("Vowpal Wabbit saved an empty model; is the temporary folder full?")
-        return data
+            return check_weights(path.read_bytes())
 
     def close(self) -> None:
         """Free VW's memory; the workspace refuses everything afterwards."""

@@ -172,3 +172,17 @@ def test_a_damaged_or_foreign_encoder_is_refused() -> None:
         FeatureEncoder.from_json(b'{"version": 1')
     with pytest.raises(CorruptModel, match="version 99"):
         FeatureEncoder.from_json(fit([]).to_json().replace(b'"version": 1', b'"version": 99'))
+
+
+def test_the_encoding_of_each_feature_is_explained_in_words() -> None:
+    contexts = [{"x": float(row), "c": "ab"[row % 2], "t": ["p"], "u": {"b": True}, "same": 1} for row in range(80)]
+    actions = (Action("one", {"price": 1.5}), Action("two", {"price": 2.5}))
+    explained = {row["feature"]: row for row in fit(contexts, actions).explain()}
+    assert set(explained) == {"x", "c", "t", "u.b", "same", "price"}
+    assert explained["x"]["encoding"].startswith("number in 8 bins, cut at 9.5")
+    assert explained["c"]["encoding"].startswith("category, 2 most common of 2 values: a, b")
+    assert "set of 1 values" in explained["t"]["encoding"]
+    assert explained["same"]["encoding"].startswith("number that was always the same")
+    assert explained["price"]["of"] == "action" and explained["x"]["share"] == 1.0
+    scaled = fit(contexts, numbers="zscore").explain()
+    assert any("mean 39.5" in row["encoding"] for row in scaled)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bandit.encoder import FeatureEncoder
-from bandit.errors import CorruptModel, InvalidRequest
+from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
 from bandit.exploration import headroom, squarecb, with_floor
 from bandit.policies import UniformPolicy
 from bandit.sampling import draw_index
@@ -252,4 +252,20 @@ def test_a_workspace_gives_one_number_per_action(rows: list[Interaction]) -> Non
     workspace = VWWorkspace(encoder, arguments)
     for k in (1, 2, 17, 300):
         assert len(workspace.predict({"x": 1.0}, tuple(Action(f"a{i}") for i in range(k)))) == k
+    workspace.close()
+
+
+@pytest.mark.parametrize("algorithm", ["squarecb", "bag", "cover", "softmax"])
+def test_weights_that_are_no_numbers_are_found_when_the_model_is_saved(
+    algorithm: Algorithm, rows: list[Interaction]
+) -> None:
+    encoder = encoder_of(rows)
+    exploration = Exploration(algorithm=algorithm)
+    workspace = VWWorkspace(encoder, policy_arguments(exploration, Learning(), encoder.interactions))
+    for row in rows[:200]:
+        workspace.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+    assert workspace.to_bytes()
+    workspace.learn(rows[0].context, rows[0].actions, 0, 1e39, 0.5)  # what `VWPolicy.learn` would refuse
+    with pytest.raises(TrainingFailed, match="no numbers"):
+        workspace.to_bytes()
     workspace.close()
