@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from joiner.tables import read_table
 
 from bandit.types import Action, Features
+from joiner.tables import read_table
 from simulator.channel import Delay, Lost, Twice
 from simulator.drift import Drifting, Permuted
 from simulator.environment import Environment, reference_lines, true_value
