@@ -93,10 +93,10 @@ class Supervisor:
         self._open()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        announced = False
         try:
             for child in self._children:
                 self._start(child)
-            announced = False
             deadline = time.monotonic() + READY_S
             while not self._stopping:
                 self._watch()
@@ -109,7 +109,8 @@ class Supervisor:
             self._drain()
             if self._socket is not None:
                 self._socket.close()
-            self._service_file.unlink(missing_ok=True)
+            if announced:  # else the file may be that of another service on this directory
+                self._service_file.unlink(missing_ok=True)
         return 0
 
     # -- starting ----------------------------------------------------------------------------------------

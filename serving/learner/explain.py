@@ -50,9 +50,17 @@ def next_sentence(
 
 
 def why_nothing_changed(
-    *, runs: int, last_run: RunReport | None, champion_since: datetime | None, waiting: int, new_rows: int
+    *,
+    running: str | None,
+    runs: int,
+    last_run: RunReport | None,
+    champion_since: datetime | None,
+    waiting: int,
+    new_rows: int,
 ) -> str:
     """One sentence about why the champion is still the one it is."""
+    if last_run is None and running is not None:
+        return "Nothing was promoted yet, because the first run is still under way."
     if last_run is None:
         if waiting or new_rows:
             return "Nothing was promoted yet, because no run has taken place."

@@ -29,7 +29,7 @@ def learner_metrics(cycles: Mapping[str, Cycle]) -> str:
     lines: list[str] = []
     for name, kind, text, samples in _families(cycles):
         lines += [f"# HELP rewardloop_learner_{name} {text}", f"# TYPE rewardloop_learner_{name} {kind}"]
-        lines += [f"rewardloop_learner_{name}{{{labels}}} {value:g}" for labels, value in samples]
+        lines += [f"rewardloop_learner_{name}{{{labels}}} {value:.12g}" for labels, value in samples]
     return "\n".join(lines) + "\n"
 
 

@@ -31,6 +31,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         unknown=intake.unknown,
     )
     why = why_nothing_changed(
+        running=cycle.running,
         runs=cycle.runs,
         last_run=cycle.last_run,
         champion_since=champion.since if champion else None,

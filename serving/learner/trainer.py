@@ -89,7 +89,7 @@ class ChildTrainer:
                     self._kill()
                     raise TrainingFailed(f"the training process took longer than {self.timeout_s:g} s and was ended")
                 kind, answer = pipe.recv()
-            except (EOFError, BrokenPipeError, ConnectionResetError):
+            except (EOFError, OSError):  # the child died, or `close` ended it while it worked
                 raise TrainingFailed(f"the training process ended ({self._kill()}); it will be started again") from None
             if kind == "done":
                 return answer
@@ -131,6 +131,8 @@ class ChildTrainer:
         self._process = self._pipe = None
         if pipe is not None:
             pipe.close()
+        if process is None:
+            return "stopped"
         process.join(timeout=0.2)
         if process.exitcode is None:
             process.kill()
