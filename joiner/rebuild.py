@@ -11,6 +11,7 @@ import duckdb
 
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
+from joiner.archive import ingest_archives
 from joiner.warehouse import Warehouse
 
 
@@ -37,13 +38,14 @@ def rebuild(experiment: Experiment, *, watermark: datetime | None = None) -> Reb
     fresh = target.with_name("warehouse.new.duckdb")
     _remove(fresh)
     with Warehouse(experiment, path=fresh) as warehouse:
+        archived = ingest_archives(warehouse)
         ingested = warehouse.ingest(sealed_segments(experiment.paths.events))
         if watermark is not None:
             warehouse.join(watermark)
         counts = warehouse.counts()
         report = RebuildReport(
-            segments=ingested.segments,
-            events=ingested.events,
+            segments=archived + ingested.segments,
+            events=_events(warehouse),
             interactions=counts["interactions"] + counts["imported"],
             digest=warehouse.digest(),
             quarantined=ingested.quarantined,
@@ -63,6 +65,11 @@ def _joined_until(experiment: Experiment) -> datetime | None:
             return old.joined_until()
     except duckdb.Error:
         return None
+
+
+def _events(warehouse: Warehouse) -> int:
+    row = warehouse.cursor().execute("SELECT coalesce(sum(events), 0) FROM segments").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _remove(path: Path, *, but_itself: bool = False) -> None:

@@ -159,8 +159,12 @@ firsts AS NOT MATERIALIZED (
   WHERE matures_at <= $until AND (matures_at > $after OR event_id IN (SELECT event_id FROM stragglers))
 )"""
 
-# one row: how far back the records of what matures now may reach
-REACH = f"WITH {_FIRSTS} SELECT min(stamped_at) FROM firsts"
+# one row: how far back the records of what matures now may reach, and whether each event_id has one record that counts
+# as it stands (then the plain form of the join gives the same rows in half the time)
+REACH = f"""
+WITH {_FIRSTS}
+SELECT min(stamped_at), NOT coalesce(bool_or(deferred), false) AND NOT EXISTS ({_CAREFUL}) FROM firsts
+"""
 
 _ASIDE = f"""
 -- one row per record of an event_id that has several
@@ -183,6 +187,14 @@ inactive AS (
     SELECT 1 FROM activation_records a WHERE a.event_id = d.event_id AND a.received_at < d.matures_at)
 )"""
 
+# one row: the stored watermark, and whether a decision matures between it and $until or a straggler waits
+ANYTHING_TO_JOIN = """
+SELECT joined_until, EXISTS (SELECT 1 FROM stragglers) OR EXISTS (
+  SELECT 1 FROM decision_records
+  WHERE matures_at > (SELECT joined_until FROM state) AND matures_at <= $until)
+FROM state
+"""
+
 # one row per event_id that matured and cannot be learnt from
 INSERT_SET_ASIDE = f"""
 INSERT INTO set_aside
@@ -201,9 +213,7 @@ SELECT r.* FROM reward_records r LEFT JOIN (
 WHERE r.stamped_at > $swept_until AND r.stamped_at <= $until AND d.event_id IS NULL
 """
 
-# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from, in no order; $reach is the
-# stamp from which on all reward records are looked at, those before it are in early_rewards as far as they matter
-JOIN = f"""
+_DUE = f"""
 WITH {_FIRSTS}, {_ASIDE},
 -- one row per event_id to be learnt from
 due AS NOT MATERIALIZED (
@@ -211,7 +221,17 @@ due AS NOT MATERIALIZED (
   FROM firsts f
   ANTI JOIN (SELECT record_id FROM conflicts UNION ALL SELECT record_id FROM inactive) USING (record_id)
   LEFT JOIN settings s USING (settings_version)
-),
+)"""
+
+# the same where no event_id has several decision records and none was deferred
+_DUE_PLAINLY = """
+WITH due AS NOT MATERIALIZED (
+  SELECT d.record_id, d.event_id, d.matures_at, d.imported_at, d.action, s.aggregation, s.default_reward
+  FROM decision_records d LEFT JOIN settings s USING (settings_version)
+  WHERE d.matures_at > $after AND d.matures_at <= $until
+)"""
+
+_REWARDS = f""",
 -- one row per reward record that may belong to them
 candidates AS NOT MATERIALIZED (
   SELECT * FROM reward_records WHERE stamped_at >= $reach AND stamped_at <= $until
@@ -262,8 +282,11 @@ FROM due d
 LEFT JOIN rewards_of r ON r.event_id = d.event_id AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
 """
 
-# one row per event_id, appended
+# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from, in no order; $reach is the
+# stamp from which on all reward records are looked at, those before it are in early_rewards as far as they matter
+JOIN = _DUE + _REWARDS
 INSERT_INTERACTIONS = f"INSERT INTO joined BY NAME {JOIN}"
+INSERT_INTERACTIONS_PLAINLY = f"INSERT INTO joined BY NAME {_DUE_PLAINLY}{_REWARDS}"
 
 # one row per event_id to be joined anew
 FORGET_STRAGGLERS = (

@@ -63,6 +63,7 @@ class Warehouse:
         self.scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
         self._counts: tuple[tuple[object, ...], dict[str, int]] | None = None
+        self._idle_until: datetime | None = None
         self._read_only = read_only
         self._connection = self._connect()
         if not read_only:
@@ -116,21 +117,24 @@ class Warehouse:
         A watermark at or behind the last one joins nothing but stragglers.
         """
         until = to_utc(watermark)
+        with self._writing:
+            idle = self._join_nothing(until)
+            if idle is not None:
+                return idle
         with self._writing, self._transaction() as cursor:
             after, swept = cursor.execute("SELECT joined_until, swept_until FROM state").fetchone() or (None, None)
             until = max(until, after) if after is not None else until
             stragglers = _value(cursor.execute("SELECT count(*) FROM stragglers").fetchone())
-            if after is not None and until == after and not stragglers:
-                return JoinReport(0, 0, from_utc(after))
             if stragglers:
                 for statement in statements.FORGET_STRAGGLERS:
                     cursor.execute(statement)
             swept = self._sweep(cursor, swept, after)
             bounds = {"after": after or LONG_AGO, "until": until}
-            oldest = _value(cursor.execute(statements.REACH, bounds).fetchone())
+            oldest, plain = cursor.execute(statements.REACH, bounds).fetchone() or (None, False)
             reach = min(oldest or until, swept + timedelta(microseconds=1)) if swept else LONG_AGO
-            joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds | {"reach": reach}).fetchone())
-            aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
+            insert = statements.INSERT_INTERACTIONS_PLAINLY if plain else statements.INSERT_INTERACTIONS
+            joined = _value(cursor.execute(insert, bounds | {"reach": reach}).fetchone())
+            aside = 0 if plain else _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
             cursor.execute("DELETE FROM stragglers")
             cursor.execute(
                 "UPDATE state SET joined_until = $until, swept_until = $swept", {"until": until, "swept": swept}
@@ -145,7 +149,8 @@ class Warehouse:
 
     def joined_until(self) -> datetime | None:
         """The watermark up to which interactions are made, None before the first join."""
-        return from_utc(_value(self._read().execute("SELECT joined_until FROM state").fetchone()))
+        stored = from_utc(_value(self._read().execute("SELECT joined_until FROM state").fetchone()))
+        return stored if self._idle_until is None or stored is None else max(stored, self._idle_until)
 
     def count_matured(self, after: datetime | None, until: datetime, origin: str | None = None) -> int:
         """How many interactions have after < matures_at ≤ until, of one origin (`live`, `import`) or of both."""
@@ -276,6 +281,19 @@ class Warehouse:
             cursor.rollback()
             raise
         cursor.commit()
+
+    def _join_nothing(self, until: datetime) -> JoinReport | None:
+        """Whether there is nothing to join up to `until`: then the watermark moves in memory only, at no cost.
+
+        The stored one may lag behind, since no decision matured between the two: a later join starts from it.
+        """
+        row = self._read().execute(statements.ANYTHING_TO_JOIN, {"until": until}).fetchone()
+        if row is None or row[0] is None or row[1]:
+            return None
+        self._idle_until = max(
+            from_utc(max(row[0], until)) or LONG_AGO, self._idle_until or from_utc(row[0]) or LONG_AGO
+        )
+        return JoinReport(0, 0, self._idle_until)
 
     def _sweep(
         self, cursor: duckdb.DuckDBPyConnection, swept: datetime | None, until: datetime | None

@@ -255,3 +255,18 @@ def test_the_newest_n_interactions_are_found_by_the_time_before_them(tmp_path: P
         after = warehouse.nth_newest_maturity(3, at(65))
         assert after is not None and warehouse.count_matured(after, at(65)) == 3
         assert warehouse.nth_newest_maturity(7, at(65)) is None
+
+
+def test_ticks_without_a_maturing_decision_move_the_watermark_and_write_nothing(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(write(target, [decision("e", 0), decision("f", 500), reward("f", 450, 1.0)]))
+        assert warehouse.join(at(60)).interactions == 1
+        size = target.paths.warehouse.with_name("warehouse.duckdb.wal").stat().st_size
+        for second in range(61, 559):
+            assert warehouse.join(at(second)).interactions == 0
+        assert warehouse.joined_until() == at(558)
+        assert target.paths.warehouse.with_name("warehouse.duckdb.wal").stat().st_size == size
+        warehouse.ingest(write(target, [reward("e", 30, 1.0), reward("f", 501, 0.5)], "late"))
+        assert warehouse.join(at(560)).interactions == 2
+        assert dict(warehouse.interactions()[["event_id", "reward"]].to_numpy()) == {"e": 1.0, "f": 1.0}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bandit.events import Event
+from bandit.events import DecisionEvent, Event
 from bandit.experiment import Experiment
 from bandit.settings import Aggregation
 from joiner.rebuild import rebuild
@@ -80,6 +80,20 @@ def test_an_independent_oracle_agrees_row_for_row_on_ten_thousand_mixed_events(
     expected = expected_interactions(places, target.settings.rewards, at(250))
     assert len(expected) > 1000
     assert found_interactions(target, 250) == expected
+
+
+def test_the_plain_form_of_the_join_gives_the_rows_of_the_careful_one(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    plain = [event for event in mixed_events(rng, 6000) if not isinstance(event, DecisionEvent)]
+    plain += [decision(f"e{n}", rng.randrange(0, 200_000_000) / 1e6, rng.choice("ab")) for n in range(2000)]
+    alone, beside = experiment(tmp_path / "plain"), experiment(tmp_path / "careful")
+    write(alone, plain)
+    write(beside, [*plain, decision("twice", 1), decision("twice", 2), decision("shy", 1, deferred=True)])
+    expected = expected_interactions(
+        [Place(event, "w0", position) for position, event in enumerate(plain)], alone.settings.rewards, at(240)
+    )
+    assert found_interactions(alone, 240) == expected
+    assert found_interactions(beside, 240) == expected | {"twice": (0.0, 0)}
 
 
 def test_ticks_one_after_the_other_give_the_same_rows_as_one_join_and_as_a_rebuild(tmp_path: Path) -> None:

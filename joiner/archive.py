@@ -1,0 +1,262 @@
+"""Retention: old segments become Parquet files, which from then on are log; older ones still can be dropped.
+
+An archive keeps every line of its segments, seals included, so each segment can be written out again byte for byte
+and verified against the digest it was sealed with. Whatever a later version of this program makes of the log, it can
+make of an archive. `line` is the JSON of one record: `SELECT line->>'event_id' FROM 'archive/*/log.parquet'`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from bandit.errors import CorruptLog
+from bandit.eventlog import SegmentInfo, verify_segment
+from bandit.eventlog.segment import SEALED_SUFFIX, segment_name
+from bandit.eventlog.survey import sealed_segments
+from bandit.experiment import ExperimentPaths
+from bandit.files import fsync_directory, write_atomically
+from joiner.connection import connect, from_utc, quote, to_utc
+from joiner.warehouse import Warehouse
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARQUET = "log.parquet"
+ARCHIVE_BYTES_MAX = 128 * 1024 * 1024
+"""Bytes of segments that go into one archive, at most (one segment always fits)."""
+
+_INCOMING = ".incoming-"
+
+# one row per ingested segment of which nothing is stamped or matures after $until; `last` is its newest instant
+OLD_SEGMENTS = """
+WITH records AS (
+  SELECT writer_id, sequence, greatest(stamped_at, matures_at) AS last FROM decision_records
+  UNION ALL SELECT writer_id, sequence, stamped_at FROM reward_records
+  UNION ALL SELECT writer_id, sequence, received_at FROM activation_records
+)
+SELECT s.name, max(r.last) AS last
+FROM segments s LEFT JOIN records r ON r.writer_id = s.writer_id AND r.sequence = s.sequence
+GROUP BY s.name HAVING coalesce(max(r.last) <= $until, true)
+ORDER BY last, s.name
+"""
+
+# one row per line of the segments, in order
+LINES = """
+SELECT parse_filename(filename, true) AS segment, position, line
+FROM (SELECT filename, unnest(lines) AS line, generate_subscripts(lines, 1) AS position
+      FROM (SELECT filename, string_split(content, chr(10)) AS lines FROM read_text([{paths}])))
+WHERE line <> '' ORDER BY segment, position
+"""
+
+
+class ArchiveManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an archive holds: its segments, the newest instant in them, and the digest of its Parquet file."""
+
+    format: int
+    created_at: datetime
+    last: datetime
+    sha256: str
+    segments: list[SegmentInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive on disk."""
+
+    folder: Path
+    manifest: ArchiveManifest
+
+    @property
+    def names(self) -> set[str]:
+        """The names (without suffix) of its segments."""
+        return {segment_name(info.writer_id, info.sequence) for info in self.manifest.segments}
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What one compaction did; bytes before and after."""
+
+    segments: int = 0
+    archives: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+def archives(paths: ExperimentPaths) -> list[Archive]:
+    """The archives of an experiment, oldest first; raises `CorruptLog` when a manifest cannot be read."""
+    found = []
+    for manifest in sorted(paths.archive.glob(f"[!.]*/{MANIFEST}")):
+        try:
+            found.append(Archive(manifest.parent, msgspec.json.decode(manifest.read_bytes(), type=ArchiveManifest)))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise CorruptLog(f"archive {manifest.parent.name}: its manifest cannot be read") from None
+    return found
+
+
+def compact(warehouse: Warehouse, *, older_than: datetime, now: datetime) -> Compacted:
+    """Move ingested segments, all of whose windows closed before `older_than`, into archives.
+
+    An archive is complete (written, synced, read back, renamed) before a segment goes. Raises `CorruptLog` for a
+    damaged segment, OSError when the disk does not take it.
+    """
+    paths = warehouse.experiment.paths
+    for archive in archives(paths):  # an earlier compaction was cut short before it removed its segments
+        _remove_segments(paths, archive)
+    until = warehouse.joined_until()
+    if until is None:
+        return Compacted()
+    rows = warehouse.cursor().execute(OLD_SEGMENTS, {"until": to_utc(min(older_than, until))}).fetchall()
+    on_disk = {segment.stem: segment for segment in sealed_segments(paths.events)}
+    old = [(on_disk[name], from_utc(last) or older_than) for name, last in rows if name in on_disk]
+    done = Compacted()
+    for batch in _batches(old):
+        archive = _write(paths, batch, now=now)
+        _remove_segments(paths, archive)
+        done = Compacted(
+            done.segments + len(batch),
+            done.archives + 1,
+            done.bytes_before + sum(info.bytes for info in archive.manifest.segments),
+            done.bytes_after + (archive.folder / PARQUET).stat().st_size,
+        )
+    return done
+
+
+def ingest_archives(warehouse: Warehouse) -> int:
+    """Take in what archives hold and the warehouse does not know; gives how many segments that were."""
+    known = warehouse.segment_names()
+    taken = 0
+    for archive in archives(warehouse.experiment.paths):
+        if archive.names <= known:
+            continue
+        folder = warehouse.scratch / archive.folder.name
+        try:
+            taken += warehouse.ingest(unpack(archive, folder)).segments
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return taken
+
+
+def unpack(archive: Archive, folder: Path) -> list[Path]:
+    """Write the segments of an archive into `folder`, each verified; raises `CorruptLog`, OSError."""
+    verify_archive(archive)
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet = archive.folder / PARQUET
+    connection = connect(None, [archive.folder])
+    written = []
+    try:
+        for info in archive.manifest.segments:
+            name = segment_name(info.writer_id, info.sequence)
+            lines = connection.execute(
+                f"SELECT line FROM read_parquet({quote(str(parquet.resolve()))}) WHERE segment = ? ORDER BY position",
+                [name],
+            ).fetchall()
+            segment = folder / f"{name}{SEALED_SUFFIX}"
+            write_atomically(segment, "".join(f"{line}\n" for (line,) in lines).encode())
+            if verify_segment(segment) != info:
+                raise CorruptLog(f"archive {archive.folder.name}: segment {name} is not the one that was archived")
+            written.append(segment)
+    finally:
+        connection.close()
+    return written
+
+
+def unpack_into_log(paths: ExperimentPaths, archive: Archive) -> list[Path]:
+    """Turn an archive back into segments of the log, and remove it; raises `CorruptLog`, OSError."""
+    written = unpack(archive, paths.events)
+    shutil.rmtree(archive.folder)
+    fsync_directory(paths.archive)
+    return written
+
+
+def holds_any(archive: Archive, texts: Sequence[str]) -> bool:
+    """Whether any line of an archive contains one of `texts` (as it stands in JSON)."""
+    connection = connect(None, [archive.folder])
+    try:
+        row = connection.execute(
+            f"SELECT count(*) FROM read_parquet({quote(str((archive.folder / PARQUET).resolve()))}) "
+            "SEMI JOIN (SELECT unnest(?::VARCHAR[]) AS text) ON contains(line, text)",
+            [list(texts)],
+        ).fetchone()
+    finally:
+        connection.close()
+    return bool(row and row[0])
+
+
+def drop(paths: ExperimentPaths, *, older_than: datetime) -> list[Archive]:
+    """Remove archives all of which is older than `older_than`; the warehouse must be made anew when any went."""
+    gone = [archive for archive in archives(paths) if archive.manifest.last < older_than]
+    for archive in gone:
+        (archive.folder / MANIFEST).unlink()
+        shutil.rmtree(archive.folder)
+    if gone:
+        fsync_directory(paths.archive)
+    return gone
+
+
+def verify_archive(archive: Archive) -> None:
+    """Check an archive's file against its digest; raises `CorruptLog`, OSError."""
+    with (archive.folder / PARQUET).open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != archive.manifest.sha256:
+            raise CorruptLog(f"archive {archive.folder.name} does not match its digest")
+
+
+def _write(paths: ExperimentPaths, batch: Sequence[tuple[Path, datetime]], *, now: datetime) -> Archive:
+    infos = [verify_segment(segment) for segment, _ in batch]
+    paths.archive.mkdir(exist_ok=True)
+    incoming = paths.archive / f"{_INCOMING}{batch[0][0].stem}"
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    parquet = incoming / PARQUET
+    connection = connect(None, [paths.events, incoming])
+    try:
+        lines = LINES.format(paths=", ".join(quote(str(segment.resolve())) for segment, _ in batch))
+        target = quote(str(parquet.resolve()))
+        connection.execute(f"COPY ({lines}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
+    finally:
+        connection.close()
+    with parquet.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    manifest = ArchiveManifest(
+        format=FORMAT, created_at=now, last=max(last for _, last in batch), sha256=digest, segments=infos
+    )
+    check = unpack(Archive(incoming, manifest), incoming / "check")  # nothing is removed that cannot come back
+    assert len(check) == len(batch)
+    shutil.rmtree(incoming / "check")
+    write_atomically(incoming / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    folder = paths.archive / f"a{manifest.last:%Y%m%dt%H%M%S}-{digest[:8]}"
+    incoming.rename(folder)
+    fsync_directory(paths.archive)
+    return Archive(folder, manifest)
+
+
+def _remove_segments(paths: ExperimentPaths, archive: Archive) -> None:
+    removed = False
+    for info in archive.manifest.segments:
+        segment = paths.events / f"{segment_name(info.writer_id, info.sequence)}{SEALED_SUFFIX}"
+        if segment.exists() and verify_segment(segment) == info:
+            segment.unlink()
+            removed = True
+    if removed:
+        fsync_directory(paths.events)
+
+
+def _batches(segments: Sequence[tuple[Path, datetime]]) -> Iterator[list[tuple[Path, datetime]]]:
+    batch: list[tuple[Path, datetime]] = []
+    size = 0
+    for segment, last in segments:
+        length = segment.stat().st_size
+        if batch and size + length > ARCHIVE_BYTES_MAX:
+            yield batch
+            batch, size = [], 0
+        batch.append((segment, last))
+        size += length
+    if batch:
+        yield batch
