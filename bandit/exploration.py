@@ -17,7 +17,9 @@ HEADROOM_ROWS = 2.0
 
 
 def squarecb(costs: Sequence[float], gamma: float) -> list[float]:
-    """The pmf of SquareCB over k finite predicted costs; the first of the cheapest actions gets what is left.
+    """The pmf of SquareCB over k predicted costs; the first of the cheapest actions gets what is left.
+
+    Raises ValueError when a cost is no number.
 
     >>> squarecb([0.0, 1.0], 2.0)
     [0.75, 0.25]
@@ -27,7 +29,9 @@ def squarecb(costs: Sequence[float], gamma: float) -> list[float]:
     base = len(costs) - gamma * best
     pmf = [1.0 / (base + gamma * cost) for cost in costs]
     pmf[position] = 0.0
-    pmf[position] = 1.0 - sum(pmf)
+    left = pmf[position] = 1.0 - sum(pmf)
+    if not 0.0 < left <= 1.0:
+        raise ValueError("costs must be finite")
     return pmf
 
 

@@ -71,15 +71,15 @@ class VWPolicy:
         return with_floor(pmf, exploration.probability_floor)
 
     def _squarecb(self, costs: Sequence[float], rows_learnt: int) -> list[float]:
-        if not math.isfinite(sum(costs)):
-            raise ValueError("costs must be finite")
         rows = max(rows_learnt, 1)
         gamma = self.exploration.gamma_scale * rows**self.exploration.gamma_exponent
         if self.exploration.headroom:
-            best = self._best_cost
-            if min(costs) < best:
-                costs = [max(cost, best) for cost in costs]
-            gamma /= headroom(min(costs), best, rows)
+            cheapest = min(costs)
+            limit = self._best_cost
+            if cheapest < limit:
+                costs = [max(cost, limit) for cost in costs]
+                cheapest = limit
+            gamma /= headroom(cheapest, limit, rows)
         return squarecb(costs, gamma)
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:

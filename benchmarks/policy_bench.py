@@ -1,0 +1,73 @@
+"""How fast a policy answers inside its process, against VW's own predict call in the same run.
+
+The yardstick parses each context and reuses action examples that were parsed once; the policy does that and
+everything else besides: encoding the context, exploring, normalising. Run with `python -m benchmarks.policy_bench`.
+"""
+
+from __future__ import annotations
+
+import random
+import timeit
+from collections.abc import Callable
+from typing import Any
+
+from vowpalwabbit.pyvw import pylibvw
+
+from bandit.encoder import FeatureEncoder
+from bandit.settings import Encoding, Exploration, Learning
+from bandit.types import Action
+from bandit.vw_policy import VWPolicy
+
+CONTEXTS = 512
+CASES: dict[str, tuple[int, bool, Any]] = {
+    "7 actions of a catalogue": (7, False, "auto"),
+    "10 actions of a catalogue": (10, False, "auto"),
+    "10 actions of a catalogue, no pairs": (10, False, "linear"),
+    "100 actions with features": (100, True, "auto"),
+}
+
+
+def per_call_us(function: Callable[[], None], calls: int) -> float:
+    """The best of several repetitions, in µs per call: other processes only ever add to it."""
+    return min(timeit.repeat(function, number=1, repeat=15)) / calls * 1e6
+
+
+def main() -> None:
+    """Print one line per case: VW's time, ours, and the ratio."""
+    rng = random.Random(0)
+    print(f"{'case':40s} {'VW µs':>8s} {'pmf µs':>8s} {'ratio':>6s} {'encode':>7s}")
+    for name, (k, featured, interactions) in CASES.items():
+        actions = tuple(
+            Action(f"a{j}", {"price": rng.random(), "kind": rng.choice("xyz")} if featured else {}) for j in range(k)
+        )
+        contexts = [{f"x{i}": rng.gauss(0, 1) for i in range(9)} for _ in range(CONTEXTS)]
+        encoder = FeatureEncoder.fit(contexts, [actions] * CONTEXTS, Encoding(interactions=interactions))
+        policy = VWPolicy(encoder, Exploration(), Learning())
+        for context in contexts * 2:
+            policy.learn(context, actions, rng.randrange(k), -rng.random(), 1 / k)
+        vw: Any = policy._vw._vw
+        examples = policy._vw._examples(actions)
+        lines = [encoder.context_line(context) for context in contexts]
+
+        def yardstick(vw: Any = vw, examples: list[Any] = examples, lines: list[str] = lines) -> None:
+            for line in lines:
+                shared = pylibvw.vw._parse(vw, line)
+                pylibvw.vw.predict_multi(vw, shared + examples)
+                shared[0].get_action_scores()
+                pylibvw.vw._finish_example_multi_ex(vw, shared)
+
+        def ours(policy: VWPolicy = policy, contexts: list[Any] = contexts, actions: Any = actions) -> None:
+            for context in contexts:
+                policy.pmf(context, actions)
+
+        def encode(encoder: FeatureEncoder = encoder, contexts: list[Any] = contexts) -> None:
+            for context in contexts:
+                encoder.context_line(context)
+
+        vw_us, our_us, encode_us = (per_call_us(function, CONTEXTS) for function in (yardstick, ours, encode))
+        print(f"{name:40s} {vw_us:8.1f} {our_us:8.1f} {our_us / vw_us:6.2f} {encode_us:7.1f}")
+        policy.close()
+
+
+if __name__ == "__main__":
+    main()
