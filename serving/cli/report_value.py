@@ -28,6 +28,7 @@ def value(common: Common, **options: str | None) -> None:
             ("interactions", f"{answer['interactions']:,}"),
             ("of them control", f"{answer['control_decisions']:,}"),
         ]
+        rows += [(f"slot {entry['slot']}", entry["sentence"]) for entry in answer["slots"]]
         print_table(None, ("what", ""), rows)
 
 

@@ -26,7 +26,7 @@ def run(
     until: str | None = None,
     model_id: str | None = None,
 ) -> dict[str, Any]:
-    """The lift over control of the decisions in the window (default: all), with a sentence that says it.
+    """The lift over control of the decisions in the window (default: all), and of each slot, said in a sentence.
 
     Raises `InvalidInput` for a window that means nothing.
     """
@@ -39,6 +39,15 @@ def run(
         missing = "no decision with a control slice has matured in this window yet"
         cure = "no control slice is declared: set serving.control_fraction to measure the lift live"
         return answer | {"lift": None, "sentence": missing if declared else cure}
+    slots = sorted(frame["slot"].dropna().unique())
+    by_slot = [{"slot": int(slot)} | _lift(frame[frame["slot"] == slot]) for slot in slots]
+    return answer | _lift(frame) | {"slots": by_slot}
+
+
+def _lift(frame: pd.DataFrame) -> dict[str, Any]:
+    """The lift over control of these rows, clustered by subject where every row has one."""
+    if len(frame) < 2:
+        return {"n": len(frame), "lift": None, "sentence": "too few decisions"}
     subjects = frame["subject"] if frame["subject"].notna().all() else None
     lift = control_lift(
         frame["reward"].to_numpy(dtype=np.float64),
@@ -47,7 +56,7 @@ def run(
         frame["fraction"].to_numpy(dtype=np.float64),
         cluster=None if subjects is None else list(subjects),
     )
-    return answer | asdict(lift) | {"per_1000": 1000 * lift.lift, "sentence": lift.sentence(), "trusted": lift.trusted}
+    return asdict(lift) | {"per_1000": 1000 * lift.lift, "sentence": lift.sentence(), "trusted": lift.trusted}
 
 
 def _declared(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:

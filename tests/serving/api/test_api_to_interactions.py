@@ -150,3 +150,29 @@ def test_the_value_report_tells_the_lift_over_the_control_slice(tmp_path: Path) 
     assert value["lower"] < 1 / 7 < value["upper"] and value["control"] < 0.02
     assert "per 1,000 decisions over control" in value["sentence"] and value["trusted"]
     assert nothing["lift"] is None and "matured" in nothing["sentence"]
+
+
+def test_the_value_report_tells_each_slot_apart(tmp_path: Path) -> None:
+    from serving.learner.operations import run_operation
+    from serving.learner.workspace import Workspace
+
+    loop = Loop(
+        tmp_path,
+        rewards={"window_s": WINDOW_S, "min": 0, "max": 1},
+        serving={"control_fraction": 0.3, "control_policy": "baseline"},
+    )
+    for number in range(200):
+        answer = loop.ask(f"page{number}", slots=2)
+        for decision in answer.decisions:
+            loop.reward(decision.event_id, float(decision.action == "a3"))
+    for server in loop.servers:
+        server.close()
+    loop.clock.advance(10 * WINDOW_S)
+    workspace = Workspace(Experiment.open(tmp_path, "default"), loop.clock)
+    try:
+        value = run_operation(workspace, "value", {})
+    finally:
+        workspace.close()
+    assert [entry["slot"] for entry in value["slots"]] == [1, 2]
+    assert sum(entry["n"] for entry in value["slots"]) == value["n"] == 400
+    assert all(entry["lower"] < 1 / 7 + 0.03 and entry["upper"] > 1 / 7 - 0.03 for entry in value["slots"])
