@@ -120,7 +120,7 @@ class Gate(_Section, frozen=True):
     horizon_rows: Annotated[int, Meta(ge=100)] = 60_000
     detectable_lift: Annotated[float, Meta(gt=0, le=10)] = 0.05
     rows_min: Annotated[int, Meta(ge=2)] = 200
-    ess_min: Positive = 20.0
+    ess_min: Positive = 10.0
 
 
 class Rollback(_Section, frozen=True):
@@ -145,6 +145,13 @@ class Serving(_Section, frozen=True):
     seal_interval_s: Positive = 5.0
     segment_bytes_max: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
     subject_field: str | None = None
+
+
+class Retention(_Section, frozen=True):
+    """How long the log stays in segments and in archives; None keeps it for ever."""
+
+    compact_after_days: Positive | None = None
+    drop_after_days: Positive | None = None
 
 
 class Limits(_Section, frozen=True):
@@ -180,6 +187,7 @@ class ExperimentSettings(_Section, frozen=True):
     rollback: Rollback = Rollback()
     challengers: dict[str, Challenger] = msgspec.field(default_factory=lambda: {"recent": Challenger()})
     serving: Serving = Serving()
+    retention: Retention = Retention()
     limits: Limits = Limits()
     actions: list[CatalogueAction] | None = None
 
@@ -257,6 +265,11 @@ def _check_across_fields(settings: ExperimentSettings) -> None:
         raise InvalidSettings("rewards.min", "must be below rewards.max")
     if not rewards.min <= rewards.default <= rewards.max:
         raise InvalidSettings("rewards.default", "lies outside the reward range", "rewards.min to rewards.max")
+    retention = settings.retention
+    if retention.drop_after_days is not None and not (
+        retention.compact_after_days is not None and retention.compact_after_days <= retention.drop_after_days
+    ):
+        raise InvalidSettings("retention.drop_after_days", "needs an earlier retention.compact_after_days")
     cron = settings.schedule.cron
     if cron is not None and len(cron.split()) != 5:
         raise InvalidSettings("schedule.cron", "needs five fields: minute, hour, day, month, weekday")

@@ -34,45 +34,49 @@ SHIFT_MAX = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """The SE and skewness that a bound should reckon with, and the effective number of telling draws expected."""
+    """The SE and skewness that a bound should reckon with, and the effective number of telling draws expected.
+
+    `clock` is V₂, the information so far up to a factor: it only grows, whatever the rewards.
+    """
 
     se: float
     skewness: float
     draws: float
+    clock: float
 
     def reach(self, z: float) -> float:
         """How far below the lift its lower bound lies at critical value `z`."""
         return (z + min(SHIFT_MAX, self.skewness * SKEW_SHIFT)) * self.se
 
 
-def caution(rows: ScoredRows, lift: Estimate) -> Caution:
-    """The caution due to `lift`, the paired lift of `rows`.
+def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True) -> Caution:
+    """The caution due to `estimate`: the paired lift of `rows`, or (not `paired`) the candidate's DR value.
 
     Where only the propensity was logged, the rest of μ is taken to be spread evenly over the other actions.
     """
     n = len(rows)
     if n < 2:
-        return Caution(0.0, 0.0, 0.0)
+        return Caution(0.0, 0.0, 0.0, 0.0)
     sums = np.zeros(7)
     for chunk in rows.chunks():
-        sums += _sums(chunk)
+        sums += _sums(chunk, paired)
     seconds, thirds, drawn_seconds, drawn_thirds, seen_seconds, seen_thirds, misses = sums.tolist()
     if seconds <= 0 or thirds <= 0:
-        return Caution(lift.se, 0.0, 0.0)
+        return Caution(estimate.se, 0.0, 0.0, 0.0)
     size = thirds / seconds
     usual = misses / n
     pseudo = PSEUDO_DRAWS * size**2
     missed = (seen_seconds + pseudo * usual) / (drawn_seconds + pseudo)
     skewed = (-seen_thirds + pseudo * size * usual**1.5) / (drawn_thirds + pseudo * size)
-    variance = max(seconds * missed, (n * lift.se) ** 2)
+    variance = max(seconds * missed, (n * estimate.se) ** 2)
     skewness = max(0.0, thirds * skewed) / variance**1.5 if variance > 0 else 0.0
-    return Caution(math.sqrt(variance) / n, skewness, seconds**3 / thirds**2)
+    return Caution(math.sqrt(variance) / n, skewness, seconds**3 / thirds**2, seconds)
 
 
-def _sums(rows: ScoredRows) -> Floats:
+def _sums(rows: ScoredRows, paired: bool) -> Floats:
     """V₂ and V₃ implied by μ; ΣΔ_a² and Σ|Δ_a|³ as drawn; ΣΔ_a² e² and ΣΔ_a³ e³ as seen; Σe²."""
     mu = _distribution(rows)
-    change = rows.candidate - rows.champion
+    change = rows.candidate - rows.champion if paired else rows.candidate
     ratio = np.divide(change, mu, out=np.zeros_like(change), where=mu > 0)
     drawn = rows.at_action(change) / rows.propensity
     miss = rows.reward - rows.at_action(rows.q)

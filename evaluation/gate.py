@@ -54,8 +54,8 @@ class GateRules:
     horizon_rows: int = 60_000
     detectable_lift: float = 0.05
     rows_min: int = 200
-    ess_min: float = 20.0
-    informative_min: int = 10
+    ess_min: float = 10.0
+    informative_min: int = 5
     top_share_max: float = 0.95
     uncovered_max: float = 0.02
 
@@ -202,8 +202,8 @@ class _Case:
 
     def look(self) -> Look | None:
         """Take a look when one is planned and brings new evidence; None otherwise."""
-        clock = (self.n * self.caution.se) ** 2
-        if clock <= 0:
+        clock = self.caution.clock
+        if clock <= 0 or self.caution.se <= 0:
             return None
         if self.rules.looks == "anytime":
             z = confidence_sequence_z(self.n, alpha=self.alpha, tuned_at=self.rules.horizon_rows / 6)

@@ -42,8 +42,8 @@ class Placebo:
         """The result in a sentence."""
         return (
             f"On {self.runs:,} versions of the latest {self.rows:,} rows with redrawn actions and shuffled rewards, "
-            f"where no policy is better, a single look at level {self.alpha:g} promotes {self.promoted / self.runs:.1%}; "
-            f"promoting whatever has the higher estimate would promote {self.higher / self.runs:.0%}."
+            f"where no policy is better, one look at level {self.alpha:g} promotes {self.promoted / self.runs:.1%}, "
+            f"a rule that takes the higher estimate {self.higher / self.runs:.0%}."
         )
 
 

@@ -23,7 +23,7 @@ _GRID = 161
 _REACH = 7.0
 _HALVINGS = 40
 GROWTH_MIN = 1.02
-"""The variance clock must have grown by this factor since the last look; less is no new evidence."""
+"""The information clock must have grown by this factor since the last look; less is no new evidence."""
 
 SPACING = 1.05
 """Looks are planned at least this factor of rows apart (the one at the horizon excepted)."""
@@ -37,7 +37,7 @@ LATE_POWER = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look taken: rows so far, variance clock (n·SE)², α spent on it, critical value on the z scale."""
+    """One look taken: rows so far, information clock, α spent on it, critical value on the z scale."""
 
     rows: int
     clock: float
@@ -123,9 +123,9 @@ def spend(ledger: AlphaLedger, rows: int, *, alpha: float, horizon_rows: int) ->
 def critical_value(looks: tuple[Look, ...], clock: float, alpha: float) -> float:
     """z such that a driftless challenger crosses at this look, not having crossed before, with chance `alpha`.
 
-    The sum of the paired lifts is a random walk in the clock V = Σ Var(D): between looks it moves by N(0, ΔV).
-    The density of the walks still below every earlier bound is carried forward on a grid. Raises ValueError when
-    the clock has not grown by `GROWTH_MIN`.
+    The sum of the paired lifts is a random walk in a clock V proportional to Σ Var(D): between looks it moves by
+    N(0, ΔV). The density of the walks still below every earlier bound is carried forward on a grid. Raises ValueError
+    when the clock has not grown by `GROWTH_MIN`.
     """
     if not 0 < alpha < 1:
         return math.inf
@@ -181,7 +181,7 @@ def _upper_tail(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def confidence_sequence_z(clock: float, *, alpha: float, tuned_at: float) -> float:
-    """Critical value of a one-sided asymptotic confidence sequence at variance clock `clock`.
+    """Critical value of a one-sided asymptotic confidence sequence at `clock` rows.
 
     `mean − z·SE` is a lower bound valid at all times at once; tightest near `tuned_at` (same unit as `clock`).
     Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, arXiv 2103.06476, one-sided form (proposition B.1).

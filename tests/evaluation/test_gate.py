@@ -29,10 +29,20 @@ def tenure(rows: ScoredRows, rules: GateRules, batch: int) -> list[str]:
     return outcomes
 
 
+def classes(wrong: int) -> World:
+    """Ten kinds of context with one right action each; the champion is wrong about some, the candidate about none."""
+    right = np.full((10, 5), 0.05) + 0.75 * np.eye(5)[np.arange(10) % 5]
+    champion = right.copy()
+    champion[:wrong] = np.roll(right[:wrong], 1, axis=1)
+    truth = 0.1 + 0.8 * np.eye(5)[np.arange(10) % 5]
+    return World(truth, champion, right, champion, np.clip(truth + 0.05, 0, 0.85))
+
+
 def test_a_large_lift_is_promoted_within_two_batches() -> None:
-    world = make_world(11, lift=0.2, sharp=12.0)
-    for seed in range(5):
-        assert "promote" in tenure(world.log(np.random.default_rng(seed), 1000), RULES, 500)
+    world = classes(wrong=3)
+    assert world.lift == pytest.approx(0.8 * 0.75 * 0.3)
+    logs = [world.log(np.random.default_rng(seed), 1000) for seed in range(20)]
+    assert sum("promote" in tenure(rows, RULES, 500) for rows in logs) >= 19
 
 
 def test_a_worse_challenger_is_held_and_rejected() -> None:

@@ -1,0 +1,99 @@
+"""Many policies on one log: what each would have earned, ranked, with intervals that hold for all of them at once.
+
+Where the log can hardly show what a policy would do the answer is a refusal in words, not a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+from evaluation.caution import caution
+from evaluation.checks import evidence_checks, propensity_checks, without_support
+from evaluation.estimators import totals_of_events
+from evaluation.gate import GateRules
+from evaluation.lift import clustered_mean, mean_with_se
+from evaluation.scored import ScoredRows
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One policy's doubly-robust value per decision, its interval among all, its lift over what was logged.
+
+    `answered` is false where the evidence is too poor; then `answer` says why and the numbers are not to be used.
+    """
+
+    policy: str
+    n: int
+    value: float | None
+    se: float | None
+    lower: float | None
+    upper: float | None
+    lift_over_logged: float | None
+    lift_se: float | None
+    ess: float
+    answered: bool
+    answer: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def rank(policies: Mapping[str, ScoredRows], *, level: float = 0.95, rules: GateRules | None = None) -> list[Ranked]:
+    """Evaluate each policy on its rows (π in `candidate`, the comparison in `champion`), best first.
+
+    Intervals are widened for their number (Bonferroni), and never narrower than what the log can vouch for
+    (`evaluation.caution`). Policies without an answer come last.
+    """
+    rules = rules or GateRules()
+    z = NormalDist().inv_cdf(1 - (1 - level) / 2 / max(1, len(policies)))
+    found = [_one(name, rows, z, rules) for name, rows in policies.items()]
+    return sorted(found, key=lambda entry: (not entry.answered, -(entry.value or 0.0), entry.policy))
+
+
+def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
+    used = rows.where(~without_support(rows))
+    n = len(used)
+    if n == 0:
+        return Ranked(name, 0, None, None, None, None, None, None, 0.0, False, "No row of the log can speak about it.")
+    events = used.reduce()
+    totals = totals_of_events(events)
+    value = totals.estimate("dr", "candidate")
+    terms = events.dm_candidate + events.w_candidate * events.residual
+    over = terms - events.reward
+    lift = mean_with_se(over) if used.cluster is None else clustered_mean(over, used.cluster)
+    care = caution(used, value, paired=False)
+    ess = totals.ess("candidate")
+    checks = evidence_checks(
+        used,
+        events,
+        totals,
+        rows_min=rules.rows_min,
+        ess_min=rules.ess_min,
+        informative_min=rules.informative_min,
+        top_share_max=rules.top_share_max,
+        uncovered_max=rules.uncovered_max,
+    )
+    audit = propensity_checks(used)
+    # the comparison's own evidence is not in question here
+    poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
+    wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
+    answer = " ".join(wrong + poor)
+    reach = z * max(value.se, care.se)
+    return Ranked(
+        policy=name,
+        n=n,
+        value=value.value,
+        se=value.se,
+        lower=value.value - reach,
+        upper=value.value + reach,
+        lift_over_logged=lift.value if math.isfinite(lift.value) else None,
+        lift_se=lift.se if math.isfinite(lift.se) else None,
+        ess=ess,
+        answered=not answer,
+        answer=answer,
+    )

@@ -1,0 +1,80 @@
+"""What other policies would have earned on the log, ranked."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bandit.errors import InvalidInput
+from evaluation.gate import GateRules
+from evaluation.ranking import Ranked, rank
+from evaluation.scored import ScoredRows
+from joiner.parquet import read_parquet
+from joiner.window import window
+from serving.learner.catch_up import catch_up
+from serving.learner.what_if import Answered, Asked, as_table, check_names, score_policies
+from serving.learner.workspace import Workspace
+
+
+def run(workspace: Workspace, *, policies: Sequence[str], last: str | None = None) -> dict[str, Any]:
+    """Evaluate each policy on the matured interactions (of the window `last`); raises `InvalidInput`."""
+    check_names(policies)
+    tables = {name[6:]: _table(Path(name[6:])) for name in policies if name.startswith("table:")}
+    filter_ = window(workspace.clock(), last=last)
+    catch_up(workspace)
+    until = workspace.warehouse.joined_until()
+    if until is None:
+        raise InvalidInput("evaluate", "no interaction has matured yet")
+    paths = workspace.experiment.paths
+    with tempfile.TemporaryDirectory(dir=paths.root, prefix=".evaluate-") as folder:
+        file = Path(folder) / "rows.ndjson"
+        with workspace.lock:
+            workspace.warehouse.write_training_rows(file, after=None, until=until, rows=filter_)
+        asked = Asked(paths.root, workspace.experiment.name, file, tuple(dict.fromkeys(policies)), tables)
+        answered = _in_child(asked)
+    rows = ScoredRows.of(answered.scores)
+    ranked = rank(
+        {name: _judged(rows, answered, name) for name in answered.pmfs},
+        rules=GateRules.of(workspace.experiment.settings.gate),
+    )
+    return {
+        "title": f"{len(rows):,} interactions, logged mean reward {rows.reward.mean():.4f}",
+        "interactions": len(rows),
+        "logged": float(rows.reward.mean()),
+        "policies": [_entry(entry) for entry in ranked],
+        "note": (
+            f"Doubly-robust values with 95% intervals that hold for all {len(ranked)} at once. A stored model is "
+            "judged only on rows it had not learnt from; one that is trained here is scored before it learns each row."
+        ),
+    }
+
+
+def _in_child(asked: Asked) -> Answered:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(score_policies, asked).result()
+
+
+def _judged(rows: ScoredRows, answered: Answered, name: str) -> ScoredRows:
+    return replace(rows, candidate=answered.pmfs[name]).where(answered.allowed[name])
+
+
+def _entry(entry: Ranked) -> dict[str, Any]:
+    plain = entry.to_dict()
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()
+    }
+
+
+def _table(path: Path) -> dict[str, list[float]]:
+    if not path.is_file():
+        raise InvalidInput("--policy table", "is not a file")
+    frame = read_parquet(path)
+    if not {"event_id", "pmf"} <= set(frame.columns):
+        raise InvalidInput("--policy table", "needs the columns event_id and pmf")
+    return as_table(list(frame["event_id"]), list(frame["pmf"]))

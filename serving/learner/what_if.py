@@ -1,0 +1,184 @@
+"""Score any policies on a file of interactions, in a process of its own: Vowpal Wabbit holds the interpreter's lock.
+
+One progressive pass over the log gives the reward model's prediction for every row before it was learnt; each asked
+policy then says what it would have done. A stored model is asked only about rows that it had not learnt from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.errors import InvalidInput
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.policies import FixedActionPolicy, UniformPolicy, load_policy
+from bandit.registry import ModelRegistry
+from bandit.rows import read_interactions
+from bandit.scoring import Scores
+from bandit.settings import Algorithm, ExperimentSettings
+from bandit.training import Learning
+from bandit.types import Action, Interaction, Policy
+
+CHUNK_ROWS = 10_000
+POLICIES_MAX = 50
+
+Tables = Mapping[str, Mapping[str, Sequence[float]]]
+"""Per table of probabilities: event_id → one probability per offered action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked: the experiment's folder, the rows' file, policies by name, tables of probabilities."""
+
+    root: Path
+    name: str
+    rows: Path
+    policies: tuple[str, ...]
+    tables: Tables = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Per policy its pmf on the rows (ragged) and which rows it may be judged on; and the common scores."""
+
+    scores: Scores
+    pmfs: dict[str, NDArray[np.float64]]
+    allowed: dict[str, NDArray[np.bool_]]
+
+
+def score_policies(asked: Asked) -> Answered:
+    """Score all asked policies; raises `InvalidInput` for one that means nothing, `NotFound` for an unknown model."""
+    experiment = Experiment(asked.name, ExperimentPaths(asked.root))
+    rows = list(read_interactions(asked.rows, _catalogues(experiment)))
+    if not rows:
+        raise InvalidInput("evaluate", "no interaction has matured in this window")
+    settings = experiment.settings
+    scores, _ = _progressive(settings, rows)
+    pmfs: dict[str, NDArray[np.float64]] = {}
+    allowed: dict[str, NDArray[np.bool_]] = {}
+    for name in asked.policies:
+        kind, _, argument = name.partition(":")
+        everything = np.ones(len(rows), bool)
+        if kind == "train":
+            trained, counts = _progressive(_with_algorithm(settings, argument), rows)
+            pmfs[name], allowed[name] = trained.candidate, everything & counts
+        elif kind == "table":
+            pmfs[name], allowed[name] = _from_table(asked.tables[argument], rows)
+        else:
+            policy, since, close = _policy(experiment, kind, argument)
+            try:
+                pmfs[name] = np.concatenate([_pmf(policy, row, greedy=kind == "greedy") for row in rows])
+            finally:
+                close()
+            allowed[name] = everything if since is None else np.array([row.decided_at > since for row in rows])
+    return Answered(scores, pmfs, allowed)
+
+
+def check_names(policies: Sequence[str]) -> None:
+    """Raise `InvalidInput` for a name that is no kind of policy, before any work is done."""
+    if not policies or len(policies) > POLICIES_MAX:
+        raise InvalidInput("--policy", "must be given once or several times", f"1 to {POLICIES_MAX}")
+    for name in policies:
+        kind, _, argument = name.partition(":")
+        if kind in ("uniform", "champion") and not argument:
+            continue
+        if kind in ("model", "greedy", "action", "table") and argument:
+            continue
+        if kind == "train" and argument in get_args(Algorithm):
+            continue
+        raise InvalidInput(
+            "--policy",
+            "is not a policy",
+            "uniform, champion, model:ID, greedy:ID, action:ID, table:FILE or train:" + "|".join(get_args(Algorithm)),
+        )
+
+
+def _progressive(settings: ExperimentSettings, rows: Sequence[Interaction]) -> tuple[Scores, NDArray[np.bool_]]:
+    """Scores of a learner that starts from nothing, each row before it is learnt; and the rows with any past."""
+    learning = Learning.fresh(settings, [])
+    try:
+        past: list[Interaction] = []
+        scores = learning.step(rows, champion=UniformPolicy(), champion_id=None, history=lambda: past)
+    finally:
+        learning.close()
+    return scores, np.arange(len(rows)) > 0
+
+
+def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, datetime | None, Callable[[], None]]:
+    """A policy, the time until which it has learnt (None: it does not learn), and how to free it."""
+    if kind == "uniform":
+        return UniformPolicy(), None, _nothing
+    if kind == "action":
+        return FixedActionPolicy(argument), None, _nothing
+    registry = ModelRegistry(experiment.paths)
+    if kind == "champion" or argument == "champion":
+        champion = registry.champion()
+        if champion is None:
+            raise InvalidInput("--policy", "there is no champion yet; name another policy")
+        argument = champion.model_id
+    stored = registry.load(argument)
+    # what matured until the cut was learnt; a decision after it cannot have matured before it
+    cut = stored.manifest.data.get("cut")
+    if cut is None:
+        raise InvalidInput("--policy", f"model {argument} does not say until when it learnt; it cannot be judged")
+    policy = load_policy(stored)
+    return policy, msgspec.convert(cut, datetime, strict=False), policy.close
+
+
+def _nothing() -> None:
+    """Nothing to free."""
+
+
+def _pmf(policy: Policy, row: Interaction, *, greedy: bool) -> NDArray[np.float64]:
+    pmf = np.asarray(policy.pmf(row.context, row.actions), np.float64)
+    if not greedy:
+        return pmf
+    chosen = np.zeros(len(pmf))
+    chosen[int(np.argmax(pmf))] = 1.0
+    return chosen
+
+
+def _from_table(
+    table: Mapping[str, Sequence[float]], rows: Sequence[Interaction]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    parts, allowed = [], np.zeros(len(rows), bool)
+    for position, row in enumerate(rows):
+        k = len(row.actions)
+        given = table.get(row.event_id)
+        if given is None:
+            parts.append(np.full(k, 1.0 / k))
+            continue
+        pmf = np.asarray(given, np.float64)
+        if pmf.shape != (k,) or not (pmf >= 0).all() or abs(pmf.sum() - 1) > 1e-6:
+            raise InvalidInput("--policy table", "a row's probabilities must be one per offered action, and sum to 1")
+        parts.append(pmf)
+        allowed[position] = True
+    return np.concatenate(parts), allowed
+
+
+def _with_algorithm(settings: ExperimentSettings, algorithm: str) -> ExperimentSettings:
+    chosen = msgspec.convert(algorithm, Algorithm)
+    return msgspec.structs.replace(
+        settings, exploration=msgspec.structs.replace(settings.exploration, algorithm=chosen)
+    )
+
+
+def _catalogues(experiment: Experiment) -> dict[int, tuple[Action, ...]]:
+    found: dict[int, tuple[Action, ...]] = {}
+    for path in experiment.paths.catalogues.glob("*.json"):
+        actions = experiment.catalogue(int(path.stem))
+        if actions is not None:
+            found[int(path.stem)] = actions
+    return found
+
+
+def as_table(events: Sequence[Any], probabilities: Sequence[Any]) -> dict[str, list[float]]:
+    """A table of probabilities from the columns of a file."""
+    return {str(event): [float(p) for p in pmf] for event, pmf in zip(events, probabilities, strict=True)}

@@ -1,0 +1,153 @@
+"""Certificates hold when computed again, break when touched, and their reports stand alone."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from evaluation.certificate import certificate, initial_certificate, verify_certificate
+from evaluation.checks import Check
+from evaluation.gate import GateRules, judge
+from evaluation.history import render_history
+from evaluation.placebo import placebo, redraw
+from evaluation.report import render_report
+from evaluation.scored import ScoredRows
+from evaluation.sequential import AlphaLedger
+from tests.evaluation.worlds import make_world
+
+ABOUT = {"id": "e1", "experiment": "news", "created_at": "2026-01-08T10:00:00Z", "actions": ["<b>one</b>", "two"]}
+
+
+def evaluated(n: int = 3000) -> tuple[ScoredRows, dict]:
+    rows = make_world(31, lift=0.05).log(np.random.default_rng(1), n)
+    rows = replace(
+        rows,
+        decided_at=np.datetime64("2026-01-01", "us") + np.arange(n) * np.timedelta64(60, "s"),
+        event_id=[f"e{i}" for i in range(n)],
+    )
+    rules = GateRules()
+    checks = [Check("replay", "alarm", "pass", 0.0, 0.0, "All 50 replayed decisions gave the logged probabilities.")]
+    ledger = judge(rows.slice(0, n // 2), rules).ledger
+    verdict = judge(rows, rules, ledger=ledger, checks=checks)
+    return rows, certificate(rows, verdict, rules, ledger=ledger, about=ABOUT, checks=checks)
+
+
+def test_a_certificate_holds_on_its_rows_after_a_trip_through_json() -> None:
+    rows, cert = evaluated()
+    assert verify_certificate(json.loads(json.dumps(cert)), rows) == []
+
+
+def test_a_certificate_holds_on_rows_that_went_through_a_table() -> None:
+    rows, cert = evaluated()
+    assert verify_certificate(cert, ScoredRows.from_frame(rows.to_frame())) == []
+
+
+def test_a_changed_number_and_a_changed_row_are_both_named() -> None:
+    rows, cert = evaluated()
+    forged = json.loads(json.dumps(cert))
+    forged["lift"]["value"] += 0.01
+    lines = verify_certificate(forged, rows)
+    assert any("sealed" in line for line in lines)
+    assert any(line.startswith("lift.value") for line in lines)
+    reward = rows.reward.copy()
+    reward[7] = 1 - reward[7]
+    assert any("scored rows" in line for line in verify_certificate(cert, replace(rows, reward=reward)))
+
+
+def test_own_keys_cannot_be_set_from_outside() -> None:
+    rows = make_world(32).log(np.random.default_rng(1), 300)
+    with pytest.raises(ValueError, match="verdict"):
+        certificate(rows, judge(rows, GateRules()), GateRules(), about={"verdict": "promote"})
+
+
+def test_the_first_model_has_a_certificate_that_says_so() -> None:
+    rows = make_world(33).log(np.random.default_rng(1), 400)
+    cert = initial_certificate(rows, {"id": "e0"})
+    assert cert["verdict"]["outcome"] == "initial"
+    assert "no champion to beat" in cert["verdict"]["reason"]
+    assert verify_certificate(cert, rows) == []
+    assert "nothing to beat" in render_report(cert)
+
+
+def test_no_rows_at_all_still_make_a_certificate_and_a_report() -> None:
+    rows = ScoredRows.empty()
+    cert = certificate(rows, judge(rows, GateRules()), GateRules())
+    assert verify_certificate(cert, rows) == []
+    assert "Not enough data" in render_report(cert)
+    assert render_report(initial_certificate(rows))
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_the_report_is_one_file_without_script_and_escapes_names() -> None:
+    _, cert = evaluated()
+    html = render_report(cert)
+    reader = _Reader()
+    reader.feed(html)
+    tags = [tag for tag, _ in reader.seen]
+    assert "script" not in tags and "link" not in tags and "img" not in tags and "iframe" not in tags
+    assert not re.search(r"(href|src|url\()\s*=?\s*[\"']?https?:", html)
+    assert "<b>one</b>" not in html and "&lt;b&gt;one" in html
+    assert tags.count("svg") >= 5
+    assert html.count("n = 3,000 rows") >= 5
+    assert any(attrs.get("name") == "viewport" for tag, attrs in reader.seen if tag == "meta")
+    assert "@media print" in html
+
+
+def test_a_report_of_ten_thousand_rows_renders_in_a_tenth_of_a_second() -> None:
+    _, cert = evaluated(10_000)
+    render_report(cert)
+    best = min(_seconds(cert) for _ in range(5))
+    assert best < 0.1
+
+
+def _seconds(cert: dict) -> float:
+    start = time.process_time()
+    render_report(cert)
+    return time.process_time() - start
+
+
+def test_a_placebo_promotes_about_alpha_and_a_point_estimate_half() -> None:
+    rows = make_world(34).log(np.random.default_rng(1), 1500)
+    found = placebo(rows, alpha=0.05, runs=300, seed=1)
+    assert found is not None
+    assert found.promoted / 300 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+    assert 0.4 < found.higher / 300 < 0.6
+    assert placebo(replace(rows, pmf=None), alpha=0.05, runs=3, seed=1) is None
+
+
+def test_a_placebo_redraws_from_the_logged_distribution() -> None:
+    world = make_world(35, k=3, types=4)
+    rows = world.log(np.random.default_rng(1), 40_000)
+    again = redraw(rows, np.random.default_rng(2))
+    assert np.array_equal(np.sort(again.reward), np.sort(rows.reward))
+    expected = rows.pmf.reshape(-1, 3).mean(axis=0)
+    assert np.bincount(again.action, minlength=3) / 40_000 == pytest.approx(expected, abs=0.012)
+    assert np.array_equal(again.propensity, again.at_action(again.pmf))
+
+
+def test_history_shows_each_evaluation() -> None:
+    entries = [
+        {"id": f"e{i}", "outcome": outcome, "n": 500, "lift": 0.01 * i, "lower": -0.1, "upper": 0.2}
+        for i, outcome in enumerate(["initial", "hold", "insufficient", "promote"])
+    ]
+    page = render_history(entries, "a <b> c")
+    assert page.count("<circle") == 4
+    assert "<b>" not in page
+    assert "No evaluation" in render_history([], "x")
+
+
+def test_a_ledger_in_a_certificate_reads_back() -> None:
+    _, cert = evaluated()
+    assert AlphaLedger.from_dict(cert["ledger_before"]).taken == 1
