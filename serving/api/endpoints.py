@@ -244,7 +244,6 @@ async def _result(hosted: Hosted, outcome: Started | bytes) -> bytes:
     if isinstance(outcome, bytes):
         return outcome
     try:
-        await outcome.durable
+        return await hosted.finish(outcome)
     except RewardloopError as error:
         return _refused(hosted, error)
-    return outcome.answer

@@ -19,7 +19,7 @@ import msgspec
 
 from bandit.errors import Busy, Conflict, NotFound, RewardloopError
 from bandit.eventlog import Heartbeat, live_heartbeats
-from bandit.events import Event
+from bandit.events import DecisionEvent, Event
 from bandit.experiment import Experiment
 from serving.api.answers import encode_answer
 from serving.api.decider import ExperimentServer
@@ -55,9 +55,7 @@ class Hosted:
 
     async def decide(self, request: RecommendRequest) -> bytes:
         """The encoded answer of one question, once it is on disk (a retry gets the first answer)."""
-        started = self.begin(request)
-        await started.durable
-        return started.answer
+        return await self.finish(self.begin(request))
 
     def begin(self, request: RecommendRequest) -> Started:
         """Decide and queue for the disk without waiting; raises what deciding and submitting raise."""
@@ -65,22 +63,25 @@ class Hosted:
         event_id = request.event_id
         if event_id is None:
             events, answer = server.decide(request)
-            future = self.submit(events)
-            server.count_decisions(events)
-            return Started(encode_answer(answer), future)
+            return Started(encode_answer(answer), self.submit(events), events)
         digest = body_digest(request)
         known = server.recall(event_id, digest)
         if known is not None:
             pending = self.pending.get(event_id)
-            return Started(known, asyncio.shield(pending) if pending is not None else _finished(self.waiter.loop))
+            return Started(known, asyncio.shield(pending) if pending is not None else _finished(self.waiter.loop), ())
         events, answer = server.decide(request, digest)
         encoded = encode_answer(answer)
         future = self.submit(events)
-        server.count_decisions(events)
         server.memory.remember(event_id, digest, encoded)
         self.pending[event_id] = future
         future.add_done_callback(lambda done: self._settle(event_id, done))
-        return Started(encoded, asyncio.shield(future))
+        return Started(encoded, asyncio.shield(future), events)
+
+    async def finish(self, started: Started) -> bytes:
+        """Wait for the disk, count, and give the answer; raises `DurabilityLost`."""
+        await started.durable
+        self.server.count_decisions(started.events)
+        return started.answer
 
     def _settle(self, event_id: str, future: asyncio.Future[None]) -> None:
         self.pending.pop(event_id, None)
@@ -90,10 +91,11 @@ class Hosted:
 
 @dataclass(slots=True)
 class Started:
-    """An answer that may be given once `durable` is done."""
+    """An answer that may be given once `durable` is done; a retry has no events of its own."""
 
     answer: bytes
     durable: asyncio.Future[None]
+    events: Sequence[DecisionEvent]
 
 
 def _finished(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
