@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -33,62 +30,13 @@ DECISION = {
 }
 
 
-class Scripted(ThreadingHTTPServer):
-    """Answers with the scripted (status, body) pairs in order, the last one for ever; keeps what it was sent."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.script: list[tuple[int, Any]] = []
-        self.seen: list[tuple[str, Any, dict[str, str]]] = []
-        self.connections: set[tuple[str, int]] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Scripted
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.connections.add(self.client_address)
-        self.server.seen.append((self.path, json.loads(body) if body else None, dict(self.headers)))
-        script = self.server.script
-        status, answer = script.pop(0) if len(script) > 1 else script[0]
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[Scripted]:
-    scripted = Scripted()
-    thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield scripted
-    scripted.shutdown()
-    scripted.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def client(server: Scripted) -> Iterator[Client]:
+def client(server: Any) -> Iterator[Client]:
     with Client(server.url, "shop", api_key="secret", timeout_s=1.0, retries=2) as made:
         yield made
 
 
-def test_a_recommendation_carries_context_actions_and_key_and_comes_back_typed(
-    server: Scripted, client: Client
-) -> None:
+def test_a_recommendation_carries_context_actions_and_key_and_comes_back_typed(server: Any, client: Client) -> None:
     server.script = [(200, DECISION)]
     choice = client.recommend({"hour": 9}, ["a", Action("b", {"price": 2.5})], event_id="e1", excluded=["z"])
     path, body, headers = server.seen[0]
@@ -104,27 +52,27 @@ def test_a_recommendation_carries_context_actions_and_key_and_comes_back_typed(
     assert choice.ranking[1] == RankedAction("a", 0.25)
 
 
-def test_slots_come_back_as_one_recommendation_each(server: Scripted, client: Client) -> None:
+def test_slots_come_back_as_one_recommendation_each(server: Any, client: Client) -> None:
     server.script = [(200, {"decisions": [DECISION, {**DECISION, "event_id": "e2", "action": "a"}]})]
     assert [choice.action for choice in client.recommend_slots({}, 2)] == ["b", "a"]
     assert server.seen[0][1]["slots"] == 2
 
 
-def test_one_connection_serves_many_calls(server: Scripted, client: Client) -> None:
+def test_one_connection_serves_many_calls(server: Any, client: Client) -> None:
     server.script = [(200, DECISION)]
     for _ in range(10):
         client.recommend({})
     assert len(server.connections) == 1
 
 
-def test_a_retry_asks_the_same_question_with_the_same_event_id(server: Scripted, client: Client) -> None:
+def test_a_retry_asks_the_same_question_with_the_same_event_id(server: Any, client: Client) -> None:
     server.script = [(503, {}), (502, b"<html>"), (200, DECISION)]
     client.recommend({})
     assert len(server.seen) == 3
     assert len({body["event_id"] for _, body, _ in server.seen}) == 1
 
 
-def test_a_reward_sends_only_what_was_given(server: Scripted, client: Client) -> None:
+def test_a_reward_sends_only_what_was_given(server: Any, client: Client) -> None:
     server.script = [(200, {"accepted": 1, "errors": []})]
     client.reward("e1", 0.5)
     client.reward("e1", event="purchase", value=12.0, reward_id="r1")
@@ -136,13 +84,13 @@ def test_a_reward_sends_only_what_was_given(server: Scripted, client: Client) ->
     ("status", "kind"),
     [(422, InvalidRequest), (401, Unauthorized), (404, NotFound), (409, Conflict), (429, TooManyRequests)],
 )
-def test_each_refusal_has_its_own_exception(server: Scripted, client: Client, status: int, kind: type) -> None:
+def test_each_refusal_has_its_own_exception(server: Any, client: Client, status: int, kind: type) -> None:
     server.script = [(status, {"title": "no", "detail": "why", "status": status})]
     with pytest.raises(kind, match="why"):
         client.recommend({})
 
 
-def test_a_refusal_names_the_fields_at_fault(server: Scripted, client: Client) -> None:
+def test_a_refusal_names_the_fields_at_fault(server: Any, client: Client) -> None:
     problem = {"field": "context.x", "problem": "is too large", "limit": "1e6"}
     server.script = [(422, {"title": "invalid", "detail": "d", "errors": [problem]})]
     with pytest.raises(InvalidRequest) as caught:
@@ -150,13 +98,13 @@ def test_a_refusal_names_the_fields_at_fault(server: Scripted, client: Client) -
     assert [(entry.field, entry.limit) for entry in caught.value.problems] == [("context.x", "1e6")]
 
 
-def test_a_reward_refused_inside_an_accepted_list_is_raised(server: Scripted, client: Client) -> None:
+def test_a_reward_refused_inside_an_accepted_list_is_raised(server: Any, client: Client) -> None:
     server.script = [(200, {"accepted": 0, "errors": [{"index": 0, "field": "reward", "problem": "out of range"}]})]
     with pytest.raises(InvalidRequest, match="out of range"):
         client.reward("e1", 7.0)
 
 
-def test_a_service_that_stays_down_is_unavailable_after_the_retries(server: Scripted, client: Client) -> None:
+def test_a_service_that_stays_down_is_unavailable_after_the_retries(server: Any, client: Client) -> None:
     server.script = [(503, {})]
     with pytest.raises(Unavailable, match="3 attempts"):
         client.recommend({})
@@ -168,7 +116,7 @@ def test_nobody_listening_is_unavailable() -> None:
         client.recommend({})
 
 
-def test_an_answer_from_something_else_is_said_to_be_unexpected(server: Scripted, client: Client) -> None:
+def test_an_answer_from_something_else_is_said_to_be_unexpected(server: Any, client: Client) -> None:
     server.script = [(200, b"<html>hello</html>"), (200, {"hello": 1})]
     for _ in range(2):
         with pytest.raises(UnexpectedAnswer):
@@ -176,7 +124,7 @@ def test_an_answer_from_something_else_is_said_to_be_unexpected(server: Scripted
 
 
 @pytest.mark.parametrize("context", [{"x": math.nan}, {"x": math.inf}, {"x": "\ud800"}, {"x": object()}])
-def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Scripted, client: Client, context: dict) -> None:
+def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Any, client: Client, context: dict) -> None:
     with pytest.raises(NotEncodable):
         client.recommend(context)
     assert server.seen == []

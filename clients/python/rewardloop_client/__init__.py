@@ -1,5 +1,6 @@
 """Client of the rewardloop decision API: ask for an action, show it, report its reward."""
 
+from rewardloop_client.async_client import AsyncClient
 from rewardloop_client.client import Client
 from rewardloop_client.errors import (
     Conflict,
@@ -16,10 +17,13 @@ from rewardloop_client.errors import (
     UnexpectedAnswer,
 )
 from rewardloop_client.manager import EvalScore, ExperimentManager, Handle, Predictor, Verdict
+from rewardloop_client.recommender import Choice, Recommender, RecommenderCounters
 from rewardloop_client.types import Action, RankedAction, Recommendation
 
 __all__ = [
     "Action",
+    "AsyncClient",
+    "Choice",
     "Client",
     "Conflict",
     "EvalScore",
@@ -32,6 +36,8 @@ __all__ = [
     "Predictor",
     "RankedAction",
     "Recommendation",
+    "Recommender",
+    "RecommenderCounters",
     "Refused",
     "Rejected",
     "RewardloopError",

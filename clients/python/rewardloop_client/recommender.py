@@ -1,0 +1,218 @@
+"""For applications that must go on whatever happens to the service: nothing here raises into the host.
+
+    recommender = Recommender("http://127.0.0.1:8000", "shop")
+    choice = recommender.recommend(context, ["a", "b"], default="a")
+    show(choice.action)
+    recommender.reward(choice, 1.0)
+
+When the service is down, slow or refuses, the caller's default comes back, marked as not learnable, and rewards
+for it are dropped. Rewards wait in a bounded queue, travel in batches from a thread of their own, are retried
+under an id of their own so that none counts twice, and are flushed at exit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from rewardloop_client import wire
+from rewardloop_client.client import Client
+from rewardloop_client.errors import InvalidRequest, Rejected, RewardloopError, TooManyRequests
+from rewardloop_client.types import Action
+
+log = logging.getLogger("rewardloop_client")
+
+DECISION_TIMEOUT_S = 0.25
+REWARDS_MAX = 10_000
+BATCH_MAX = 100
+LINGER_S = 0.2
+PATIENCE_S = 10.0
+RETRY_PAUSE_MAX_S = 5.0
+_CONNECT_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to show. `learnable` is false when it is the caller's default and the service knows nothing of it."""
+
+    action: str
+    event_id: str
+    learnable: bool
+    probability: float | None = None
+    model_id: str | None = None
+
+
+@dataclass(slots=True)
+class RecommenderCounters:
+    """What happened so far; a queue that was full shows in `rewards_dropped`."""
+
+    decisions: int = 0
+    defaults: int = 0
+    rewards_sent: int = 0
+    rewards_refused: int = 0
+    rewards_dropped: int = 0
+
+
+class Recommender:
+    """Asks with a deadline and reports in the background; thread-safe, and none of its calls raises.
+
+    `timeout_s` bounds one `recommend` as a whole (connecting gets three tenths of it). `rewards_max` bounds
+    the queue of rewards; when it is full the oldest makes room. `counters` say what happened.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        experiment: str = "default",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DECISION_TIMEOUT_S,
+        rewards_max: int = REWARDS_MAX,
+    ) -> None:
+        connect_s = timeout_s * _CONNECT_SHARE
+        deadline = httpx.Timeout(timeout_s - connect_s, connect=connect_s, pool=connect_s)
+        self._asking = Client(base_url, experiment, api_key=api_key, timeout_s=deadline, retries=0)
+        self._reporting = Client(base_url, experiment, api_key=api_key, retries=0, connections_max=1)
+        self._queue: deque[dict[str, Any]] = deque()
+        self._rewards_max = rewards_max
+        self._changed = threading.Condition()
+        self._closing_at: float | None = None
+        self._sending = 0
+        self.counters = RecommenderCounters()
+        self._thread = threading.Thread(target=self._report, name="rewardloop-rewards", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def __enter__(self) -> Recommender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def recommend(
+        self,
+        context: Mapping[str, Any],
+        actions: Sequence[Action | str] | None = None,
+        *,
+        default: str,
+        event_id: str | None = None,
+        excluded: Sequence[str] | None = None,
+    ) -> Choice:
+        """What to show: the service's decision, or `default` when none came in time. Never raises."""
+        ident = event_id or wire.new_event_id()
+        try:
+            found = self._asking.recommend(context, actions, event_id=ident, excluded=excluded)
+        except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
+            self.counters.defaults += 1
+            log.warning("the default is shown: %s: %s", type(error).__name__, error)
+            return Choice(default, ident, learnable=False)
+        self.counters.decisions += 1
+        return Choice(found.action, found.event_id, True, found.probability, found.model_id)
+
+    def reward(
+        self,
+        choice: Choice,
+        reward: float | None = None,
+        *,
+        event: str | None = None,
+        value: float | None = None,
+        reward_id: str | None = None,
+    ) -> None:
+        """Queue a reward for a choice; those for defaults are dropped. Returns at once, never raises."""
+        if not choice.learnable:
+            return
+        ident = reward_id or str(uuid.uuid4())
+        item = wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident)
+        with self._changed:
+            if self._closing_at is not None or self._rewards_max < 1:
+                self.counters.rewards_dropped += 1
+                return
+            if len(self._queue) >= self._rewards_max:
+                self._queue.popleft()
+                self.counters.rewards_dropped += 1
+            self._queue.append(item)
+            self._changed.notify()
+
+    def flush(self, timeout_s: float = PATIENCE_S) -> bool:
+        """Wait until every queued reward was sent, refused or dropped; whether that happened in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue and not self._sending, timeout_s)
+
+    def close(self, timeout_s: float = PATIENCE_S) -> None:
+        """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped."""
+        atexit.unregister(self.close)
+        with self._changed:
+            if self._closing_at is None:
+                self._closing_at = time.monotonic() + timeout_s
+            self._changed.notify_all()
+        self._thread.join(timeout_s + wire.TIMEOUT_S)
+        self._asking.close()
+        self._reporting.close()
+
+    # -- the reporting thread ----------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        pause_s = wire.RETRY_PAUSE_S
+        while (batch := self._take()) is not None:
+            if self._send(batch):
+                pause_s = wire.RETRY_PAUSE_S
+                continue
+            with self._changed:  # not now: back to the front of the queue, as far as there is room
+                kept = batch[max(0, len(batch) - (self._rewards_max - len(self._queue))) :]
+                self.counters.rewards_dropped += len(batch) - len(kept)
+                self._queue.extendleft(reversed(kept))
+                self._sending = 0
+                self._changed.wait(pause_s)
+            pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+
+    def _take(self) -> list[dict[str, Any]] | None:
+        """The next batch, None at the end; lingers a little so that rewards travel together."""
+        with self._changed:
+            while not self._queue and self._closing_at is None:
+                self._changed.wait()
+            if len(self._queue) < BATCH_MAX and self._closing_at is None:
+                self._changed.wait_for(lambda: len(self._queue) >= BATCH_MAX or self._closing_at is not None, LINGER_S)
+            late = self._closing_at is not None and time.monotonic() > self._closing_at
+            if late or not self._queue:
+                self.counters.rewards_dropped += len(self._queue)
+                self._queue.clear()
+                self._changed.notify_all()
+                return None
+            batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            self._sending = len(batch)
+            return batch
+
+    def _send(self, batch: list[dict[str, Any]]) -> bool:
+        """Send one batch; false when it is worth trying again."""
+        try:
+            self._reporting.rewards(batch)
+            refused = 0
+        except InvalidRequest as error:
+            # the service takes the good ones of a list; a list of nothing but bad ones is refused as a whole
+            refused = min(len(batch), max(1, len(error.problems)))
+            log.warning("%d rewards were refused: %s", refused, error)
+        except (Rejected, RewardloopError) as error:
+            if isinstance(error, Rejected) and not isinstance(error, TooManyRequests):
+                refused = len(batch)
+                log.warning("%d rewards were refused: %s", refused, error)
+            else:
+                log.warning("%d rewards wait: %s", len(batch), error)
+                return False
+        with self._changed:
+            self.counters.rewards_refused += refused
+            self.counters.rewards_sent += len(batch) - refused
+            self._sending = 0
+            self._changed.notify_all()
+        return True

@@ -1,0 +1,132 @@
+"""Requests and answers of the decision API, apart from how they travel: what both clients share.
+
+Nothing here waits or connects; a client builds a body, sends its bytes, and hands back the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from rewardloop_client.errors import NotEncodable, Rejected, Unavailable, UnexpectedAnswer, rejection
+from rewardloop_client.types import Action, Recommendation
+
+RETRIES_DEFAULT = 2
+RETRY_PAUSE_S = 0.05
+TIMEOUT_S = 2.0
+CONNECTIONS_MAX = 64
+WORTH_RETRYING = frozenset({429, 502, 503, 504})
+JSON_HEADERS = {"Content-Type": "application/json"}
+
+_T = TypeVar("_T")
+
+
+def new_event_id() -> str:
+    """An id for a decision whose caller gave none; chosen here, so that a retry asks the same question."""
+    return str(uuid.uuid4())
+
+
+def question(
+    context: Mapping[str, Any],
+    actions: Sequence[Action | str] | None,
+    event_id: str | None,
+    excluded: Sequence[str] | None,
+    deferred: bool,
+) -> dict[str, Any]:
+    """The body of a recommend request."""
+    body: dict[str, Any] = {"context": context, "event_id": event_id or new_event_id()}
+    if actions is not None:
+        body["actions"] = [{"id": action} if isinstance(action, str) else action.to_wire() for action in actions]
+    if excluded:
+        body["excluded"] = list(excluded)
+    if deferred:
+        body["deferred"] = True
+    return body
+
+
+def path_segment(text: str) -> str:
+    """`text` as one segment of a path, whatever it contains."""
+    return quote(text, safe="")
+
+
+def reward_item(
+    event_id: str,
+    reward: float | None = None,
+    *,
+    event: str | None = None,
+    value: float | None = None,
+    reward_id: str | None = None,
+    action: str | None = None,
+) -> dict[str, Any]:
+    """One reward as the API takes it: only what was given."""
+    given = {"reward": reward, "event": event, "value": value, "reward_id": reward_id, "action": action}
+    return {"event_id": event_id, **{name: field for name, field in given.items() if field is not None}}
+
+
+def rewards_body(items: Sequence[Mapping[str, Any]]) -> Any:
+    """One object, or a list of several."""
+    return dict(items[0]) if len(items) == 1 else [dict(item) for item in items]
+
+
+def encode(body: Any) -> bytes:
+    """JSON bytes; raises `NotEncodable`."""
+    try:
+        return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise NotEncodable(f"the request cannot be written as JSON ({type(error).__name__})") from None
+
+
+def outcome(response: httpx.Response | None, reason: str, attempts: int) -> Any:
+    """The decoded body of a good answer; raises `Rejected`, `Unavailable` or `UnexpectedAnswer` for others."""
+    if response is not None and response.is_success:
+        return _decode(response)
+    if response is None or not response.is_client_error:
+        raise Unavailable(f"no usable answer after {attempts} attempt{'s' * (attempts != 1)} ({reason})")
+    raise _refusal(response)
+
+
+def read_recommendation(body: Any) -> Recommendation:
+    """One decision; raises `UnexpectedAnswer`."""
+    return _read(Recommendation.from_wire, body)
+
+
+def read_slots(body: Any) -> list[Recommendation]:
+    """The decisions of several slots, in order; raises `UnexpectedAnswer`."""
+    return _read(lambda wire: [Recommendation.from_wire(entry) for entry in wire["decisions"]], body)
+
+
+def read_accepted(body: Any) -> int:
+    """How many rewards were taken; raises `InvalidRequest` when one of them was not."""
+    errors = _read(lambda wire: list(wire["errors"]), body)
+    if errors:
+        raise rejection(422, {"title": "rewards were refused", "detail": str(errors[0]), "errors": errors})
+    return _read(lambda wire: int(wire["accepted"]), body)
+
+
+def _decode(response: httpx.Response) -> Any:
+    if response.status_code == 204 or not response.content:
+        return {}
+    try:
+        return response.json()
+    except ValueError:
+        raise UnexpectedAnswer("the answer is not JSON; is the address that of a decision API?") from None
+
+
+def _refusal(response: httpx.Response) -> Rejected:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return rejection(response.status_code, body)
+
+
+def _read(read: Callable[[Any], _T], body: Any) -> _T:
+    try:
+        return read(body)
+    except (KeyError, TypeError, ValueError):
+        raise UnexpectedAnswer("the answer lacks a field that the decision API promises") from None

@@ -1,0 +1,64 @@
+"""A scripted HTTP server: answers what it is told, waits when told to, and keeps what it was sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers with the scripted (status, body) pairs in order, the last one for ever; keeps what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script: list[tuple[int, Any]] = []
+        self.seen: list[tuple[str, Any, dict[str, str]]] = []
+        self.connections: set[tuple[str, int]] = set()
+        self.delay_s = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Scripted
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.connections.add(self.client_address)
+        self.server.seen.append((self.path, json.loads(body) if body else None, dict(self.headers)))
+        time.sleep(self.server.delay_s)
+        script = self.server.script
+        status, answer = script.pop(0) if len(script) > 1 else script[0]
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        if status == 0:  # hang up without an answer
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    scripted = Scripted()
+    thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield scripted
+    scripted.shutdown()
+    scripted.server_close()
+    thread.join()

@@ -1,0 +1,124 @@
+"""The client for hosts that must go on: it never raises, keeps its deadline, and no reward is lost or doubled."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rewardloop_client import Choice, Recommender
+
+DECISION = {"event_id": "e1", "action": "b", "probability": 0.75, "model_id": "m1", "ranking": []}
+TAKEN = {"accepted": 1, "errors": []}
+
+
+@pytest.fixture
+def recommender(server: Any) -> Iterator[Recommender]:
+    server.script = [(200, DECISION)]
+    with Recommender(server.url, "shop", timeout_s=0.3) as made:
+        yield made
+
+
+def rewards_seen(server: Any) -> list[dict[str, Any]]:
+    bodies = [body for path, body, _ in server.seen if path.endswith("/rewards")]
+    return [item for body in bodies for item in (body if isinstance(body, list) else [body])]
+
+
+def shown() -> Choice:
+    return Choice("b", "e1", learnable=True)
+
+
+def test_a_decision_in_time_is_shown_and_can_be_learnt_from(recommender: Recommender) -> None:
+    choice = recommender.recommend({"hour": 9}, ["a", "b"], default="a")
+    assert (choice.action, choice.learnable, choice.probability, choice.model_id) == ("b", True, 0.75, "m1")
+
+
+@pytest.mark.parametrize("answer", [(503, {}), (422, {"title": "no"}), (200, b"<html>"), (200, {"x": 1}), (0, {})])
+def test_whatever_goes_wrong_the_default_is_shown_and_marked(
+    server: Any, recommender: Recommender, answer: tuple[int, Any]
+) -> None:
+    server.script = [answer]
+    choice = recommender.recommend({}, ["a", "b"], default="a")
+    assert (choice.action, choice.learnable) == ("a", False)
+    assert recommender.counters.defaults == 1
+
+
+def test_bad_arguments_of_the_host_do_not_raise_either(recommender: Recommender) -> None:
+    for context, actions in (({"x": object()}, ["a"]), ({}, [3]), (None, 7)):
+        assert recommender.recommend(context, actions, default="a").action == "a"  # type: ignore[arg-type]
+
+
+def test_a_service_that_is_down_or_hangs_costs_no_more_than_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:  # takes connections, never answers
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for url in (hanging, "http://127.0.0.1:9"):
+            with Recommender(url, timeout_s=0.1) as recommender:
+                for _ in range(10):
+                    started = time.perf_counter()
+                    assert not recommender.recommend({}, ["a"], default="a").learnable
+                    assert time.perf_counter() - started < 0.1 + 0.25  # the margin is for a busy machine
+
+
+def test_rewards_travel_together_with_an_id_of_their_own(server: Any, recommender: Recommender) -> None:
+    server.script = [(200, TAKEN)]
+    for number in range(5):
+        recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
+    recommender.reward(shown(), event="purchase", value=3.0, reward_id="mine")
+    assert recommender.flush()
+    sent = rewards_seen(server)
+    assert [item["event_id"] for item in sent] == ["e0", "e1", "e2", "e3", "e4", "e1"]
+    assert len({item["reward_id"] for item in sent}) == 6 and sent[-1]["reward_id"] == "mine"
+    assert sum(path.endswith("/rewards") for path, _, _ in server.seen) <= 2
+    assert recommender.counters.rewards_sent == 6
+
+
+def test_a_reward_is_sent_again_under_the_same_id_until_it_is_taken(server: Any, recommender: Recommender) -> None:
+    server.script = [(503, {}), (0, {}), (429, {}), (200, TAKEN)]
+    recommender.reward(shown(), 1.0)
+    assert recommender.flush()
+    sent = rewards_seen(server)
+    assert len(sent) == 4 and len({item["reward_id"] for item in sent}) == 1
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 0)
+
+
+def test_a_refused_reward_is_counted_and_does_not_block_the_next(server: Any, recommender: Recommender) -> None:
+    server.script = [(422, {"title": "out of range"}), (200, TAKEN)]
+    recommender.reward(shown(), 99.0)
+    assert recommender.flush()
+    recommender.reward(shown(), 1.0)
+    assert recommender.flush()
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (1, 1)
+
+
+def test_rewards_for_defaults_are_not_sent(server: Any, recommender: Recommender) -> None:
+    recommender.reward(Choice("a", "e9", learnable=False), 1.0)
+    assert recommender.flush()
+    assert rewards_seen(server) == []
+
+
+def test_the_queue_is_bounded_and_what_falls_out_is_counted() -> None:
+    with Recommender("http://127.0.0.1:9", rewards_max=10) as recommender:
+        for _ in range(50):
+            recommender.reward(shown(), 1.0)
+        assert not recommender.flush(0.1)
+        assert recommender.counters.rewards_dropped >= 40 - 1
+        recommender.close(timeout_s=0.0)
+        assert recommender.counters.rewards_dropped == 50
+    recommender.reward(shown(), 1.0)  # after closing: counted, not raised
+    assert recommender.counters.rewards_dropped == 51
+    assert recommender.recommend({}, ["a"], default="a").action == "a"
+
+
+def test_rewards_still_queued_are_flushed_when_the_program_ends(server: Any) -> None:
+    server.script = [(200, TAKEN)]
+    program = (
+        "from rewardloop_client import Choice, Recommender\n"
+        f"recommender = Recommender({server.url!r})\n"
+        "for n in range(250): recommender.reward(Choice('a', f'e{n}', True), 1.0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert [item["event_id"] for item in rewards_seen(server)] == [f"e{n}" for n in range(250)]
