@@ -44,7 +44,7 @@ def learn_in_bulk(
     """
     with scratch_folder() as name:
         folder = Path(name)
-        _write_texts(rows, policy, scale, folder)
+        write_texts(rows, policy, scale, folder)
         predictions = scored is not None
         for_reward, for_policy = (
             learn_file(
@@ -85,7 +85,8 @@ def _run(for_policy: FilePass, for_reward: FilePass, *, parallel: bool) -> None:
     finish_pass(process)
 
 
-def _write_texts(rows: Sequence[Interaction], policy: VWPolicy, scale: RewardScale, folder: Path) -> None:
+def write_texts(rows: Sequence[Interaction], policy: VWPolicy, scale: RewardScale, folder: Path) -> None:
+    """Write the rows as VW text for both models: `policy.txt` and `reward.txt` in `folder`."""
     lines = _OfferLines(policy.encoder)
     context_line = policy.encoder.context_line
     with (folder / "policy.txt").open("w") as policy_text, (folder / "reward.txt").open("w") as reward_text:
