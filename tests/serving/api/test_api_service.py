@@ -193,6 +193,36 @@ def test_new_experiments_and_settings_are_noticed_while_serving(tmp_path: Path) 
     assert (event.mode, event.settings_version) == ("frozen", 2)
 
 
+def test_an_experiment_that_cannot_be_opened_does_not_keep_the_others_from_being_served(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+    broken = make_experiment(tmp_path, "broken", actions=SEVEN)
+    whole = broken.paths.settings.read_bytes()
+    broken.paths.settings.write_bytes(whole[: len(whole) // 2])
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+            assert (await client.post(URL, json=QUESTION)).status_code == 200
+            refused = await client.post("/v1/experiments/broken/recommend", json=QUESTION)
+            assert refused.status_code == 503 and refused.json()["type"].endswith("unavailable")
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503
+            assert ready.json()["experiments"]["broken"] == {
+                "ready": False,
+                "reason": "the experiment cannot be opened",
+            }
+            broken.paths.settings.write_bytes(whole)
+            await until(lambda: "broken" in app.api.hosting.hosted)
+            assert (await client.post("/v1/experiments/broken/recommend", json=QUESTION)).status_code == 200
+            assert (await client.get("/readyz")).status_code == 200
+            # and one that becomes unreadable while it is served goes on under the settings it had
+            broken.paths.settings.write_bytes(b"{")
+            server = app.api.hosting.get("broken").server
+            await until(lambda: server.counters.counts["poll_errors"] > 0)
+            assert (await client.post("/v1/experiments/broken/recommend", json=QUESTION)).status_code == 200
+
+    run(scenario())
+
+
 def test_a_batch_is_judged_one_by_one_and_answered_in_order(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
 
