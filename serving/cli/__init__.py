@@ -40,7 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare": "compare algorithms on a simulated world",
         "evaluate": "evaluate policies offline",
         "join": "join decisions with rewards over a window",
-        "models": "list, show, diff, promote, roll back, pin",
+        "models": "list, show, diff, train, promote, roll back, pin",
     },
     "Operate": {
         "import": "bring in history or rewards",

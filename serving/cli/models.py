@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from serving.cli.access import operate
+from serving.cli.access import ask, operate, owner
 from serving.cli.common import Common, common, print_json, print_table, say
+from serving.learner.address import Address
 
 
 @click.group()
 def command() -> None:
-    """List, show and compare models; promote, roll back, pin."""
+    """List, show and compare models; train, promote, roll back, pin."""
 
 
 @command.command("list")
@@ -37,7 +42,15 @@ def show_model(common: Common, *, model_id: str) -> None:
     if common.as_json:
         print_json(answer)
         return
+    encoding, history, canaries = answer.pop("encoding"), answer.pop("history"), answer.pop("canaries")
     _print_flat(answer)
+    click.echo(f"canaries: {len(canaries)}")
+    click.echo()
+    columns = ("feature", "of", "present", "encoding")
+    print_table("How each feature is encoded", columns, [[each[column] for column in columns] for each in encoding])
+    click.echo()
+    rows = [(entry["at"], entry["kind"], entry.get("reason")) for entry in history]
+    print_table("Its part in history", ("at", "what", "why"), rows)
 
 
 @command.command("diff")
@@ -51,6 +64,47 @@ def diff_models(common: Common, *, model_id: str, other: str) -> None:
         print_json(answer)
         return
     _print_flat(answer)
+
+
+@command.command("train")
+@common
+def train(common: Common) -> None:
+    """Run the loop now: join, train, evaluate, promote if the gate says so; exit 1 when the run failed."""
+    name = common.experiment_name()
+    address = owner(common.data_dir)
+    if address is None:
+        report = operate(common, "run")
+    else:
+        with told_progress(address, name):
+            report = ask(address, "POST", f"/v1/experiments/{name}/models/train")
+    if common.as_json:
+        print_json(report)
+    else:
+        click.echo(f"{report['outcome']}: {report['reason']}")
+    if report["outcome"] == "failed":
+        click.get_current_context().exit(1)
+
+
+@contextlib.contextmanager
+def told_progress(address: Address, name: str) -> Iterator[None]:
+    """Tell on stderr, a second apart, what the learner is doing, as long as the block takes."""
+    over = threading.Event()
+
+    def tell() -> None:
+        started, told = time.monotonic(), None
+        while not over.wait(1.0):
+            doing = ask(address, "GET", f"/v1/experiments/{name}/status")["running"]
+            if doing is not None and doing != told:
+                told = doing
+                say(f"{time.monotonic() - started:6.0f} s  {doing}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 @command.command("promote")

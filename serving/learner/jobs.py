@@ -25,8 +25,8 @@ from bandit.training import Learning, Scores, score_rows
 from bandit.types import COLD_START_MODEL_ID, Action, Interaction, Policy
 from serving.learner.challengers import concatenate
 
-CHUNK_ROWS = 10_000
-"""How many rows are in memory at a time."""
+CHUNK_ROWS = 50_000
+"""How many rows are in memory at a time; VW reads that many from a file by itself, much faster than one by one."""
 
 FIT_ROWS = 50_000
 """The encoder of a fresh learning is fitted on the first so many rows."""
@@ -97,8 +97,7 @@ def advance(desk: Desk, job: Job) -> Outcome:
     learning = _open(desk, job, settings, catalogues)
     recent: list[Interaction] = []
     for chunk in _chunks(job.learn, catalogues):
-        for row in chunk:
-            learning.learn(row)
+        learning.step(chunk, champion=None, champion_id=None, score=False)
         recent = chunk
     taken = 0
 

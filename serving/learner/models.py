@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.encoder import FeatureEncoder
 from bandit.errors import Conflict, Refused
 from bandit.registry import Manifest
 from serving.learner.challengers import ChallengerStore
@@ -32,12 +33,18 @@ def listing(workspace: Workspace) -> dict[str, Any]:
 
 
 def show(workspace: Workspace, model_id: str) -> dict[str, Any]:
-    """The manifest of one model and its part in history; raises `NotFound` or `CorruptModel`."""
-    manifest = workspace.registry.load(model_id).manifest
+    """The manifest of one model, how it encodes each feature, and its part in history.
+
+    Raises `NotFound` or `CorruptModel`.
+    """
+    stored = workspace.registry.load(model_id)
+    manifest = stored.manifest
+    encoder = stored.files.get("encoder.json")
+    encoding = [] if encoder is None else FeatureEncoder.from_json(encoder).explain()
     related = [
         entry for entry in workspace.registry.history() if model_id in (entry.get("model_id"), entry.get("previous"))
     ]
-    return {**msgspec.to_builtins(manifest), "history": related}
+    return {**msgspec.to_builtins(manifest), "encoding": encoding, "history": related}
 
 
 def diff(workspace: Workspace, model_id: str, other: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
+from joiner.archive import ingest_archives
 from joiner.doctor import DATABASE_ERRORS
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
@@ -59,7 +60,9 @@ class Workspace:
         """The same, but what DuckDB says about a damaged file is raised (`joiner.doctor.DATABASE_ERRORS`)."""
         with self.lock:
             if self._warehouse is None:
-                self._warehouse = Warehouse(self.experiment)
+                warehouse = Warehouse(self.experiment)
+                ingest_archives(warehouse)  # a file that was deleted, restored or outdated knows none of them
+                self._warehouse = warehouse
             return self._warehouse
 
     @property

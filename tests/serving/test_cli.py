@@ -181,4 +181,6 @@ def test_models_and_status_work_while_no_learner_runs(tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out)["models"] == []
     assert run(["models", "show", "none", "--data-dir", str(tmp_path)]) == 2
     assert run(["models", "rollback", "--data-dir", str(tmp_path)]) == 1
+    assert run(["models", "train", "--data-dir", str(tmp_path)]) == 0
+    assert "nothing" in capsys.readouterr().out
     capsys.readouterr()

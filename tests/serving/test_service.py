@@ -138,6 +138,13 @@ def test_models_are_listed_compared_promoted_by_hand_and_rolled_back(service: Se
     assert listed["champion"] == service.status()["champion"]
     model_id = listed["models"][-1]["model_id"]
     assert service.admin.get(f"/models/{model_id}").json()["kind"] == "initial"
+    shown = service.cli("models", "show", model_id)
+    assert shown.returncode == 0 and "How each feature is encoded" in shown.stdout and "sky" in shown.stdout
+    trained = json.loads(service.cli("models", "train", "--json").stdout)
+    assert trained["trigger"] == "forced"
+    assert service.cli("models", "pin").returncode == 0
+    assert service.cli("models", "rollback").returncode == 1
+    assert service.cli("models", "unpin").returncode == 0
     assert service.admin.get(f"/models/{model_id}/diff/{model_id}").json()["identical"] is True
     assert service.admin.get("/models/none").status_code == 404
     if listed["champion"] != model_id:

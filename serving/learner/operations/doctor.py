@@ -16,10 +16,11 @@ from bandit.doctor import Findings, check_log, check_models, check_replays, chec
 from bandit.errors import Conflict, CorruptLog, InvalidInput, RewardloopError
 from bandit.eventlog import quarantine_segment, verify_segment
 from bandit.eventlog.recovery import salvage_segment
+from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
 from evaluation.certificate import verify_certificate
 from evaluation.scored import ScoredRows
-from joiner.doctor import DATABASE_ERRORS, REBUILD, check_database, check_rebuild
+from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild
 from joiner.parquet import read_parquet
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
 from serving.learner.operations.erase import ERASED
@@ -40,7 +41,9 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
         with workspace.lock:
             _repair(workspace, findings)
     check_settings(experiment, findings)
-    sound = check_log(experiment.paths, findings, now=workspace.clock())
+    archived = check_archives(experiment.paths, findings)
+    names = {segment_name(info.writer_id, info.sequence) for info in archived}
+    sound = archived + check_log(experiment.paths, findings, now=workspace.clock(), archived=names)
     check_models(workspace.registry, findings)
     check_replays(experiment, workspace.registry, findings, limit=replays)
     _check_certificate(workspace, findings)

@@ -27,6 +27,7 @@ from bandit.eventlog.erasure import (
 )
 from bandit.eventlog.survey import sealed_segments
 from bandit.files import write_atomically
+from joiner.archive import archives, holds_any, unpack, unpack_into_log
 from joiner.parquet import read_parquet, write_parquet
 from joiner.rebuild import rebuild
 from serving.learner.certificates import REPORT, SCORED
@@ -51,11 +52,19 @@ def run(
     _wait_until_sealed(workspace)
     paths = workspace.experiment.paths
     if not confirmed:
-        return _answer(mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields))
+        scratch = paths.root / "scratch" / "erase"
+        try:
+            segments = sealed_segments(paths.events)
+            for archive in archives(paths):
+                segments += unpack(archive, scratch / archive.folder.name)
+            return _answer(mark(segments, event_ids=event_ids, subject=subject, fields=fields))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     if not workspace.run_lock.acquire(timeout=RUN_ENDS_WITHIN_S):
         raise Busy("a run is under way; erase again when it has ended")
     try:
         with workspace.lock:
+            _unpack_concerned(workspace, subject, event_ids, fields)
             marked = mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields)
             return _answer(marked) | _erase(workspace, marked, subject, fields)
     finally:
@@ -93,6 +102,25 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
     workspace.release_warehouse()
     rebuild(experiment, watermark=until)
     return {"erased": True, "evaluations": evaluations, "canaries": canaries, "quarantined_lines": lines}
+
+
+def _unpack_concerned(
+    workspace: Workspace, subject: str | None, event_ids: Sequence[str], fields: Sequence[str]
+) -> None:
+    """Turn archives that hold any of it back into segments; the next compaction archives them anew."""
+    paths = workspace.experiment.paths
+    if subject is not None:
+        said = [msgspec.json.encode(name).decode() + ":" for name in fields]
+        value = (msgspec.json.encode(subject).decode(), subject)  # a text, or a number or boolean as in JSON
+        texts = [name + text for name in said for text in value]
+        for archive in archives(paths):
+            if holds_any(archive, texts):
+                unpack_into_log(paths, archive)
+        event_ids = sorted(mark(sealed_segments(paths.events), subject=subject, fields=fields).event_ids)
+    ids = [f'"event_id":{msgspec.json.encode(event_id).decode()}' for event_id in event_ids]
+    for archive in archives(paths):
+        if ids and holds_any(archive, ids):
+            unpack_into_log(paths, archive)
 
 
 def _erase_from_evaluation(folder: Path, event_ids: set[str], moment: str) -> int:
