@@ -176,6 +176,7 @@ def serve(data_dir: Path, *, host: str, port: int) -> int:
             )
         )
         service.start()
+        listener.listen()  # who reads the address may connect at once, and waits until the server accepts
         write_address(data_dir, Address(f"http://{shown}:{bound}", service.token, os.getpid()))
         # uvicorn raises the signal again after its shutdown; the process must live on to close the warehouses
         for number in (signal.SIGTERM, signal.SIGINT):
