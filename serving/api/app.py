@@ -30,13 +30,14 @@ def create_app(
     durable: bool = True,
     allowed_hosts: frozenset[str] | None = None,
     default_experiment: str | None = None,
+    closed: bool = False,
 ) -> DecisionApp:
     """The decision API over all experiments of a data directory; opens them when the server starts it.
 
     `allowed_hosts` are the Host headers to answer for while no key exists (None: any); `default_experiment` is
-    what Personalizer's routes mean where the key does not say it.
+    what Personalizer's routes mean where the key does not say it; `closed` lets nobody in while no key exists.
     """
-    authority = Authority(data_dir, allowed_hosts)
+    authority = Authority(data_dir, allowed_hosts, closed=closed)
     hosting = Hosting(data_dir, writer_id=writer_id, clock=clock, durable=durable, also=authority.refresh)
     return DecisionApp(Api(hosting, authority, default_experiment=default_experiment))
 

@@ -1,7 +1,8 @@
 """Whether a request may be answered: by its Host header while no key exists, by its key from then on.
 
 Without keys the port is bound to loopback and open; a key sent anyway is ignored. Once a key was made, every
-request but those about the process's health needs one with the right scope for the right experiment.
+request but those about the process's health needs one with the right scope for the right experiment. A port that
+other machines reach stays closed even if the keys vanish, unless it was opened by `--insecure`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _CHALLENGE = ((b"www-authenticate", b'Bearer realm="rewardloop"'),)
 class Authority:
     """The keys of a data directory and, where none exists, the hosts that may be asked for (None: any)."""
 
-    def __init__(self, data_dir: Path, allowed_hosts: frozenset[str] | None) -> None:
+    def __init__(self, data_dir: Path, allowed_hosts: frozenset[str] | None, *, closed: bool = False) -> None:
+        """`closed`: nobody may ask while no key exists, because other machines can connect."""
+        self.closed = closed
         self.ring = KeyRing(data_dir)
         self.allowed_hosts = allowed_hosts
 
@@ -38,7 +41,7 @@ class Authority:
 
         `scope` None is what anybody may ask. `experiment` None means that the key itself chooses it.
         """
-        if self.ring.empty:
+        if self.ring.empty and not self.closed:
             check_host(headers, self.allowed_hosts)
             return None
         if scope is None:

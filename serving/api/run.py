@@ -41,13 +41,21 @@ def run_worker(
     port: int = 8000,
     allowed_hosts: Sequence[str] = (),
     default_experiment: str | None = None,
+    insecure: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, on an inherited listening socket (`fd`) or a new one; raises `OSError`."""
+    """Serve until SIGTERM or SIGINT, on an inherited listening socket (`fd`) or a new one; raises `OSError`.
+
+    Where other machines can connect nobody may ask without a key, unless `insecure` says so.
+    """
     _raise_file_limit()
     listener = socket.socket(fileno=fd) if fd is not None else _listen(host, port)
     allowed = frozenset(name.lower() for name in allowed_hosts) | LOOPBACK_NAMES if is_loopback(host) else None
     app = create_app(
-        data_dir, writer_id=new_writer_id(worker), allowed_hosts=allowed, default_experiment=default_experiment
+        data_dir,
+        writer_id=new_writer_id(worker),
+        allowed_hosts=allowed,
+        default_experiment=default_experiment,
+        closed=not is_loopback(host) and not insecure,
     )
     server = _Server(
         uvicorn.Config(
@@ -120,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--allow-host", action="append", default=[], help="a further Host header to answer for")
     parser.add_argument("--core", type=int, help="keep the worker on this core")
     parser.add_argument("--default-experiment", help="what Personalizer's routes mean where the key does not say it")
+    parser.add_argument("--insecure", action="store_true", help="answer other machines although no key exists")
     chosen = parser.parse_args(arguments)
     if chosen.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {chosen.core})
@@ -134,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         port=chosen.port,
         allowed_hosts=chosen.allow_host,
         default_experiment=chosen.default_experiment,
+        insecure=chosen.insecure,
     )
 
 

@@ -34,6 +34,8 @@ def command(
     check_exposure(data_dir, host or service.host, insecure=insecure)
     access = access_sentence(data_dir, host or service.host)
     worker_options = [option for name in allow_hosts for option in ("--allow-host", name)]
+    if insecure:
+        worker_options.append("--insecure")
     if common.experiment is not None:
         worker_options += ["--default-experiment", common.experiment]
     supervisor = Supervisor(

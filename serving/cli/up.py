@@ -41,7 +41,10 @@ def command(
         host=host or service.host,
         port=service.port if port is None else port,
         admin_host=service.admin_host,
-        worker_options=["--default-experiment", common.experiment] if common.experiment else [],
+        worker_options=[
+            *(["--default-experiment", common.experiment] if common.experiment else []),
+            *(["--insecure"] if insecure else []),
+        ],
         admin_port=service.admin_port if admin_port is None else admin_port,
         on_ready=lambda address: _announce(address, experiments, access=access, quick=quick),
         on_crash=say,

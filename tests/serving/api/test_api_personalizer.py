@@ -198,6 +198,18 @@ def test_keys_open_what_their_scopes_say_and_close_within_seconds(tmp_path: Path
     run(scenario())
 
 
+def test_a_port_that_others_reach_stays_closed_without_keys(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=[{"id": "a"}])
+
+    async def scenario() -> None:
+        async with served(tmp_path, closed=True) as (client, _):
+            refused = await client.post("/v1/experiments/default/recommend", json={"context": {}})
+            assert refused.status_code == 401
+            assert (await client.get("/livez")).status_code == 200
+
+    run(scenario())
+
+
 def test_feature_objects_of_one_name_are_merged_and_clashes_are_refused() -> None:
     assert merge_features([{"a": {"x": 1}}, {"a": {"y": 2}}, {"t": "p"}, {"t": ["q"]}]) == {
         "a": {"x": 1, "y": 2},
