@@ -10,36 +10,38 @@ from __future__ import annotations
 
 import duckdb
 
-from joiner.statements import REWARD_OUTCOMES
+from joiner.statements import ORDER, REWARD_OUTCOMES
 
-_COUNTS = f"""
-WITH outcomes AS ({REWARD_OUTCOMES}),
-rewards AS (
-  SELECT count(*) FILTER (imported_at IS NULL) AS reward_records,
-         count(*) FILTER (imported_at IS NULL AND outcome <> 'duplicate') AS rewards,
-         count(DISTINCT event_id) FILTER (imported_at IS NULL) AS rewarded_events,
-         count(*) FILTER (outcome = 'late') AS late,
-         count(*) FILTER (outcome = 'duplicate') AS duplicate_rewards,
-         count(*) FILTER (outcome = 'conflict') AS conflicting_rewards,
-         count(*) FILTER (outcome = 'action_mismatch') AS action_mismatch,
-         count(*) FILTER (outcome = 'unknown') AS unknown
-  FROM outcomes
-),
-decisions AS (
+# one row: over all reward records
+_OUTCOMES = f"""
+WITH outcomes AS ({REWARD_OUTCOMES})
+SELECT count(*) FILTER (imported_at IS NULL) AS reward_records,
+       count(*) FILTER (imported_at IS NULL AND outcome <> 'duplicate') AS rewards,
+       count(DISTINCT event_id) FILTER (imported_at IS NULL) AS rewarded_events,
+       count(*) FILTER (outcome = 'late') AS late,
+       count(*) FILTER (outcome = 'duplicate') AS duplicate_rewards,
+       count(*) FILTER (outcome = 'conflict') AS conflicting_rewards,
+       count(*) FILTER (outcome = 'action_mismatch') AS action_mismatch,
+       count(*) FILTER (outcome = 'unknown') AS unknown
+FROM outcomes
+"""
+
+# one row: over all decisions and interactions; of an event_id with several records the first one tells
+_EVENTS = f"""
+WITH decisions AS (
   SELECT count(*) FILTER (imported_at IS NULL) AS decision_records,
-         count(DISTINCT event_id) FILTER (imported_at IS NULL) AS decisions,
-         count(DISTINCT event_id) FILTER (imported_at IS NOT NULL) AS imported_decisions,
-         count(DISTINCT event_id) FILTER (imported_at IS NULL AND (joined_until IS NULL OR matures_at > joined_until)
-           AND event_id NOT IN (SELECT event_id FROM repeated)) AS waiting_once
-  FROM decision_records, state
+         count(*) FILTER (imported_at IS NOT NULL) AS imported_records,
+         count(*) FILTER (imported_at IS NULL AND matures_at > (SELECT coalesce(joined_until, '-infinity') FROM state))
+           AS waiting
+  FROM decision_records
 ),
 again AS (
-  SELECT count(*) FILTER (nth > 1) AS repeats,
-         count(*) FILTER (nth = 1 AND imported_at IS NULL AND (joined_until IS NULL OR matures_at > joined_until))
-           AS waiting_again
-  FROM (SELECT imported_at, matures_at, row_number() OVER (
-          PARTITION BY event_id ORDER BY stamped_at, writer_id, sequence, position) AS nth
-        FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)), state
+  SELECT count(*) FILTER (imported_at IS NULL AND nth > 1) AS live_repeats,
+         count(*) FILTER (imported_at IS NOT NULL AND nth > 1) AS imported_repeats,
+         count(*) FILTER (imported_at IS NULL AND matures_at > (SELECT coalesce(joined_until, '-infinity') FROM state)
+           AND nth > 1) AS waiting_repeats
+  FROM (SELECT imported_at, matures_at, row_number() OVER (PARTITION BY event_id ORDER BY {ORDER}) AS nth
+        FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated))
 ),
 joined AS (
   SELECT count(*) FILTER (origin = 'live') AS interactions, count(*) FILTER (origin = 'import') AS imported,
@@ -50,25 +52,38 @@ aside AS (
   SELECT count(*) FILTER (reason = 'conflict') AS conflicts, count(*) FILTER (reason = 'not_activated') AS not_activated
   FROM set_aside
 )
-SELECT * FROM rewards, decisions, again, joined, aside
+SELECT * FROM decisions, again, joined, aside
 """
 
 
-def count_everything(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Counts over the whole warehouse.
+def count_events(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Counts of decisions and interactions; cheap.
 
-    `decisions`, `interactions`, `defaulted`, `waiting`: distinct live event_ids; `imported`: interactions out of
-    imported history; `rewards`: live reward records without retries, `rewarded_events` their distinct event_ids;
-    `duplicates`: decision and reward records that repeat another; `conflicts`: event_ids kept out because their
-    decisions contradict each other, `conflicting_rewards` the rewards that contradict their reward_id.
+    `decisions`, `interactions`, `defaulted`, `waiting`: distinct live event_ids; `imported_decisions`, `imported`:
+    decisions and interactions of imported history; `repeated_decisions`: records that repeat an event_id;
+    `conflicts`: event_ids kept out because their decisions contradict each other; `not_activated`.
     """
-    row = cursor.execute(_COUNTS).fetchone()
-    assert row is not None, "aggregates without groups give one row"
-    found = {column[0]: int(value or 0) for column, value in zip(cursor.description, row, strict=True)}
-    waiting = found.pop("waiting_once") + found.pop("waiting_again")
-    repeats = found.pop("repeats")
-    return found | {
-        "waiting": waiting,
-        "duplicates": repeats + found["duplicate_rewards"],
-        "repeated_decisions": repeats,
+    found = _row(cursor, _EVENTS)
+    live, imported = found.pop("live_repeats"), found.pop("imported_repeats")
+    return {
+        "decisions": found["decision_records"] - live,
+        "imported_decisions": found.pop("imported_records") - imported,
+        **found,
+        "waiting": found["waiting"] - found.pop("waiting_repeats"),
+        "repeated_decisions": live + imported,
     }
+
+
+def count_outcomes(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Counts of reward records by what became of them, over the whole log.
+
+    `rewards`: live ones without retries, `rewarded_events` their distinct event_ids; `late`, `unknown`,
+    `action_mismatch`, `conflicting_rewards`, `duplicate_rewards`: kept, and never learnt (again).
+    """
+    return _row(cursor, _OUTCOMES)
+
+
+def _row(cursor: duckdb.DuckDBPyConnection, query: str) -> dict[str, int]:
+    row = cursor.execute(query).fetchone()
+    assert row is not None, "aggregates without groups give one row"
+    return {column[0]: int(value or 0) for column, value in zip(cursor.description, row, strict=True)}

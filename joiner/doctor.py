@@ -12,9 +12,12 @@ from pathlib import Path
 import duckdb
 
 from bandit.doctor import Findings
+from bandit.errors import CorruptLog
 from bandit.eventlog import SegmentInfo
 from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
+from bandit.experiment import ExperimentPaths
+from joiner.archive import archives, ingest_archives, verify_archive
 from joiner.warehouse import Warehouse
 
 DATABASE_ERRORS = (duckdb.Error, RuntimeError)
@@ -48,8 +51,28 @@ FROM interactions WHERE pmf IS NOT NULL
 """
 
 
+def check_archives(paths: ExperimentPaths, findings: Findings) -> list[SegmentInfo]:
+    """Verify every archive; gives the segments that the sound ones hold."""
+    held: list[SegmentInfo] = []
+    cure = "restore its folder from a backup; until then a rebuild would lose its events"
+    try:
+        there = archives(paths)
+    except CorruptLog as error:
+        findings.wrong("log", str(error), cure)
+        return held
+    for archive in there:
+        findings.count("archives")
+        try:
+            verify_archive(archive)
+        except (CorruptLog, OSError) as error:
+            findings.wrong("log", str(error), cure)
+            continue
+        held += archive.manifest.segments
+    return held
+
+
 def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:
-    """Compare the warehouse with the verified segments of the log (`sound`), and its rows with each other."""
+    """Compare the warehouse with the log's verified and archived segments (`sound`), and its rows with each other."""
     cursor = warehouse.cursor()
     known = {
         name: (events, size, sha256)
@@ -106,6 +129,7 @@ def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: 
     _remove(path)
     try:
         with Warehouse(experiment, path=path) as second:
+            ingest_archives(second)
             second.ingest([segment for segment in sealed_segments(experiment.paths.events) if segment.stem in known])
             second.join(until)
             findings.count("interactions_rebuilt", second.counts()["interactions"] + second.counts()["imported"])

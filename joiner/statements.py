@@ -129,7 +129,7 @@ INGEST = (
 """What follows the reading of a batch, in this order, in its transaction."""
 
 _COUNTS_FOR = "(r.stamped_at < d.matures_at OR (d.imported_at IS NOT NULL AND r.stamped_at = d.matures_at))"
-_ORDER = "stamped_at, writer_id, sequence, position"
+ORDER = "stamped_at, writer_id, sequence, position"
 
 # one row per event_id: its first decision record
 FIRST_DECISIONS = f"""
@@ -137,7 +137,7 @@ SELECT * FROM decision_records WHERE event_id NOT IN (SELECT event_id FROM repea
 UNION ALL
 SELECT * FROM (
   SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)
-  QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
+  QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {ORDER}) = 1
 )
 """
 
@@ -154,7 +154,7 @@ firsts AS NOT MATERIALIZED (
   SELECT record_id, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version, deferred
   FROM (
     SELECT * FROM decision_records WHERE event_id IN ({_CAREFUL})
-    QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {_ORDER}) = 1
+    QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {ORDER}) = 1
   )
   WHERE matures_at <= $until AND (matures_at > $after OR event_id IN (SELECT event_id FROM stragglers))
 )"""
@@ -308,7 +308,7 @@ earlier AS (
   SELECT d.event_id FROM decision_records d
   WHERE d.event_key IN (SELECT event_key FROM open WHERE again)
   GROUP BY d.event_id
-  HAVING arg_min(d.matures_at, ({_ORDER})) <= (SELECT coalesce(joined_until, $long_ago) FROM state)
+  HAVING arg_min(d.matures_at, ({ORDER})) <= (SELECT coalesce(joined_until, $long_ago) FROM state)
 )
 SELECT count(DISTINCT event_id), min(matures_at) FROM open
 WHERE NOT again OR event_id NOT IN (SELECT event_id FROM earlier)
@@ -331,7 +331,7 @@ ranked AS (
   WINDOW same AS (
     PARTITION BY event_id, coalesce(mismatch, false), reward_id,
       CASE WHEN reward_id IS NULL THEN (reward, event, value, action) END
-    ORDER BY {_ORDER})
+    ORDER BY {ORDER})
 )
 SELECT event_id, received_at, stamped_at, imported_at, reward, reward_id, event, value, action,
        decided_at, matures_at, writer_id, sequence, position,

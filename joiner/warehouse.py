@@ -8,10 +8,11 @@ interactions, and that the rows depend on what the log holds alone, not on when 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,7 @@ from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.experiment import Experiment
 from joiner import export, statements
 from joiner.connection import connect, from_utc, to_utc
-from joiner.counts import count_everything
+from joiner.counts import count_events, count_outcomes
 from joiner.schema import prepare, refresh_settings
 
 INGEST_BATCH_BYTES_MAX = 128 * 1024 * 1024
@@ -50,6 +51,15 @@ class JoinReport:
     until: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Counted outcomes of rewards: for which state of the file, and until when (monotonic clock) they will do."""
+
+    state: tuple[object, ...]
+    until_s: float
+    counts: dict[str, int]
+
+
 class Warehouse:
     """Ingest, join and read one experiment's warehouse. Threads may share it: writes take turns, reads do not wait.
 
@@ -62,7 +72,8 @@ class Warehouse:
         self.scratch = experiment.paths.root / "scratch"
         self.scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
-        self._counts: tuple[tuple[object, ...], dict[str, int]] | None = None
+        self._counting = threading.Lock()
+        self._outcomes: _Outcomes | None = None
         self._idle_until: datetime | None = None
         self._read_only = read_only
         self._connection = self._connect()
@@ -225,13 +236,24 @@ class Warehouse:
         """What became of the decisions that `rows` selects; see `joiner.window.JoinSummary`."""
         return export.account(self._read(), rows)
 
-    def counts(self) -> dict[str, int]:
-        """How many of everything: see `joiner.counts` for the keys."""
+    def counts(self, *, exact: bool = False) -> dict[str, int]:
+        """How many of everything: see `joiner.counts` for the keys.
+
+        What became of rewards is counted over the whole log; so that polling stays cheap, that part may be as old
+        as ten times what it takes, unless `exact`. Decisions and interactions are always counted now.
+        """
         cursor = self._read()
         state = cursor.execute("SELECT count(*), max(joined_until) FROM segments, state").fetchone() or ()
-        if self._counts is None or self._counts[0] != state:
-            self._counts = (state, count_everything(cursor))
-        return dict(self._counts[1])
+        with self._counting:
+            known = self._outcomes
+            started = time.monotonic()
+            if known is None or (known.state != state and (exact or started > known.until_s)):
+                counted = count_outcomes(cursor)
+                took_s = time.monotonic() - started
+                known = self._outcomes = _Outcomes(state, started + 10.0 * took_s, counted)
+        found = count_events(cursor) | known.counts
+        found["duplicates"] = found["repeated_decisions"] + found["duplicate_rewards"]
+        return found
 
     def digest(self) -> str:
         """A digest of the interactions as a set: equal rows give equal digests, in whatever order they are stored."""
@@ -290,9 +312,8 @@ class Warehouse:
         row = self._read().execute(statements.ANYTHING_TO_JOIN, {"until": until}).fetchone()
         if row is None or row[0] is None or row[1]:
             return None
-        self._idle_until = max(
-            from_utc(max(row[0], until)) or LONG_AGO, self._idle_until or from_utc(row[0]) or LONG_AGO
-        )
+        reached = max(row[0], until).replace(tzinfo=UTC)
+        self._idle_until = reached if self._idle_until is None else max(reached, self._idle_until)
         return JoinReport(0, 0, self._idle_until)
 
     def _sweep(
