@@ -86,6 +86,14 @@ def load_configuration(path: Path | None, environment: Mapping[str, str] | None 
     return Configuration(service, experiments)
 
 
+def check_all(configuration: Configuration) -> None:
+    """Check what only the processes know about: cron expressions. Raises `InvalidSettings`."""
+    from serving.learner.cron import check_schedule
+
+    for name in configuration.experiments:
+        check_schedule(configuration.settings_for(name or "default"))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()

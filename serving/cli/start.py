@@ -13,7 +13,7 @@ from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, now, say
-from serving.cli.config import Configuration
+from serving.cli.config import Configuration, check_all
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -43,6 +43,7 @@ def prepare_experiments(common: Common, configuration: Configuration, *, quick: 
     What the configuration declares is laid over the settings in force, as a new version when it differs. Raises
     `InvalidSettings`.
     """
+    check_all(configuration)
     declared = [name for name in configuration.experiments if name is not None]
     present = Experiment.names(common.data_dir)
     if common.experiment is not None:

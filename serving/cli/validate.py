@@ -7,6 +7,7 @@ import click
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.settings import settings_to_dict
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, common, print_json, say
+from serving.cli.config import check_all
 from serving.cli.start import defaults_sentence
 
 
@@ -20,6 +21,7 @@ def command(common: Common) -> None:
         raise InvalidInput("--config", "there is no such file")
     try:
         configuration = common.configuration()
+        check_all(configuration)
     except InvalidSettings as error:
         if common.as_json:
             problems = [{"field": p.field, "problem": p.problem, "limit": p.limit} for p in error.problems]

@@ -23,6 +23,7 @@ from joiner.history import import_history
 from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
 from serving.learner.console import add_console
+from serving.learner.cron import check_schedule
 from serving.learner.http import (
     LOOPBACK,
     Doorkeeper,
@@ -95,6 +96,7 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
         if not isinstance(settings, dict):
             raise InvalidInput("settings", "must be an object")
         merged = merge_settings(ExperimentSettings(), settings)
+        check_schedule(merged)
         experiment = Experiment.create(service.data_dir, name, merged, now=service.clock())
         await anyio.to_thread.run_sync(service.discover)
         return JSONResponse(_shown(experiment), 201)
@@ -107,7 +109,9 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     async def change_experiment(name: str, request: Request) -> Response:
         body = await read_object(request)
         experiment = service.cycle(name).workspace.experiment
-        experiment.change(merge_settings(experiment.settings, body), now=service.clock())
+        merged = merge_settings(experiment.settings, body)
+        check_schedule(merged)
+        experiment.change(merged, now=service.clock())
         return JSONResponse(_shown(experiment))
 
     @app.get(PREFIX + "/status")

@@ -7,6 +7,13 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.triggers.cron import CronTrigger
 
 from bandit.errors import InvalidSettings
+from bandit.settings import ExperimentSettings
+
+
+def check_schedule(settings: ExperimentSettings) -> None:
+    """Raise `InvalidSettings` when the schedule has a cron expression that means nothing."""
+    if settings.schedule.cron is not None:
+        next_after(settings.schedule.cron, datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def next_after(expression: str, moment: datetime) -> datetime:

@@ -28,6 +28,9 @@ from serving.learner.challengers import concatenate
 CHUNK_ROWS = 50_000
 """How many rows are in memory at a time; VW reads that many from a file by itself, much faster than one by one."""
 
+REMEMBERED_MAX = 8
+"""How many learnings a process keeps in memory (each some tens of megabytes); any other is loaded from its files."""
+
 FIT_ROWS = 50_000
 """The encoder of a fresh learning is fitted on the first so many rows."""
 
@@ -81,9 +84,12 @@ class Desk:
         return learning
 
     def keep(self, job: Job, digest: str, learning: Learning) -> None:
-        """Remember a learning for the next job."""
+        """Remember a learning for the next job; the one used longest ago makes room beyond `REMEMBERED_MAX`."""
         self.take(job, "")
         self.learnings[job.root, job.name] = (digest, learning)
+        while len(self.learnings) > REMEMBERED_MAX:
+            _, oldest = self.learnings.pop(next(iter(self.learnings)))
+            oldest.close()
 
 
 def advance(desk: Desk, job: Job) -> Outcome:

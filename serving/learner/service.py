@@ -35,7 +35,7 @@ from serving.learner.workspace import Workspace
 log = logging.getLogger("rewardloop.learner")
 
 TRAINING_PROCESSES = 2
-"""Per experiment: one for the standing challenger, one for the field; each starts when it is first needed."""
+"""For all experiments: one for standing challengers, one for the field; each starts when it is first needed."""
 
 DISCOVER_S = 1.0
 STOP_S = 4.0
@@ -57,6 +57,7 @@ class LearnerService:
         self.data_dir = data_dir
         self.clock = clock
         self.token = secrets.token_urlsafe(24)
+        self.trainer = TrainerPool.of(TRAINING_PROCESSES)
         self.cycles: dict[str, Cycle] = {}
         self.failures: dict[str, str] = {}
         self._lock = take_lock(data_dir)
@@ -120,13 +121,12 @@ class LearnerService:
         self._lock.release()
 
     def _end_training(self) -> None:
-        for cycle in self.cycles.values():
-            cycle.trainer.close()
+        self.trainer.close()
 
     def _open(self, name: str) -> None:
         try:
             experiment = Experiment.open(self.data_dir, name)
-            self.cycles[name] = Cycle(Workspace(experiment, self.clock), TrainerPool.of(TRAINING_PROCESSES))
+            self.cycles[name] = Cycle(Workspace(experiment, self.clock), self.trainer)
             self.failures.pop(name, None)
         except Exception as error:  # a damaged warehouse, say: the other experiments go on
             self._failed(name, error)

@@ -69,6 +69,16 @@ def test_an_unknown_key_is_refused_by_its_name(tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["problems"][0]["field"] == "rewards.window"
 
 
+def test_a_cron_expression_that_means_nothing_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[schedule]\ncron = "61 * * * *"\n')
+    assert run(["validate", "--config", str(config)]) == 1
+    assert run(["up", "--config", str(config), "--data-dir", str(tmp_path / "data")]) == 2
+    assert "schedule.cron" in capsys.readouterr().err
+
+
 def test_validate_needs_a_file_that_is_there(tmp_path: Path) -> None:
     assert run(["validate"]) == 2
     assert run(["validate", "--config", str(tmp_path / "none.toml")]) == 2
