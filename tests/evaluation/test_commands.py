@@ -1,0 +1,149 @@
+"""The commands around evaluation, run as a user would: on files, and on the log of a short simulation."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.fast import paired_summary
+from evaluation.lift import paired_lift
+from evaluation.ranking import rank
+from evaluation.scored import ScoredRows
+from joiner.parquet import write_parquet
+from tests.evaluation.test_gate import classes
+from tests.evaluation.worlds import make_world
+
+
+def rewardloop(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.cli", *arguments], capture_output=True, text=True, check=False, timeout=110
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def stored(path: Path, rows: ScoredRows) -> str:
+    write_parquet(path, rows.to_frame())
+    return str(path)
+
+
+def test_scored_rows_in_numbers_out(tmp_path: Path) -> None:
+    rows = classes(3).log(np.random.default_rng(1), 3000)
+    code, out, _ = rewardloop("evaluate", "--scored", stored(tmp_path / "rows.parquet", rows), "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["verdict"] == "promote"
+    assert found["n"] == 3000
+    assert set(found["estimators"]) == {"dm", "ips", "snips", "clipped_ips", "dr", "sndr", "switch_dr", "dros"}
+    assert set(found["paired"]) >= {"lift", "se", "lower", "upper", "relative"}
+    assert set(found["weight_mean_z"]) == {"candidate", "champion", "uniform"}
+    lift = paired_lift(rows)
+    assert found["paired"]["lift"] == pytest.approx(lift.value, abs=1e-12)
+    assert found["paired"]["lower"] == pytest.approx(lift.lower, abs=1e-12)
+    dr = found["estimators"]["dr"]
+    assert dr["candidate"]["value"] - dr["champion"]["value"] == pytest.approx(lift.value, abs=1e-12)
+
+
+def test_a_worse_candidate_and_too_few_rows_exit_with_one(tmp_path: Path) -> None:
+    rows = classes(3).log(np.random.default_rng(1), 3000)
+    worse = stored(tmp_path / "worse.parquet", replace(rows, candidate=rows.champion, champion=rows.candidate))
+    assert rewardloop("evaluate", "--scored", worse)[0] == 1
+    few = stored(tmp_path / "few.parquet", rows.slice(0, 50))
+    code, out, _ = rewardloop("evaluate", "--scored", few, "--json")
+    assert (code, json.loads(out)["verdict"]) == (1, "insufficient")
+
+
+def test_misuse_is_one_line_and_two(tmp_path: Path) -> None:
+    bad = make_world(1).log(np.random.default_rng(1), 20).to_frame()
+    bad["propensity"] = 0.0
+    write_parquet(tmp_path / "bad.parquet", bad)
+    for arguments in (
+        (),
+        ("--scored", str(tmp_path / "none.parquet")),
+        ("--scored", str(tmp_path / "bad.parquet")),
+        ("--policy", "best", "--data-dir", str(tmp_path / "nothing")),
+    ):
+        code, out, err = rewardloop("evaluate", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "propensity" in rewardloop("evaluate", "--scored", str(tmp_path / "bad.parquet"))[2]
+
+
+def test_the_fast_pass_gives_what_the_plain_one_gives() -> None:
+    narrow = make_world(2).log(np.random.default_rng(2), 50_000)
+    ragged = ScoredRows.concat([narrow.slice(0, 500), make_world(3, k=3).log(np.random.default_rng(3), 400)])
+    for rows in (narrow, ragged):
+        fast, plain = paired_summary(rows), paired_lift(rows)
+        assert fast.lift.value == pytest.approx(plain.value, abs=1e-12)
+        assert fast.lift.se == pytest.approx(plain.se, rel=1e-9)
+    assert paired_summary(replace(narrow, candidate=narrow.champion)).lift.value == 0.0
+
+
+def test_a_policy_that_the_log_can_hardly_show_is_refused_and_comes_last() -> None:
+    rows = classes(3).log(np.random.default_rng(1), 3000)
+    rare = replace(rows, candidate=np.tile([1.0, 0, 0, 0, 0], 3000))
+    mu = np.tile([0.0005, 0.4995, 0.2, 0.2, 0.1], 3000)
+    rng = np.random.default_rng(2)
+    action = 1 + rng.choice(4, size=3000, p=[0.4995 / 0.9995, 0.2 / 0.9995, 0.2 / 0.9995, 0.1 / 0.9995])
+    rare = replace(rare, pmf=mu, action=action, propensity=mu[action])
+    known, unknown = rank({"rare": rare, "candidate": rows})
+    assert (known.policy, known.answered) == ("candidate", True)
+    assert known.lower < 0.1 + 0.8 * 0.8 < known.upper
+    assert not unknown.answered
+    assert "needed" in unknown.answer
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loop")
+    code, _, err = rewardloop("simulate", "--interactions", "1000", "--data-dir", str(folder), "--json")
+    assert code == 0, err
+    return folder
+
+
+def test_policies_are_ranked_on_a_log(loop: Path) -> None:
+    asked = ("uniform", "champion", "greedy:champion", "action:1", "train:egreedy")
+    options = [part for name in asked for part in ("--policy", name)]
+    code, out, err = rewardloop("evaluate", *options, "--data-dir", str(loop), "--json")
+    assert code == 0, err
+    found = {entry["policy"]: entry for entry in json.loads(out)["policies"]}
+    assert set(found) == set(asked)
+    assert found["action:1"]["answered"]
+    assert found["action:1"]["lower"] < 0.784 < found["action:1"]["upper"]
+    # the champion learnt from most of the log, so that few rows may speak about it
+    assert found["champion"]["n"] < found["uniform"]["n"]
+
+
+def test_a_table_of_probabilities_is_a_policy_too(loop: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "interactions.parquet"
+    export = ("export", "--what", "interactions", "--format", "parquet", "--out", str(exported))
+    assert rewardloop(*export, "--data-dir", str(loop))[0] == 0
+    from joiner.parquet import read_parquet
+
+    events = list(read_parquet(exported, columns=["event_id"])["event_id"])
+    write_parquet(tmp_path / "table.parquet", {"event_id": events, "pmf": [[1.0, 0, 0, 0, 0, 0, 0]] * len(events)})
+    asked = ("--policy", f"table:{tmp_path / 'table.parquet'}", "--policy", "action:1")
+    code, out, err = rewardloop("evaluate", *asked, "--data-dir", str(loop), "--json")
+    assert code == 0, err
+    first, second = json.loads(out)["policies"]
+    assert first["value"] == pytest.approx(second["value"], abs=1e-12)
+
+
+def test_every_evaluation_of_a_loop_verifies_and_a_touched_one_does_not(loop: Path) -> None:
+    folders = sorted(loop.glob("experiments/*/evaluations/e*"))
+    assert len(folders) >= 2
+    assert rewardloop("report", "verify", folders[-1].name, "--data-dir", str(loop), "--from-log")[0] == 0
+    assert rewardloop("report", "history", "--data-dir", str(loop), "--json")[0] == 0
+    assert rewardloop("report", "track-record", "--data-dir", str(loop), "--json")[0] == 0
+    path = folders[-1] / "certificate.json"
+    whole = path.read_bytes()
+    cert = json.loads(whole)
+    cert["rows"]["n"] += 1
+    path.write_text(json.dumps(cert))
+    code, out, _ = rewardloop("report", "verify", folders[-1].name, "--data-dir", str(loop))
+    path.write_bytes(whole)
+    assert code == 1
+    assert "rows.n" in out
+    assert rewardloop("report", "verify", "e-none", "--data-dir", str(loop))[0] == 2
