@@ -7,7 +7,7 @@ Each says in words what is the matter and what to do about it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -65,8 +65,13 @@ class Findings:
         return not any(finding.wrong for finding in self.found)
 
 
-def check_log(paths: ExperimentPaths, findings: Findings, *, now: datetime) -> list[SegmentInfo]:
-    """Verify every sealed segment and look for what was lost, left open or put aside; gives the sound segments."""
+def check_log(
+    paths: ExperimentPaths, findings: Findings, *, now: datetime, archived: Collection[str] = ()
+) -> list[SegmentInfo]:
+    """Verify every sealed segment and look for what was lost, left open or put aside; gives the sound segments.
+
+    `archived` are the names of segments that are archived by now.
+    """
     sound: list[SegmentInfo] = []
     sequences: dict[str, list[int]] = defaultdict(list)
     segments = sealed_segments(paths.events)
@@ -81,7 +86,7 @@ def check_log(paths: ExperimentPaths, findings: Findings, *, now: datetime) -> l
             continue
         sound.append(info)
         findings.count("events", info.events)
-    _check_gaps(paths, sequences, findings)
+    _check_gaps(paths, sequences, findings, archived)
     _check_quarantine(paths, findings)
     _check_writers(paths, findings, now=now)
     known = {*segments, *open_segments(paths.events)}
@@ -178,12 +183,15 @@ def check_replays(experiment: Experiment, registry: ModelRegistry, findings: Fin
         )
 
 
-def _check_gaps(paths: ExperimentPaths, sequences: dict[str, list[int]], findings: Findings) -> None:
+def _check_gaps(
+    paths: ExperimentPaths, sequences: dict[str, list[int]], findings: Findings, archived: Collection[str]
+) -> None:
     for segment in open_segments(paths.events):
         writer_id, sequence = parse_segment_name(segment)
         sequences[writer_id].append(sequence)
     quarantine = paths.events / QUARANTINE
     aside = {path.name.split(".")[0] for path in quarantine.iterdir()} if quarantine.is_dir() else set()
+    aside.update(archived)
     for writer_id, numbers in sorted(sequences.items()):
         missing = sorted(set(range(min(numbers), max(numbers))) - set(numbers))
         unexplained = [number for number in missing if f"{writer_id}-{number:08d}" not in aside]

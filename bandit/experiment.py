@@ -53,6 +53,10 @@ class ExperimentPaths:
         return self.root / "events"
 
     @property
+    def archive(self) -> Path:
+        return self.root / "archive"
+
+    @property
     def workers(self) -> Path:
         return self.root / "workers"
 

@@ -27,6 +27,8 @@ MEANING: dict[str, str] = {
     "rollback.latency_p99_ms_max": "largest 99th percentile of recommend's latency after a promotion",
     "rollback.decisions_min": "requests after a promotion before errors and latency are judged",
     "challengers": "the field beside the standing challenger, by name; each relearns the newest window on a schedule",
+    "retention.compact_after_days": "days after which sealed segments become Parquet archives",
+    "retention.drop_after_days": "days after which archives are removed for good, with what was joined from them",
     "rewards.events": "named events and their worth: { click = { value = 1 }, watched = { scale = 0.02, max = 1 } }",
     "encoding.numbers": "quantile bins fitted on logged rows, or z-scores as the published recipes use",
     "encoding.bins": "quantile bins per number, at most",

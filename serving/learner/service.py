@@ -29,6 +29,7 @@ from bandit.experiment import Experiment
 from serving.learner.address import Address, address_path, take_lock, write_address
 from serving.learner.admin import create_admin
 from serving.learner.cycle import Cycle
+from serving.learner.operations import run_operation
 from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
 
@@ -38,6 +39,7 @@ TRAINING_PROCESSES = 2
 """For all experiments: one for standing challengers, one for the field; each starts when it is first needed."""
 
 DISCOVER_S = 1.0
+RETAIN_S = 3600.0
 STOP_S = 4.0
 """How long a run may go on after SIGTERM before its training process is ended."""
 
@@ -72,6 +74,7 @@ class LearnerService:
         """Open every experiment and start polling."""
         self.discover()
         self.scheduler.add_job(self.discover, "interval", seconds=DISCOVER_S, id="discover")
+        self.scheduler.add_job(self.retain, "interval", seconds=RETAIN_S, id="retain")
         self.scheduler.start()
 
     def cycle(self, name: str) -> Cycle:
@@ -90,6 +93,14 @@ class LearnerService:
                     self._open(name)
             for name, cycle in self.cycles.items():
                 self._pace(name, cycle.workspace.experiment.settings.schedule.poll_s)
+
+    def retain(self) -> None:
+        """Compact and drop the log of each experiment by its retention rules."""
+        for name, cycle in list(self.cycles.items()):
+            try:
+                run_operation(cycle.workspace, "compact", {})
+            except Exception as error:  # told in /readyz and status, tried again next time
+                self._failed(name, error)
 
     def poll(self, name: str) -> None:
         """One poll of one experiment: take in what is new, and start a run if one is due."""

@@ -1,0 +1,40 @@
+"""Retention, as declared: old segments become archives, and archives too old are dropped with their rows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from joiner.archive import compact, drop
+from joiner.rebuild import rebuild
+from serving.learner.workspace import Workspace
+
+
+def run(workspace: Workspace) -> dict[str, Any]:
+    """Compact and drop by the settings in force; does nothing where none are declared. Idempotent."""
+    experiment = workspace.experiment
+    experiment.refresh()
+    rules, moment = experiment.settings.retention, workspace.clock()
+    answer: dict[str, Any] = {"segments": 0, "archives": 0, "bytes_before": 0, "bytes_after": 0, "dropped": 0}
+    with workspace.lock:
+        if rules.compact_after_days is not None:
+            older_than = moment - timedelta(days=rules.compact_after_days)
+            done = compact(workspace.warehouse, older_than=older_than, now=moment)
+            answer |= {
+                "segments": done.segments,
+                "archives": done.archives,
+                "bytes_before": done.bytes_before,
+                "bytes_after": done.bytes_after,
+            }
+            if done.segments:
+                workspace.registry.record("compaction", now=moment, **answer)
+        if rules.drop_after_days is not None:
+            gone = drop(experiment.paths, older_than=moment - timedelta(days=rules.drop_after_days))
+            if gone:
+                events = sum(info.events for archive in gone for info in archive.manifest.segments)
+                workspace.registry.record("drop", now=moment, archives=len(gone), events=events)
+                until = workspace.warehouse.joined_until()
+                workspace.release_warehouse()
+                rebuild(experiment, watermark=until)
+                answer["dropped"] = events
+    return answer
