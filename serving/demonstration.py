@@ -134,8 +134,7 @@ def demonstrate(
     script = Script(options.interactions, options.batch, options.warm_start, options.seed)
     harm = _plan_harm(script) if options.sabotage else None
     times: dict[str, float] = {}
-    with Service(data_dir, log=data_dir / "service.log") as service:
-        admin = Admin(data_dir, EXPERIMENT)
+    with Service(data_dir, log=data_dir / "service.log") as service, Admin(data_dir, EXPERIMENT) as admin:
         with Client(service.url, EXPERIMENT, retries=RETRIES, timeout_s=5.0) as client:
             transport = OverHttp(
                 ClientApp(client, users=1, reporters=REPORTERS),

@@ -65,9 +65,12 @@ def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: L
     inside = simulate(statlog, tmp_path / "inside", settings=settings)
     data_dir = tmp_path / "outside"
     Experiment.create(data_dir, "world", settings, now=datetime.now(UTC), secret=secret_of(SCRIPT.seed))
-    with Service(data_dir, log=tmp_path / "service.log") as service, Client(service.url, "world") as client:
-        app = ClientApp(client, users=1, reporters=1)
-        transport = OverHttp(app, Admin(data_dir, "world"), expected_batch=SCRIPT.batch)
+    with (
+        Service(data_dir, log=tmp_path / "service.log") as service,
+        Admin(data_dir, "world") as admin,
+        Client(service.url, "world") as client,
+    ):
+        transport = OverHttp(ClientApp(client, users=1, reporters=1), admin, expected_batch=SCRIPT.batch)
         outside = play(statlog, transport, SCRIPT, channel=Delay(0.2, "uniform"))
     assert said(outside) == said(inside)
     assert [judged(batch.settled) for batch in outside.batches] == [judged(batch.settled) for batch in inside.batches]
@@ -80,7 +83,8 @@ def test_a_simulated_directory_opens_under_the_real_service(tmp_path: Path) -> N
     with Service(tmp_path / "data", log=tmp_path / "service.log") as service, Client(service.url, "world") as client:
         choice = client.recommend({f"u{i}": 0.1 for i in range(6)})
         client.reward(choice.event_id, 1.0)
-        status = Admin(tmp_path / "data", "world").status()
+        with Admin(tmp_path / "data", "world") as admin:
+            status = admin.status()
     assert status is not None
     assert choice.model_id == run.batches[-1].settled.champion == status["champion"]
     assert status["counts"]["interactions"] == 200
