@@ -58,15 +58,17 @@ def learn_in_bulk(
             for name, model in (("reward", reward_model), ("policy", policy))
         )
         _run(for_policy, for_reward, parallel=len(rows) >= PARALLEL_ROWS_MIN and (os.cpu_count() or 1) > 1)
-        if scored is not None:
+        if scored is None:
+            for row in rows:
+                policy.count(row.actions[row.index])
+        else:
             lengths = [len(row.actions) for row in rows]
             predicted = zip(read_predictions(for_policy, lengths), read_predictions(for_reward, lengths), strict=True)
-            before = policy.rows_learnt
-            reward_of = scale.reward
-            for position, (numbers, costs) in enumerate(predicted):
-                pmf = policy.explore(numbers, before + position)
-                scored.add(rows[position], pmf, [reward_of(cost) for cost in costs])
-        policy.replace(learnt_model(for_policy), policy.rows_learnt + len(rows))
+            for row, (numbers, costs) in zip(rows, predicted, strict=True):
+                pmf = policy.explore(numbers, policy.rows_learnt, row.actions)
+                scored.add(row, pmf, [scale.reward(cost) for cost in costs])
+                policy.count(row.actions[row.index])
+        policy.replace(learnt_model(for_policy))
         reward_model.replace(learnt_model(for_reward))
 
 

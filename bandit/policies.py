@@ -72,6 +72,7 @@ class ModelState(msgspec.Struct, kw_only=True):
     rows_learnt: int
     best_cost: float = -1.0
     """The cost of the best possible reward."""
+    action_counts: dict[str, int] = {}
     refit_at: int = 0
     """The encoder is fitted anew, and everything learnt again, once this many rows have been learnt."""
 
@@ -102,6 +103,7 @@ def policy_from_files(files: Mapping[str, bytes]) -> VWPolicy:
         model=files["policy.vw"],
         rows_learnt=state.rows_learnt,
         best_cost=state.best_cost,
+        action_counts=state.action_counts,
     )
 
 

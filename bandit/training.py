@@ -89,6 +89,7 @@ class Learning:
             model=files["policy.vw"] if files else None,
             rows_learnt=self.rows_learnt,
             best_cost=self._scale.best_cost,
+            action_counts=read_state(files).action_counts if files else None,
         )
         self.reward_model = RewardModel(encoder, settings.learning, model=files["reward_model.vw"] if files else None)
 
@@ -101,6 +102,7 @@ class Learning:
             learning=self.settings.learning,
             rows_learnt=self.rows_learnt,
             best_cost=self._scale.best_cost,
+            action_counts=self.policy.action_counts,
             refit_at=self._refit_at,
         )
         return {

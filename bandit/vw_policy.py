@@ -9,7 +9,7 @@ costs, because its γ depends on how good the best of them is (see `bandit.explo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
@@ -18,6 +18,11 @@ from bandit.settings import Exploration, Learning
 from bandit.types import Action, Context
 from bandit.vw_options import policy_arguments
 from bandit.vw_workspace import VWWorkspace
+
+KNOWN_ROWS = 10
+"""From so many rows on, an action without features stands on its own estimate."""
+ACTIONS_COUNTED_MAX = 10_000
+"""With more actions than this, ids come and go, and counting them says nothing."""
 
 
 class VWPolicy:
@@ -35,16 +40,21 @@ class VWPolicy:
         model: bytes | None = None,
         rows_learnt: int = 0,
         best_cost: float = -1.0,
+        action_counts: Mapping[str, int] | None = None,
     ) -> None:
         """Start empty, or from the bytes of a saved model; raises `CorruptModel` when VW refuses them.
 
-        `best_cost` is the cost of the best possible reward.
+        `best_cost` is the cost of the best possible reward, `action_counts` how often actions without features
+        have been learnt, as far as `KNOWN_ROWS`.
         """
         self.encoder = encoder
         self.exploration = exploration
         self.learning = learning
         self.rows_learnt = rows_learnt
         self._best_cost = best_cost
+        self.action_counts = dict(action_counts or {})
+        self._ramps: list[float] | None = None
+        self._ramped_actions: Sequence[Action] | None = None
         self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
         self._propensity_min = max(learning.propensity_min, 1.0 / learning.importance_max)
 
@@ -54,9 +64,9 @@ class VWPolicy:
         Raises `CorruptModel` when the model's weights are no numbers any more, `InvalidRequest` when there are
         no actions or two of one id.
         """
-        return self.explore(self._vw.predict(context, actions), self.rows_learnt)
+        return self.explore(self._vw.predict(context, actions), self.rows_learnt, actions)
 
-    def explore(self, numbers: Sequence[float], rows_learnt: int) -> list[float]:
+    def explore(self, numbers: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
         """The pmf out of VW's k numbers (costs for squarecb, else probabilities), given after `rows_learnt` rows."""
         k = len(numbers)
         exploration = self.exploration
@@ -65,29 +75,57 @@ class VWPolicy:
         ):
             return [1.0 / k] * k
         try:
-            pmf = self._squarecb(numbers, rows_learnt) if exploration.algorithm == "squarecb" else scaled(numbers)
+            pmf = (
+                self._squarecb(numbers, rows_learnt, actions)
+                if exploration.algorithm == "squarecb"
+                else scaled(numbers)
+            )
         except ValueError:
             raise CorruptModel("the model's predictions are not numbers; roll back to an earlier one") from None
         return with_floor(pmf, exploration.probability_floor)
 
-    def _squarecb(self, costs: Sequence[float], rows_learnt: int) -> list[float]:
+    def _squarecb(self, costs: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
         rows = max(rows_learnt, 1)
         gamma = self.exploration.gamma_scale * rows**self.exploration.gamma_exponent
+        cheapest = min(costs)
         if self.exploration.headroom:
-            cheapest = min(costs)
             limit = self._best_cost
             if cheapest < limit:
                 costs = [max(cost, limit) for cost in costs]
                 cheapest = limit
             gamma /= headroom(cheapest, limit, rows)
+        if actions is not self._ramped_actions:
+            self._ramps = self._find_ramps(actions)
+            self._ramped_actions = actions if isinstance(actions, tuple) else None
+        if self._ramps is not None:
+            costs = [cheapest + ramp * (cost - cheapest) for ramp, cost in zip(self._ramps, costs, strict=True)]
         return squarecb(costs, gamma)
+
+    def _find_ramps(self, actions: Sequence[Action]) -> list[float] | None:
+        """The share of its gap that counts for each action: little known actions are shown up to a uniform share.
+
+        Actions with features are judged by them from the start, and are left alone.
+        """
+        counts = self.action_counts
+        if len(counts) >= ACTIONS_COUNTED_MAX:
+            return None
+        ramps = [1.0 if action.features else min(counts.get(action.id, 0) / KNOWN_ROWS, 1.0) for action in actions]
+        return ramps if min(ramps) < 1.0 else None
+
+    def count(self, action: Action) -> None:
+        """Note that one more row has been learnt, of this action."""
+        self.rows_learnt += 1
+        known = self.action_counts.get(action.id, 0)
+        if known < KNOWN_ROWS and not action.features and len(self.action_counts) < ACTIONS_COUNTED_MAX:
+            self.action_counts[action.id] = known + 1
+            self._ramped_actions = None
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
         if not 0 <= index < len(actions):
             raise ValueError("a training example needs an action that was offered")
         self._vw.learn(context, actions, index, cost, self.bounded(cost, propensity))
-        self.rows_learnt += 1
+        self.count(actions[index])
 
     def bounded(self, cost: float, propensity: float) -> float:
         """The propensity to learn with, not below the declared minimum; raises ValueError for what would poison."""
@@ -100,11 +138,10 @@ class VWPolicy:
         """VW's arguments for going on from this model."""
         return self._vw.resume_arguments
 
-    def replace(self, model: bytes, rows_learnt: int) -> None:
-        """Take over what was learnt elsewhere from this model's bytes."""
+    def replace(self, model: bytes) -> None:
+        """Take over what was learnt elsewhere from this model's bytes (`count` has been told of each row)."""
         self._vw.close()
         self._vw = VWWorkspace(self.encoder, self._vw.arguments, model)
-        self.rows_learnt = rows_learnt
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

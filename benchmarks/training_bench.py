@@ -101,7 +101,7 @@ def main() -> None:
                 learning.policy.arguments, model, ready, examples=len(part), folder=folder / "out", predictions=False
             )
             run_pass(job)
-            learning.policy.replace(learnt_model(job), learning.policy.rows_learnt + len(part))
+            learning.policy.replace(learnt_model(job))
         show("export and training, NDJSON to policy", time.perf_counter() - started, count, yardstick)
 
         learning.close()

@@ -45,7 +45,14 @@ def test_a_saved_and_reloaded_policy_answers_and_learns_on_bit_for_bit(
     encoder = encoder_of(rows)
     policy = VWPolicy(encoder, exploration, Learning())
     learn(policy, rows[:600])
-    again = VWPolicy(encoder, exploration, Learning(), model=policy.to_bytes(), rows_learnt=policy.rows_learnt)
+    again = VWPolicy(
+        encoder,
+        exploration,
+        Learning(),
+        model=policy.to_bytes(),
+        rows_learnt=policy.rows_learnt,
+        action_counts=policy.action_counts,
+    )
     for row in rows[:100]:
         assert policy.pmf(row.context, row.actions) == again.pmf(row.context, row.actions)
     learn(policy, rows[600:])
@@ -119,6 +126,21 @@ def test_squarecb_explores_where_little_is_earned() -> None:
     assert poor[1] > 0.03
     assert headroom(-1.0, -1.0, 100) == pytest.approx(0.2)
     assert headroom(0.3, -1.0, 10) == 1.0
+
+
+def test_an_unseen_action_is_shown_up_to_a_uniform_share_and_then_stands_on_its_own(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    learn(policy, rows)
+    before = policy.pmf(rows[0].context, ACTIONS)
+    wider = (*ACTIONS, Action("new"))
+    assert policy.pmf(rows[0].context, wider)[4] == pytest.approx(1 / 5)
+    assert max(before) > 0.9
+    for row in rows[:10]:
+        policy.learn(row.context, wider, 4, 0.0, 0.2)
+    assert policy.pmf(rows[0].context, wider)[4] < 0.05
+    featured = (*ACTIONS, Action("newer", {"price": 1.0}))
+    assert policy.pmf(rows[0].context, featured)[4] < 0.05
+    policy.close()
 
 
 def test_explore_first_is_uniform_until_its_number_of_rows(rows: list[Interaction]) -> None:
