@@ -25,6 +25,7 @@ from serving.learner.promotion import crown, publish_learning, stand_on
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.retention import remove_old_models
 from serving.learner.training_step import advance_all
+from serving.learner.trial import update_trial
 
 EVALUATION = "evaluation"
 """The kind of a step's verdict in history."""
@@ -121,6 +122,8 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
         judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=model_id)
         if not look.verdict.promote:
             carry_on(workspace, store, look, champion)
+        if state.name == STANDING:
+            update_trial(workspace, store, cycle.trainer, [look], champion, decided=look.verdict.promote)
         fields = {**reports.to_plain(judgement), "champion": champion.model_id if champion else None}
         cycle.last_verdict = {"outcome": judgement.outcome, "reason": judgement.reason}
         workspace.registry.record(EVALUATION, now=workspace.clock(), **fields)
