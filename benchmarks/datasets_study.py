@@ -200,7 +200,10 @@ def main() -> None:
     parser.add_argument("--interactions", type=int, default=3000)
     parser.add_argument("--seeds", default="0-2")
     parser.add_argument("--worlds", help="names, separated by commas")
+    parser.add_argument("--quick", action="store_true", help="one seed and 1,000 interactions")
     chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.interactions, chosen.seeds = 1000, "0"
     low, _, high = str(chosen.seeds).partition("-")
     seeds = range(int(low), int(high or low) + 1)
     picked = worlds()
