@@ -21,13 +21,16 @@ from serving.cli.common import Common, common, print_json, say
 @click.option(
     "--format", "form", type=click.Choice(["ndjson", "parquet", "dsjson"]), help="[default: by --out's ending]"
 )
+@click.option("--model", help="For dsjson: features as this model's encoder makes them.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
 @common
-def command(common: Common, *, what: str, form: str | None, out: Path) -> None:
+def command(common: Common, *, what: str, form: str | None, model: str | None, out: Path) -> None:
     """Write decisions, rewards or interactions to a file; works whether or not a service runs."""
-    answer = operate(common, "export", what=what, format=form, out=str(out.resolve()))
+    answer = operate(common, "export", what=what, format=form, model=model, out=str(out.resolve()))
     if common.as_json:
         print_json(answer)
         return
     rows = f"{answer['rows']:,} {what}" if "rows" in answer else "The warehouse"
     say(f"{rows} written to {out} ({answer['format']}); the log is complete until {answer['complete_until']}.")
+    if "vw_arguments" in answer:
+        say(f"VW comes to the same weights with: vw --dsjson -d {out} {answer['vw_arguments']}")

@@ -6,23 +6,50 @@ from pathlib import Path
 from typing import Any
 
 from bandit.errors import InvalidInput
+from bandit.training import Learning
 from joiner.copy import copy_warehouse
+from joiner.dsjson_export import export_dsjson
 from serving.learner.catch_up import catch_up
 from serving.learner.workspace import Workspace
 
 
-def run(workspace: Workspace, what: str, out: str, format: str | None = None) -> dict[str, Any]:
-    """Export to the absolute path `out`; gives the number of rows. Raises `InvalidInput`."""
+def run(
+    workspace: Workspace, what: str, out: str, format: str | None = None, model: str | None = None
+) -> dict[str, Any]:
+    """Export to the absolute path `out`; gives the number of rows. Raises `InvalidInput`, `NotFound`.
+
+    `model` is for dsjson: features as that model's encoder makes them, with VW's arguments in the answer.
+    """
     target = target_path(out)
+    if model is not None and format != "dsjson":
+        raise InvalidInput("model", "goes with the format dsjson only")
+    if format == "dsjson" and what != "interactions":
+        raise InvalidInput("format", "dsjson is a format of interactions")
     intake = catch_up(workspace)
     until = intake.watermark.isoformat() if intake.watermark else None
     answer: dict[str, Any] = {"what": what, "out": out, "complete_until": until}
     if what == "warehouse":
         copy_warehouse(workspace.warehouse, target)
         return answer | {"format": "duckdb"}
+    if format == "dsjson":
+        return answer | {"format": format} | _dsjson(workspace, target, model)
     form = format or guess_output_format(target)
     rows = workspace.warehouse.export(target, what=what, form=form)
     return answer | {"format": form, "rows": rows}
+
+
+def _dsjson(workspace: Workspace, target: Path, model: str | None) -> dict[str, Any]:
+    if model is None:
+        return {"rows": export_dsjson(workspace.warehouse, target)}
+    stored = workspace.registry.load(model)
+    settings = workspace.experiment.settings_of(stored.manifest.settings_version)
+    learning = Learning.resume(stored.files, settings)
+    try:
+        arguments = " ".join([*learning.policy.arguments, "--random_seed", str(settings.learning.seed)])
+        rows = export_dsjson(workspace.warehouse, target, encoder=learning.encoder, settings=settings)
+    finally:
+        learning.close()
+    return {"rows": rows, "model": model, "vw_arguments": arguments}
 
 
 def target_path(out: str) -> Path:
