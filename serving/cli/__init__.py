@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
     "Start": {
         "demo": "run the whole loop on Statlog through the real service",
-        "init": "write a commented configuration file",
+        "init": "write a commented configuration file, and make the first API key",
         "validate": "check a configuration file",
         "up": "run decision API and learner together",
         "serve": "run the decision API alone",

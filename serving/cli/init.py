@@ -1,15 +1,21 @@
-"""`rewardloop init`: a configuration file in which every setting is explained and commented out."""
+"""`rewardloop init`: a configuration file in which every setting is explained, and a first API key.
+
+The key is printed this once, with a request that works. From then on every port wants a key; without one the ports
+are open, to this machine alone (`--no-key` leaves it so).
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from bandit.errors import Conflict
 from bandit.files import write_atomically
+from bandit.keys import KeyRing, create_key
 from bandit.settings_reference import settings_reference
-from serving.cli.common import Common, common, print_json, say
+from serving.cli.common import DEFAULT_EXPERIMENT, Common, common, now, print_json, say
 from serving.cli.config import Service
 
 HEAD = """\
@@ -37,16 +43,34 @@ ACTIONS = """
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rewardloop.toml")
 @click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
+@click.option("--no-key", is_flag=True, help="Make no API key: the ports stay open to this machine.")
 @common
-def command(common: Common, *, file: Path, force: bool) -> None:
-    """Write a commented configuration to FILE (rewardloop.toml)."""
+def command(common: Common, *, file: Path, force: bool, no_key: bool) -> None:
+    """Write a commented configuration to FILE (rewardloop.toml) and make the first API key."""
     if file.exists() and not force:
         raise Conflict(f"{file} is there already; choose another name or say --force")
     write_atomically(file, template().encode("utf-8"))
+    secret = None
+    if not no_key and KeyRing(common.make_data_dir()).empty:
+        _, secret = create_key(common.data_dir, name="first", scopes=["admin"], now=now())
     if common.as_json:
-        print_json({"file": str(file.resolve())})
+        print_json({"file": str(file.resolve()), "key": secret})
         return
-    say(f"Wrote {file}. Start with: rewardloop up --config {file}")
+    where = f" --data-dir {common.data_dir}" if common.data_dir_given else ""
+    say(f"Wrote {file}. Start with: rewardloop up --config {file}{where}")
+    if secret is not None:
+        say("API key, for everything, shown only now (`rewardloop keys` makes narrower ones):")
+        click.echo(secret)
+        say(f"Ask with:\n{_curl(common.experiment or DEFAULT_EXPERIMENT, secret)}")
+
+
+def _curl(name: str, secret: str) -> str:
+    body = {"context": {"hour": 20}, "actions": [{"id": "news"}, {"id": "sport"}]}
+    service = Service()
+    return (
+        f"curl -s http://{service.host}:{service.port}/v1/experiments/{name}/recommend "
+        f"-H 'authorization: Bearer {secret}' -H 'content-type: application/json' -d '{json.dumps(body)}'"
+    )
 
 
 def template() -> str:

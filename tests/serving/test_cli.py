@@ -14,6 +14,7 @@ import pytest
 
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.experiment import Experiment
+from bandit.keys import KeyRing
 from bandit.settings import settings_to_dict
 from serving.cli import GROUPS, LazyGroup, run
 from serving.cli.config import load_configuration
@@ -84,12 +85,22 @@ def test_validate_needs_a_file_that_is_there(tmp_path: Path) -> None:
     assert run(["validate", "--config", str(tmp_path / "none.toml")]) == 2
 
 
-def test_init_writes_a_file_that_declares_nothing_until_it_is_edited(
+def test_init_writes_a_file_that_declares_nothing_until_it_is_edited_and_makes_the_first_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "rewardloop.toml"
-    assert run(["init", str(file)]) == 0
-    assert run(["init", str(file)]) == 2
+    data = ["--data-dir", str(tmp_path / "data")]
+    assert run(["init", str(file), *data]) == 0
+    shown = capsys.readouterr()
+    secret = shown.out.strip()
+    key = KeyRing(tmp_path / "data").find(secret)
+    assert key is not None and key.allows("admin", "default")
+    assert f"Bearer {secret}" in shown.err and "/v1/experiments/default/recommend" in shown.err
+    assert run(["init", str(file), *data]) == 2
+    assert run(["init", str(file), "--force", *data]) == 0
+    assert capsys.readouterr().out == ""  # there is a key already
+    assert run(["init", str(tmp_path / "other.toml"), "--no-key", "--data-dir", str(tmp_path / "open")]) == 0
+    assert KeyRing(tmp_path / "open").empty
     assert run(["validate", "--config", str(file)]) == 0
     configuration = load_configuration(file, {})
     assert configuration.settings_for("default") == load_configuration(None, {}).settings_for("default")
