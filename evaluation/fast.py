@@ -54,11 +54,11 @@ def paired_summary(rows: ScoredRows) -> PairedSummary:
         here = float(lifts.mean())
         lifts -= here
         gap = here - mean
-        squares += float(lifts @ lifts) + gap * gap * seen * m / (seen + m)
+        squares += _dot(lifts) + gap * gap * seen * m / (seen + m)
         mean += gap * m / (seen + m)
         seen += m
         for role, w in enumerate((w_candidate, w_champion)):
-            weights[role] += (w.sum(), w @ w)
+            weights[role] += (w.sum(), _dot(w))
             biggest[role] = max(biggest[role], w.max())
     se = math.sqrt(squares / (n - 1) / n) if n > 1 else 0.0
     ess = [float(total**2 / square) if square > 0 else 0.0 for total, square in weights]
@@ -68,6 +68,11 @@ def paired_summary(rows: ScoredRows) -> PairedSummary:
         (float(weights[0, 0]) / n, float(weights[1, 0]) / n),
         (float(biggest[0]), float(biggest[1])),
     )
+
+
+def _dot(values: Floats) -> float:
+    """Sum of squares in one pass; BLAS would start threads for it."""
+    return float(np.einsum("i,i->", values, values))
 
 
 def _terms(part: ScoredRows, width: int | None, scratch: Floats) -> tuple[Floats, Floats, Floats]:
