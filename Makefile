@@ -33,6 +33,7 @@ type: $(STAMP) ## check types
 	@$(BIN)/mypy
 
 bench: $(STAMP) ## measure speed against yardsticks in the same run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.lock
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean: ## remove the environment and caches
