@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
 from bandit.experiment import Experiment
+from bandit.keys import KeyRing
 from serving.cli.common import Common, common, say
 from serving.cli.start import access_sentence, check_exposure, defaults_sentence, prepare_experiments, service_options
 from serving.supervisor import ServiceAddress, Supervisor
@@ -35,6 +37,7 @@ def command(
     for address in (host or service.host, service.admin_host):
         check_exposure(data_dir, address, insecure=insecure)
     access = access_sentence(data_dir, host or service.host)
+    key_needed = not KeyRing(data_dir).empty
     supervisor = Supervisor(
         data_dir,
         workers=workers or service.workers,
@@ -46,7 +49,7 @@ def command(
             *(["--insecure"] if insecure else []),
         ],
         admin_port=service.admin_port if admin_port is None else admin_port,
-        on_ready=lambda address: _announce(address, experiments, access=access, quick=quick),
+        on_ready=lambda address: _announce(address, experiments, access=access, key_needed=key_needed, quick=quick),
         on_crash=say,
     )
     code = supervisor.run()
@@ -54,14 +57,16 @@ def command(
     click.get_current_context().exit(code)
 
 
-def _announce(address: ServiceAddress, experiments: list[Experiment], *, access: str, quick: bool) -> None:
+def _announce(
+    address: ServiceAddress, experiments: list[Experiment], *, access: str, key_needed: bool, quick: bool
+) -> None:
     say(f"Decision API  {address.url}")
     say(f"Admin API     {address.admin_url}   (the console is at /)")
     say(f"Keys          {access}")
     for experiment in experiments:
         say(f"Experiment    {experiment.name}: {defaults_sentence(experiment.settings)}")
     name = experiments[0].name
-    say(f"Ask with:     {_curl(address.url or '', name)}")
+    say(f"Ask with:     {_curl(address.url or '', name, key_needed=key_needed)}")
     say(f"Next:         it waits for decisions and rewards; `rewardloop status` says what happens then{_hint(quick)}.")
 
 
@@ -69,8 +74,8 @@ def _hint(quick: bool) -> str:
     return "" if quick else " (`--quick` makes everything happen within seconds)"
 
 
-def _curl(url: str, name: str) -> str:
+def _curl(url: str, name: str, *, key_needed: bool) -> str:
     body: dict[str, Any] = {"context": {"hour": 20}, "actions": [{"id": "news"}, {"id": "sport"}]}
-    import json
-
-    return f"curl -s {url}/v1/experiments/{name}/recommend -H 'content-type: application/json' -d '{json.dumps(body)}'"
+    key = '-H "authorization: Bearer $KEY" ' if key_needed else ""
+    address = f"{url}/v1/experiments/{name}/recommend"
+    return f"curl -s {address} {key}-H 'content-type: application/json' -d '{json.dumps(body)}'"
