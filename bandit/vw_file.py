@@ -52,8 +52,6 @@ def run_pass(job: FilePass) -> None:
     arguments += ["--final_regressor", str(folder / MODEL_OUT)]
     if job.predictions:
         arguments += ["--predictions", str(folder / PREDICTIONS)]
-        if "--cb_adf" in arguments:
-            arguments.append("--rank_all")
     workspace = Workspace(arg_list=arguments)
     learnt = workspace.get_weighted_examples()
     workspace.finish()

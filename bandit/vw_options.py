@@ -12,6 +12,7 @@ import msgspec
 
 from bandit.settings import Exploration, Learning
 
+_REGRESSION = ("--cb_adf", "--cb_type", "mtr", "--rank_all")  # all k costs, where VW writes them to a file too
 REWARD_MODEL_RATE = 0.15
 """The reward model's learning rate as a share of the policy's."""
 
@@ -22,7 +23,7 @@ def policy_arguments(exploration: Exploration, learning: Learning, interactions:
     `squarecb` needs the predicted costs themselves, which only the multi-task regression gives.
     """
     if exploration.algorithm == "squarecb":
-        return ["--cb_adf", "--cb_type", "mtr", *_common(learning, interactions)]
+        return [*_REGRESSION, *_common(learning, interactions)]
     arguments = ["--cb_explore_adf", *_EXPLORATIONS[exploration.algorithm](exploration)]
     arguments += ["--cb_type", learning.cb_type]
     return arguments + _common(learning, interactions)
@@ -36,7 +37,7 @@ def reward_arguments(learning: Learning, interactions: Iterable[str]) -> list[st
     rows was 5 to 60% larger at the policy's rate, on three of them larger than that of a constant).
     """
     slower = msgspec.structs.replace(learning, learning_rate=learning.learning_rate * REWARD_MODEL_RATE)
-    return ["--cb_adf", "--cb_type", "mtr", *_common(slower, interactions)]
+    return [*_REGRESSION, *_common(slower, interactions)]
 
 
 def _common(learning: Learning, interactions: Iterable[str]) -> list[str]:

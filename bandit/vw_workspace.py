@@ -92,11 +92,19 @@ class VWWorkspace:
         _finish(vw, examples)
 
     def to_bytes(self) -> bytes:
-        """The model as VW saves it: loading it continues the learning exactly; raises `TrainingFailed`."""
+        """The model, from which learning continues exactly; the same steps give the same bytes, interrupted or not.
+
+        Raises `TrainingFailed` when a weight is no number.
+        """
         with tempfile.TemporaryDirectory(prefix="rewardloop-") as folder:
             path = Path(folder) / "model.vw"
             self._vw.save(path)
-            return check_weights(path.read_bytes())
+            check_weights(path.read_bytes())
+            # VW saves counters of predictions and losses too, but starts them anew when it loads
+            again = Workspace(arg_list=[*self.resume_arguments, "--initial_regressor", str(path)])
+            again.save(path)
+            again.finish()
+            return path.read_bytes()
 
     def close(self) -> None:
         """Free VW's memory; the workspace refuses everything afterwards."""

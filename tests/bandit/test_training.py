@@ -76,6 +76,7 @@ def test_learning_resumes_where_it_was_saved(rows: list[Interaction]) -> None:
         assert resumed.reward_model.costs(row.context, row.actions) == straight.reward_model.costs(
             row.context, row.actions
         )
+    assert resumed.files() == straight.files()
     straight.close()
     resumed.close()
 
