@@ -123,7 +123,7 @@ class Supervisor:
         self._service_file.parent.mkdir(parents=True, exist_ok=True)
         module = [sys.executable, "-m"]
         if self.learner:
-            command = [*module, "serving.learner.service", "--data-dir", str(self.data_dir)]
+            command = [*module, "serving.learner", "--data-dir", str(self.data_dir)]
             command += ["--host", self.admin_host, "--port", str(self.admin_port)]
             self._children.append(_Child("learner", command))
         if self.workers:

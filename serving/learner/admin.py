@@ -7,7 +7,7 @@ Handlers are plain functions that run in threads: they may wait for a run or a q
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 import msgspec
@@ -24,6 +24,7 @@ from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
 from serving.learner.console import add_console
 from serving.learner.cron import check_schedule
+from serving.learner.hosting import LearnerService
 from serving.learner.http import (
     LOOPBACK,
     Doorkeeper,
@@ -37,9 +38,6 @@ from serving.learner.offered import offer
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
 from serving.learner.workspace import Workspace
-
-if TYPE_CHECKING:
-    from serving.learner.service import LearnerService
 
 RUN_WAIT_S = 1800.0
 """How long a run on demand waits for the one under way."""

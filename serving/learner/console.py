@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -21,11 +21,9 @@ from bandit.errors import NotFound, RewardloopError
 from serving.learner import models
 from serving.learner.certificates import evaluations
 from serving.learner.cycle import Cycle
+from serving.learner.hosting import LearnerService
 from serving.learner.run_picture import run_picture
 from serving.learner.status import experiment_status
-
-if TYPE_CHECKING:
-    from serving.learner.service import LearnerService
 
 RUNS_SHOWN = 20
 RUNS_PICTURED = 100

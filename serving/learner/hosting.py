@@ -1,33 +1,26 @@
-"""The learner process: one per data directory, owner of every warehouse, of promotion, and of the admin API.
+"""All experiments of a data directory with their schedule: the owner of every warehouse and of promotion.
 
-A lock held for the process's lifetime keeps a second learner out. Every experiment has its cycle; APScheduler polls
+A lock held from construction to `close` keeps a second learner out. Every experiment has its cycle; APScheduler polls
 each at its declared pace, and starts a run when one is due. Polls and runs of one experiment never overlap with
-themselves; polls that were missed coalesce. SIGTERM ends the HTTP server first, then the schedule, then training.
+themselves; polls that were missed coalesce.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
-import os
 import secrets
-import signal
-import socket
-import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import uvicorn
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from bandit.errors import NotFound, RewardloopError
 from bandit.experiment import Experiment
-from serving.learner.address import Address, address_path, take_lock, write_address
-from serving.learner.admin import create_admin
+from serving.learner.address import address_path, take_lock
 from serving.learner.cycle import Cycle
 from serving.learner.operations import run_operation
 from serving.learner.trainer import TrainerPool
@@ -161,55 +154,3 @@ class LearnerService:
         if self.failures.get(name) != message:  # said once, not at every poll
             log.error("experiment %s: %s", name, message)
         self.failures[name] = message
-
-
-def serve(data_dir: Path, *, host: str, port: int) -> int:
-    """Run the learner with its admin API until SIGTERM or SIGINT; returns the exit code."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        sys.stderr.write(f"rewardloop: --admin-port: {port} cannot be used on {host} ({error}); choose another\n")
-        return 2
-    try:
-        service = LearnerService(data_dir)
-    except RewardloopError as error:
-        sys.stderr.write(f"rewardloop: {error}\n")
-        return 2
-    try:
-        bound = listener.getsockname()[1]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        app = create_admin(service, host=shown)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio"
-            )
-        )
-        service.start()
-        listener.listen()  # who reads the address may connect at once, and waits until the server accepts
-        write_address(data_dir, Address(f"http://{shown}:{bound}", service.token, os.getpid()))
-        # uvicorn raises the signal again after its shutdown; the process must live on to close the warehouses
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        server.run(sockets=[listener])
-    finally:
-        service.close()
-    return 0
-
-
-def main() -> int:
-    """Entry point of the learner's process."""
-    parser = argparse.ArgumentParser(prog="rewardloop learn")
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8001)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    for noisy in ("apscheduler", "httpx", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    return serve(arguments.data_dir, host=arguments.host, port=arguments.port)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,74 @@
+"""`python -m serving.learner` is the learner's process: the hosted experiments, the admin API, and the way down.
+
+SIGTERM ends the HTTP server first, then the schedule, then training. Training processes are spawned from here and do
+not import this file again (its name is what multiprocessing leaves out), so they start without the web server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from bandit.errors import RewardloopError
+from serving.learner.address import Address, write_address
+from serving.learner.admin import create_admin
+from serving.learner.hosting import LearnerService
+
+
+def serve(data_dir: Path, *, host: str, port: int) -> int:
+    """Run the learner with its admin API until SIGTERM or SIGINT; returns the exit code."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        sys.stderr.write(f"rewardloop: --admin-port: {port} cannot be used on {host} ({error}); choose another\n")
+        return 2
+    try:
+        service = LearnerService(data_dir)
+    except RewardloopError as error:
+        sys.stderr.write(f"rewardloop: {error}\n")
+        return 2
+    try:
+        bound = listener.getsockname()[1]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        app = create_admin(service, host=shown)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio"
+            )
+        )
+        service.start()
+        listener.listen()  # who reads the address may connect at once, and waits until the server accepts
+        write_address(data_dir, Address(f"http://{shown}:{bound}", service.token, os.getpid()))
+        # uvicorn raises the signal again after its shutdown; the process must live on to close the warehouses
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        server.run(sockets=[listener])
+    finally:
+        service.close()
+    return 0
+
+
+def main() -> int:
+    """Entry point of the learner's process."""
+    parser = argparse.ArgumentParser(prog="rewardloop learn")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8001)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("apscheduler", "httpx", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return serve(arguments.data_dir, host=arguments.host, port=arguments.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
