@@ -233,9 +233,8 @@ def main() -> int:
         started = time.monotonic()
         runs = run_study(study, script, seeds, arguments.jobs)
         report(study, script, runs)
-        print(
-            f"\n{time.monotonic() - started:.0f} s on {arguments.jobs} processes, seeds {arguments.seeds}", flush=True
-        )
+        took_s, named = time.monotonic() - started, ", ".join(map(str, seeds))
+        print(f"\nSeeds {named}; {script.interactions:,} interactions; {took_s:.0f} s.", flush=True)
     return 0
 
 

@@ -18,6 +18,7 @@ from rewardloop_client import Client
 
 from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings, merge_settings
+from serving.in_process import secret_of
 from serving.over_http import Admin, OverHttp, Service
 from serving.sabotage import kill_learner, read_log, reversed_challenger, verdict_on
 from simulator.channel import Delay
@@ -130,7 +131,9 @@ def demonstrate(
 ) -> DemoResult:
     """Run the demo on an empty `data_dir`; `keep_running`, when given, holds the service up before the stop."""
     settings = demo_settings(world, options, base or ExperimentSettings())
-    experiment = Experiment.create(data_dir, EXPERIMENT, settings, now=datetime.now(UTC))
+    # the draws' secret comes from the seed, as in simulations, so that the same seed makes the same decisions
+    secret = secret_of(options.seed)
+    experiment = Experiment.create(data_dir, EXPERIMENT, settings, now=datetime.now(UTC), secret=secret)
     script = Script(options.interactions, options.batch, options.warm_start, options.seed)
     harm = _plan_harm(script) if options.sabotage else None
     times: dict[str, float] = {}
