@@ -57,14 +57,16 @@ def _promotions(axes: Any, run: Run) -> int:
     for number, position in enumerate(at):
         axes.axvline(position, color=style.PROMOTION, linewidth=1, alpha=0.55, zorder=3)
         axes.plot([position], [0.03], marker="^", color=style.PROMOTION, markersize=6, zorder=5, clip_on=False)
-        if number == 0:
+        if number == len(at) - 1:  # beside the last one there is room
+            left = position > 0.8 * run.played
             axes.text(
-                position + run.played * 0.008,
+                position + run.played * (-0.01 if left else 0.01),
                 0.055,
                 "challenger promoted",
                 color=style.PROMOTION,
                 fontsize=8.5,
                 va="center",
+                ha="right" if left else "left",
             )
     return len(at)
 
