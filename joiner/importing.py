@@ -130,8 +130,9 @@ def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:
     reward_id, event = read_name(row.get("reward_id"), "reward_id"), read_name(row.get("event"), "event")
     numbers = {"reward": row.get("reward"), "value": row.get("value")}
     for name, number in numbers.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
-            raise RefusedRow("invalid_reward", name, "is not a number")
+        number_like = isinstance(number, int | float) and not isinstance(number, bool)
+        if number is not None and not (number_like and math.isfinite(number)):
+            raise RefusedRow("invalid_reward", name, "is not a finite number")
     try:
         reward = reported_number(
             rules, reward=numbers["reward"], event=event, value=numbers["value"], reward_id=reward_id
@@ -189,21 +190,59 @@ def _dsjson_rows(lines: Iterable[bytes]) -> Iterator[Row | RefusedRow]:
 def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]:
     if not path.is_file():
         raise InvalidInput("FILE", f"there is no file {path.name}")
-    name = quote(str(path.resolve()))
-    source = f"read_parquet({name})" if form == "parquet" else f"read_csv({name}, header = true, sample_size = -1)"
     connection = connect(None, [path.parent])
     try:
-        relation = without_zones(connection.sql(f"SELECT * FROM {source}"))
+        named = _roles(columns)
+        relation = without_zones(connection.sql(f"SELECT * FROM {_source(connection, path, form, named)}"))
         names = relation.columns
         cursor = connection.execute(relation.sql_query())
         while batch := cursor.fetchmany(_FETCH_ROWS):
             for values in batch:
                 row = dict(zip(names, values, strict=True))
-                yield row if columns is None else _declared(row, columns)
+                if form == "csv":
+                    row |= {name: _number(row[name]) for name in named.numbers if isinstance(row.get(name), str)}
+                yield {k: _plain(v) for k, v in row.items()} if columns is None else _declared(row, columns)
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
         raise InvalidInput("FILE", f"{path.name} cannot be read ({str(error).splitlines()[0]})") from None
     finally:
         connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Roles:
+    """The columns of a table that are read as text whatever they look like, and those that hold numbers."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+
+def _roles(columns: Columns | None) -> _Roles:
+    """Ids that look like numbers or dates stay what they are, and one bad number spoils its own row only."""
+    if columns is None:
+        return _Roles(
+            ("event_id", "reward_id", "event", "action", "reward", "value", "time", "received_at"), ("reward", "value")
+        )
+    numbers = (columns.reward, columns.probability)
+    texts = (columns.event_id, columns.action, columns.actions, columns.context, columns.pmf, columns.time)
+    return _Roles(texts + numbers, numbers)
+
+
+def _source(connection: duckdb.DuckDBPyConnection, path: Path, form: str, roles: _Roles) -> str:
+    name = quote(str(path.resolve()))
+    if form == "parquet":
+        return f"read_parquet({name})"
+    header = connection.sql(f"SELECT * FROM read_csv({name}, header = true, all_varchar = true)").columns
+    texts = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in dict.fromkeys(roles.texts) if column in header)
+    types = f", types = {{{texts}}}" if texts else ""
+    return f"read_csv({name}, header = true, sample_size = -1{types})"
+
+
+def _number(text: str) -> float | str:
+    """The number that a cell holds; a text that is none stays, to be refused under its name."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _declared(row: dict[str, Any], columns: Columns) -> Row:

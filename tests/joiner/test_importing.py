@@ -145,6 +145,17 @@ def test_missing_cells_are_missing_values(tmp_path: Path) -> None:
     assert (row["reward"], row["rewarded"], json.loads(row["context"])) == (-0.25, False, {"x": 1})
 
 
+def test_ids_of_a_csv_file_stay_text_and_one_bad_cell_spoils_its_own_row(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    write(target, [decision("007", 0), decision("2026-01-01", 1)])
+    (tmp_path / "r.csv").write_text(
+        "event_id,reward,reward_id\n007,0.5,01\n007,good,\n007,inf,\n007,nan,\n2026-01-01,1,02\n"
+    )
+    report = import_rewards(target, tmp_path / "r.csv", form="csv", now=at(10), durable=False)
+    assert (report.imported, dict(report.refused)) == (2, {"invalid_reward": 3})
+    assert rewards_after(target, [], until=4000) == {"007": 0.5, "2026-01-01": 1.0}
+
+
 def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     stream = io.BytesIO(json.dumps(ROW).encode() + b"\n")
