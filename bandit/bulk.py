@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bandit.encoder import FeatureEncoder
-from bandit.reward_model import RewardModel
+from bandit.reward_model import RewardModel, propensity_of_one
 from bandit.scoring import RewardScale, Scoring
 from bandit.types import Action, Interaction
 from bandit.vw_file import (
@@ -98,12 +98,7 @@ def write_texts(rows: Sequence[Interaction], policy: VWPolicy, scale: RewardScal
             cost = scale.cost(row.reward)
             propensity = policy.bounded(cost, row.propensity)
             policy_text.write(f"{head}0:{cost!r}:{propensity!r} {chosen}{after}")
-            reward_text.write(f"{head}0:{cost!r}:{reward_propensity(row)!r} {chosen}{after}")
-
-
-def reward_propensity(row: Interaction) -> float:
-    """What the reward model is told: VW weighs by 1/(k·propensity), so 1/k stands for "once"."""
-    return 1.0 / len(row.actions)
+            reward_text.write(f"{head}0:{cost!r}:{propensity_of_one(row.actions)!r} {chosen}{after}")
 
 
 class _OfferLines:

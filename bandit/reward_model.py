@@ -28,8 +28,7 @@ class RewardModel:
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float) -> None:
         """One update from the observed cost of the action at `index`."""
-        # VW weighs by 1/(k·propensity), so 1/k stands for "once"
-        self._vw.learn(context, actions, index, cost, 1.0 / len(actions))
+        self._vw.learn(context, actions, index, cost, propensity_of_one(actions))
 
     @property
     def arguments(self) -> list[str]:
@@ -48,3 +47,8 @@ class RewardModel:
     def close(self) -> None:
         """Free the memory."""
         self._vw.close()
+
+
+def propensity_of_one(actions: Sequence[Action]) -> float:
+    """What VW is told so that a row counts once: it weighs by 1/(k·propensity)."""
+    return 1.0 / len(actions)
