@@ -64,12 +64,12 @@ def count_events(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
     `conflicts`: event_ids kept out because their decisions contradict each other; `not_activated`.
     """
     found = _row(cursor, _EVENTS)
-    live, imported = found.pop("live_repeats"), found.pop("imported_repeats")
+    live, imported, waiting = (found.pop(f"{kind}_repeats") for kind in ("live", "imported", "waiting"))
     return {
         "decisions": found["decision_records"] - live,
         "imported_decisions": found.pop("imported_records") - imported,
         **found,
-        "waiting": found["waiting"] - found.pop("waiting_repeats"),
+        "waiting": found["waiting"] - waiting,
         "repeated_decisions": live + imported,
     }
 
