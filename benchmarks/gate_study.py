@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.caution import caution
+from evaluation.caution import caution, caution_of, caution_sums
 from evaluation.gate import GateRules, judge
 from evaluation.lift import mean_with_se, paired_lift
 from evaluation.scored import ScoredRows
@@ -128,15 +128,16 @@ def obrien_fleming() -> Callable[[np.ndarray, int], bool]:
 
 def ours(rows: ScoredRows) -> int | None:
     """The look at which the default bound promotes (without the checks, which are studied apart)."""
-    ledger = AlphaLedger()
+    ledger, d = AlphaLedger(), rows.reduce().lift
+    sums = np.zeros(7)
     for look in range(1, LOOKS + 1):
         n = look * BATCH
-        part = rows.slice(0, n)
+        sums = sums + caution_sums(rows.slice(n - BATCH, n))
         share = spend(ledger, n, alpha=ALPHA, horizon_rows=LOOKS * BATCH)
         if share <= 0:
             continue
-        lift = paired_lift(part)
-        care = caution(part, lift)
+        lift = mean_with_se(d[:n])
+        care = caution_of(sums, n, lift.se)
         z = critical_value(ledger.looks, care.clock, share)
         ledger = ledger.looked(Look(n, care.clock, share, z))
         if lift.value > care.reach(z):
