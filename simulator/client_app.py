@@ -109,9 +109,10 @@ class _Postbox:
 
     def put(self, event_id: str, delivery: Delivery) -> None:
         with self._changed:
-            due = time.monotonic() + delivery.delay_s
-            heapq.heappush(self._heap, (due, next(self._numbers), event_id, delivery))
-            self._changed.notify()
+            item = (time.monotonic() + delivery.delay_s, next(self._numbers), event_id, delivery)
+            heapq.heappush(self._heap, item)
+            if self._heap[0] is item:  # else whoever waits wakes in time for an earlier one, and looks again
+                self._changed.notify()
 
     def take(self) -> tuple[str, Delivery] | None:
         with self._changed:

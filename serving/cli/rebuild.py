@@ -21,6 +21,4 @@ def command(common: Common) -> None:
         f"{answer['interactions']:,} interactions, digest {answer['digest']}."
     )
     if answer["quarantined"]:
-        say(
-            f"{len(answer['quarantined'])} damaged segments went to events/quarantine; see `rewardloop doctor`."
-        )
+        say(f"{len(answer['quarantined'])} damaged segments went to events/quarantine; see `rewardloop doctor`.")
