@@ -60,6 +60,7 @@ def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: L
     quick = {
         "schedule": {"interactions": SCRIPT.batch, "interval_s": 3600.0, "poll_s": 0.05},
         "serving": {"seal_interval_s": 0.05},
+        "rewards": {"window_s": 4.0},  # a busy machine must not make a reward late: that would be another log
     }
     settings = settings_for(statlog, **quick)
     inside = simulate(statlog, tmp_path / "inside", settings=settings)
