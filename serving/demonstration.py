@@ -33,9 +33,9 @@ REWARD_WINDOW_S = 1.0
 REWARD_DELAY_MAX_S = 0.3
 TICK_S = 0.1
 RETRIES = 8
-REPORTERS = 2
-"""One user asks, so that the log's order, and with it every decision, depends on the seed alone; rewards come from
-several threads, in any order."""
+REPORTERS = 1
+"""One user asks, so that the log's order, and with it every decision, depends on the seed alone; another thread reports
+what has become due."""
 KILL_AFTER_S = 0.2
 
 

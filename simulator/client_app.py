@@ -1,7 +1,8 @@
 """A client application as an integrator would write it: users ask, are shown an action, and react later.
 
 Several users ask at once over one shared client; rewards wait on a heap until they are due and are posted by
-their event_id from other threads, so that they arrive late and out of order, as in life. With a rate it is a
+their event_id from other threads, so that they arrive late and out of order, as in life; those that are due
+together go in one request. With a rate it is a
 load generator: questions start on a fixed timetable, whatever the answers take.
 """
 
@@ -19,7 +20,11 @@ from rewardloop_client import Client
 from simulator.transport import Answer, Deliveries, Delivery, Question
 
 USERS_DEFAULT = 12
-REPORTERS_DEFAULT = 6
+REPORTERS_DEFAULT = 2
+REPORT_EVERY_S = 0.02
+"""How long a reporter rests between two requests, so that the next one carries all that has become due."""
+REWARDS_MAX = 100
+"""How many rewards one request carries at most."""
 
 
 class ClientApp:
@@ -69,11 +74,12 @@ class ClientApp:
                     postbox.put(answer.event_id, delivery)
 
         def reporter() -> None:
-            while (item := postbox.take()) is not None:
-                event_id, delivery = item
-                if delivery.activate:
-                    self._client.activate(event_id)
-                self._client.reward(event_id, delivery.reward, reward_id=delivery.reward_id)
+            while items := postbox.take():
+                for event_id, delivery in items:
+                    if delivery.activate:
+                        self._client.activate(event_id)
+                self._client.rewards([_reward(event_id, delivery) for event_id, delivery in items])
+                time.sleep(REPORT_EVERY_S)
 
         with postbox.guarded(reporter, self._reporters) as reporters:
             with postbox.guarded(user, self._users) as users:
@@ -93,8 +99,16 @@ class ClientApp:
         return Answer(choice.event_id, choice.action, choice.probability, choice.model_id)
 
 
+def _reward(event_id: str, delivery: Delivery) -> dict[str, object]:
+    item: dict[str, object] = {"event_id": event_id, "reward": delivery.reward}
+    return item if delivery.reward_id is None else {**item, "reward_id": delivery.reward_id}
+
+
 class _Postbox:
-    """Deliveries ordered by the moment they are due; `take` sleeps until one is, and ends after `close`."""
+    """Deliveries ordered by the moment they are due.
+
+    `take` sleeps until one is and gives all that are; it gives none once the box is closed and empty.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, str, Delivery]] = []
@@ -114,17 +128,17 @@ class _Postbox:
             if self._heap[0] is item:  # else whoever waits wakes in time for an earlier one, and looks again
                 self._changed.notify()
 
-    def take(self) -> tuple[str, Delivery] | None:
+    def take(self) -> list[tuple[str, Delivery]]:
         with self._changed:
             while not self.failed:
-                wait_s = self._heap[0][0] - time.monotonic() if self._heap else None
-                if wait_s is not None and wait_s <= 0:
-                    _, _, event_id, delivery = heapq.heappop(self._heap)
-                    return event_id, delivery
-                if wait_s is None and self._closed:
-                    return None
-                self._changed.wait(wait_s)
-            return None
+                now = time.monotonic()
+                due: list[tuple[str, Delivery]] = []
+                while self._heap and self._heap[0][0] <= now and len(due) < REWARDS_MAX:
+                    due.append(heapq.heappop(self._heap)[2:])
+                if due or (not self._heap and self._closed):
+                    return due
+                self._changed.wait(self._heap[0][0] - now if self._heap else None)
+            return []
 
     def close(self) -> None:
         """No more deliveries will come; those that wait are still handed out."""
