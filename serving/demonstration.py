@@ -227,7 +227,7 @@ def _report(experiment: Experiment, run: Run) -> str | None:
 
 def _plan_harm(script: Script) -> _Harm:
     batches = -(-script.interactions // script.batch)
-    return _Harm(offer_before=min(3, batches), kill_in=min(max(2, (batches + 1) // 2), batches))
+    return _Harm(offer_before=1, kill_in=min(max(2, (batches + 1) // 2), batches))
 
 
 def _do_harm(harm: _Harm, number: int, experiment: Experiment, admin: Admin, display: RunDisplay) -> None:
@@ -250,7 +250,9 @@ def _note_harm(harm: _Harm, report: dict[str, Any], display: RunDisplay) -> None
     if verdict is not None:
         if not harm.verdict:
             display.note(f"        the sabotaged challenger: {verdict['outcome']} — {verdict['reason']}", "red")
-        harm.verdict = dict(verdict)  # the last verdict rests on the most rows
+        # a later champion explores less, so its log may no longer tell: a verdict on enough evidence stands
+        if harm.verdict.get("outcome") in (None, "insufficient"):
+            harm.verdict = dict(verdict)
 
 
 def _sabotage(harm: _Harm, experiment: Experiment) -> Sabotage:

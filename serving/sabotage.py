@@ -31,6 +31,7 @@ class LoggedEvents:
     decisions: dict[str, DecisionEvent] = field(default_factory=dict)
     rewards: dict[str, RewardEvent] = field(default_factory=dict)
     imported: dict[str, DecisionEvent] = field(default_factory=dict)
+    imported_rewards: dict[str, RewardEvent] = field(default_factory=dict)
 
 
 def read_log(experiment: Experiment) -> LoggedEvents:
@@ -40,8 +41,9 @@ def read_log(experiment: Experiment) -> LoggedEvents:
         for event in read_events(path):
             if isinstance(event, DecisionEvent):
                 (found.decisions if event.imported_at is None else found.imported)[event.event_id] = event
-            elif isinstance(event, RewardEvent) and event.imported_at is None:
-                found.rewards.setdefault(event.event_id, event)
+            elif isinstance(event, RewardEvent):
+                rewards = found.rewards if event.imported_at is None else found.imported_rewards
+                rewards.setdefault(event.event_id, event)
     return found
 
 
@@ -86,8 +88,9 @@ def verdict_on(report: Mapping[str, Any], model_id: str) -> Mapping[str, Any] | 
 
 def _reversed_rows(experiment: Experiment, log: LoggedEvents) -> Iterator[Interaction]:
     rewards = experiment.settings.rewards
-    for event_id, decision in log.decisions.items():
-        reward = log.rewards.get(event_id)
+    rewards_of = log.imported_rewards | log.rewards
+    for event_id, decision in (log.imported | log.decisions).items():
+        reward = rewards_of.get(event_id)
         actions = experiment.catalogue(decision.catalogue_version)
         if reward is None or actions is None:
             continue
