@@ -142,7 +142,7 @@ records = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(records=records, data=st.data(), aggregation=st.sampled_from(get_args(Aggregation)))
 def test_any_permutation_duplication_and_redelivery_within_the_window_gives_the_same_interactions(
     records: list[Event], data: st.DataObject, aggregation: str
