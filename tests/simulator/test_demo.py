@@ -19,7 +19,7 @@ from bandit.types import COLD_START_MODEL_ID
 from joiner.warehouse import Warehouse
 from serving.sabotage import read_log
 
-INTERACTIONS, BATCH = 1000, 250
+INTERACTIONS, BATCH = 750, 250
 
 
 def rewardloop(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -60,10 +60,10 @@ def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: L
     quick = {
         "schedule": {"interactions": SCRIPT.batch, "interval_s": 3600.0, "poll_s": 0.05},
         "serving": {"seal_interval_s": 0.05},
-        "rewards": {"window_s": 4.0},  # a busy machine must not make a reward late: that would be another log
+        "rewards": {"window_s": 3.0},  # a busy machine must not make a reward late: that would be another log
     }
-    settings = settings_for(statlog, **quick)
-    inside = simulate(statlog, tmp_path / "inside", settings=settings)
+    settings, script = settings_for(statlog, **quick), Script(interactions=300, batch=150, warm_start=60, seed=7)
+    inside = simulate(statlog, tmp_path / "inside", script, settings=settings)
     data_dir = tmp_path / "outside"
     Experiment.create(data_dir, "world", settings, now=datetime.now(UTC), secret=secret_of(SCRIPT.seed))
     with (
@@ -72,7 +72,7 @@ def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: L
         Client(service.url, "world") as client,
     ):
         transport = OverHttp(ClientApp(client, users=1, reporters=1), admin, expected_batch=SCRIPT.batch)
-        outside = play(statlog, transport, SCRIPT, channel=Delay(0.2, "uniform"))
+        outside = play(statlog, transport, script, channel=Delay(0.2, "uniform"))
     assert said(outside) == said(inside)
     assert [judged(batch.settled) for batch in outside.batches] == [judged(batch.settled) for batch in inside.batches]
     assert judged(outside.initial or inside.batches[0].settled) == judged(inside.initial or outside.batches[0].settled)
