@@ -28,7 +28,7 @@ class DecisionEvent(Struct, frozen=True, tag_field="type", tag="decision", omit_
     `actions` are the offered actions after exclusion, or None where the catalogue `catalogue_version` minus
     `excluded` was offered whole. `pmf` is over the offered actions, in order, all mixtures included;
     `probability` is `pmf[index]`. `slice` says which branch of a declared mixture was drawn, or that a challenger
-    on trial, `trial_model_id`, had its share in the pmf.
+    on trial, `trial_model_id`, had its share `trial_share` in the pmf.
     `imported_at` marks history: mature at once. `pmf` is None only there.
     """
 
@@ -36,6 +36,7 @@ class DecisionEvent(Struct, frozen=True, tag_field="type", tag="decision", omit_
     decided_at: datetime
     model_id: str
     trial_model_id: str | None = None
+    trial_share: float | None = None
     context: dict[str, Any]
     action: str
     index: int

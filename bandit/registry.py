@@ -71,7 +71,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """A challenger on trial: a stored model that has a declared share in the decisions of `champion`.
 
     It is void as soon as another champion stands. `challenger` names whose snapshot it is, `learnt` how many rows
-    that had learnt.
+    that had learnt, `share` its part of each pmf.
     """
 
     model_id: str
@@ -79,6 +79,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     challenger: str
     learnt: int
     since: datetime
+    share: float
 
 
 class _Pointer(msgspec.Struct, frozen=True):

@@ -77,9 +77,9 @@ def replay(
         return None
     pmf = policy.pmf(event.context, actions)
     if event.trial_model_id is not None:
-        if trial is None:
+        if trial is None or event.trial_share is None:
             return None
-        pmf = mix(pmf, trial.pmf(event.context, actions), serving.trial_share)
+        pmf = mix(pmf, trial.pmf(event.context, actions), event.trial_share)
     if serving.control_fraction > 0.0:
         control = BaselinePolicy(0.0) if serving.control_policy == "baseline" else UniformPolicy()
         pmf = mix(pmf, control.pmf(event.context, actions), serving.control_fraction)

@@ -142,6 +142,7 @@ class Serving(_Section, frozen=True):
     control_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     control_policy: Literal["baseline", "uniform"] = "baseline"
     trial_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    trial_share_max: Annotated[float, Meta(ge=0, le=0.5)] = 0.5
     seal_interval_s: Positive = 5.0
     segment_bytes_max: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
     subject_field: str | None = None
@@ -265,6 +266,8 @@ def _check_across_fields(settings: ExperimentSettings) -> None:
         raise InvalidSettings("rewards.min", "must be below rewards.max")
     if not rewards.min <= rewards.default <= rewards.max:
         raise InvalidSettings("rewards.default", "lies outside the reward range", "rewards.min to rewards.max")
+    if settings.serving.trial_share > settings.serving.trial_share_max:
+        raise InvalidSettings("serving.trial_share", "must not be above serving.trial_share_max")
     retention = settings.retention
     if retention.drop_after_days is not None and not (
         retention.compact_after_days is not None and retention.compact_after_days <= retention.drop_after_days

@@ -320,6 +320,7 @@ class ExperimentServer:
             decided_at=self.writer.stamp(),
             model_id=drawn.model_id,
             trial_model_id=drawn.trial_model_id,
+            trial_share=drawn.trial_share,
             context=context,
             action=offered[index].id,
             index=index,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bandit.errors import InvalidRequest, RewardloopError
+from bandit.registry import Trial
 from bandit.sampling import draw_index, mix, uniform_draw
 from bandit.settings import ExperimentSettings
 from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, SLICE_TRIAL, Action, Policy
@@ -50,6 +51,7 @@ class Drawn(NamedTuple):
     model_id: str
     slice: str = SLICE_POLICY
     trial_model_id: str | None = None
+    trial_share: float | None = None
 
 
 def offer(request: RecommendRequest, state: State) -> tuple[tuple[Action, ...], list[str]]:
@@ -83,15 +85,17 @@ def draw(
         _watch(state, context, offered, counters)
         return Drawn(_one_hot(len(offered)), 0, BASELINE_MODEL_ID)
     pmf, model_id = _pmf(state, context, offered, counters)
-    slice_, trial_model_id = SLICE_POLICY, None
+    slice_: str = SLICE_POLICY
+    trial: Trial | None = None
     if state.trial is not None and state.trial.policy is not None and model_id == state.model.model_id:
         tried = _trial_pmf(state.trial.policy, context, offered, counters)
         if tried is not None:
-            pmf = mix(pmf, tried, serving.trial_share)
-            slice_, trial_model_id = SLICE_TRIAL, state.trial.trial.model_id
+            trial = state.trial.trial
+            pmf, slice_ = mix(pmf, tried, trial.share), SLICE_TRIAL
+    tried_as = (trial.model_id, trial.share) if trial is not None else (None, None)
     fraction = serving.control_fraction
     if fraction == 0.0:
-        return Drawn(pmf, draw_index(pmf, uniform_draw(secret, event_id)), model_id, slice_, trial_model_id)
+        return Drawn(pmf, draw_index(pmf, uniform_draw(secret, event_id)), model_id, slice_, *tried_as)
     control = _one_hot(len(offered)) if serving.control_policy == "baseline" else [1.0 / len(offered)] * len(offered)
     pmf = mix(pmf, control, fraction)
     index = draw_index(pmf, uniform_draw(secret, event_id))
@@ -99,7 +103,7 @@ def draw(
     # branch first, while the action still replays from the logged pmf alone.
     if uniform_draw(secret, f"slice\n{event_id}") < fraction * control[index] / pmf[index]:
         slice_ = SLICE_CONTROL
-    return Drawn(pmf, index, model_id, slice_, trial_model_id)
+    return Drawn(pmf, index, model_id, slice_, *tried_as)
 
 
 def _pmf(

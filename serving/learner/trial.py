@@ -3,22 +3,28 @@
 A log can only tell two policies apart where it holds what either would do. A champion that explores little makes a
 log that says nothing about the places where a challenger differs from it, and the gate would wait for ever. With a
 share s of every pmf given to the challenger, pmf = (1 - s) champion + s challenger: nothing changes where they agree,
-and where they differ no weight exceeds 1/s, so the gate's evidence grows exactly where it is missing. What is logged
-is the mixture that was drawn from. The trial ends with the verdict, or when the challenger is rejected.
+and where they differ no weight exceeds 1/s, so the gate's evidence grows exactly where it is missing. The share grows
+with that evidence, so that waiting for proof costs less and less, and the champion keeps at least half. What is logged
+is the mixture that was drawn from, with its share. The trial ends with the verdict, or when the challenger is rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
+
+import msgspec
 
 from bandit.registry import Champion, Trial
+from bandit.settings import Serving
+from evaluation.gate import Verdict
 from serving.learner.challengers import KIND_LEARNING, KIND_TRIAL, ChallengerState, ChallengerStore
 from serving.learner.judging import Look
 from serving.learner.promotion import publish_learning
 from serving.learner.trainer import Trainer
 from serving.learner.workspace import Workspace
 
-REFRESH_GROWTH = 1.25
+REFRESH_GROWTH = 1.05
 """A challenger on trial is replaced by its newer self when that has learnt from so many times as many rows."""
 
 
@@ -32,43 +38,61 @@ def update_trial(
     decided: bool,
 ) -> None:
     """Start, refresh, keep or end the trial after a run's verdicts; raises what publishing a model raises."""
-    serving = workspace.experiment.settings.serving
+    registry, serving = workspace.registry, workspace.experiment.settings.serving
     if decided or champion is None or serving.trial_share == 0.0 or serving.mode != "online":
-        workspace.registry.clear_trial()
+        registry.clear_trial()
         return
-    current = workspace.registry.trial()
+    current = registry.trial()
     learning = [look for look in looks if look.state.kind == KIND_LEARNING]
     if current is not None and any(
         look.state.name == current.challenger and look.verdict.rejected for look in learning
     ):
-        workspace.registry.clear_trial()
+        registry.clear_trial()
         current = None
-    best = _most_promising(learning, current)
-    if best is None or not _is_news(current, best.state):
+    best = _most_promising(learning)
+    if best is None:
+        return
+    share = share_for(best.verdict, serving)
+    if current is not None and not _is_news(current, best.state):
+        registry.set_trial(msgspec.structs.replace(current, share=share))
         return
     files = store.files(best.state)
     manifest = publish_learning(
         workspace, trainer, best.state, files, kind=KIND_TRIAL, parent=champion.model_id, note="on trial, undecided"
     )
-    workspace.registry.set_trial(
+    registry.set_trial(
         Trial(
             model_id=manifest.model_id,
             champion=champion.model_id,
             challenger=best.state.name,
             learnt=best.state.learnt,
             since=workspace.clock(),
+            share=share,
         )
     )
 
 
-def _most_promising(looks: Sequence[Look], current: Trial | None) -> Look | None:
-    """The one on trial as long as it is undecided, else the one with the greatest lift above 0."""
-    undecided = [look for look in looks if not look.verdict.rejected and look.verdict.lift.value > 0.0]
-    on_trial = [look for look in undecided if current is not None and look.state.name == current.challenger]
-    return max(on_trial or undecided, key=lambda look: look.verdict.lift.value, default=None)
+def share_for(verdict: Verdict, serving: Serving) -> float:
+    """The share that the evidence earns a challenger: the chance that it is better, less one half.
+
+    The chance is Φ(lift/SE), SE being what the gate's bound reckons with; at least `trial_share` and at most
+    `trial_share_max`.
+    """
+    chance = NormalDist().cdf(_evidence(verdict))
+    return round(min(max(chance - 0.5, serving.trial_share), serving.trial_share_max), 3)
 
 
-def _is_news(current: Trial | None, state: ChallengerState) -> bool:
-    if current is None or current.challenger != state.name:
-        return True
-    return state.learnt >= REFRESH_GROWTH * current.learnt
+def _evidence(verdict: Verdict) -> float:
+    """Lift in units of the SE that the bound reckons with."""
+    reach = verdict.lift.value - verdict.lower
+    return verdict.z * verdict.lift.value / reach if reach > 0 else 0.0
+
+
+def _most_promising(looks: Sequence[Look]) -> Look | None:
+    """The undecided one with the strongest evidence for a lift."""
+    undecided = [look for look in looks if not look.verdict.rejected]
+    return max(undecided, key=lambda look: _evidence(look.verdict), default=None)
+
+
+def _is_news(current: Trial, state: ChallengerState) -> bool:
+    return current.challenger != state.name or state.learnt >= REFRESH_GROWTH * current.learnt

@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from bandit.eventlog import read_events
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent
 from bandit.policies import load_policy
-from bandit.registry import Trial
 from bandit.replay import offered_actions, replay
 from bandit.sampling import mix
+from bandit.settings import Serving
 from bandit.types import SLICE_POLICY, SLICE_TRIAL
+from evaluation.gate import GateRules, Verdict, judge
+from evaluation.scored import ScoredRows
+from serving.learner.trial import share_for
 from tests.serving.learner_support import World, world
 
 FEW = 30
@@ -42,6 +47,27 @@ def decisions(here: World) -> list[DecisionEvent]:
     return [event for event in events if isinstance(event, DecisionEvent) and event.imported_at is None]
 
 
+def verdict_on(lift: float, rows: int = 400) -> Verdict:
+    """The gate's verdict on a challenger that always takes the second action, where uniform was logged."""
+    rng = np.random.default_rng(1)
+    action = np.arange(rows) % 2
+    reward = (rng.random(rows) < 0.5).astype(float)
+    reward += lift * (2 * action - 1)
+    return judge(
+        ScoredRows(
+            offsets=np.arange(rows + 1) * 2,
+            candidate=np.tile([0.0, 1.0], rows),
+            champion=np.tile([1.0, 0.0], rows),
+            q=np.full(2 * rows, 0.5),
+            pmf=np.full(2 * rows, 0.5),
+            action=action,
+            reward=reward,
+            propensity=np.full(rows, 0.5),
+        ),
+        GateRules(alpha=1e-9),
+    )
+
+
 def test_an_undecided_challenger_gets_its_share_and_the_mixture_is_what_is_logged(tmp_path: Path) -> None:
     with undecided(tmp_path) as here:
         registry = here.transport.server.registry
@@ -52,11 +78,19 @@ def test_an_undecided_challenger_gets_its_share_and_the_mixture_is_what_is_logge
         assert champion is not None and champion.model_id == trial.champion
         served, tried = (load_policy(registry.load(name)) for name in (champion.model_id, trial.model_id))
         for event in decisions(here)[-50:]:
-            assert (event.slice, event.trial_model_id) == (SLICE_TRIAL, trial.model_id)
+            assert (event.slice, event.trial_model_id, event.trial_share) == (SLICE_TRIAL, trial.model_id, trial.share)
             actions = offered_actions(event, here.transport.experiment.catalogue)
             assert actions is not None
-            expected = mix(served.pmf(event.context, actions), tried.pmf(event.context, actions), 0.1)
+            expected = mix(served.pmf(event.context, actions), tried.pmf(event.context, actions), trial.share)
             assert event.pmf == expected
+
+
+def test_the_share_grows_with_the_evidence_and_keeps_its_bounds() -> None:
+    shares = [share_for(verdict_on(lift), Serving()) for lift in (-0.3, -0.1, 0.02, 0.05, 0.4)]
+    assert shares[0] == shares[1] == Serving().trial_share
+    assert shares == sorted(shares) and Serving().trial_share < shares[3] < shares[4] <= Serving().trial_share_max
+    careful = Serving(trial_share=0.02, trial_share_max=0.05)
+    assert [share_for(verdict_on(lift), careful) for lift in (-0.2, 0.3)] == [0.02, 0.05]
 
 
 def test_every_decision_of_a_trial_replays_bit_for_bit(tmp_path: Path) -> None:
@@ -97,7 +131,7 @@ def test_a_damaged_model_on_trial_is_left_out_and_nobody_is_refused(tmp_path: Pa
         registry = here.transport.server.registry
         trial = registry.trial()
         assert trial is not None
-        copy = Trial(model_id=trial.model_id, champion=trial.champion, challenger="other", learnt=1, since=trial.since)
+        copy = msgspec.structs.replace(trial, challenger="other", learnt=1)
         registry.clear_trial()
         here.transport.server.refresh()
         registry.set_trial(copy)
