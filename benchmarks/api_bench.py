@@ -1,8 +1,9 @@
 """How fast the decision API is, as ratios to FastAPI's hello world in the same run: `make bench` prints them.
 
 Every decision measured is durable: acknowledged after fdatasync, drawn from a trained VW policy. Runs alternate
-between yardstick and product and the medians are compared, because a machine's speed drifts. The sync cost of
-the disk is printed beside the ratios, since a slower disk moves them.
+between yardstick and product, and each ratio is the median of the rounds' own ratios, because a machine's speed
+drifts. The sync cost of the disk is printed beside them, since a slower disk moves them. The load comes from wrk
+where it is installed, else from `benchmarks.load`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -28,6 +28,9 @@ from bandit.registry import ModelRegistry
 from bandit.settings import parse_settings
 from bandit.training import Learning
 from bandit.types import Action, Interaction
+from benchmarks import wrk
+from benchmarks.bench import sync_ms
+from benchmarks.claims import claim
 
 CATALOGUE = [{"id": f"class-{number}"} for number in range(1, 8)]
 ROWS = 2000
@@ -52,18 +55,26 @@ def prepare(data_dir: Path) -> None:
     train(data_dir, "request", {}, offered)
 
 
-def train(data_dir: Path, name: str, settings: dict[str, Any], actions: Any) -> None:
+def train(
+    data_dir: Path, name: str, settings: dict[str, Any], actions: Any, *, secret: bytes | None = None
+) -> Experiment:
     """An experiment whose champion learnt from rows decided uniformly; `actions(rng)` gives what each row offers."""
-    rng = random.Random(7)
     now = datetime.now(UTC)
-    experiment = Experiment.create(data_dir, name, parse_settings(settings), now=now)
-    rows = []
+    experiment = Experiment.create(data_dir, name, parse_settings(settings), now=now, secret=secret)
+    model_id = publish(experiment, rows(actions, now), now)
+    ModelRegistry(experiment.paths).swap(model_id, expected=None, now=now, reason="benchmark")
+    return experiment
+
+
+def rows(actions: Any, now: datetime, *, seed: int = 7, rewarded: str = "x0") -> list[Interaction]:
+    """What a uniform policy would have logged; actions of even positions pay when the feature `rewarded` is above 0."""
+    rng = random.Random(seed)
+    logged = []
     for number in range(ROWS):
         features = context(rng)
         choices = tuple(Action(entry["id"], entry.get("features", {})) for entry in actions(rng))
         index = rng.randrange(len(choices))
-        reward = float(features["x0"] > 0 and index % 2 == 0)
-        rows.append(
+        logged.append(
             Interaction(
                 event_id=f"h{number}",
                 decided_at=now - timedelta(hours=2) + timedelta(seconds=number),
@@ -73,23 +84,27 @@ def train(data_dir: Path, name: str, settings: dict[str, Any], actions: Any) -> 
                 index=index,
                 propensity=1 / len(choices),
                 pmf=tuple([1 / len(choices)] * len(choices)),
-                reward=reward,
+                reward=float(features[rewarded] > 0 and index % 2 == 0),
             )
         )
-    learning = Learning.fresh(experiment.settings, rows)
-    learning.step(rows, champion=None, champion_id=None)
-    registry = ModelRegistry(experiment.paths)
-    manifest = registry.publish(
+    return logged
+
+
+def publish(experiment: Experiment, logged: list[Interaction], now: datetime) -> str:
+    """The id of a model that learnt from these rows, stored and ready to serve."""
+    learning = Learning.fresh(experiment.settings, logged)
+    learning.step(logged, champion=None, champion_id=None)
+    manifest = ModelRegistry(experiment.paths).publish(
         learning.files(),
         now=now,
         parent=None,
         kind="initial",
         options=learning.options(),
         settings_version=1,
-        data={"rows": len(rows)},
-        canaries=learning.canaries(rows[:5]),
+        data={"rows": len(logged)},
+        canaries=learning.canaries(logged[:5]),
     )
-    registry.swap(manifest.model_id, expected=None, now=now, reason="benchmark")
+    return manifest.model_id
 
 
 def write_bodies(folder: Path) -> dict[str, Path]:
@@ -141,30 +156,25 @@ def load(
     statuses: Sequence[str] = ("200",),
 ) -> dict[str, Any]:
     """One run of the load generator in its own process; every answer must have one of `statuses`."""
-    command = [sys.executable, "-m", "benchmarks.load", "--port", str(port), "--path", path, "--bodies", str(bodies)]
-    command += ["--connections", str(connections), "--seconds", str(seconds)]
-    command += [] if core is None else ["--core", str(core)]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
-    result: dict[str, Any] = json.loads(done.stdout)
+    if wrk.available() and statuses == ("200",):
+        result = wrk.load(port, path, bodies, connections=connections, seconds=seconds, core=core)
+    else:
+        result = _load(port, path, bodies, connections=connections, seconds=seconds, core=core)
     if not set(result["statuses"]) <= set(statuses) or result["lost"]:
         raise SystemExit(f"{path}: not every request was answered as it should be: {result}")
     return result
 
 
-def sync_ms(folder: Path, times: int = 200) -> float:
-    """The median fdatasync of a 4 KiB append, in ms."""
-    path = folder / "sync"
-    took = []
-    with path.open("wb", buffering=0) as file:
-        for _ in range(times):
-            file.write(b"x" * 4096)
-            begun = time.perf_counter()
-            os.fdatasync(file.fileno())
-            took.append(time.perf_counter() - begun)
-    return 1000 * statistics.median(took)
+def _load(port: int, path: str, bodies: Path, *, connections: int, seconds: float, core: int | None) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.load", "--port", str(port), "--path", path, "--bodies", str(bodies)]
+    command += ["--connections", str(connections), "--seconds", str(seconds)]
+    command += [] if core is None else ["--core", str(core)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def measure(*, seconds: float = 3.0, rounds: int = 3) -> dict[str, Any]:
+def measure(*, seconds: float = 2.0, rounds: int = 5) -> dict[str, Any]:
     """All runs; returns medians and the ratios that matter."""
     with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as name:
         folder = Path(name)
@@ -197,7 +207,7 @@ def measure(*, seconds: float = 3.0, rounds: int = 3) -> dict[str, Any]:
         return _summary(runs, sync)
 
 
-def measure_workers(*, seconds: float = 3.0, rounds: int = 3) -> dict[str, Any]:
+def measure_workers(*, seconds: float = 2.0, rounds: int = 5) -> dict[str, Any]:
     """Two workers against one, on all cores, the load generator beside them; medians and their ratio."""
     with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as name:
         folder = Path(name)
@@ -219,7 +229,8 @@ def measure_workers(*, seconds: float = 3.0, rounds: int = 3) -> dict[str, Any]:
                     result = load(port, path, bodies["catalogue"], connections=64, seconds=seconds, core=None)
                     rates[workers].append(result["requests_per_s"])
         medians = {workers: statistics.median(values) for workers, values in rates.items()}
-        return {"medians": medians, "ratios": {"two workers / one": medians[2] / medians[1]}}
+        ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+        return {"medians": medians, "ratios": {"two workers / one": ratio}}
 
 
 def measure_memory(requests: int) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def measure_memory(requests: int) -> dict[str, Any]:
                 path = "/v1/experiments/request/recommend"
                 result = load(port, path, bodies, connections=32, seconds=10, core=None, statuses=("200", "400", "422"))
                 answered += sum(result["statuses"].values())
-                resident.append((answered, _resident_kib(pid)))
+                resident.append((answered, resident_kib(pid)))
         steady = resident[len(resident) // 5 :]
         slope = _slope(steady) * requests / steady[0][1] if len(steady) > 1 else 0.0
         return {"requests": answered, "resident_kib": resident, "slope": slope}
@@ -260,7 +271,8 @@ def _pid_of(data_dir: Path) -> int:
     return int(json.loads(beats[0].read_text())["pid"])
 
 
-def _resident_kib(pid: int) -> int:
+def resident_kib(pid: int) -> int:
+    """What a process holds in memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
@@ -277,23 +289,36 @@ def _summary(runs: dict[str, list[dict[str, Any]]], sync: float) -> dict[str, An
         label: {key: statistics.median(run[key] for run in results) for key in ("requests_per_s", "p50_ms", "p99_ms")}
         for label, results in runs.items()
     }
-    base = medians["hello"]
+
+    def ratio(label: str, key: str = "requests_per_s") -> float:
+        return statistics.median(ours[key] / hello[key] for ours, hello in zip(runs[label], runs["hello"], strict=True))
+
     one = medians["catalogue, 1 connection"]["p50_ms"] - medians["hello, 1 connection"]["p50_ms"]
     ratios = {
-        "recommend, catalogue of 7 / hello": medians["catalogue"]["requests_per_s"] / base["requests_per_s"],
-        "recommend, catalogue of 7: p99 / hello p99": medians["catalogue"]["p99_ms"] / base["p99_ms"],
-        "recommend, 10 actions of 10 features / hello": medians["request"]["requests_per_s"] / base["requests_per_s"],
-        "rewards / hello": medians["rewards"]["requests_per_s"] / base["requests_per_s"],
+        "recommend, catalogue of 7 / hello": ratio("catalogue"),
+        "recommend, catalogue of 7: p99 / hello p99": ratio("catalogue", "p99_ms"),
+        "recommend, 10 actions of 10 features / hello": ratio("request"),
+        "rewards / hello": ratio("rewards"),
         "one connection: (p50 - hello p50) / sync": one / sync,
     }
     return {"sync_ms": sync, "medians": medians, "ratios": ratios}
 
 
+BOUNDS: dict[str, dict[str, float]] = {
+    "recommend, catalogue of 7 / hello": {"at_least": 0.80},
+    "recommend, catalogue of 7: p99 / hello p99": {"at_most": 1.5},
+    "recommend, 10 actions of 10 features / hello": {"at_least": 0.45},
+    "rewards / hello": {"at_least": 0.9},
+    "one connection: (p50 - hello p50) / sync": {"at_most": 4.0},
+    "two workers / one": {"at_least": 1.4},
+}
+
+
 def main() -> None:
     """Print the tables, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory", type=int, metavar="REQUESTS", help="watch resident memory instead")
     chosen = parser.parse_args()
@@ -307,14 +332,15 @@ def main() -> None:
     if chosen.json:
         print(json.dumps(result))
         return
-    print(f"fdatasync of this disk: {result['sync_ms']:.3f} ms (median)")
+    generator = "wrk" if wrk.available() else "benchmarks.load"
+    print(f"fdatasync of this disk: {result['sync_ms']:.3f} ms (median); load from {generator}")
     for label, numbers in result["medians"].items():
         rate, p50, p99 = (numbers[key] for key in ("requests_per_s", "p50_ms", "p99_ms"))
         print(f"{label:28} {rate:9.0f} requests/s   p50 {p50:7.3f} ms   p99 {p99:7.3f} ms")
     for count, rate in result["workers"].items():
         print(f"{count} worker(s), all cores        {rate:9.0f} requests/s")
     for label, ratio in result["ratios"].items():
-        print(f"{label:48} {ratio:6.2f}")
+        claim(label, ratio, **BOUNDS[label])
 
 
 if __name__ == "__main__":

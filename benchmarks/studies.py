@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few seeds and short runs, to see that they work")
     arguments = parser.parse_args()
     names = arguments.studies or [name for name in STUDIES if find_spec(f"benchmarks.{name}") is not None]
-    return sum(run(name, ["--quick"] if arguments.quick else []) != 0 for name in names)
+    return sum(run(name, ["--quick"] if arguments.quick else [])[0] != 0 for name in names)
 
 
 if __name__ == "__main__":
