@@ -36,6 +36,8 @@ class _Row(msgspec.Struct):
     rewarded: bool = True
     mode: str = "online"
     slice: str = "policy"
+    trial_model_id: str | None = None
+    trial_share: float | None = None
     origin: str = "live"
     settings_version: int = 1
     slot: int | None = None
@@ -110,6 +112,8 @@ def _interaction(row: _Row, number: int, actions: tuple[Action, ...]) -> Interac
         rewarded=row.rewarded,
         mode=row.mode,
         slice=row.slice,
+        trial_model_id=row.trial_model_id,
+        trial_share=row.trial_share,
         origin=row.origin,
         settings_version=row.settings_version,
         slot=row.slot,

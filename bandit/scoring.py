@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandit.errors import TrainingFailed
 from bandit.settings import ExperimentSettings, Rewards
+from bandit.tried import Tried
 from bandit.types import MODE_ONLINE, SLICE_POLICY, Interaction, Policy
 
 SPOT_CHECK_EVERY = 50
@@ -25,7 +26,8 @@ SPOT_CHECK_TOLERANCE = 1e-9
 class Scores(NamedTuple):
     """n scored rows; the per-action values are ragged: row i owns `offsets[i]:offsets[i + 1]`.
 
-    `candidate` and `champion` are the pmfs as served, `q` the predicted rewards of all actions, `pmf` the
+    `candidate` and `champion` are the pmfs as served (the candidate's by its version of that time, where it was on
+    trial), `q` the predicted rewards of all actions, `pmf` the
     logged one (NaN where the log has none); `action` is the position of the logged action, with its `reward`
     and `propensity`; `cluster` is the subject id, where the experiment has one.
     """
@@ -74,8 +76,15 @@ class RewardScale:
 class Scoring:
     """Rows scored so far, growing towards `Scores`."""
 
-    def __init__(self, champion: Policy | None, champion_id: str | None, settings: ExperimentSettings) -> None:
+    def __init__(
+        self,
+        champion: Policy | None,
+        champion_id: str | None,
+        settings: ExperimentSettings,
+        tried: Tried | None = None,
+    ) -> None:
         self._logged = _LoggedPmfs(champion, champion_id, settings)
+        self._tried = tried
         self._rows: list[Interaction] = []
         self._offsets = [0]
         self._candidate: list[float] = []
@@ -85,10 +94,12 @@ class Scoring:
 
     def add(self, row: Interaction, candidate: Sequence[float], q: Sequence[float]) -> None:
         """Append one row with the candidate's pmf and the predicted reward of each action."""
+        champion = self._logged.of(row)
+        served = self._tried.pmf(row, champion) if self._tried is not None else None
         self._rows.append(row)
-        self._candidate += candidate
+        self._candidate += candidate if served is None else served
         self._q += q
-        self._champion += self._logged.of(row)
+        self._champion += champion
         self._pmf += row.pmf if row.pmf is not None else [math.nan] * len(row.actions)
         self._offsets.append(len(self._candidate))
 

@@ -22,6 +22,7 @@ from bandit.registry import StoredModel
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
+from bandit.tried import Tried
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
 
@@ -148,17 +149,19 @@ class Learning:
         champion_id: str | None,
         history: History | None = None,
         score: bool = True,
+        tried: Tried | None = None,
     ) -> Scores:
         """Score each row, then learn it, in the order given (which must be the log's).
 
         `history` gives the rows learnt before these, in order; with it the encoder is fitted anew, and
         everything learnt again, when the rows have doubled. Without a champion, uniform stands in for it.
-        With `score=False` the rows are only learnt, and the scores are empty.
+        With `score=False` the rows are only learnt, and the scores are empty. `tried` knows on which rows this
+        learner was on trial: the version that had its share stands for it there.
         """
         rows = list(rows)
         if self._wanted is not None and history is not None:
             self._relearn(list(history()), self._wanted)
-        scored = Scoring(champion, champion_id, self.settings)
+        scored = Scoring(champion, champion_id, self.settings, tried)
         past: list[Interaction] | None = None
         position = 0
         while position < len(rows):

@@ -52,6 +52,7 @@ class Interaction:
 
     `index` is the position of the chosen action in `actions`; `pmf` has one entry per action, or is None
     for imported rows that recorded only the propensity. `rewarded` tells an explicit reward from silence.
+    `trial_model_id` names the challenger's model that had `trial_share` of the pmf.
     """
 
     event_id: str
@@ -70,6 +71,8 @@ class Interaction:
     settings_version: int = 1
     slot: int | None = None
     subject: str | None = None
+    trial_model_id: str | None = None
+    trial_share: float | None = None
 
 
 class Policy(Protocol):

@@ -1,7 +1,7 @@
 """Scored rows in, numbers out: the answer of one evaluation as a plain JSON object.
 
 Anyone can check the arithmetic with it: the columns are documented, nothing else enters. Judged as a single planned
-look, at the full α.
+look, at the full α, every row weighing the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def answer(
     lower bound the verdict rests on, at level α for one look and reckoning with what the log could not show.
     """
     rules = rules or GateRules()
-    single = replace(rules, horizon_rows=max(2, len(rows)), looks="planned")
+    single = replace(rules, horizon_rows=max(2, len(rows)), looks="planned", weighted=False)
     verdict = judge(rows, single, hyper=hyper, challengers=challengers)
     audits = weight_audits(rows) if len(rows) else {}
     return {

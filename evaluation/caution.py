@@ -8,14 +8,15 @@ estimated with a few pseudo-draws of ordinary misses mixed in.
 
 With Δ = (c − b)/μ:  V₂ = ΣΣ μ Δ²,  V₃ = ΣΣ μ |Δ|³,  h = V₂³/V₃² effective draws of size w = V₃/V₂;
 e² = (Σ Δ_a² (r − q̂_a)² + κ w² s²)/(Σ Δ_a² + κ w²), the signed third moment likewise, s² = mean (r − q̂_a)².
-The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical value is moved up with the skewness (Hall
-1992, "On the removal of skewness by transformation"), never in the flattering direction and by at most .75.
+The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical value is moved with the skewness (Hall 1992,
+"On the removal of skewness by transformation"): up by at most .75 where large losses are rare, down by at most .3 where
+large gains are, because then the mean and its own SE rise together and the plain bound is right too often.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,9 +29,10 @@ PSEUDO_DRAWS = 2.0
 
 SKEW_SHIFT = (2 * 1.6448536269514722**2 + 1) / 6
 """Hall's factor at the one-sided 5% point; further out the expansion breaks down and would freeze the gate."""
-SHIFT_MAX = 0.75
-"""Largest shift of the critical value; .5 let the level rise to .07 in the worst simulated worlds, .75 kept it."""
 
+SHIFT_UP_MAX, SHIFT_DOWN_MAX = 0.75, 0.3
+"""Largest shifts of the critical value. Up by .5 only, the level rose to .07 in the worst simulated worlds; down by .5
+to .065, by .3 it stayed below .061 (worlds with at least eight telling draws, `python -m benchmarks.caution_study`)."""
 
 _SUMS = 7
 
@@ -47,20 +49,34 @@ class Caution:
     draws: float
     clock: float
 
+    @property
+    def shift(self) -> float:
+        """How far the critical value is moved: up where large losses are rare, down where large gains are."""
+        return max(-SHIFT_DOWN_MAX, min(SHIFT_UP_MAX, self.skewness * SKEW_SHIFT))
+
     def reach(self, z: float) -> float:
         """How far below the lift its lower bound lies at critical value `z`."""
-        return (z + min(SHIFT_MAX, self.skewness * SKEW_SHIFT)) * self.se
+        return (z + self.shift) * self.se
+
+    def reach_up(self, z: float) -> float:
+        """How far above the lift its upper bound lies; a skewed estimate never brings it nearer."""
+        return (z + abs(self.shift)) * self.se
 
 
-def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True) -> Caution:
+def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weights: Floats | None = None) -> Caution:
     """The caution due to `estimate`: the paired lift of `rows`, or (not `paired`) the candidate's DR value.
 
-    Where only the propensity was logged, the rest of μ is taken to be spread evenly over the other actions.
+    With `weights`, shape (n,), of mean 1 the estimate is the weighted mean. Where only the propensity was logged, the
+    rest of μ is taken to be spread evenly over the other actions. With subjects (`rows.cluster`) the critical value is
+    never moved down: how their rows add up to rare large gains is not known.
     """
-    sums = np.zeros(_SUMS)
+    sums, start = np.zeros(_SUMS), 0
     for chunk in rows.chunks():
-        sums += caution_sums(chunk, paired=paired)
-    return caution_of(sums, len(rows), estimate.se)
+        part = None if weights is None else weights[start : start + len(chunk)]
+        sums += caution_sums(chunk, paired=paired, weights=part)
+        start += len(chunk)
+    found = caution_of(sums, len(rows), estimate.se)
+    return found if rows.cluster is None else replace(found, skewness=max(0.0, found.skewness))
 
 
 def caution_of(sums: Floats, n: int, se: float) -> Caution:
@@ -76,17 +92,19 @@ def caution_of(sums: Floats, n: int, se: float) -> Caution:
     missed = (seen_seconds + pseudo * usual) / (drawn_seconds + pseudo)
     skewed = (-seen_thirds + pseudo * size * usual**1.5) / (drawn_thirds + pseudo * size)
     variance = max(seconds * missed, (n * se) ** 2)
-    skewness = max(0.0, thirds * skewed) / variance**1.5 if variance > 0 else 0.0
+    skewness = thirds * skewed / variance**1.5 if variance > 0 else 0.0
     return Caution(math.sqrt(variance) / n, skewness, seconds**3 / thirds**2, seconds)
 
 
-def caution_sums(rows: ScoredRows, *, paired: bool = True) -> Floats:
-    """Seven sums that add over shards.
+def caution_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> Floats:
+    """Seven sums that add over shards (all with Δ times the row's weight).
 
     V₂ and V₃ as implied by μ; ΣΔ_a² and Σ|Δ_a|³ as drawn; ΣΔ_a² e² and ΣΔ_a³ e³ as seen; Σe².
     """
-    mu = _distribution(rows)
+    mu = logged_distribution(rows)
     change = rows.candidate - rows.champion if paired else rows.candidate
+    if weights is not None:
+        change = change * np.repeat(weights, rows.lengths)
     ratio = np.divide(change, mu, out=np.zeros_like(change), where=mu > 0)
     drawn = rows.at_action(change) / rows.propensity
     miss = rows.reward - rows.at_action(rows.q)
@@ -98,7 +116,7 @@ def caution_sums(rows: ScoredRows, *, paired: bool = True) -> Floats:
     return np.array([*implied, *as_drawn, *as_seen])
 
 
-def _distribution(rows: ScoredRows) -> Floats:
+def logged_distribution(rows: ScoredRows) -> Floats:
     """μ as logged, or the propensity with the rest spread evenly where no pmf was logged."""
     k = np.repeat(rows.lengths, rows.lengths)
     p = np.repeat(rows.propensity, rows.lengths)

@@ -18,7 +18,7 @@ import numpy as np
 from evaluation.checks import Check, propensity_checks, without_support
 from evaluation.diagnostics import diagnose
 from evaluation.estimators import ESTIMATORS, ROLES, Estimate, Hyper, Totals, totals_of_events
-from evaluation.gate import GateRules, Verdict, judge, rules_to_dict
+from evaluation.gate import RULES_VERSION, GateRules, Verdict, judge, rules_to_dict
 from evaluation.lift import paired_lift
 from evaluation.placebo import REPORT_ROWS_MAX, REPORT_RUNS, placebo
 from evaluation.scored import ScoredRows
@@ -28,10 +28,11 @@ FORMAT = 1
 TOLERANCE = 1e-9
 """Relative difference between machines that is rounding, not a change."""
 
-_IDENTITY = frozenset({"format", "kind", "digest"})
+_IDENTITY = frozenset({"format", "kind", "rules_version", "digest"})
 _GIVEN = frozenset({"rules", "challengers", "hyper", "ledger_before", "ledger_after", "given_checks"})
-_FOUND = frozenset({"rows", "verdict", "lift", "checks", "estimators", "ess", "max_weight", "mean_weight"})
-_OWN = _IDENTITY | _GIVEN | _FOUND | {"logged", "diagnostics", "placebo"}
+_ARITHMETIC = frozenset({"rows", "estimators", "ess", "max_weight", "mean_weight", "logged"})
+_FOUND = _ARITHMETIC | {"verdict", "lift", "checks"}
+_OWN = _IDENTITY | _GIVEN | _FOUND | {"diagnostics", "placebo"}
 
 
 def certificate(
@@ -59,6 +60,7 @@ def certificate(
         **about,
         "format": FORMAT,
         "kind": "gate",
+        "rules_version": RULES_VERSION,
         "rules": rules_to_dict(rules),
         "challengers": challengers,
         "hyper": _hyper_dict(hyper or Hyper()),
@@ -75,6 +77,7 @@ def certificate(
         "lift": {
             **_interval(verdict.lift),
             "relative": _number(verdict.relative),
+            "weighed": _interval(verdict.weighed),
             "bound_lower": _number(verdict.lower),
             "bound_upper": _number(verdict.upper),
             "z": _number(verdict.z),
@@ -117,6 +120,7 @@ def initial_certificate(rows: ScoredRows, about: Mapping[str, Any] | None = None
         **about,
         "format": FORMAT,
         "kind": "initial",
+        "rules_version": RULES_VERSION,
         "hyper": _hyper_dict(Hyper()),
         **_figures(rows, totals, excluded),
         "verdict": {"outcome": "initial", "reason": reason, "rejected": False, "looked": False, "rows_needed": None},
@@ -127,12 +131,23 @@ def initial_certificate(rows: ScoredRows, about: Mapping[str, Any] | None = None
 
 
 def verify_certificate(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
-    """Compute the certificate again from `rows`; gives one line per difference, none when it holds."""
+    """Compute the certificate again from `rows`; gives one line per difference, none when it holds.
+
+    Of a certificate made by other rules (see `made_by_other_rules`) the seals and the arithmetic are checked, which do
+    not depend on the rules; the last line then says so.
+    """
     differences = []
     if cert.get("digest") != _digest(cert):
         differences.append("the certificate was changed after it was sealed (its digest does not match)")
     if rows.digest() != cert["rows"]["digest"]:
         differences.append("the scored rows are not those the certificate was made from (their digest does not match)")
+    if other := made_by_other_rules(cert):
+        used = rows.where(~without_support(rows))
+        totals = totals_of_events(used.reduce(), _hyper_of(cert["hyper"]))
+        figures = json.loads(canonical(_figures(rows, totals, cert["rows"]["excluded"])))
+        for key in sorted(_ARITHMETIC):
+            differences += _compare(key, cert.get(key), figures[key])
+        return [*differences, other]
     about = {key: value for key, value in cert.items() if key not in _OWN}
     if cert["kind"] == "initial":
         again = initial_certificate(rows, about)
@@ -149,6 +164,17 @@ def verify_certificate(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
     for key in sorted(_OWN - {"digest"}):
         differences += _compare(key, cert.get(key), plain.get(key))
     return differences
+
+
+def made_by_other_rules(cert: Mapping[str, Any]) -> str | None:
+    """The sentence that a certificate was made by another version of the gate's rules; None when it was by this one."""
+    version = int(cert.get("rules_version", 1))
+    if version == RULES_VERSION:
+        return None
+    return (
+        f"the certificate was made by rule version {version}, this is version {RULES_VERSION}: "
+        "its verdict cannot be computed again here"
+    )
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:

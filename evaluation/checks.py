@@ -230,6 +230,14 @@ def evidence_checks(
     return checks
 
 
+def draws_check(draws: float, limit: float) -> Check:
+    """A floor on the effective number of draws, expected from μ, that tell the two policies apart."""
+    enough = draws >= limit
+    text = f"{draws:,.1f} telling draws are expected where the policies differ"
+    text += "." if enough else f", {limit:,.0f} are needed: the log hardly shows what the candidate would do there."
+    return Check("telling_draws", "floor", "pass" if enough else "insufficient", draws, limit, text)
+
+
 def agreement_note(totals: Totals) -> Check:
     """DR and SNIPS lifts beyond 3 SE of their paired difference are worth a look."""
     z = totals.disagreement()

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from evaluation.caution import Caution, caution
-from evaluation.checks import Check, agreement_note, evidence_checks, propensity_checks, without_support
+from evaluation.checks import Check, agreement_note, draws_check, evidence_checks, propensity_checks, without_support
 from evaluation.estimators import Estimate, Hyper, Totals, totals_of_events
-from evaluation.lift import paired_lift
+from evaluation.lift import paired_lift, weighted_lift
 from evaluation.scored import ScoredRows
 from evaluation.sequential import (
     GROWTH_MIN,
@@ -28,10 +28,14 @@ from evaluation.sequential import (
     critical_value,
     spend,
 )
+from evaluation.weighting import stretch_weights
 
 Outcome = Literal["promote", "hold", "insufficient"]
 
 _POWER_Z = NormalDist().inv_cdf(0.8)
+
+RULES_VERSION = 2
+"""Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class GateRules:
     `alpha`: chance of promoting an equal challenger over a tenure. `margin`: in `superiority` the lift the lower
     bound must exceed, in reward units; in `noninferiority` the tolerated loss as a share of the champion's value.
     `looks`: `planned` spends α over looks, `anytime` uses a confidence sequence. `horizon_rows`: rows of an epoch.
+    `weighted`: weigh stretches of the log by what they can tell (see `evaluation.weighting`) or take the plain mean.
     `detectable_lift`: the relative lift worth finding, for the forecast of rows still needed. The other fields are
     floors below which the bound is not to be trusted at all; above them it reckons with what the log could not
     show (see `evaluation.caution`), which is why they can be low.
@@ -52,12 +57,14 @@ class GateRules:
     margin: float = 0.0
     looks: Literal["planned", "anytime"] = "planned"
     horizon_rows: int = 60_000
+    weighted: bool = True
     detectable_lift: float = 0.05
     rows_min: int = 200
     ess_min: float = 10.0
     informative_min: int = 5
     top_share_max: float = 0.95
     uncovered_max: float = 0.02
+    draws_min: float = 8.0
 
     @classmethod
     def of(cls, settings: Any) -> GateRules:
@@ -72,15 +79,17 @@ class GateRules:
 class Verdict:
     """What the gate says, why, and what the next look needs to know.
 
-    `lift` is the paired DR lift with its SE; `lower` and `upper` are its one-sided bounds at the tenure's level
-    (critical value `z`). `rejected`: an alarm, or `upper` below what is tolerated; the challenger should restart
-    from the champion. `keep_rows`: whether the rows judged here belong to the next look too (false after a
+    `lift` is the paired DR lift with its SE, `weighed` the one that the bounds belong to (the same where every stretch
+    of the log tells as much); `lower` and `upper` are its one-sided bounds at the tenure's level (critical value `z`).
+    `rejected`: an alarm, or `upper` below what is tolerated; the challenger should restart from the champion.
+    `keep_rows`: whether the rows judged here belong to the next look too (false after a
     promotion, a rejection and at the end of an epoch). `rows_needed`: further rows, None when unknown.
     """
 
     outcome: Outcome
     reason: str
     lift: Estimate
+    weighed: Estimate
     lower: float
     upper: float
     z: float
@@ -135,11 +144,19 @@ def judge(
         uncovered_max=rules.uncovered_max,
     )
     everything.append(agreement_note(totals))
-    care = caution(used, lift)
-    case = _Case(lift, totals, rules, ledger, rules.alpha / challengers, tuple(everything), len(used), care)
-    ruling = _rule(case, identical=not events.lift.any())
+    weights = stretch_weights(used) if rules.weighted and len(used) else np.ones(len(used))
+    scale = float(weights.mean()) if len(used) else 1.0
+    weighed = weighted_lift(used, events, weights / scale)
+    care = caution(used, weighed, weights=weights / scale)
+    identical = not events.lift.any()
+    if not identical:
+        everything.append(draws_check(care.draws, rules.draws_min))
+    alpha = rules.alpha / challengers
+    case = _Case(lift, weighed, totals, rules, ledger, alpha, tuple(everything), len(used), care, scale)
+    ruling = _rule(case, identical=identical)
     return Verdict(
         lift=lift,
+        weighed=weighed,
         relative=case.relative,
         n=len(used),
         excluded=excluded,
@@ -154,6 +171,7 @@ class _Case:
     """Everything a ruling depends on."""
 
     lift: Estimate
+    weighed: Estimate
     totals: Totals
     rules: GateRules
     ledger: AlphaLedger
@@ -161,6 +179,7 @@ class _Case:
     checks: tuple[Check, ...]
     n: int
     caution: Caution
+    scale: float
 
     @property
     def champion_value(self) -> float:
@@ -202,7 +221,7 @@ class _Case:
 
     def look(self) -> Look | None:
         """Take a look when one is planned and brings new evidence; None otherwise."""
-        clock = self.caution.clock
+        clock = self.caution.clock * self.scale**2
         if clock <= 0 or self.caution.se <= 0:
             return None
         if self.rules.looks == "anytime":
@@ -241,11 +260,12 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     look = None if shut else case.look()
     after = case.ledger.looked(look) if look else case.ledger
     z = look.z if look else case.standing_z()
-    lower, upper = lift.value - case.caution.reach(z), lift.value + case.caution.reach(z)
+    lower, upper = case.weighed.value - case.caution.reach(z), case.weighed.value + case.caution.reach_up(z)
     needed = case.rows_needed(z)
 
     def ruling(outcome: Outcome, reason: str, *, rejected: bool = False) -> _Ruling:
-        ended = look is not None and rules.looks == "planned" and after.rows_before + n >= rules.horizon_rows
+        over = rules.looks == "planned" and not shut and after.rows_before + n >= rules.horizon_rows
+        ended = over and (look is not None or after.spent >= case.alpha)
         keep, carried = True, after
         if outcome == "promote":
             keep, carried = False, AlphaLedger()
@@ -278,11 +298,13 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
         return ruling("hold", f"Both policies chose alike in all {n:,} rows: there is nothing to promote.")
     percent = "" if case.relative is None else f" ({case.relative:+.1%})"
     numbers = f"lift {lift.value:+.4f} per decision{percent} on {n:,} rows"
+    if not math.isclose(case.weighed.value, lift.value, rel_tol=1e-9, abs_tol=1e-12):
+        numbers += f" ({case.weighed.value:+.4f} weighed by what each stretch of the log tells)"
     forecast = f" About {needed:,} more rows would show a lift of {rules.detectable_lift:.0%}." if needed else ""
     if look is None:
         return ruling("hold", f"Too few new rows since the last look: {numbers}.{forecast}")
     bound = "above 0" if case.tolerated == 0 else f"above {case.tolerated:+.4f}"
-    if lower > case.tolerated and (rules.mode == "superiority" or lift.value >= 0):
+    if lower > case.tolerated and (rules.mode == "superiority" or case.weighed.value >= 0):
         word = "Better" if rules.mode == "superiority" else "Not worse"
         return ruling("promote", f"{word}: {numbers}, and its lower bound {lower:+.4f} is {bound}.")
     if upper < 0:

@@ -34,6 +34,12 @@ def paired_lift(rows: ScoredRows, events: ScoredEvents | None = None) -> Estimat
     return mean_with_se(lifts)
 
 
+def weighted_lift(rows: ScoredRows, events: ScoredEvents, weights: Floats) -> Estimate:
+    """The mean of weight × paired DR lift, for `weights` of mean 1, shape (n,); clustered as `paired_lift` is."""
+    lifts = events.lift * weights
+    return mean_with_se(lifts) if rows.cluster is None else clustered_mean(lifts, rows.cluster)
+
+
 def mean_with_se(values: Floats) -> Estimate:
     """Mean and s/√n with ddof 1; NaN value without rows, SE 0 for a single one."""
     n = len(values)

@@ -46,8 +46,8 @@ class Ranked:
 def rank(policies: Mapping[str, ScoredRows], *, level: float = 0.95, rules: GateRules | None = None) -> list[Ranked]:
     """Evaluate each policy on its rows (π in `candidate`, the comparison in `champion`), best first.
 
-    Intervals are widened for their number (Bonferroni), and never narrower than what the log can vouch for
-    (`evaluation.caution`). Policies without an answer come last.
+    Intervals are widened for their number (Bonferroni) and for skewness, and never narrower than what the log can
+    vouch for (`evaluation.caution`). Policies without an answer come last.
     """
     rules = rules or GateRules()
     z = NormalDist().inv_cdf(1 - (1 - level) / 2 / max(1, len(policies)))
@@ -83,7 +83,7 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
     poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
     wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
     answer = " ".join(wrong + poor)
-    reach = z * max(value.se, care.se)
+    reach = (z + abs(care.shift)) * max(value.se, care.se)
     return Ranked(
         policy=name,
         n=n,

@@ -13,7 +13,7 @@ import msgspec
 from bandit.experiment import Experiment
 from joiner.views import VIEWS
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raise it with every change of a table or of what goes into it: files of another version are made anew."""
 
 TABLES = """
@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS decision_records (
   record_id BIGINT, event_key UBIGINT, event_id VARCHAR,
   decided_at TIMESTAMP, stamped_at TIMESTAMP, matures_at TIMESTAMP, imported_at TIMESTAMP,
   model_id VARCHAR, settings_version INTEGER, catalogue_version INTEGER, mode VARCHAR, slice VARCHAR, slot INTEGER,
+  trial_model_id VARCHAR, trial_share DOUBLE,
   deferred BOOLEAN, action VARCHAR, index INTEGER, probability DOUBLE, pmf DOUBLE[],
   context VARCHAR, actions VARCHAR, excluded VARCHAR, body_digest VARCHAR,
   writer_id VARCHAR, sequence INTEGER, position BIGINT

@@ -25,6 +25,8 @@ RECORD_COLUMNS: dict[str, str] = {
     "settings_version": "INTEGER",
     "mode": "VARCHAR",
     "slice": "VARCHAR",
+    "trial_model_id": "VARCHAR",
+    "trial_share": "DOUBLE",
     "deferred": "BOOLEAN",
     "slot": "INTEGER",
     "body_digest": "VARCHAR",
@@ -61,8 +63,8 @@ SELECT (SELECT coalesce(max(record_id), -1) FROM decision_records) + 1 + i.rowid
        coalesce(i.imported_at, i.decided_at + to_microseconds(s.window_us)) AS matures_at,
        i.imported_at, i.model_id, coalesce(i.settings_version, 1) AS settings_version, i.catalogue_version,
        coalesce(i.mode, 'online') AS mode, coalesce(i.slice, 'policy') AS slice, i.slot,
-       coalesce(i.deferred, false) AS deferred, i.action, i.index, i.probability, i.pmf,
-       i.context, i.actions, i.excluded, i.body_digest,
+       i.trial_model_id, i.trial_share, coalesce(i.deferred, false) AS deferred, i.action, i.index,
+       i.probability, i.pmf, i.context, i.actions, i.excluded, i.body_digest,
        f.writer_id, f.sequence, i.rowid - p.first_row AS position
 FROM incoming i JOIN places p USING (filename) JOIN reading f USING (filename)
 LEFT JOIN settings s ON s.settings_version = coalesce(i.settings_version, 1)

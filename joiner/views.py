@@ -38,8 +38,8 @@ FROM ({REWARD_OUTCOMES}) d
     "interactions": f"""
 CREATE OR REPLACE VIEW interactions AS
 SELECT d.event_id, d.decided_at, j.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
-       d.probability, d.mode, d.slice, d.slot, d.settings_version, d.catalogue_version, d.excluded,
-       j.reward, j.rewarded, j.rewards_counted, j.rewarded_at, j.origin,
+       d.probability, d.mode, d.slice, d.trial_model_id, d.trial_share, d.slot, d.settings_version, d.catalogue_version,
+       d.excluded, j.reward, j.rewarded, j.rewards_counted, j.rewarded_at, j.origin,
        CASE WHEN s.subject_field IS NOT NULL
             THEN json_extract_string(d.context, '$."' || s.subject_field || '"') END AS subject
 FROM joined j JOIN decision_records d USING (record_id)

@@ -14,13 +14,9 @@ import msgspec
 
 from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
-from evaluation.sequential import AlphaLedger
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerStore
-from serving.learner.training_step import Plan, model_time, new_state
+from serving.learner.training_step import Plan, inherited, model_time, new_state
 from serving.learner.workspace import Workspace
-
-STANDING_SHARE = 0.8
-"""The share of α that the standing challenger has; declared and offered ones divide the rest."""
 
 
 def plan_field(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
@@ -60,10 +56,8 @@ def _plan(
     made_of = fingerprint(settings, declared)
     cut = _cut(workspace, champion)
     state = store.load(name)
-    if state is not None and state.made_of != made_of:
-        state = None
     changed = state is None or state.champion != champion.model_id
-    if state is not None:
+    if state is not None and state.made_of == made_of:
         files = store.files_if_any(state)
         in_step = state.cut is not None and cut is not None and state.cut >= cut
         if files is not None and in_step and state.learnt - state.born_with < declared.every_interactions:
@@ -79,11 +73,9 @@ def _plan(
     since = workspace.warehouse.nth_newest_maturity(declared.window_interactions, cut)
     if since is None:  # the log is no longer than the window: this would be the standing challenger once more
         return None
-    fresh = new_state(workspace, name, champion.model_id, state or store.load(name))
+    fresh = new_state(workspace, name, champion.model_id, state)
     fresh.made_of, fresh.since, fresh.born_with = made_of, since, declared.window_interactions
-    # each incarnation proves itself on its own rows: lifts from before a drift would dilute those after it. What α its
-    # predecessors of this tenure spent stays spent
-    ledger = AlphaLedger.from_dict(state.gate).rejected(state.judged).to_dict() if state and state.gate else None
+    # each incarnation proves itself on its own rows: lifts from before a drift would dilute those after it
     return Plan(
         fresh,
         settings,
@@ -92,7 +84,7 @@ def _plan(
         score_after=cut,
         starts=True,
         fresh_epoch=True,
-        gate=None if changed else ledger,
+        gate=None if changed or state is None else inherited(state),
     )
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from bandit.canaries import make_canaries
-from bandit.errors import TrainingFailed
+from bandit.errors import CorruptModel, NotFound, TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.policies import UniformPolicy, cold_start_policy, load_policy, policy_from_files
 from bandit.registry import ModelRegistry
 from bandit.rows import read_interactions
 from bandit.settings import ExperimentSettings, parse_settings
 from bandit.training import Learning, Scores, score_rows
+from bandit.tried import Tried
 from bandit.types import COLD_START_MODEL_ID, Action, Interaction, Policy
 from serving.learner.challengers import concatenate
 
@@ -46,7 +47,8 @@ class Job:
 
     `files` are its learning files (None: learn from nothing). `learn` and `score` are NDJSON row files: rows of the
     first are learnt without being scored, rows of the second are scored and then learnt. `champion` is the model to
-    compare with, `COLD_START_MODEL_ID` for the declared cold start, `UNIFORM` for the uniform policy.
+    compare with, `COLD_START_MODEL_ID` for the declared cold start, `UNIFORM` for the uniform policy. `challenger` is
+    the challenger that learns, if any: models that stood for it on trial carry its name.
     """
 
     root: Path
@@ -57,6 +59,7 @@ class Job:
     history: Path | None = None
     learn: Path | None = None
     score: Path | None = None
+    challenger: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +118,13 @@ def advance(desk: Desk, job: Job) -> Outcome:
 
     scored: list[Scores] = []
     may_refit = job.files is None or job.history is not None
+    tried = _tried(experiment, job)
     with _champion(experiment, settings, job.champion) as champion:
         for chunk in _chunks(job.score, catalogues):
             history = past if may_refit else None
-            scored.append(learning.step(chunk, champion=champion, champion_id=job.champion, history=history))
+            scored.append(
+                learning.step(chunk, champion=champion, champion_id=job.champion, history=history, tried=tried)
+            )
             taken += len(chunk)
             recent = chunk
     if not recent:
@@ -173,6 +179,20 @@ def _experiment(root: Path) -> Experiment:
 def _catalogues(experiment: Experiment) -> dict[int, tuple[Action, ...]]:
     versions = sorted(int(path.stem) for path in experiment.paths.catalogues.glob("*.json"))
     return {version: experiment.catalogue(version) or () for version in versions}
+
+
+def _tried(experiment: Experiment, job: Job) -> Tried | None:
+    """Which of the job's rows were decided with its challenger on trial; None when no challenger learns."""
+    registry = ModelRegistry(experiment.paths)
+
+    def stands_for(model_id: str) -> str | None:
+        try:
+            name = registry.manifest(model_id).data.get("challenger")
+        except (NotFound, CorruptModel):
+            return None  # whose it was cannot be told: the row then counts with the challenger as it is now
+        return str(name) if name is not None else None
+
+    return Tried(job.challenger, job.champion, stands_for, experiment.settings_of) if job.challenger else None
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The evaluation step: judge every challenger that has scored rows, and carry the gate's state to the next look.
 
-All challengers share the experiment's α in fixed parts: the standing one has most of it, those declared and those
-offered divide the rest, whoever is there at a look, so that α holds over the tenure. The rows judged are all those
-scored in this champion's tenure and epoch; when the gate says that they are used up, the next look starts afresh.
+All challengers share the experiment's α, so that it holds over the tenure whoever comes and goes: see `alpha_of`. The
+rows judged are all those scored in this champion's tenure and epoch; when the gate says that they are used up, the next
+look starts afresh.
 """
 
 from __future__ import annotations
@@ -16,11 +16,24 @@ from bandit.settings import ExperimentSettings
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
-from serving.learner.challengers import KIND_FROZEN, KIND_GUARD, STANDING, ChallengerState, ChallengerStore, Origin
-from serving.learner.field import STANDING_SHARE
+from serving.learner.challengers import (
+    KIND_FROZEN,
+    KIND_GUARD,
+    KIND_LEARNING,
+    STANDING,
+    ChallengerState,
+    ChallengerStore,
+    Origin,
+)
 from serving.learner.offered import OFFERED_MAX
 from serving.learner.reports import Judgement
 from serving.learner.workspace import Workspace
+
+STANDING_PARTS = 8
+"""Parts of α of the standing challenger, where declared and offered ones have one part each."""
+
+REJECTED = "offer_rejected"
+"""The entry of history that says which offered model left the field, beside which champion, and what α it had spent."""
 
 
 @dataclass(slots=True)
@@ -40,8 +53,9 @@ def judge_all(
 ) -> list[Look]:
     """Judge each challenger on its scored rows; nothing on disk changes yet."""
     looks = []
+    field = [state for name in store.names() if (state := store.load(name)) is not None]
     for state in states:
-        rules = rules_for(workspace.experiment.settings, state)
+        rules = rules_for(workspace.experiment.settings, state, field, retired_alpha(workspace, field))
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         verdict = judge(rows, rules, ledger=ledger)
@@ -49,20 +63,56 @@ def judge_all(
     return looks
 
 
-def rules_for(settings: ExperimentSettings, state: ChallengerState) -> GateRules:
-    """The rules of the gate with this challenger's own part of α."""
+def rules_for(
+    settings: ExperimentSettings, state: ChallengerState, field: Sequence[ChallengerState], retired: float = 0.0
+) -> GateRules:
+    """The rules of the gate with this challenger's own part of α; `field` and `retired` as in `alpha_of`."""
     rules = GateRules.of(settings.gate)
     if state.kind == KIND_GUARD:
         return replace(
             rules, enabled=True, mode="superiority", margin=0.0, looks="anytime", alpha=settings.rollback.alpha
         )
+    return replace(rules, alpha=alpha_of(rules.alpha, settings, state, field, retired))
+
+
+def alpha_of(
+    alpha: float,
+    settings: ExperimentSettings,
+    state: ChallengerState,
+    field: Sequence[ChallengerState],
+    retired: float,
+) -> float:
+    """The α that one challenger may have spent by the end of this tenure.
+
+    The standing one has eight parts, the declared ones have one part together where any is declared, the offered ones
+    one where any is in the field (`field`: all challengers there are). What offered models that have left spent in this
+    tenure, `retired`, stays spent. Whoever comes and goes, all together never spend more than `alpha`.
+    """
+    active = [other for other in field if other.kind in (KIND_LEARNING, KIND_FROZEN)]
+    offered = [other for other in active if other.kind == KIND_FROZEN]
+    parts = STANDING_PARTS + bool(settings.challengers) + bool(offered)
     if state.name == STANDING:
-        share = STANDING_SHARE
+        own = alpha * STANDING_PARTS / parts
     elif state.kind == KIND_FROZEN:
-        share = (1 - STANDING_SHARE) / 2 / OFFERED_MAX
+        left = alpha / parts - retired - sum(map(_spent, offered))
+        own = _spent(state) + max(0.0, left) / OFFERED_MAX
     else:
-        share = (1 - STANDING_SHARE) / 2 / max(1, len(settings.challengers))
-    return replace(rules, alpha=rules.alpha * share)
+        own = alpha / parts / max(1, len(settings.challengers))
+    left = alpha - retired - sum(map(_spent, active))
+    return min(own, _spent(state) + max(0.0, left))
+
+
+def retired_alpha(workspace: Workspace, field: Sequence[ChallengerState]) -> float:
+    """What offered models that were rejected in this champion's tenure had spent of α."""
+    champion = workspace.registry.champion()
+    if champion is None or not any(state.kind == KIND_FROZEN for state in field):
+        return 0.0
+    rejected = (entry for entry in workspace.registry.history() if entry.get("kind") == REJECTED)
+    return sum(float(entry["spent"]) for entry in rejected if entry.get("champion") == champion.model_id)
+
+
+def _spent(state: ChallengerState) -> float:
+    return float(state.gate.get("spent", 0.0))
 
 
 def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion: Champion | None) -> None:
@@ -76,6 +126,14 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
     files = None
     if verdict.rejected:
         if state.kind in (KIND_FROZEN, KIND_GUARD):
+            if state.kind == KIND_FROZEN and champion is not None:
+                workspace.registry.record(
+                    REJECTED,
+                    now=look.at,
+                    model_id=state.model_id,
+                    champion=champion.model_id,
+                    spent=verdict.ledger.spent,
+                )
             store.drop(state.name)
             return
         if state.name != STANDING:

@@ -220,6 +220,7 @@ def stand_on(
 
 def _data(state: ChallengerState) -> dict[str, Any]:
     data: dict[str, Any] = {"rows": state.learnt, "cut": state.cut.isoformat() if state.cut else None}
+    data["challenger"] = state.name
     if state.since is not None:
         data["since"] = state.since.isoformat()
     return data

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, settings_to_dict
 from bandit.training import REFIT_ROWS_MAX
 from bandit.types import COLD_START_MODEL_ID
+from evaluation.sequential import AlphaLedger
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.jobs import Job, Outcome
 from serving.learner.trainer import Call, Trainer
@@ -74,7 +75,8 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
     fresh = new_state(workspace, STANDING, champion_id, state)
     if state is not None and state.champion == champion_id:
         if not same_model_settings(experiment, state.settings_version):
-            return Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, starts=True, fresh_epoch=True)
+            plan = Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, starts=True, fresh_epoch=True)
+            return replace(plan, gate=inherited(state))
         files = store.files_if_any(state)
         if files is not None:
             return Plan(state, settings, files=files, score_after=state.cut)
@@ -144,6 +146,11 @@ def new_state(
     )
 
 
+def inherited(state: ChallengerState) -> dict[str, Any] | None:
+    """The gate's state for whoever starts anew in this challenger's place: what α it spent stays spent."""
+    return AlphaLedger.from_dict(state.gate).rejected(state.judged).to_dict() if state.gate else None
+
+
 def same_model_settings(experiment: Experiment, version: int) -> bool:
     """Whether the settings that make a model are the same in `version` as now."""
     if version == experiment.settings_version:
@@ -207,6 +214,7 @@ def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetim
         history=history,
         learn=learn if learnt else None,
         score=score if scored else None,
+        challenger=name if state.kind == KIND_LEARNING else None,
     )
     if state.kind != KIND_LEARNING:
         return Call(name, "score_frozen", (job, state.model_id)), scored

@@ -83,9 +83,9 @@ def share_for(verdict: Verdict, serving: Serving) -> float:
 
 
 def _evidence(verdict: Verdict) -> float:
-    """Lift in units of the SE that the bound reckons with."""
-    reach = verdict.lift.value - verdict.lower
-    return verdict.z * verdict.lift.value / reach if reach > 0 else 0.0
+    """Lift in units of the SE that the bound reckons with, as the gate weighs the log."""
+    reach = verdict.weighed.value - verdict.lower
+    return verdict.z * verdict.weighed.value / reach if reach > 0 else 0.0
 
 
 def _most_promising(looks: Sequence[Look]) -> Look | None:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from evaluation import certificate as certificates
 from evaluation.certificate import certificate, initial_certificate, verify_certificate
 from evaluation.checks import Check
 from evaluation.gate import GateRules, judge
@@ -56,6 +57,21 @@ def test_a_changed_number_and_a_changed_row_are_both_named() -> None:
     reward = rows.reward.copy()
     reward[7] = 1 - reward[7]
     assert any("scored rows" in line for line in verify_certificate(cert, replace(rows, reward=reward)))
+
+
+def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tampering() -> None:
+    rows, cert = evaluated()
+    old = dict(cert, rules_version=1)
+    old["digest"] = certificates._digest(old)
+    other = "made by rule version 1, this is version 2"
+    found = verify_certificate(old, rows)
+    assert len(found) == 1 and other in found[0]
+    forged = json.loads(json.dumps(old))
+    forged["estimators"]["dr"]["candidate"]["value"] += 0.1
+    found = verify_certificate(forged, rows)
+    assert "changed after it was sealed" in found[0]
+    assert found[1].startswith("estimators.dr.candidate.value")
+    assert other in found[-1]
 
 
 def test_own_keys_cannot_be_set_from_outside() -> None:

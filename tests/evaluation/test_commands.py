@@ -111,7 +111,9 @@ def test_policies_are_ranked_on_a_log(loop: Path) -> None:
     found = {entry["policy"]: entry for entry in json.loads(out)["policies"]}
     assert set(found) == set(asked)
     assert found["action:1"]["answered"]
-    assert found["action:1"]["lower"] < 0.784 < found["action:1"]["upper"]
+    # .784 of all rows are of class 1; 1,000 of them have a share of their own, with a standard error of .013
+    assert found["action:1"]["lower"] < 0.784 + 3 * 0.013
+    assert found["action:1"]["upper"] > 0.784 - 3 * 0.013
     # the champion learnt from most of the log, so that few rows may speak about it
     assert found["champion"]["n"] < found["uniform"]["n"]
 

@@ -18,7 +18,7 @@ from bandit.eventlog import quarantine_segment, verify_segment
 from bandit.eventlog.recovery import salvage_segment
 from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
-from evaluation.certificate import verify_certificate
+from evaluation.certificate import made_by_other_rules, verify_certificate
 from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild
 from joiner.parquet import read_parquet
@@ -116,7 +116,11 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
         certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
         rows = ScoredRows.from_frame(read_parquet(folder / SCORED))
         findings.count("certificates")
-        for difference in verify_certificate(certificate, rows):
+        found = verify_certificate(certificate, rows)
+        if other := made_by_other_rules(certificate):
+            found.remove(other)
+            findings.note("models", f"certificate {mine[0]}: {other}")
+        for difference in found:
             findings.wrong("models", f"certificate {mine[0]}: {difference}", "restore its folder from a backup")
     except (OSError, KeyError, ValueError, RewardloopError, msgspec.DecodeError, *DATABASE_ERRORS) as error:
         findings.wrong("models", f"the champion's certificate cannot be read: {error}", "restore it from a backup")

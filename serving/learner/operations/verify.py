@@ -90,6 +90,7 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
             history=history,
             learn=learn,
             score=score,
+            challenger=derivation.challenger,
         )
         trainer = InlineTrainer()
         if derivation.model_id is not None and derivation.origin is None:

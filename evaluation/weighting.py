@@ -1,0 +1,47 @@
+"""How much each stretch of the log may say about the lift.
+
+The logging changes within a champion's tenure: a challenger on trial gets a share of the decisions, and from then on
+each row tells many times more about it than one of before. In the plain mean the first few hundred rows would drown
+all others for thousands of rows. So the gate weighs stretches of `STRETCH` consecutive rows by what they can tell,
+(Σ ½Σ|c − b|) / (Σ Σ_k (c_k − b_k)²/μ_k): how often the policies differ over the variance that the logged distribution
+implies, best where every changed choice is worth as much as any other (inverse-variance weighting; adaptive weights
+for adaptive logs: Hadad et al. 2021, arXiv 1911.02768; Zhan et al. 2021, arXiv 2106.02029). Neither actions drawn nor
+rewards enter, so the weighted sum of lifts is a martingale where the lift is 0, as the plain one is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evaluation.caution import logged_distribution
+from evaluation.scored import Floats, ScoredRows
+
+STRETCH = 250
+"""Rows of a stretch; at the end of the log less than half as many take the weight of the stretch before."""
+
+
+def stretch_weights(rows: ScoredRows) -> Floats:
+    """A weight for each row, shape (n,), the same within a stretch; 1 where nothing could be told anyhow.
+
+    >>> even = np.full((4, 2), 0.5)
+    >>> rows = ScoredRows.from_matrices(candidate=np.eye(2)[[0, 1, 0, 1]], champion=even, q=even, pmf=even,
+    ...     action=np.array([0, 1, 0, 1]), reward=np.ones(4), propensity=np.full(4, 0.5))
+    >>> stretch_weights(rows).tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    """
+    n = len(rows)
+    differing, variance = np.zeros(n), np.zeros(n)
+    start = 0
+    for chunk in rows.chunks():
+        change = chunk.candidate - chunk.champion
+        mu = logged_distribution(chunk)
+        stop = start + len(chunk)
+        differing[start:stop] = chunk.per_row(abs(change)) / 2
+        variance[start:stop] = chunk.per_row(np.divide(change**2, mu, out=np.zeros_like(change), where=mu > 0))
+        start = stop
+    of_row = np.arange(n) // STRETCH
+    told, spread = np.bincount(of_row, differing), np.bincount(of_row, variance)
+    weights = np.divide(told, spread, out=np.ones_like(told), where=spread > 0)
+    if n > STRETCH and 0 < n % STRETCH < STRETCH / 2:
+        weights[-1] = weights[-2]
+    return np.asarray(weights[of_row], np.float64)

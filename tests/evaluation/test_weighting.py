@@ -1,0 +1,107 @@
+"""Stretches of a log weigh what they can tell, whatever was drawn or earned in them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluation.caution import caution
+from evaluation.estimators import Estimate
+from evaluation.gate import GateRules, judge
+from evaluation.lift import paired_lift, weighted_lift
+from evaluation.scored import ScoredRows
+from evaluation.weighting import STRETCH, stretch_weights
+from tests.evaluation.worlds import World, make_world
+
+ONE_LOOK = GateRules(horizon_rows=100)
+
+
+def with_trial(world: World, rng: np.random.Generator, before: int, after: int, share: float = 0.3) -> ScoredRows:
+    """A log of the champion alone, then with the candidate's share in it."""
+    sharp = replace(world, mu=0.99 * world.champion + 0.01 / world.champion.shape[1])
+    mixed = replace(world, mu=(1 - share) * world.champion + share * world.candidate)
+    return ScoredRows.concat([sharp.log(rng, before), mixed.log(rng, after)])
+
+
+def sure(lift: float) -> World:
+    """Champion and candidate are nearly sure of themselves, and of different things in a third of the contexts."""
+    base = make_world(31, lift=None, types=30)
+    champion = 0.98 * np.eye(5)[np.arange(30) % 5] + 0.02 / 5
+    candidate = champion.copy()
+    candidate[:10] = np.roll(champion[:10], 1, axis=1)
+    truth = np.full((30, 5), 0.5)
+    change = candidate - champion
+    truth = truth + lift * change / (change**2).sum(axis=1).mean()
+    return World(truth, champion, candidate, champion, np.clip(truth + 0.05 * (base.truth - 0.4), 0, 1))
+
+
+def test_rows_with_the_candidates_share_weigh_many_times_more() -> None:
+    weights = stretch_weights(with_trial(sure(0.0), np.random.default_rng(1), 4 * STRETCH, 4 * STRETCH))
+    assert len(np.unique(weights)) >= 4
+    assert weights[-1] > 20 * weights[0]
+
+
+def test_neither_actions_nor_rewards_enter_the_weights() -> None:
+    rows = make_world(32).log(np.random.default_rng(1), 1000)
+    other = replace(rows, reward=1 - rows.reward, action=np.argmax(rows.pmf.reshape(1000, 5), axis=1))
+    assert np.array_equal(stretch_weights(rows), stretch_weights(other))
+
+
+def test_more_rows_leave_the_weights_of_full_stretches_alone() -> None:
+    rows = make_world(33).log(np.random.default_rng(1), 1600)
+    whole = stretch_weights(rows)
+    for n in (500, 750, 1100, 1500):
+        full = n // STRETCH * STRETCH
+        assert np.array_equal(stretch_weights(rows.slice(0, n))[:full], whole[:full])
+
+
+def test_a_lift_is_found_in_spite_of_the_rows_before_the_trial() -> None:
+    rng, runs, found = np.random.default_rng(34), 40, {True: 0, False: 0}
+    for _ in range(runs):
+        rows = with_trial(sure(0.05), rng, 1000, 2000)
+        for weighted in found:
+            found[weighted] += judge(rows, replace(ONE_LOOK, weighted=weighted)).promote
+    assert found[True] >= 0.8 * runs
+    assert found[False] <= 0.4 * runs
+
+
+def test_without_a_lift_weighing_promotes_no_more_than_alpha() -> None:
+    rng, runs = np.random.default_rng(35), 400
+    promoted = sum(judge(with_trial(sure(0.0), rng, 500, 1000), ONE_LOOK).promote for _ in range(runs))
+    assert promoted <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
+
+
+def test_equal_weights_are_the_plain_lift() -> None:
+    rows = make_world(36).log(np.random.default_rng(1), 500)
+    plain = paired_lift(rows)
+    same = weighted_lift(rows, rows.reduce(), np.ones(500))
+    assert (same.value, same.se) == (plain.value, plain.se)
+    assert caution(rows, plain, weights=np.ones(500)) == caution(rows, plain)
+
+
+def test_rare_large_gains_move_the_bound_towards_the_lift_but_never_with_subjects() -> None:
+    """Rewards of about .1 and a candidate that is drawn rarely: the plain 5% bound is right in far more than 95%."""
+    world = make_world(37, lift=0.0, sharp=12.0)
+    poor = World(world.truth * 0.1, world.mu, world.candidate, world.champion, world.q * 0.1)
+    rng, plain, ours, runs = np.random.default_rng(38), 0, 0, 600
+    for _ in range(runs):
+        rows = poor.log(rng, 1500)
+        lift = paired_lift(rows)
+        care = caution(rows, lift)
+        plain += lift.value - 1.645 * lift.se > poor.lift
+        ours += lift.value - care.reach(1.645) > poor.lift
+    assert plain < ours <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
+    rows = poor.log(np.random.default_rng(1), 1500)
+    lift = Estimate(0.0, paired_lift(rows).se, 1500)
+    assert caution(rows, lift).shift < 0 <= caution(replace(rows, cluster=[str(i) for i in range(1500)]), lift).shift
+    assert caution(rows, lift).reach(2.0) < 2.0 * caution(rows, lift).se < caution(rows, lift).reach_up(2.0)
+
+
+def test_too_few_telling_draws_are_said_in_words() -> None:
+    rows = sure(0.0).log(np.random.default_rng(1), 600)
+    verdict = judge(rows, ONE_LOOK)
+    assert verdict.outcome == "insufficient"
+    assert "telling draws" in verdict.reason
+    assert verdict.alpha_look == 0.0
+    check = next(check for check in verdict.checks if check.name == "telling_draws")
+    assert check.value == pytest.approx(caution(rows, verdict.lift).draws, rel=0.2)

@@ -1,0 +1,54 @@
+"""All challengers of a champion's tenure together spend no more α than there is, whoever comes and goes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bandit.settings import ExperimentSettings, parse_settings
+from serving.learner.challengers import KIND_FROZEN, KIND_GUARD, KIND_LEARNING, STANDING, ChallengerState
+from serving.learner.judging import alpha_of, rules_for
+from serving.learner.offered import OFFERED_MAX
+
+ALPHA = 0.05
+FIELD = ExperimentSettings()
+ALONE = parse_settings({"challengers": {}})
+
+
+def challenger(name: str, kind: str = KIND_LEARNING, spent: float = 0.0) -> ChallengerState:
+    born = datetime(2026, 1, 1, tzinfo=UTC)
+    return ChallengerState(
+        name=name, kind=kind, champion="m", settings_version=1, born=born, gate={"spent": spent} if spent else {}
+    )
+
+
+def test_a_challenger_without_rivals_has_all_of_it() -> None:
+    standing = challenger(STANDING)
+    assert alpha_of(ALPHA, ALONE, standing, [standing], 0.0) == ALPHA
+    shared = alpha_of(ALPHA, FIELD, standing, [standing, challenger("recent")], 0.0)
+    assert shared == pytest.approx(ALPHA * 8 / 9)
+    assert rules_for(ALONE, standing, [standing]).alpha == ALPHA
+
+
+def test_the_watch_on_the_former_champion_has_its_own() -> None:
+    guard = challenger("former", KIND_GUARD)
+    assert rules_for(FIELD, guard, [guard]).alpha == FIELD.rollback.alpha
+
+
+def test_whoever_comes_and_goes_no_more_than_alpha_is_spent() -> None:
+    """Everyone always spends all that it may; forty offers follow each other, each rejected after its look."""
+    standing, recent = challenger(STANDING), challenger("recent")
+    standing.gate = {"spent": alpha_of(ALPHA, FIELD, standing, [standing, recent], 0.0)}
+    retired = 0.0
+    waiting: list[ChallengerState] = []
+    for number in range(40):
+        if len(waiting) == OFFERED_MAX:
+            retired += waiting.pop(0).gate.get("spent", 0.0)
+        waiting.append(challenger(f"offered-{number}", KIND_FROZEN))
+        field = [standing, recent, *waiting]
+        for state in field:
+            spent = state.gate.get("spent", 0.0)
+            state.gate = {"spent": max(spent, alpha_of(ALPHA, FIELD, state, field, retired))}
+        assert retired + sum(state.gate["spent"] for state in field) <= ALPHA + 1e-12
+    assert retired > 0.0
