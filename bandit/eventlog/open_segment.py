@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from bandit.eventlog.segment import (
 )
 from bandit.files import fsync_directory
 
-_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+_HASHED_AT_ONCE = 2000
+"""Above 2047 bytes hashlib gives up the interpreter's lock, and getting it back costs more than hashing."""
 
 
 class OpenSegment:
@@ -41,20 +41,21 @@ class OpenSegment:
         self._durable = durable
         self._hasher = hashlib.sha256()
         self._header = header_line(writer_id, sequence, opened_at)
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        if durable:
+            flags |= os.O_DSYNC  # a write returns when its bytes are on disk: one call, where fdatasync makes it two
+        self._descriptor = os.open(self.path, flags, 0o644)
 
     def commit(self, lines: bytes, events: int) -> None:
         """Append whole lines and their commit line, and sync; the file's name is synced with the first of them."""
         first = self.size == 0
         group = self._header + lines if first else lines
-        self._write(group + commit_line(group, events))
-        self._sync(name=first)
+        self._write(group + commit_line(group, events), name=first)
         self.events += events
 
     def seal(self) -> None:
         """Write the seal, sync, and give the file its final name; the segment is of no use here afterwards."""
-        self._write(seal_line(self._hasher, self.events, self.size))
-        self._sync(name=False)
+        self._write(seal_line(self._hasher, self.events, self.size), name=False)
         self.abandon()
         self.path.rename(self.path.with_suffix(SEALED_SUFFIX))
         if self._durable:
@@ -66,21 +67,21 @@ class OpenSegment:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, *, name: bool) -> None:
         left = memoryview(data)
-        while left:
-            left = left[os.write(self._descriptor, left) :]
-        self._hasher.update(data)
-        self.size += len(data)
-
-    def _sync(self, *, name: bool) -> None:
-        if not self._durable:
-            return
+        for start in range(0, len(data), _HASHED_AT_ONCE):
+            self._hasher.update(left[start : start + _HASHED_AT_ONCE])
         started = time.perf_counter()
-        _sync_data(self._descriptor)
-        if name:
+        _append(self._descriptor, left)
+        if name and self._durable:
             fsync_directory(self.path.parent)
         self.sync_s = time.perf_counter() - started
+        self.size += len(data)
+
+
+def _append(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def next_sequence(folder: Path, writer_id: str, memory: Path) -> int:

@@ -103,7 +103,8 @@ class EventLogWriter:
         self._queue_events_max = queue_events_max
         self._queue_bytes_max = queue_bytes_max
         self._on_seal = on_seal
-        self._wake = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._wake = threading.Condition(self._mutex)
         self._queue: deque[_Batch] = deque()
         self._queued_events = 0
         self._queued_bytes = 0
@@ -149,7 +150,7 @@ class EventLogWriter:
         Until the event is submitted, but for `STAMP_GRACE_S` at most, `complete_until` stays behind the stamp.
         """
         now = self._clock()
-        with self._wake:
+        with self._mutex:
             stamp = self._stamp(now)
             self._given[stamp] = time.monotonic()
             return stamp
@@ -164,7 +165,7 @@ class EventLogWriter:
         data = b"".join([encode_event(event) + b"\n" for event in events])
         stamps = [stamped_at(event) for event in events]
         first = min(stamps, default=None)
-        with self._wake:
+        with self._mutex:
             if self._error is not None:
                 raise self._error
             if self._closing:

@@ -25,7 +25,7 @@ class Headers:
     content_length: str | None = None
     authorization: str | None = None
     subscription_key: str | None = None
-    accept: str = ""
+    expect: str | None = None
 
     @classmethod
     def of(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -51,7 +51,7 @@ _FIELDS = {
     b"content-length": "content_length",
     b"authorization": "authorization",
     b"ocp-apim-subscription-key": "subscription_key",
-    b"accept": "accept",
+    b"expect": "expect",
 }
 
 

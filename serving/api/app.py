@@ -6,20 +6,33 @@ here by their path and answered directly; the same functions also stand behind F
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi import FastAPI
 
 from serving.api.access import Headers
 from serving.api.authority import Authority
-from serving.api.endpoints import RECOMMEND, REWARDS, Api
+from serving.api.endpoints import RECOMMEND, REWARDS, Api, Begun, Route
 from serving.api.hosting import Hosting
 from serving.api.http import ClientGone, Message, Receive, Reply, Scope, Send, send_reply
 from serving.api.routes import describe
 
 _PREFIX = "/v1/experiments/"
+_PREFIX_BYTES = _PREFIX.encode()
+
+Endpoint = Callable[[str, Headers, Receive], Awaitable[Reply]]
+Begin = Callable[[str, Headers, bytes], Begun]
+
+
+class HotRoute(NamedTuple):
+    """One address of one experiment that is worth a short way."""
+
+    route: Route
+    experiment: str
+    begin: Begin
 
 
 def create_app(
@@ -48,7 +61,20 @@ class DecisionApp:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.fastapi: FastAPI = describe(api)
-        self._hot = {"recommend": (RECOMMEND, api.recommend), "rewards": (REWARDS, api.rewards)}
+        self._by_url: dict[bytes, HotRoute] = {}
+        self._hot: dict[str, tuple[Route, Endpoint, Begin]] = {
+            "recommend": (RECOMMEND, api.recommend, api.begin_recommend),
+            "rewards": (REWARDS, api.rewards, api.begin_rewards),
+        }
+
+    def hot(self, url: bytes) -> HotRoute | None:
+        """What answers a POST to this very address, where that is *recommend* or *rewards* of an open experiment."""
+        route = self._by_url.get(url)
+        if route is None and url.startswith(_PREFIX_BYTES):
+            experiment, _, name = url[len(_PREFIX_BYTES) :].decode("latin-1").partition("/")
+            if name in self._hot and experiment in self.api.hosting.hosted:
+                route = self._by_url[url] = HotRoute(self._hot[name][0], experiment, self._hot[name][2])
+        return route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -57,7 +83,7 @@ class DecisionApp:
                 experiment, _, name = path[len(_PREFIX) :].partition("/")
                 hot = self._hot.get(name)
                 if hot is not None:
-                    route, endpoint = hot
+                    route, endpoint, _ = hot
                     headers = Headers.of(scope["headers"])
                     try:
                         reply: Reply = await self.api.run(

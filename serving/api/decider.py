@@ -98,22 +98,24 @@ class ExperimentServer:
         """
         state = self._state
         offered, excluded = offer(request, state)
-        event_id = request.event_id or uuid7(self._clock())
         if digest is None and request.event_id is not None:
             digest = body_digest(request)
         slots = request.slots or 1
-        if slots == 1:
-            event, answer = self._decision(
-                state, request, event_id=event_id, offered=offered, excluded=excluded, digest=digest
-            )
-            return [event], answer
         if slots > len(offered):
             raise InvalidRequest("slots", "asks for more actions than are offered", f"{len(offered)} actions")
+        stamp = self.writer.stamp()
+        event_id = request.event_id or uuid7(stamp)
+        if slots == 1:
+            event, answer = self._decision(
+                state, request, stamp, event_id=event_id, offered=offered, excluded=excluded, digest=digest
+            )
+            return [event], answer
         events, answers = [], []
         for slot in range(1, slots + 1):
             event, answer = self._decision(
                 state,
                 request,
+                stamp if slot == 1 else self.writer.stamp(),
                 event_id=slot_event_id(event_id, slot),
                 offered=offered,
                 excluded=excluded,
@@ -304,6 +306,7 @@ class ExperimentServer:
         self,
         state: State,
         request: RecommendRequest,
+        decided_at: datetime,
         *,
         event_id: str,
         offered: tuple[Action, ...],
@@ -317,7 +320,7 @@ class ExperimentServer:
         from_catalogue = request.actions is None
         event = DecisionEvent(
             event_id=event_id,
-            decided_at=self.writer.stamp(),
+            decided_at=decided_at,
             model_id=drawn.model_id,
             trial_model_id=drawn.trial_model_id,
             trial_share=drawn.trial_share,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,10 +20,11 @@ from serving.api import metrics, personalizer
 from serving.api.access import Headers, check_content_type
 from serving.api.answers import Answer, RewardsAnswer, decode_answer
 from serving.api.authority import Authority
+from serving.api.durability import Commit
 from serving.api.features import check_name
 from serving.api.hosting import Hosted, Hosting, Started, readiness
-from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body
-from serving.api.problems import ApiProblem, ProblemBody, item_problem, kind_of, problem, problem_of
+from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body, too_large
+from serving.api.problems import PROBLEM_TYPE, ApiProblem, ProblemBody, item_problem, kind_of, problem, problem_of
 from serving.api.requests import parse_reward, split_batch, split_lines, split_list
 
 log = logging.getLogger("rewardloop.api")
@@ -44,6 +45,19 @@ class Route(NamedTuple):
     name: str
     scope: str | None
     refuse: Callable[[ProblemBody, tuple[tuple[bytes, bytes], ...]], Reply] = problem_reply
+
+
+class Begun(NamedTuple):
+    """A request that waits for its commit; `finish` then gives the reply, or raises the commit's error."""
+
+    commit: Commit | None
+    finish: Callable[[], Reply]
+
+    def __await__(self) -> Generator[Any, None, Reply]:
+        """Wait, and finish."""
+        if self.commit is not None:
+            yield from self.commit.__await__()
+        return self.finish()
 
 
 RECOMMEND = Route("recommend", "recommend")
@@ -75,25 +89,30 @@ class Api:
         try:
             self.authority.check(headers, route.scope, experiment)
             reply = await endpoint()
-        except RewardloopError as error:
-            body = problem_of(error)
-            reply = route.refuse(body, error.headers if isinstance(error, ApiProblem) else ())
-            self._count_refusal(experiment, kind_of(body))
-        except (ClientGone, asyncio.CancelledError):
+        except ClientGone:
             raise
-        except Exception:
-            log.exception("an unexpected error on %s", route.name)
-            reply = route.refuse(problem("internal", "The server failed to answer; its log says why."), ())
-            self._count_refusal(experiment, "internal")
-        hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
-        if hosted is not None:
-            hosted.server.counters.observe(route.name, time.perf_counter() - started)
+        except Exception as error:
+            reply = self.refusal(route, experiment, error)
+        self.observe(route, experiment, started)
         return reply
 
-    def _count_refusal(self, experiment: str | None, kind: str) -> None:
+    def refusal(self, route: Route, experiment: str | None, error: Exception) -> Reply:
+        """The reply that tells a client about `error`, which is counted; one that nobody expected is logged."""
+        if isinstance(error, RewardloopError):
+            body = problem_of(error)
+        else:
+            log.error("an unexpected error on %s", route.name, exc_info=error)
+            body = problem("internal", "The server failed to answer; its log says why.")
         hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
         if hosted is not None:
-            hosted.server.counters.refuse(kind)
+            hosted.server.counters.refuse(kind_of(body))
+        return route.refuse(body, error.headers if isinstance(error, ApiProblem) else ())
+
+    def observe(self, route: Route, experiment: str | None, started_s: float) -> None:
+        """Put an answered request into the latency histogram; `started_s` is of `time.perf_counter`."""
+        hosted = self.hosting.hosted.get(experiment) if experiment is not None else None
+        if hosted is not None:
+            hosted.server.counters.observe(route.name, time.perf_counter() - started_s)
 
     def personalizer_experiment(self, headers: Headers) -> str:
         """The experiment that Personalizer's routes mean: the key's only one, else the declared or obvious one."""
@@ -110,11 +129,20 @@ class Api:
 
     async def recommend(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
         """One question; answered once its decision is on disk."""
+        limits = self.hosting.get(experiment).server.limits
+        check_content_type(headers)
+        body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
+        return await self.begin_recommend(experiment, headers, body)
+
+    def begin_recommend(self, experiment: str, headers: Headers, body: bytes) -> Begun:
+        """The same with the whole body at hand and without waiting: decided, and on its way to the disk."""
         hosted = self.hosting.get(experiment)
         check_content_type(headers)
         limits = hosted.server.limits
-        body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
-        return Reply(200, await hosted.decide(hosted.server.parse(body)))
+        if len(body) > limits.body_bytes_max:
+            raise too_large(limits.body_bytes_max, "limits.body_bytes_max")
+        started = hosted.begin(hosted.server.parse(body))
+        return Begun(started.commit, lambda: Reply(200, hosted.finish(started)))
 
     async def recommend_batch(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
         """Many questions, judged one by one, with one wait for the disk."""
@@ -142,40 +170,26 @@ class Api:
 
     async def rewards(self, experiment: str, headers: Headers, receive: Receive) -> Reply:
         """One reward, a list of them, or NDJSON; those that are good are kept whatever the others are."""
+        limits = self.hosting.get(experiment).server.limits
+        check_content_type(headers, ndjson=True)
+        body = await read_body(receive, headers, limits.batch_bytes_max, "limits.batch_bytes_max")
+        return await self.begin_rewards(experiment, headers, body)
+
+    def begin_rewards(self, experiment: str, headers: Headers, body: bytes) -> Begun:
+        """The same with the whole body at hand and without waiting."""
         hosted = self.hosting.get(experiment)
         ndjson = check_content_type(headers, ndjson=True)
         limits = hosted.server.limits
-        body = await read_body(receive, headers, limits.batch_bytes_max, "limits.batch_bytes_max")
+        if len(body) > limits.batch_bytes_max:
+            raise too_large(limits.batch_bytes_max, "limits.batch_bytes_max")
         if ndjson:
-            return await self._many_rewards(hosted, split_lines(body, limits))
+            return _begin_many_rewards(hosted, split_lines(body, limits))
         if body.lstrip()[:1] == b"[":
-            return await self._many_rewards(hosted, split_list(body, limits))
+            return _begin_many_rewards(hosted, split_list(body, limits))
         if len(body) > limits.body_bytes_max:
             raise InvalidRequest("body", "is too large", f"limits.body_bytes_max = {limits.body_bytes_max}")
         events = hosted.server.reward_events([parse_reward(body, limits)])
-        await hosted.submit(events)
-        hosted.server.counters.add("rewards")
-        return Reply(200, _ACCEPTED_ONE)
-
-    async def _many_rewards(self, hosted: Hosted, items: list[Any]) -> Reply:
-        server = hosted.server
-        events: list[RewardEvent] = []
-        errors: list[dict[str, Any]] = []
-        problems: list[Problem] = []
-        for index, item in enumerate(items):
-            try:
-                events += server.reward_events([parse_reward(item, server.limits)])
-            except InvalidInput as error:
-                server.counters.refuse(kind_of(problem_of(error)))
-                errors.append(item_problem(index, error))
-                problems.extend(error.problems)
-        if not events:
-            body = msgspec.to_builtins(problem("invalid-request", "Every item was refused; see errors.", problems))
-            body |= {"accepted": 0, "errors": errors}
-            return Reply(422, _encoder.encode(body), b"application/problem+json")
-        await hosted.submit(events)
-        server.counters.add("rewards", len(events))
-        return Reply(200, _encoder.encode(RewardsAnswer(len(events), errors)))
+        return _begin_rewards(hosted, events, _ACCEPTED_ONE)
 
     async def activate(self, experiment: str, event_id: str, headers: Headers, receive: Receive) -> Reply:
         """A deferred decision was shown after all; any body is ignored, and none is needed."""
@@ -244,6 +258,39 @@ async def _result(hosted: Hosted, outcome: Started | bytes) -> bytes:
     if isinstance(outcome, bytes):
         return outcome
     try:
-        return await hosted.finish(outcome)
+        if outcome.commit is not None:
+            await outcome.commit
+        return hosted.finish(outcome)
     except RewardloopError as error:
         return _refused(hosted, error)
+
+
+def _begin_many_rewards(hosted: Hosted, items: list[Any]) -> Begun:
+    server = hosted.server
+    events: list[RewardEvent] = []
+    errors: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(items):
+        try:
+            events += server.reward_events([parse_reward(item, server.limits)])
+        except InvalidInput as error:
+            server.counters.refuse(kind_of(problem_of(error)))
+            errors.append(item_problem(index, error))
+            problems.extend(error.problems)
+    if not events:
+        body = msgspec.to_builtins(problem("invalid-request", "Every item was refused; see errors.", problems))
+        body |= {"accepted": 0, "errors": errors}
+        return Begun(None, lambda: Reply(422, _encoder.encode(body), PROBLEM_TYPE))
+    return _begin_rewards(hosted, events, _encoder.encode(RewardsAnswer(len(events), errors)))
+
+
+def _begin_rewards(hosted: Hosted, events: list[RewardEvent], answer: bytes) -> Begun:
+    commit = hosted.submit(events)
+
+    def finish() -> Reply:
+        if commit.error is not None:
+            raise commit.error
+        hosted.server.counters.add("rewards", len(events))
+        return Reply(200, answer)
+
+    return Begun(commit, finish)

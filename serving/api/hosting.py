@@ -13,17 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from bandit.errors import Busy, Conflict, NotFound, RewardloopError
+from bandit.errors import NotFound, RewardloopError
 from bandit.eventlog import Heartbeat, live_heartbeats
 from bandit.events import DecisionEvent, Event
 from bandit.experiment import Experiment
 from serving.api.answers import encode_answer
 from serving.api.decider import ExperimentServer
-from serving.api.durability import CommitWaiter
+from serving.api.durability import Commit, CommitWaiter
 from serving.api.identity import body_digest
 from serving.api.problems import ApiProblem
 from serving.api.requests import RecommendRequest
@@ -41,67 +41,59 @@ class Hosted:
 
     server: ExperimentServer
     waiter: CommitWaiter
-    pending: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+    pending: dict[str, Commit] = field(default_factory=dict)
     beaten_s: float = 0.0
     revived_s: float = 0.0
 
-    def submit(self, events: Sequence[Event]) -> asyncio.Future[None]:
-        """A future that ends with the commit of `events`; raises `DurabilityLost` or `Busy`."""
-        try:
-            return self.waiter.submit(events)
-        except Conflict:
-            # the process stood still between stamping and submitting; the same request works a moment later
-            raise Busy("the server stood still for a moment; try again") from None
+    def submit(self, events: Sequence[Event]) -> Commit:
+        """The commit that takes `events` to the disk."""
+        return self.waiter.submit(events)
 
     async def decide(self, request: RecommendRequest) -> bytes:
         """The encoded answer of one question, once it is on disk (a retry gets the first answer)."""
-        return await self.finish(self.begin(request))
+        started = self.begin(request)
+        if started.commit is not None:
+            await started.commit
+        return self.finish(started)
 
     def begin(self, request: RecommendRequest) -> Started:
-        """Decide and queue for the disk without waiting; raises what deciding and submitting raise."""
+        """Decide and queue for the disk without waiting; raises what deciding raises."""
         server = self.server
         event_id = request.event_id
         if event_id is None:
             events, answer = server.decide(request)
-            return Started(encode_answer(answer), self.submit(events), events)
+            return Started(encode_answer(answer), self.waiter.submit(events), events)
         digest = body_digest(request)
         known = server.recall(event_id, digest)
         if known is not None:
-            pending = self.pending.get(event_id)
-            return Started(known, asyncio.shield(pending) if pending is not None else _finished(self.waiter.loop), ())
+            return Started(known, self.pending.get(event_id), ())
         events, answer = server.decide(request, digest)
         encoded = encode_answer(answer)
-        future = self.submit(events)
+        commit = self.waiter.submit(events)
         server.memory.remember(event_id, digest, encoded)
-        self.pending[event_id] = future
-        future.add_done_callback(lambda done: self._settle(event_id, done))
-        return Started(encoded, asyncio.shield(future), events)
+        self.pending[event_id] = commit
+        commit.then(lambda: self._settle(event_id, commit))
+        return Started(encoded, commit, events)
 
-    async def finish(self, started: Started) -> bytes:
-        """Wait for the disk, count, and give the answer; raises `DurabilityLost`."""
-        await started.durable
+    def finish(self, started: Started) -> bytes:
+        """Count, and give the answer; call it when the commit is settled. Raises `DurabilityLost` or `Busy`."""
+        if started.commit is not None and started.commit.error is not None:
+            raise started.commit.error
         self.server.count_decisions(started.events)
         return started.answer
 
-    def _settle(self, event_id: str, future: asyncio.Future[None]) -> None:
+    def _settle(self, event_id: str, commit: Commit) -> None:
         self.pending.pop(event_id, None)
-        if future.cancelled() or future.exception() is not None:
+        if commit.error is not None:
             self.server.memory.forget(event_id)
 
 
-@dataclass(slots=True)
-class Started:
-    """An answer that may be given once `durable` is done; a retry has no events of its own."""
+class Started(NamedTuple):
+    """An answer that may be given once its commit is settled; a retry has no events, and no commit once on disk."""
 
     answer: bytes
-    durable: asyncio.Future[None]
+    commit: Commit | None
     events: Sequence[DecisionEvent]
-
-
-def _finished(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-    future: asyncio.Future[None] = loop.create_future()
-    future.set_result(None)
-    return future
 
 
 class Hosting:

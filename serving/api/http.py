@@ -18,6 +18,9 @@ Send = Callable[[Message], Awaitable[None]]
 _encoder = msgspec.json.Encoder()
 
 
+DISCARDED_BYTES_MAX = 4 * 1024 * 1024
+
+
 class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
@@ -35,26 +38,39 @@ async def read_body(receive: Receive, headers: Headers, bytes_max: int, setting:
     """The request's body, counted while it is read; raises `ApiProblem` (413) and `ClientGone`."""
     declared = headers.content_length
     if declared is not None and declared.isdigit() and int(declared[:18]) > bytes_max:
+        if headers.expect is None:  # else the client waits for leave to send it
+            await _discard(receive)
         raise too_large(bytes_max, setting)
+    message = await _next(receive)
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        chunks = bytearray(body)
+        while message.get("more_body", False) and len(chunks) <= bytes_max:
+            message = await _next(receive)
+            chunks += message.get("body", b"")
+        body = bytes(chunks)
+    if len(body) > bytes_max:
+        if message.get("more_body", False):
+            await _discard(receive)
+        raise too_large(bytes_max, setting)
+    return body
+
+
+async def _next(receive: Receive) -> Message:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > bytes_max:
-            raise too_large(bytes_max, setting)
-        return body
-    chunks = bytearray(body)
-    while message.get("more_body", False):
-        if len(chunks) > bytes_max:
-            raise too_large(bytes_max, setting)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunks += message.get("body", b"")
-    if len(chunks) > bytes_max:
-        raise too_large(bytes_max, setting)
-    return bytes(chunks)
+    return message
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a while: a connection that is closed on unread data is reset, and the refusal may be lost."""
+    left = DISCARDED_BYTES_MAX
+    while left > 0:
+        message = await _next(receive)
+        if not message.get("more_body", False):
+            return
+        left -= len(message.get("body", b""))
 
 
 def too_large(bytes_max: int, setting: str) -> ApiProblem:

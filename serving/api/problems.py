@@ -16,6 +16,7 @@ from bandit.errors import Busy, Conflict, DurabilityLost, InvalidInput, NotFound
 PROBLEM_TYPE = b"application/problem+json"
 
 TITLES: dict[str, tuple[int, str]] = {
+    "malformed-request": (400, "The request cannot be read"),
     "malformed-body": (400, "The body cannot be read"),
     "bad-host": (400, "The Host header is missing or malformed"),
     "unauthorized": (401, "An API key is needed"),

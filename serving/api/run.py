@@ -19,17 +19,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
-
 from serving.api.access import LOOPBACK_NAMES
 from serving.api.app import create_app
+from serving.api.protocol import BACKLOG, HotServer, configure
 from serving.api.sparing_log import SparingFilter
 
 GC_THRESHOLD = (50_000, 50, 100)
 SWITCH_INTERVAL_S = 0.001
-DRAIN_S_MAX = 5
-KEEP_ALIVE_S = 75
-BACKLOG = 2048
 
 
 def run_worker(
@@ -57,22 +53,7 @@ def run_worker(
         default_experiment=default_experiment,
         closed=not is_loopback(host) and not insecure,
     )
-    server = _Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=DRAIN_S_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            backlog=BACKLOG,
-        )
-    )
+    server = _Server(configure(app))
     # uvicorn raises the signal again when it is done; without a handler that would end the process by signal
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -81,8 +62,8 @@ def run_worker(
         raise SystemExit(1)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with the process tuned once the application has started."""
+class _Server(HotServer):
+    """The server, with the process tuned once the application has started."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

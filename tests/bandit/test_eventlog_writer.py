@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Busy, Conflict, DurabilityLost, InvalidSettings
-from bandit.eventlog import EventLogWriter, live_heartbeats, read_events, survey, verify_segment
+from bandit.eventlog import EventLogWriter, live_heartbeats, open_segment, read_events, survey, verify_segment
 from bandit.eventlog.segment import whole_commits
 from bandit.events import Event, stamped_at
 from bandit.files import fsync_directory
@@ -51,8 +52,9 @@ def test_an_acknowledgement_comes_only_after_the_sync_of_its_bytes_and_of_the_ne
     synced: dict[str, bytes] = {}
     named: set[str] = set()
 
-    def sync(descriptor: int) -> None:
-        os.fdatasync(descriptor)
+    def append(descriptor: int, data: memoryview) -> None:
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC
+        kept(descriptor, data)
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         synced[path.name] = path.read_bytes()
 
@@ -60,7 +62,8 @@ def test_an_acknowledgement_comes_only_after_the_sync_of_its_bytes_and_of_the_ne
         fsync_directory(directory)
         named.update(path.name for path in directory.iterdir())
 
-    monkeypatch.setattr("bandit.eventlog.open_segment._sync_data", sync)
+    kept = open_segment._append
+    monkeypatch.setattr(open_segment, "_append", append)
     monkeypatch.setattr("bandit.eventlog.open_segment.fsync_directory", sync_directory)
     writer = EventLogWriter(paths, "w0", clock=utc_now, segment_bytes_max=4096)
     durable: list[bool] = []
@@ -307,11 +310,11 @@ def test_after_a_failed_sync_nothing_is_acknowledged_until_a_new_writer_is_made(
     writer = EventLogWriter(paths, "w0", clock=utc_now)
     writer.append([reward(writer, "kept")])
 
-    def failing(descriptor: int) -> None:
+    def failing(descriptor: int, data: memoryview) -> None:
         raise OSError(errno.EIO, "input/output error")
 
     with monkeypatch.context() as broken_disk:
-        broken_disk.setattr("bandit.eventlog.open_segment._sync_data", failing)
+        broken_disk.setattr(open_segment, "_append", failing)
         with pytest.raises(DurabilityLost):
             writer.append([reward(writer, "unknown")])
     for attempt in (lambda: writer.append([reward(writer, "refused")]), writer.seal):
@@ -331,11 +334,11 @@ def test_everything_that_waits_when_the_disk_fails_is_told_so(tmp_path: Path, mo
     writer = EventLogWriter(new_paths(tmp_path), "w0", clock=utc_now)
     answers: list[Exception | None] = []
 
-    def slow_and_failing(descriptor: int) -> None:
+    def slow_and_failing(descriptor: int, data: memoryview) -> None:
         time.sleep(0.05)
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr("bandit.eventlog.open_segment._sync_data", slow_and_failing)
+    monkeypatch.setattr(open_segment, "_append", slow_and_failing)
     for number in range(20):
         writer.submit([reward(writer, str(number))], answers.append)
     _wait_until(lambda: writer.failed and len(answers) == 20)
@@ -401,10 +404,12 @@ def test_segment_names_are_never_used_twice_even_when_old_segments_are_gone(tmp_
 
 
 def test_a_simulated_log_is_written_without_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(descriptor: int) -> None:
-        raise OSError(errno.EIO, "a sync that nobody asked for")
+    def unsynced(descriptor: int, data: memoryview) -> None:
+        assert not fcntl.fcntl(descriptor, fcntl.F_GETFL) & (os.O_DSYNC | os.O_SYNC)
+        kept(descriptor, data)
 
-    monkeypatch.setattr("bandit.eventlog.open_segment._sync_data", forbidden)
+    kept = open_segment._append
+    monkeypatch.setattr(open_segment, "_append", unsynced)
     paths = new_paths(tmp_path)
     writer = EventLogWriter(paths, "w0", clock=HandClock(), durable=False)
     writer.append([reward(writer, "a")])

@@ -1,0 +1,228 @@
+"""The short way from a socket to the two hot addresses, inside uvicorn's own protocol.
+
+ASGI costs as much as a decision: a scope, an event, a body read by message, two writes and a timer for each request.
+A plain POST of modest size to *recommend* or *rewards*, on a connection that stays open, is answered without them,
+by the same endpoint functions; whatever is not that plain goes uvicorn's usual way. Instead of a timer for each
+request, one look a second closes connections that have kept the server waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from bandit.errors import Problem
+from serving.api.access import Headers
+from serving.api.app import DecisionApp, HotRoute
+from serving.api.endpoints import Api
+from serving.api.http import Reply, problem_reply
+from serving.api.problems import problem
+
+CLOSE = (b"connection", b"close")
+BACKLOG = 2048
+DRAIN_S_MAX = 5
+PATIENCE_S = 75
+"""So long may a client keep a connection idle, or a request unfinished."""
+
+
+def configure(app: DecisionApp, *, patience_s: int = PATIENCE_S) -> uvicorn.Config:
+    """uvicorn's settings for the decision API."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=HotProtocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN_S_MAX,
+        timeout_keep_alive=patience_s,
+        backlog=BACKLOG,
+    )
+
+
+class HotProtocol(HttpToolsProtocol):
+    """One connection; `cycle` is uvicorn's for a usual request and a `HotCycle` for one that goes the short way."""
+
+    cycle: Any
+    since: float
+    """When the client's turn began (monotonic seconds of the loop); infinite while it is ours."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client's turn begins."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.since = self.loop.time()
+
+    def on_message_begin(self) -> None:
+        """A request has begun to arrive."""
+        super().on_message_begin()
+        self.since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """Choose the way, by method, address and headers."""
+        cycle = self.cycle
+        if (
+            (cycle is None or cycle.response_complete)
+            and not self.expect_100_continue
+            and self.parser.get_method() == b"POST"
+        ):
+            app: DecisionApp = self.config.loaded_app  # type: ignore[assignment]
+            route = app.hot(self.url)
+            if route is not None:
+                headers = Headers.of(self.headers)
+                length = headers.content_length
+                if (
+                    length is not None
+                    and length.isdigit()
+                    and int(length[:18]) <= HIGH_WATER_LIMIT
+                    and self.parser.should_keep_alive()
+                    and self.parser.get_http_version() == "1.1"
+                ):
+                    self.cycle = HotCycle(self, app.api, route, headers)
+                    return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body; its length was declared and is bounded."""
+        cycle = self.cycle
+        if type(cycle) is HotCycle:
+            cycle.body += body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: answer it."""
+        self.since = math.inf
+        cycle = self.cycle
+        if type(cycle) is HotCycle:
+            cycle.begin()
+        else:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets its answer in the same shape as every other refusal, and the connection is closed."""
+        body = problem("malformed-request", "The request is not valid HTTP.", [Problem("request", msg)])
+        reply = problem_reply(body, (CLOSE,))
+        self.transport.write(encoded(reply, self.server_state.default_headers))
+        self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """The client's turn again, or that of a request which is waiting; as uvicorn's, but without a timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.since = self.loop.time()
+
+    def close_if_stale(self, now: float) -> None:
+        """Close a connection on which the client has owed the rest of a request, or a request, for too long."""
+        if now - self.since > self.timeout_keep_alive:
+            self.transport.close()
+
+
+class HotServer(uvicorn.Server):
+    """uvicorn's server over such connections; `timeout_keep_alive` bounds every wait for a client."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; each second look for connections to close."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, HotProtocol)
+                connection.close_if_stale(now)
+        return await super().on_tick(counter)
+
+
+class _NoEvent:
+    """Stands where uvicorn tells a waiting request that something happened: here none ever waits for that."""
+
+    def set(self) -> None:
+        """Nothing to tell."""
+
+
+class HotCycle:
+    """One request on the short way, with what uvicorn's protocol looks at in its own cycles."""
+
+    __slots__ = (
+        "api",
+        "begun",
+        "begun_s",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "protocol",
+        "response_complete",
+        "route",
+    )
+    message_event = _NoEvent()
+
+    def __init__(self, protocol: HotProtocol, api: Api, route: HotRoute, headers: Headers) -> None:
+        self.protocol = protocol
+        self.api = api
+        self.route = route
+        self.headers = headers
+        self.body = b""
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+
+    def begin(self) -> None:
+        """Check access and decide; the answer is given when its commit is settled."""
+        self.begun_s = time.perf_counter()
+        route, experiment, begin = self.route
+        try:
+            self.api.authority.check(self.headers, route.scope, experiment)
+            self.begun = begin(experiment, self.headers, self.body)
+        except Exception as error:
+            self._give(self.api.refusal(route, experiment, error))
+            return
+        if self.begun.commit is None:
+            self.finish()
+        else:
+            self.begun.commit.then(self.finish)
+
+    def finish(self) -> None:
+        """The commit is settled: answer."""
+        try:
+            reply = self.begun.finish()
+        except Exception as error:
+            reply = self.api.refusal(self.route.route, self.route.experiment, error)
+        self._give(reply)
+
+    def _give(self, reply: Reply) -> None:
+        """Write the reply, and let the connection's next request begin."""
+        self.api.observe(self.route.route, self.route.experiment, self.begun_s)
+        self.response_complete = True
+        protocol = self.protocol
+        transport = protocol.transport
+        if self.disconnected or transport.is_closing():
+            return
+        closes = CLOSE in reply.headers
+        transport.write(encoded(reply, protocol.server_state.default_headers, close=not (self.keep_alive or closes)))
+        if closes or not self.keep_alive:
+            transport.close()
+        protocol.on_response_complete()
+
+
+def encoded(reply: Reply, headers: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
+    """The bytes of a whole answer; `close` adds that the connection ends with it."""
+    parts = [STATUS_LINE[reply.status]]
+    for name, value in (*headers, *reply.headers):
+        parts += (name, b": ", value, b"\r\n")
+    if close:
+        parts.append(b"connection: close\r\n")
+    parts += (b"content-type: ", reply.content_type, b"\r\ncontent-length: ", b"%d" % len(reply.body))
+    return b"".join((*parts, b"\r\n\r\n", reply.body))

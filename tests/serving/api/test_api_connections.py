@@ -1,0 +1,177 @@
+"""The short way from socket to answer keeps to HTTP: in order, in pieces, in a pipeline, and to the end of a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from serving.api.app import create_app
+from serving.api.protocol import HotServer, configure
+from tests.serving.api.support import SEVEN, logged, make_experiment, run
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+RECOMMEND = "/v1/experiments/default/recommend"
+
+
+@contextlib.asynccontextmanager
+async def listening(data_dir: Path, *, patience_s: int = 60) -> AsyncIterator[tuple[Callable[[], Any], HotServer]]:
+    """The server in this event loop, and a function that connects to it; it has drained when the context ends."""
+    app = create_app(data_dir, writer_id="w0-test", clock=lambda: datetime.now(UTC), durable=False)
+    server = HotServer(configure(app, patience_s=patience_s))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        try:
+            yield lambda: asyncio.open_connection("127.0.0.1", port), server
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def post(body: bytes, *headers: str, path: str = RECOMMEND, length: bool = True) -> bytes:
+    """The bytes of one request."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
+    lines += [f"Content-Length: {len(body)}"] if length else []
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def question(event_id: str, size: int = 0) -> bytes:
+    """A body; `size` pads it with that many bytes of white space."""
+    return json.dumps({"context": {"x": 1}, "event_id": event_id}).encode() + b" " * size
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and decoded body of the next answer."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers["content-length"]))
+    return int(head[0].split()[1]), headers, json.loads(body)
+
+
+def talk(data_dir: Path, conversation: Callable[[Connection, HotServer], Awaitable[None]], **options: Any) -> None:
+    """Run one conversation on one connection to a server over a catalogue of seven actions."""
+    make_experiment(data_dir, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with listening(data_dir, **options) as (connect, server):
+            connection = await connect()
+            try:
+                async with asyncio.timeout(20):
+                    await conversation(connection, server)
+            finally:
+                connection[1].close()
+
+    run(scenario())
+
+
+def test_requests_in_a_pipeline_are_answered_in_order_whichever_way_they_go(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(question("c")), question("c"))
+        writer.write(
+            post(question("a"))
+            + post(question("b"))
+            + post(chunked, "Transfer-Encoding: chunked", length=False)
+            + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            + post(b"{", path="/v1/experiments/default/rewards")
+            + post(question("d"))
+        )
+        said = [await answer(reader) for _ in range(6)]
+        assert [status for status, _, _ in said] == [200, 200, 200, 200, 400, 200]
+        assert [body.get("event_id") for _, _, body in said] == ["a", "b", "c", None, None, "d"]
+
+    talk(tmp_path, conversation)
+    assert {event.event_id for event in logged(tmp_path)} == {"a", "b", "c", "d"}
+
+
+def test_a_request_may_come_in_pieces_and_be_large(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        for name, size in (("small", 0), ("short-way", 60_000), ("long-way", 200_000)):
+            request = post(question(name, size))
+            for start in range(0, len(request), 1 + len(request) // 7):
+                writer.write(request[start : start + 1 + len(request) // 7])
+                await writer.drain()
+                await asyncio.sleep(0.002)
+            status, _, body = await answer(reader)
+            assert (status, body["event_id"]) == (200, name)
+        writer.write(post(b" " * 300_000))
+        status, headers, body = await answer(reader)
+        assert (status, headers["connection"], body["errors"][0]["limit"]) == (
+            413,
+            "close",
+            "limits.body_bytes_max = 262144",
+        )
+
+    talk(tmp_path, conversation)
+
+
+def test_what_is_no_http_is_refused_in_the_same_shape(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(b"zzyzx\r\n\r\n")
+        status, headers, body = await answer(reader)
+        assert (status, headers["content-type"]) == (400, "application/problem+json")
+        assert body["errors"][0]["problem"] and "zzyzx" not in json.dumps(body)
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+
+
+def test_a_client_that_asks_for_it_gets_its_connection_closed(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("last"), "Connection: close"))
+        status, headers, _ = await answer(reader)
+        assert (status, headers["connection"]) == (200, "close")
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+
+
+def test_a_client_that_leaves_before_its_answer_disturbs_nobody_and_its_decision_is_kept(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        _, writer = connection
+        writer.write(post(question("gone")))
+        await writer.drain()
+        writer.transport.abort()
+
+    talk(tmp_path, conversation)
+    assert [event.event_id for event in logged(tmp_path)] in ([], ["gone"])
+
+
+def test_what_has_arrived_when_the_server_drains_is_answered_and_the_connection_closed(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("first")))
+        await answer(reader)
+        writer.write(post(question("second")))
+        await asyncio.sleep(0.05)
+        server.should_exit = True
+        status, _, body = await answer(reader)
+        assert (status, body["event_id"]) == (200, "second")
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+    assert [event.event_id for event in logged(tmp_path)] == ["first", "second"]
+
+
+def test_a_connection_that_keeps_the_server_waiting_is_closed(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("a")))
+        await answer(reader)
+        writer.write(post(question("b"))[:-5])  # the rest never comes
+        assert await reader.read() == b""
+        assert not server.server_state.connections
+
+    talk(tmp_path, conversation, patience_s=1)
+    assert [event.event_id for event in logged(tmp_path)] == ["a"]
