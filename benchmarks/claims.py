@@ -26,7 +26,7 @@ def claim(
 ) -> bool:
     """Print one line; returns whether `measured` is within its bounds (both included)."""
     holds = (at_least is None or measured >= at_least) and (at_most is None or measured <= at_most)
-    bounds = [f"≥ {at_least:g}"] * (at_least is not None) + [f"≤ {at_most:g}"] * (at_most is not None)
+    bounds = [f"{sign} {bound:g}" for sign, bound in (("≥", at_least), ("≤", at_most)) if bound is not None]
     unit = f" {unit}" if unit else ""
     told = Claim(what, ", ".join(bounds) + unit, f"{measured:.4g}{unit}", "yes" if holds else "NO")
     print(MARK + _SEPARATOR.join(told))

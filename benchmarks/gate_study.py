@@ -3,7 +3,8 @@
 Simulated tenures of thirty looks at 2,000 rows each: an equal challenger (how often is it promoted?), one that is 10%
 better (how often, and after how many rows, is it found?), one that is 10% worse. Reward lost is what was missed by not
 serving the better policy from the first row on, or by serving the worse one after a wrong promotion, per decision.
-`python -m benchmarks.gate_study` takes some minutes and prints what benchmarks/results/gate_study.txt holds.
+Rows of one kind, action and reward are all alike here, so a tenure is drawn as counts of them: the same distribution
+as row by row, a thousand times faster. Whole tenures through every check and floor are drawn row by row.
 """
 
 from __future__ import annotations
@@ -13,27 +14,31 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
+from benchmarks.claims import claim
 from evaluation.caution import caution, caution_of, caution_sums
 from evaluation.gate import GateRules, judge
 from evaluation.lift import mean_with_se, paired_lift
 from evaluation.scored import ScoredRows
-from evaluation.sequential import AlphaLedger, Look, confidence_sequence_z, critical_value, spend
+from evaluation.sequential import AlphaLedger, Look, confidence_sequence_z, critical_value, laid_out, spend
 
 LOOKS, BATCH, ALPHA = 30, 2000, 0.05
-Z = 1.6448536269514722
+Z, Z_95 = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.975)
+
+Floats = np.ndarray
 
 
 @dataclass(frozen=True)
 class World:
     """Kinds of context with k actions: chances of reward, the logging champion, the candidate, the reward model."""
 
-    truth: np.ndarray
-    champion: np.ndarray
-    candidate: np.ndarray
-    q: np.ndarray
+    truth: Floats
+    champion: Floats
+    candidate: Floats
+    q: Floats
 
     @property
     def lift(self) -> float:
@@ -43,19 +48,31 @@ class World:
     def value(self) -> float:
         return float((self.champion * self.truth).sum(axis=1).mean())
 
-    def log(self, rng: np.random.Generator, n: int) -> ScoredRows:
+    def log(self, rng: np.random.Generator, n: int, *, share: float = 0.0) -> ScoredRows:
+        """n rows drawn from (1 − share) champion + share candidate."""
         kind = rng.integers(len(self.truth), size=n)
-        mu = self.champion[kind]
+        mu = (1 - share) * self.champion[kind] + share * self.candidate[kind]
         action = np.minimum((mu.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1), mu.shape[1] - 1)
-        at = np.arange(n), action
-        reward = (rng.random(n) < self.truth[kind][at]).astype(float)
+        reward = (rng.random(n) < self.truth[kind, action]).astype(float)
+        return self._rows(kind, action, reward, mu)
+
+    def cells(self) -> tuple[ScoredRows, Floats]:
+        """One row for each kind, action and reward, and how probable it is in a log of the champion's."""
+        kinds, k = self.truth.shape
+        kind, action, reward = (part.ravel() for part in np.indices((kinds, k, 2)))
+        chance = np.where(reward, self.truth[kind, action], 1 - self.truth[kind, action])
+        rows = self._rows(kind, action, reward.astype(float), self.champion[kind])
+        weight = self.champion[kind, action] * chance
+        return rows, weight / weight.sum()
+
+    def _rows(self, kind: Floats, action: Floats, reward: Floats, mu: Floats) -> ScoredRows:
         return ScoredRows.from_matrices(
             candidate=self.candidate[kind],
-            champion=mu,
+            champion=self.champion[kind],
             q=self.q[kind],
             action=action,
             reward=reward,
-            propensity=mu[at],
+            propensity=mu[np.arange(len(kind)), action],
             pmf=mu,
         )
 
@@ -78,93 +95,133 @@ def world(relative: float, *, seed: int = 7, k: int = 5, kinds: int = 200, base:
     return World(truth, champion, candidate, q)
 
 
-def point(d: np.ndarray, _: int) -> bool:
-    return bool(d.mean() > 0)
+@dataclass(frozen=True)
+class Tenures:
+    """Sums over the first 1, 2, … looks' rows of many tenures, each of shape (runs, LOOKS): n, lift, DR values."""
 
+    n: Floats
+    sums: Floats
 
-def each_look(d: np.ndarray, _: int) -> bool:
-    estimate = mean_with_se(d)
-    return estimate.value - Z * estimate.se > 0
-
-
-def alpha_k(d: np.ndarray, look: int) -> bool:
-    from statistics import NormalDist
-
-    estimate = mean_with_se(d)
-    z = NormalDist().inv_cdf(1 - 6 * ALPHA / (math.pi**2 * look**2))
-    return estimate.value - z * estimate.se > 0
-
-
-def sequence(d: np.ndarray, _: int) -> bool:
-    estimate = mean_with_se(d)
-    return estimate.value - confidence_sequence_z(len(d), alpha=ALPHA, tuned_at=10_000) * estimate.se > 0
-
-
-class Unpaired:
-    """Two separate intervals: the challenger's mean higher and its lower bound above the champion's."""
-
-    def __init__(self, rows: ScoredRows) -> None:
+    @classmethod
+    def draw(cls, place: World, runs: int, seed: int) -> Tenures:
+        rows, chances = place.cells()
         events = rows.reduce()
-        self.candidate = events.dm_candidate + events.w_candidate * events.residual
-        self.champion = events.dm_champion + events.w_champion * events.residual
+        values = [d + w * events.residual for d, w in zip(events[2:4], events[:2], strict=True)]
+        columns = [events.lift, events.lift**2, *(power for v in values for power in (v, v**2))]
+        care = np.array([caution_sums(rows.slice(i, i + 1)) for i in range(len(rows))])
+        features = np.column_stack([*columns, care])
+        rng = np.random.default_rng(seed)
+        sums = np.array([rng.multinomial(BATCH, chances, size=LOOKS) @ features for _ in range(runs)])
+        return cls(BATCH * np.arange(1, LOOKS + 1), sums.cumsum(axis=1))
 
-    def __call__(self, d: np.ndarray, _: int) -> bool:
-        a, b = mean_with_se(self.candidate[: len(d)]), mean_with_se(self.champion[: len(d)])
-        return a.value > b.value and a.value - Z * a.se > b.value - Z * b.se
+    def mean_and_se(self, column: int = 0) -> tuple[Floats, Floats]:
+        mean = self.sums[..., column] / self.n
+        spread = (self.sums[..., column + 1] - self.n * mean**2) / (self.n - 1)
+        return mean, np.sqrt(spread / self.n)
+
+    def rules(self) -> dict[str, Floats]:
+        """Whether each rule would promote, (runs, LOOKS)."""
+        mean, se = self.mean_and_se()
+        (challenger, its_se), (champion, champions_se) = self.mean_and_se(2), self.mean_and_se(4)
+        look = np.arange(1, LOOKS + 1)
+        falling = np.array([NormalDist().inv_cdf(1 - 6 * ALPHA / (math.pi**2 * i**2)) for i in look])
+        sequence = np.array([confidence_sequence_z(n, alpha=ALPHA, tuned_at=10_000) for n in self.n])
+        unpaired = (challenger > champion) & (challenger - Z * its_se > champion - Z * champions_se)
+        return {
+            "point estimate higher": mean > 0,
+            "mean and lower bound higher, unpaired": unpaired,
+            "paired lower bound at each look": mean > Z * se,
+            "alpha_k = 6 alpha/(pi^2 k^2)": mean > falling * se,
+            "asymptotic confidence sequence": mean > sequence * se,
+            "O'Brien-Fleming, 30 looks": mean > obrien_fleming() * np.sqrt(LOOKS / look) * se,
+            "default gate": self.gate(mean, se),
+        }
+
+    def gate(self, mean: Floats, se: Floats) -> Floats:
+        """The default bound (without the checks, which are studied apart)."""
+        promoted = np.zeros(mean.shape, bool)
+        for run in range(len(mean)):
+            ledger = AlphaLedger()
+            for look, n in enumerate(self.n.tolist()):
+                share = spend(ledger, n, alpha=ALPHA, horizon_rows=LOOKS * BATCH)
+                if share <= 0:
+                    continue
+                care = caution_of(self.sums[run, look, 6:], n, float(se[run, look]))
+                z = critical_value(ledger.looks, care.clock, share)
+                ledger = ledger.looked(Look(n, care.clock, share, z))
+                if mean[run, look] > care.reach(z):
+                    promoted[run, look] = True
+                    break
+        return promoted
 
 
-def obrien_fleming() -> Callable[[np.ndarray, int], bool]:
-    """The classical bound for exactly thirty planned looks, its constant found by simulation."""
-    rng = np.random.default_rng(0)
-    steps = rng.normal(size=(100_000, LOOKS))
-    constant = float(np.quantile((np.cumsum(steps, axis=1) / math.sqrt(LOOKS)).max(axis=1), 1 - ALPHA))
-
-    def rule(d: np.ndarray, look: int) -> bool:
-        estimate = mean_with_se(d)
-        return estimate.value - constant * math.sqrt(LOOKS / look) * estimate.se > 0
-
-    return rule
+def obrien_fleming() -> float:
+    """The constant of the classical bound for exactly thirty planned looks, by simulation."""
+    steps = np.random.default_rng(0).normal(size=(100_000, LOOKS))
+    return float(np.quantile((np.cumsum(steps, axis=1) / math.sqrt(LOOKS)).max(axis=1), 1 - ALPHA))
 
 
-def ours(rows: ScoredRows) -> int | None:
-    """The look at which the default bound promotes (without the checks, which are studied apart)."""
-    ledger, d = AlphaLedger(), rows.reduce().lift
-    sums = np.zeros(7)
-    for look in range(1, LOOKS + 1):
-        n = look * BATCH
-        sums = sums + caution_sums(rows.slice(n - BATCH, n))
-        share = spend(ledger, n, alpha=ALPHA, horizon_rows=LOOKS * BATCH)
-        if share <= 0:
-            continue
-        lift = mean_with_se(d[:n])
-        care = caution_of(sums, n, lift.se)
-        z = critical_value(ledger.looks, care.clock, share)
-        ledger = ledger.looked(Look(n, care.clock, share, z))
-        if lift.value > care.reach(z):
-            return look
-    return None
+def tenures(runs: int) -> None:
+    """The table of rules."""
+    print(
+        f"{LOOKS} looks at {BATCH:,} rows, alpha {ALPHA}, k = 5, 10% exploration, reward about .1; "
+        f"{runs:,} tenures with an equal challenger, {runs // 2:,} each with one 10% worse and one 10% better"
+    )
+    drawn = [Tenures.draw(world(r), n, s) for r, n, s in ((0.0, runs, 1), (-0.1, runs // 2, 4), (0.1, runs // 2, 2))]
+    equal, worse, better = (found.rules() for found in drawn)
+    lift = abs(world(0.1).lift)
+    print(f"{'rule':40s} {'equal':>7s} {'worse':>7s} {'better':>7s} {'rows':>7s} {'lost per 1,000 decisions':>25s}")
+    for name in equal:
+        share = [found[name].any(axis=1).mean() for found in (equal, worse, better)]
+        waited, hit = _first(better[name])
+        served = 1 - _first(worse[name])[0]
+        lost = 1000 * lift * (waited.mean() + served.mean()) / 2
+        median = f"{np.median(waited[hit]) * LOOKS * BATCH:,.0f}" if hit.any() else "-"
+        print(f"{name:40s} {share[0]:7.3f} {share[1]:7.3f} {share[2]:7.3f} {median:>7s} {lost:25.2f}")
+        if name == "default gate":
+            claim(f"gate: equal challenger promoted, 30 looks, {runs:,} tenures", share[0], at_most=0.06)
+            claim("gate: +10% found within 60k rows, one challenger", share[2], at_least=0.60)
 
 
-def tenures(relative: float, runs: int, seed: int) -> dict[str, list[int | None]]:
-    """The look at which each rule promotes, per run."""
-    place, rng = world(relative), np.random.default_rng(seed)
-    rules: dict[str, Callable[[np.ndarray, int], bool]] = {
-        "point estimate higher": point,
-        "paired lower bound at each look": each_look,
-        "alpha_k = 6 alpha/(pi^2 k^2)": alpha_k,
-        "asymptotic confidence sequence": sequence,
-        "O'Brien-Fleming, 30 looks": obrien_fleming(),
-    }
-    found: dict[str, list[int | None]] = {}
-    for _ in range(runs):
-        rows = place.log(rng, LOOKS * BATCH)
-        d = rows.reduce().lift
-        every = {**rules, "mean and lower bound higher, unpaired": Unpaired(rows)}
-        for name, rule in every.items():
-            looks = (look for look in range(1, LOOKS + 1) if rule(d[: look * BATCH], look))
-            found.setdefault(name, []).append(next(looks, None))
-        found.setdefault("default gate", []).append(ours(rows))
-    return found
+def _first(promoted: Floats) -> tuple[Floats, Floats]:
+    """Share of the horizon until the first promotion (1 without one), and whether there was one."""
+    hit = promoted.any(axis=1)
+    return np.where(hit, (promoted.argmax(axis=1) + 1) / LOOKS, 1.0), hit
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "the gate's": lambda share: laid_out(share, horizon_rows=60_000),
+    "even": lambda share: share,
+    "square root": lambda share: share**0.5,
+    "rows^3": lambda share: share**3,
+    "O'Brien-Fleming": lambda share: 2 * (1 - NormalDist().cdf(Z_95 / math.sqrt(share))) / ALPHA,
+}
+
+
+def schedules(runs: int) -> None:
+    """How long lifts of all sizes wait under different schedules of α: a random walk, looks at 500 rows and more."""
+    rows = [500]
+    while rows[-1] < 60_000:
+        rows.append(min(60_000, max(rows[-1] + 500, math.ceil(rows[-1] * 1.05 / 500) * 500)))
+    n = np.array(rows, float)
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(runs, len(n))) * np.sqrt(np.diff(n, prepend=0.0)), axis=1)
+    sizes = (500, 1500, 5000, 15_000, 50_000)
+    print("\nmean rows until a lift is found, over the rows at which it is 2.5 standard errors (60,000 when it is not)")
+    print(f"{'schedule of alpha':20s}" + "".join(f"{size:>9,d}" for size in sizes) + "    found of the last")
+    for name, schedule in SCHEDULES.items():
+        ledger, bounds = AlphaLedger(), []
+        for m in rows:
+            share = max(0.0, ALPHA * schedule(m / 60_000) - ledger.spent)
+            z = math.inf if share < 1e-12 else critical_value(ledger.looks, float(m), share)
+            ledger = ledger.looked(Look(m, float(m), share, z)) if math.isfinite(z) else ledger
+            bounds.append(z)
+        line, power = "", 0.0
+        for size in sizes:
+            crossed = (walk + 2.5 / math.sqrt(size) * n) / np.sqrt(n) > np.array(bounds)
+            power = float(crossed.any(axis=1).mean())
+            waited = np.where(crossed.any(axis=1), n[crossed.argmax(axis=1)], 60_000)
+            line += f"{waited.mean() / size:9.2f}"
+        print(f"{name:20s}{line} {power:20.2f}")
 
 
 def coverage(runs: int) -> None:
@@ -176,36 +233,40 @@ def coverage(runs: int) -> None:
         lift = paired_lift(rows)
         covered += lift.lower <= place.lift <= lift.upper
         width += 2 * Z_95 * lift.se
-        two = Unpaired(rows)
-        unpaired += 2 * Z_95 * math.hypot(mean_with_se(two.candidate).se, mean_with_se(two.champion).se)
+        events = rows.reduce()
+        values = [d + w * events.residual for d, w in zip(events[2:4], events[:2], strict=True)]
+        unpaired += 2 * Z_95 * math.hypot(*(mean_with_se(value).se for value in values))
         above += lift.value - caution(rows, lift).reach(Z) > place.lift
     print(
-        f"paired 95% interval, n = 2,000, {runs} logs: covers {covered / runs:.3f}, width {width / runs:.4f} "
+        f"\npaired 95% interval, n = 2,000, {runs:,} logs: covers {covered / runs:.3f}, width {width / runs:.4f} "
         f"(unpaired {unpaired / runs:.4f}); the gate's 5% lower bound exceeds the truth in {above / runs:.3f}"
     )
+    claim(f"gate: 95% interval covers, {runs:,} logs", covered / runs, at_least=0.93, at_most=0.97)
 
 
-Z_95 = 1.959963984540054
+def whole_gate(runs: int, relative: float, *, trial: bool) -> tuple[float, float]:
+    """Tenures through `judge` itself, all checks and floors on, thirty looks at 500 rows: promoted, mean rows.
 
-
-def whole_gate(runs: int) -> None:
-    """A/A tenures through `judge` itself, all checks and floors on, thirty looks at 500 rows."""
-    place, rng = world(0.0, base=0.3), np.random.default_rng(5)
+    With `trial` the challenger has a share in the decisions that follows the evidence, as an experiment's has.
+    """
+    place, rng = world(relative, base=0.3), np.random.default_rng(5)
     rules = GateRules(horizon_rows=15_000)
-    promoted = alarms = 0
+    promoted = rows_taken = alarms = 0
     for _ in range(runs):
-        rows, ledger = place.log(rng, 15_000), None
-        for n in range(500, 15_001, 500):
-            verdict = judge(rows.slice(0, n), rules, ledger=ledger)
+        rows, ledger, share = ScoredRows.empty(), None, 0.0
+        for _ in range(30):
+            rows = ScoredRows.concat([rows, place.log(rng, 500, share=share)])
+            verdict = judge(rows, rules, ledger=ledger)
             ledger = verdict.ledger
             alarms += verdict.reason.startswith("Alarm")
             if not verdict.keep_rows:
                 promoted += verdict.promote
                 break
-    print(
-        f"whole gate, equal challenger, 30 looks at 500 rows, {runs} tenures: "
-        f"promoted {promoted / runs:.3f}, alarms {alarms}"
-    )
+            chance = NormalDist().cdf(verdict.weighed.value / verdict.weighed.se)
+            share = min(max(chance - 0.5, 0.1), 0.5) if trial else 0.0
+        rows_taken += len(rows) if verdict.promote else 15_000
+    assert not alarms, f"{alarms} alarms on sound logs"
+    return promoted / runs, rows_taken / runs
 
 
 def main() -> None:
@@ -216,23 +277,18 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = 40 if arguments.quick else arguments.runs
     start = time.perf_counter()
-    print(
-        f"{LOOKS} looks at {BATCH:,} rows, alpha {ALPHA}, k = 5, 10% exploration, reward about .1; "
-        f"{runs:,} tenures with an equal challenger, {runs // 4:,} each with one 10% worse and one 10% better"
-    )
-    equal, better, worse = (tenures(r, n, s) for r, n, s in ((0.0, runs, 1), (0.1, runs // 4, 2), (-0.1, runs // 4, 4)))
-    lift = abs(world(0.1).lift)
-    print(f"{'rule':40s} {'equal':>7s} {'worse':>7s} {'better':>7s} {'rows':>7s} {'lost per 1,000 decisions':>25s}")
-    for name in equal:
-        share = [np.mean([look is not None for look in found[name]]) for found in (equal, worse, better)]
-        rows = [BATCH * look for look in better[name] if look is not None]
-        waited = [(LOOKS if look is None else look) / LOOKS for look in better[name]]
-        served = [0.0 if look is None else 1 - look / LOOKS for look in worse[name]]
-        lost = 1000 * lift * (np.mean(waited) + np.mean(served)) / 2
-        median = f"{np.median(rows):,.0f}" if rows else "-"
-        print(f"{name:40s} {share[0]:7.3f} {share[1]:7.3f} {share[2]:7.3f} {median:>7s} {lost:25.2f}")
+    tenures(runs)
+    schedules(max(200, 2 * runs))
     coverage(max(200, runs // 2))
-    whole_gate(max(50, runs // 10))
+    print(f"\nwhole gate with all checks, 30 looks at 500 rows, {runs // 10:,} tenures each, rewards about .3")
+    for trial in (False, True):
+        for relative in (0.0, 0.2):
+            share, rows = whole_gate(max(20, runs // 10), relative, trial=trial)
+            place = "with a share that follows the evidence" if trial else "without a share"
+            print(f"challenger {relative:+.0%} {place}: promoted {share:.3f}, mean rows {rows:,.0f}, alarms 0")
+            if relative == 0.0:
+                limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / max(20, runs // 10))
+                claim(f"gate: equal challenger promoted, all checks, {place}", share, at_most=limit)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

@@ -30,6 +30,14 @@ KIND_TRIAL = "trial"
 KIND_GUARD = "guard"
 
 
+RETIRED = "retired.json"
+
+
+class _Retired(msgspec.Struct, frozen=True):
+    champion: str | None
+    spent: float
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a learner started, so that all it did can be done again from the log.
 
@@ -165,6 +173,20 @@ class ChallengerStore:
         (self.root / name / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self.root / name, ignore_errors=True)
         self._scores.pop(name, None)
+
+    def retire(self, champion: str | None, spent: float) -> None:
+        """Remember the α that a challenger had spent in this champion's tenure when it left the field for good."""
+        retired = _Retired(champion, self.retired(champion) + spent)
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.root / RETIRED, msgspec.json.encode(retired), sync=self.durable)
+
+    def retired(self, champion: str | None) -> float:
+        """The α spent in this champion's tenure by challengers that have left the field."""
+        try:
+            retired = msgspec.json.decode((self.root / RETIRED).read_bytes(), type=_Retired)
+        except FileNotFoundError:
+            return 0.0
+        return retired.spent if retired.champion == champion else 0.0
 
     def _sweep(self, state: ChallengerState) -> None:
         keep = {"state.json", state.folder, *state.chunks}

@@ -32,9 +32,6 @@ from serving.learner.workspace import Workspace
 STANDING_PARTS = 8
 """Parts of α of the standing challenger, where declared and offered ones have one part each."""
 
-REJECTED = "offer_rejected"
-"""The entry of history that says which offered model left the field, beside which champion, and what α it had spent."""
-
 
 @dataclass(slots=True)
 class Look:
@@ -55,7 +52,7 @@ def judge_all(
     looks = []
     field = [state for name in store.names() if (state := store.load(name)) is not None]
     for state in states:
-        rules = rules_for(workspace.experiment.settings, state, field, retired_alpha(workspace, field))
+        rules = rules_for(workspace.experiment.settings, state, field, store.retired(state.champion))
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         verdict = judge(rows, rules, ledger=ledger)
@@ -69,8 +66,15 @@ def rules_for(
     """The rules of the gate with this challenger's own part of α; `field` and `retired` as in `alpha_of`."""
     rules = GateRules.of(settings.gate)
     if state.kind == KIND_GUARD:
+        # nobody gives the former champion a share, so its draws stay few; a bound as wide as they make it will do
         return replace(
-            rules, enabled=True, mode="superiority", margin=0.0, looks="anytime", alpha=settings.rollback.alpha
+            rules,
+            enabled=True,
+            mode="superiority",
+            margin=0.0,
+            looks="anytime",
+            alpha=settings.rollback.alpha,
+            draws_min=0.0,
         )
     return replace(rules, alpha=alpha_of(rules.alpha, settings, state, field, retired))
 
@@ -102,15 +106,6 @@ def alpha_of(
     return min(own, _spent(state) + max(0.0, left))
 
 
-def retired_alpha(workspace: Workspace, field: Sequence[ChallengerState]) -> float:
-    """What offered models that were rejected in this champion's tenure had spent of α."""
-    champion = workspace.registry.champion()
-    if champion is None or not any(state.kind == KIND_FROZEN for state in field):
-        return 0.0
-    rejected = (entry for entry in workspace.registry.history() if entry.get("kind") == REJECTED)
-    return sum(float(entry["spent"]) for entry in rejected if entry.get("champion") == champion.model_id)
-
-
 def _spent(state: ChallengerState) -> float:
     return float(state.gate.get("spent", 0.0))
 
@@ -126,14 +121,8 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
     files = None
     if verdict.rejected:
         if state.kind in (KIND_FROZEN, KIND_GUARD):
-            if state.kind == KIND_FROZEN and champion is not None:
-                workspace.registry.record(
-                    REJECTED,
-                    now=look.at,
-                    model_id=state.model_id,
-                    champion=champion.model_id,
-                    spent=verdict.ledger.spent,
-                )
+            if state.kind == KIND_FROZEN:
+                store.retire(state.champion, verdict.ledger.spent)
             store.drop(state.name)
             return
         if state.name != STANDING:

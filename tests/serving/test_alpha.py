@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from bandit.experiment import ExperimentPaths
 from bandit.settings import ExperimentSettings, parse_settings
-from serving.learner.challengers import KIND_FROZEN, KIND_GUARD, KIND_LEARNING, STANDING, ChallengerState
+from serving.learner.challengers import (
+    KIND_FROZEN,
+    KIND_GUARD,
+    KIND_LEARNING,
+    STANDING,
+    ChallengerState,
+    ChallengerStore,
+)
 from serving.learner.judging import alpha_of, rules_for
 from serving.learner.offered import OFFERED_MAX
 
@@ -34,6 +43,21 @@ def test_a_challenger_without_rivals_has_all_of_it() -> None:
 def test_the_watch_on_the_former_champion_has_its_own() -> None:
     guard = challenger("former", KIND_GUARD)
     assert rules_for(FIELD, guard, [guard]).alpha == FIELD.rollback.alpha
+
+
+def test_what_a_rejected_offer_spent_stays_spent_when_no_offer_is_left(tmp_path: Path) -> None:
+    store = ChallengerStore(ExperimentPaths(tmp_path), durable=False)
+    assert store.retired("m") == 0.0
+    store.retire("m", 0.003)
+    store.retire("m", 0.002)
+    assert store.retired("m") == 0.005
+    standing, recent = challenger(STANDING), challenger("recent")
+    for state in (standing, recent):
+        state.gate = {"spent": alpha_of(ALPHA, FIELD, state, [standing, recent], store.retired("m"))}
+    assert standing.gate["spent"] + recent.gate["spent"] + 0.005 <= ALPHA + 1e-12
+    store.retire("next", 0.001)
+    assert store.retired("m") == 0.0
+    assert store.retired("next") == 0.001
 
 
 def test_whoever_comes_and_goes_no_more_than_alpha_is_spent() -> None:
