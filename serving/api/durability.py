@@ -54,7 +54,12 @@ class Commit:
         """Wait for the disk."""
         if not self.settled:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._callbacks.append(lambda: future.done() or future.set_result(None))
+
+            def wake() -> None:
+                if not future.done():  # else whoever waited was cancelled
+                    future.set_result(None)
+
+            self._callbacks.append(wake)
             yield from future
         if self.error is not None:
             raise self.error

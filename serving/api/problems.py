@@ -28,6 +28,7 @@ TITLES: dict[str, tuple[int, str]] = {
     "wrong-content-type": (415, "The content type is not accepted"),
     "misdirected": (421, "This server does not answer for that host"),
     "invalid-request": (422, "The request cannot be accepted"),
+    "head-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed to answer"),
     "unavailable": (503, "The experiment cannot be opened"),
     "busy": (503, "The server is too busy"),

@@ -15,19 +15,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bandit.errors import Problem
 from serving.api.access import Headers
 from serving.api.app import DecisionApp, HotRoute
 from serving.api.endpoints import Api
-from serving.api.http import Reply, problem_reply
-from serving.api.problems import problem
+from serving.api.http import DISCARDED_BYTES_MAX, Reply, problem_reply
+from serving.api.problems import ProblemBody, problem
 
 CLOSE = (b"connection", b"close")
 BACKLOG = 2048
 DRAIN_S_MAX = 5
+HEAD_BYTES_MAX = 64 * 1024
+PIPELINED_MAX = 512
 PATIENCE_S = 75
 """So long may a client keep a connection idle, or a request unfinished."""
 
@@ -56,11 +58,29 @@ class HotProtocol(HttpToolsProtocol):
     cycle: Any
     since: float
     """When the client's turn began (monotonic seconds of the loop); infinite while it is ours."""
+    unwritten_since: float = math.inf
+    unread: int = 0
+    """Bytes that came since anything of a request was last complete: an endless head is refused by them."""
+
+    refused: bool = False
+    """Whether the connection has had its last answer; what still comes is thrown away."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client's turn begins."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.flow = _Flow(self)
         self.since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; what has no end is refused."""
+        self.unread += len(data)
+        if self.refused:
+            if self.unread > DISCARDED_BYTES_MAX:
+                self.transport.close()
+            return
+        super().data_received(data)
+        if self.unread > HEAD_BYTES_MAX and not self.refused:
+            self._refuse(_head_too_large())
 
     def on_message_begin(self) -> None:
         """A request has begun to arrive."""
@@ -69,13 +89,19 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the way, by method, address and headers."""
+        if self.unread > HEAD_BYTES_MAX:  # a lot came at once: was it the head, or was a body with it?
+            self.unread = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if self.unread > HEAD_BYTES_MAX:
+                raise ValueError("the head is too large")
+        self.unread = 0
         cycle = self.cycle
         if (
             (cycle is None or cycle.response_complete)
             and not self.expect_100_continue
+            and not self.flow.write_paused
             and self.parser.get_method() == b"POST"
         ):
-            app: DecisionApp = self.config.loaded_app  # type: ignore[assignment]
+            app: DecisionApp = self.config.loaded_app
             route = app.hot(self.url)
             if route is not None:
                 headers = Headers.of(self.headers)
@@ -90,9 +116,13 @@ class HotProtocol(HttpToolsProtocol):
                     self.cycle = HotCycle(self, app.api, route, headers)
                     return
         super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED_MAX:
+            self.transport.abort()
+            raise ValueError("too many requests ahead of their answers")
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body; its length was declared and is bounded."""
+        """Keep a piece of the body; on the short way its length was declared and is bounded."""
+        self.unread = 0
         cycle = self.cycle
         if type(cycle) is HotCycle:
             cycle.body += body
@@ -101,6 +131,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it."""
+        self.unread = 0
         self.since = math.inf
         cycle = self.cycle
         if type(cycle) is HotCycle:
@@ -109,11 +140,31 @@ class HotProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets its answer in the same shape as every other refusal, and the connection is closed."""
-        body = problem("malformed-request", "The request is not valid HTTP.", [Problem("request", msg)])
+        """What is no HTTP gets its answer in the same shape as every other refusal."""
+        if self.transport.is_closing():
+            return
+        if self.unread > HEAD_BYTES_MAX:
+            self._refuse(_head_too_large())
+        else:
+            self._refuse(problem("malformed-request", "The request is not valid HTTP.", [Problem("request", msg)]))
+
+    def _refuse(self, body: ProblemBody) -> None:
         reply = problem_reply(body, (CLOSE,))
         self.transport.write(encoded(reply, self.server_state.default_headers))
-        self.transport.close()
+        # closed at once with something unread, the connection would be reset, and the answer might be lost
+        self.transport.write_eof()
+        self.refused = True
+        self.since = self.loop.time()
+
+    def pause_writing(self) -> None:
+        """The client does not read what it asked for."""
+        super().pause_writing()
+        self.unwritten_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        super().resume_writing()
+        self.unwritten_since = math.inf
 
     def on_response_complete(self) -> None:
         """The client's turn again, or that of a request which is waiting; as uvicorn's, but without a timer."""
@@ -127,9 +178,23 @@ class HotProtocol(HttpToolsProtocol):
             self.since = self.loop.time()
 
     def close_if_stale(self, now: float) -> None:
-        """Close a connection on which the client has owed the rest of a request, or a request, for too long."""
-        if now - self.since > self.timeout_keep_alive:
+        """Close a connection on which the client has owed a request, the rest of one, or reading, for too long."""
+        if now - self.unwritten_since > self.timeout_keep_alive:
+            self.transport.abort()  # closing would wait for the client to read
+        elif now - self.since > self.timeout_keep_alive:
             self.transport.close()
+
+
+class _Flow(FlowControl):
+    """uvicorn's, but for one thing: nothing more is read while requests wait for the answers to earlier ones."""
+
+    def __init__(self, protocol: HotProtocol) -> None:
+        super().__init__(protocol.transport)
+        self._pipeline = protocol.pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class HotServer(uvicorn.Server):
@@ -143,6 +208,11 @@ class HotServer(uvicorn.Server):
                 assert isinstance(connection, HotProtocol)
                 connection.close_if_stale(now)
         return await super().on_tick(counter)
+
+
+def _head_too_large() -> ProblemBody:
+    detail = "The request line and its headers are larger than this server accepts."
+    return problem("head-too-large", detail, [Problem("headers", "are too large", f"{HEAD_BYTES_MAX} bytes")])
 
 
 class _NoEvent:

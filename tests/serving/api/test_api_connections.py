@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serving.api.app import create_app
-from serving.api.protocol import HotServer, configure
+from serving.api.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, HotServer, configure
 from tests.serving.api.support import SEVEN, logged, make_experiment, run
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -122,6 +124,44 @@ def test_what_is_no_http_is_refused_in_the_same_shape(tmp_path: Path) -> None:
         assert (status, headers["content-type"]) == (400, "application/problem+json")
         assert body["errors"][0]["problem"] and "zzyzx" not in json.dumps(body)
         assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_an_endless_head_is_refused(tmp_path: Path, pieces: int) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        header = f"X-Long: {'x' * (HEAD_BYTES_MAX // pieces)}"
+        request = post(question("a"), *[header] * (pieces + 1))
+        for start in range(0, len(request), 1 + len(request) // pieces):
+            writer.write(request[start : start + 1 + len(request) // pieces])
+            await asyncio.sleep(0.001)
+        status, _, body = await answer(reader)
+        assert (status, body["errors"][0]["limit"]) == (431, "65536 bytes")
+
+    talk(tmp_path, conversation)
+    assert logged(tmp_path) == []
+
+
+def test_a_client_that_never_reads_its_answers_is_closed(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * (PIPELINED_MAX // 2))
+        while server.server_state.connections:
+            await asyncio.sleep(0.05)
+
+    talk(tmp_path, conversation, patience_s=1)
+
+
+def test_a_client_that_runs_far_ahead_of_its_answers_is_closed(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("same")) * (4 * PIPELINED_MAX))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        assert not server.server_state.connections
 
     talk(tmp_path, conversation)
 
