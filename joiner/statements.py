@@ -143,50 +143,49 @@ SELECT * FROM (
 )
 """
 
-# one row per event_id that is looked at record by record
-_CAREFUL = "SELECT event_id FROM repeated UNION ALL SELECT event_id FROM stragglers"
-
-# one row per event_id that matured in ($after, $until] or straggled in: its first decision record
-_FIRSTS = f"""
-firsts AS NOT MATERIALIZED (
-  SELECT record_id, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version, deferred
-  FROM decision_records ANTI JOIN ({_CAREFUL}) USING (event_id)
-  WHERE matures_at > $after AND matures_at <= $until
+_MATURED = """
+-- one row per decision record whose window closed in ($after, $until], or whose event_id straggled in
+matured AS NOT MATERIALIZED (
+  SELECT record_id, event_key, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version,
+         deferred
+  FROM decision_records WHERE matures_at > $after AND matures_at <= $until
   UNION ALL
-  SELECT record_id, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version, deferred
-  FROM (
-    SELECT * FROM decision_records WHERE event_id IN ({_CAREFUL})
-    QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY {ORDER}) = 1
-  )
-  WHERE matures_at <= $until AND (matures_at > $after OR event_id IN (SELECT event_id FROM stragglers))
+  SELECT record_id, event_key, event_id, decided_at, stamped_at, matures_at, imported_at, action, settings_version,
+         deferred
+  FROM decision_records SEMI JOIN stragglers USING (event_id) WHERE matures_at <= $after
 )"""
 
-# one row: how far back the records of what matures now may reach, and whether each event_id has one record that counts
-# as it stands (then the plain form of the join gives the same rows in half the time)
-REACH = f"""
-WITH {_FIRSTS}
-SELECT min(stamped_at), NOT coalesce(bool_or(deferred), false) AND NOT EXISTS ({_CAREFUL}) FROM firsts
-"""
+# one row: how far back the records of what matures now may reach
+REACH = f"WITH {_MATURED} SELECT min(stamped_at) FROM matured"
 
-_ASIDE = f"""
--- one row per record of an event_id that has several
-several AS (SELECT * FROM decision_records WHERE event_id IN (SELECT event_id FROM repeated)),
+_LEFT_OUT = f"""
+-- one row per record of an event_id that has several, its first one has nth = 1; they are found by their hashes, which
+-- cost a fraction of ids, so a namesake by hash may be among them: it has nth = 1 and nothing to contradict it
+several AS MATERIALIZED (
+  SELECT *, row_number() OVER (PARTITION BY event_id ORDER BY {ORDER}) AS nth
+  FROM decision_records WHERE event_key IN (
+    SELECT event_key FROM matured SEMI JOIN (SELECT hash(event_id) AS event_key FROM repeated) USING (event_key))
+),
 -- one row per event_id whose records, stamped while its window was open, contradict each other
 conflicts AS (
   SELECT DISTINCT d.record_id
-  FROM firsts f JOIN several d ON d.record_id = f.record_id JOIN several r ON r.event_id = d.event_id
-  WHERE {_COUNTS_FOR}
+  FROM several d JOIN several r USING (event_id)
+  WHERE d.nth = 1 AND r.nth > 1 AND {_COUNTS_FOR}
     AND (r.action IS DISTINCT FROM d.action OR r.probability IS DISTINCT FROM d.probability
       OR r.pmf IS DISTINCT FROM d.pmf OR r.model_id IS DISTINCT FROM d.model_id OR r.slot IS DISTINCT FROM d.slot
       OR r.body_digest IS DISTINCT FROM d.body_digest OR r.deferred <> d.deferred
       OR (d.body_digest IS NULL AND (r.context IS DISTINCT FROM d.context OR r.actions IS DISTINCT FROM d.actions
         OR r.catalogue_version IS DISTINCT FROM d.catalogue_version OR r.excluded IS DISTINCT FROM d.excluded)))
 ),
--- one row per event_id whose decision was deferred and not activated in time
+-- one row per record whose decision was deferred and not activated in time
 inactive AS (
-  SELECT d.record_id FROM (SELECT record_id, event_id, matures_at FROM firsts WHERE deferred) d
+  SELECT d.record_id FROM (SELECT record_id, event_id, matures_at FROM matured WHERE deferred) d
   WHERE NOT EXISTS (
     SELECT 1 FROM activation_records a WHERE a.event_id = d.event_id AND a.received_at < d.matures_at)
+),
+-- one row per record that becomes no interaction: it repeats another, or the event_id is set aside
+left_out AS MATERIALIZED (
+  SELECT record_id FROM several WHERE nth > 1 UNION ALL SELECT * FROM conflicts UNION ALL SELECT * FROM inactive
 )"""
 
 # one row: the stored watermark, and whether a decision matures between it and $until or a straggler waits
@@ -200,10 +199,11 @@ FROM state
 # one row per event_id that matured and cannot be learnt from
 INSERT_SET_ASIDE = f"""
 INSERT INTO set_aside
-WITH {_FIRSTS}, {_ASIDE}
+WITH {_MATURED}, {_LEFT_OUT}
 SELECT event_id, decided_at, matures_at,
        CASE WHEN record_id IN (SELECT record_id FROM conflicts) THEN 'conflict' ELSE 'not_activated' END
-FROM firsts SEMI JOIN (SELECT record_id FROM conflicts UNION ALL SELECT record_id FROM inactive) USING (record_id)
+FROM matured SEMI JOIN (SELECT record_id FROM conflicts UNION ALL SELECT record_id FROM inactive) USING (record_id)
+ANTI JOIN (SELECT record_id FROM several WHERE nth > 1) USING (record_id)
 """
 
 # one row per reward record stamped in ($swept_until, $until] that has no decision stamped before it in reach
@@ -215,45 +215,29 @@ SELECT r.* FROM reward_records r LEFT JOIN (
 WHERE r.stamped_at > $swept_until AND r.stamped_at <= $until AND d.event_id IS NULL
 """
 
-_DUE = f"""
-WITH {_FIRSTS}, {_ASIDE},
--- one row per event_id to be learnt from
+# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from, in no order; $reach is the
+# stamp from which on all reward records are looked at, those before it are in early_rewards as far as they matter
+JOIN = f"""
+WITH {_MATURED}, {_LEFT_OUT},
+-- one row per matured decision record, with the rules of its settings
 due AS NOT MATERIALIZED (
-  SELECT f.*, s.aggregation, s.default_reward
-  FROM firsts f
-  ANTI JOIN (SELECT record_id FROM conflicts UNION ALL SELECT record_id FROM inactive) USING (record_id)
-  LEFT JOIN settings s USING (settings_version)
-)"""
-
-# the same where no event_id has several decision records and none was deferred
-_DUE_PLAINLY = """
-WITH due AS NOT MATERIALIZED (
-  SELECT d.record_id, d.event_id, d.matures_at, d.imported_at, d.action, s.aggregation, s.default_reward
-  FROM decision_records d LEFT JOIN settings s USING (settings_version)
-  WHERE d.matures_at > $after AND d.matures_at <= $until
-)"""
-
-_REWARDS = f""",
+  SELECT m.*, s.aggregation, s.default_reward FROM matured m LEFT JOIN settings s USING (settings_version)
+),
 -- one row per reward record that may belong to them
 candidates AS NOT MATERIALIZED (
-  SELECT * FROM reward_records WHERE stamped_at >= $reach AND stamped_at <= $until
+  SELECT *, hash(event_id) AS event_key FROM reward_records WHERE stamped_at >= $reach AND stamped_at <= $until
   UNION ALL
-  SELECT * FROM early_rewards WHERE stamped_at < $reach
+  SELECT *, hash(event_id) AS event_key FROM early_rewards WHERE stamped_at < $reach
 ),
--- one row per event_id: the only record of most, of the others just how many there are
-counted AS MATERIALIZED (
-  SELECT event_id, count(*) AS records, any_value(reward) AS reward, any_value(stamped_at) AS stamped_at,
-         any_value(action) AS action
-  FROM candidates GROUP BY event_id
-),
--- one row per reward record of an event that has several
-repeats AS MATERIALIZED (
-  SELECT * FROM candidates SEMI JOIN (SELECT event_id FROM counted WHERE records > 1) USING (event_id)
-),
+-- one row per hash that several of them have (grouping by the ids would take as long as all the rest)
+shared AS MATERIALIZED (SELECT event_key FROM candidates GROUP BY event_key HAVING count(*) > 1),
+-- one row per reward record under those
+repeats AS MATERIALIZED (SELECT * FROM candidates SEMI JOIN shared USING (event_key)),
 -- one row per report in time: a repeated reward_id (or, without one, repeated content) is one report, its first
 reports AS (
-  SELECT r.event_id, r.reward, r.stamped_at, r.writer_id, r.sequence, r.position
-  FROM repeats r JOIN due d USING (event_id)
+  SELECT r.event_id, r.reward, r.stamped_at, r.writer_id, r.sequence, r.position, d.aggregation
+  FROM repeats r
+  JOIN (SELECT * FROM due ANTI JOIN left_out USING (record_id)) d USING (event_id)
   WHERE {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
   QUALIFY row_number() OVER (
     PARTITION BY r.event_id, r.reward_id, CASE WHEN r.reward_id IS NULL THEN (r.reward, r.event, r.value, r.action) END
@@ -261,19 +245,19 @@ reports AS (
 ),
 -- one row per event_id of those; sums run in order of value, so that no order of arrival shows
 totals AS (
-  SELECT r.event_id, count(*) AS n, min(r.stamped_at) AS rewarded_at,
-         CASE any_value(d.aggregation)
-           WHEN 'first' THEN arg_min(r.reward, (r.stamped_at, r.writer_id, r.sequence, r.position))
-           WHEN 'last' THEN arg_max(r.reward, (r.stamped_at, r.writer_id, r.sequence, r.position))
-           WHEN 'sum' THEN sum(r.reward ORDER BY r.reward)
-           WHEN 'mean' THEN sum(r.reward ORDER BY r.reward) / count(*)
-           WHEN 'min' THEN min(r.reward)
-           WHEN 'max' THEN max(r.reward) END AS reward
-  FROM reports r JOIN due d USING (event_id) GROUP BY r.event_id
+  SELECT event_id, count(*) AS n, min(stamped_at) AS rewarded_at,
+         CASE any_value(aggregation)
+           WHEN 'first' THEN arg_min(reward, (stamped_at, writer_id, sequence, position))
+           WHEN 'last' THEN arg_max(reward, (stamped_at, writer_id, sequence, position))
+           WHEN 'sum' THEN sum(reward ORDER BY reward)
+           WHEN 'mean' THEN sum(reward ORDER BY reward) / count(*)
+           WHEN 'min' THEN min(reward)
+           WHEN 'max' THEN max(reward) END AS reward
+  FROM reports GROUP BY event_id
 ),
 -- one row per event_id with a reward: the only one, still to be held against the window and the action, or the total
 rewards_of AS (
-  SELECT event_id, 1 AS n, stamped_at, action, reward FROM counted WHERE records = 1
+  SELECT event_id, 1 AS n, stamped_at, action, reward FROM candidates ANTI JOIN shared USING (event_key)
   UNION ALL
   SELECT event_id, n, rewarded_at, NULL, reward FROM totals
 )
@@ -282,13 +266,9 @@ SELECT d.record_id, d.matures_at, coalesce(r.reward, d.default_reward) AS reward
        CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin
 FROM due d
 LEFT JOIN rewards_of r ON r.event_id = d.event_id AND {_COUNTS_FOR} AND (r.action IS NULL OR r.action = d.action)
+ANTI JOIN left_out USING (record_id)
 """
-
-# one row per event_id that matured in ($after, $until] or straggled in, and is learnt from, in no order; $reach is the
-# stamp from which on all reward records are looked at, those before it are in early_rewards as far as they matter
-JOIN = _DUE + _REWARDS
 INSERT_INTERACTIONS = f"INSERT INTO joined BY NAME {JOIN}"
-INSERT_INTERACTIONS_PLAINLY = f"INSERT INTO joined BY NAME {_DUE_PLAINLY}{_REWARDS}"
 
 # one row per event_id to be joined anew
 FORGET_STRAGGLERS = (

@@ -141,11 +141,10 @@ class Warehouse:
                     cursor.execute(statement)
             swept = self._sweep(cursor, swept, after)
             bounds = {"after": after or LONG_AGO, "until": until}
-            oldest, plain = cursor.execute(statements.REACH, bounds).fetchone() or (None, False)
+            oldest = _value(cursor.execute(statements.REACH, bounds).fetchone())
             reach = min(oldest or until, swept + timedelta(microseconds=1)) if swept else LONG_AGO
-            insert = statements.INSERT_INTERACTIONS_PLAINLY if plain else statements.INSERT_INTERACTIONS
-            joined = _value(cursor.execute(insert, bounds | {"reach": reach}).fetchone())
-            aside = 0 if plain else _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
+            joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds | {"reach": reach}).fetchone())
+            aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
             cursor.execute("DELETE FROM stragglers")
             cursor.execute(
                 "UPDATE state SET joined_until = $until, swept_until = $swept", {"until": until, "swept": swept}
