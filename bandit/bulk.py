@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bandit.encoder import FeatureEncoder
+from bandit.example_text import RowTexts
 from bandit.reward_model import RewardModel, propensity_of_one
 from bandit.scoring import RewardScale, Scoring
-from bandit.types import Action, Interaction
+from bandit.types import Interaction
 from bandit.vw_file import (
     FilePass,
     finish_pass,
@@ -89,36 +89,10 @@ def _run(for_policy: FilePass, for_reward: FilePass, *, parallel: bool) -> None:
 
 def write_texts(rows: Sequence[Interaction], policy: VWPolicy, scale: RewardScale, folder: Path) -> None:
     """Write the rows as VW text for both models: `policy.txt` and `reward.txt` in `folder`."""
-    lines = _OfferLines(policy.encoder)
-    context_line = policy.encoder.context_line
+    texts = RowTexts(policy.encoder)
     with (folder / "policy.txt").open("w") as policy_text, (folder / "reward.txt").open("w") as reward_text:
         for row in rows:
-            before, chosen, after = lines.around(row.actions, row.index)
-            head = context_line(row.context) + before
+            text = texts.of(row.context, row.actions, row.index)
             cost = scale.cost(row.reward)
-            propensity = policy.bounded(cost, row.propensity)
-            policy_text.write(f"{head}0:{cost!r}:{propensity!r} {chosen}{after}")
-            reward_text.write(f"{head}0:{cost!r}:{propensity_of_one(row.actions)!r} {chosen}{after}")
-
-
-class _OfferLines:
-    """The lines of an offer before, at and after the chosen action; joined once for a catalogue."""
-
-    def __init__(self, encoder: FeatureEncoder) -> None:
-        self._encoder = encoder
-        self._last: tuple[Action, ...] | None = None
-        self._parts: dict[int, tuple[str, str, str]] = {}
-        self._lines: list[str] = []
-
-    def around(self, actions: tuple[Action, ...], index: int) -> tuple[str, str, str]:
-        if actions is not self._last:
-            self._last = actions
-            self._lines = [self._encoder.action_line(action) for action in actions]
-            self._parts = {}
-        parts = self._parts.get(index)
-        if parts is None:
-            lines = self._lines
-            before = "\n" + "".join(line + "\n" for line in lines[:index])
-            after = "\n" + "".join(line + "\n" for line in lines[index + 1 :]) + "\n"
-            parts = self._parts[index] = (before, lines[index], after)
-        return parts
+            policy_text.write(text.labelled(cost, policy.bounded(cost, row.propensity)) + "\n\n")
+            reward_text.write(text.labelled(cost, propensity_of_one(row.actions)) + "\n\n")

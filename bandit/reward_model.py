@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bandit.encoder import FeatureEncoder
+from bandit.example_text import RowText
 from bandit.settings import Learning
 from bandit.types import Action, Context
 from bandit.vw_options import reward_arguments
@@ -26,9 +27,9 @@ class RewardModel:
         """k predicted costs in the order of `actions`."""
         return self._vw.predict(context, actions)
 
-    def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float) -> None:
-        """One update from the observed cost of the action at `index`."""
-        self._vw.learn(context, actions, index, cost, propensity_of_one(actions))
+    def learn(self, row: RowText, actions: Sequence[Action], cost: float) -> list[float]:
+        """One update from the observed cost of the chosen action; gives the predicted costs as they were before it."""
+        return self._vw.learn(row.labelled(cost, propensity_of_one(actions)), len(actions))
 
     @property
     def arguments(self) -> list[str]:

@@ -17,8 +17,8 @@ import msgspec
 from bandit.bulk import learn_in_bulk
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
-from bandit.policies import ModelState, load_policy, read_state
-from bandit.registry import StoredModel
+from bandit.example_text import RowTexts
+from bandit.policies import ModelState, read_state
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
@@ -26,14 +26,16 @@ from bandit.tried import Tried
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
 
-__all__ = ["Learning", "RewardScale", "Scores", "score_rows"]
+__all__ = ["Learning", "RewardScale", "Scores"]
 
 FIRST_REFIT_ROWS = 50
 """The encoder is first fitted after so many rows, then each time the rows have doubled."""
 REFIT_ROWS_MAX = 50_000
 """Beyond this many rows quantiles hardly move, and learning everything again would take long."""
-BULK_ROWS_MIN = 1000
-"""From so many rows on, VW reads them from a file by itself."""
+BULK_ROWS_MIN = 20_000
+"""From so many rows on, VW reads them from files by itself, policy and reward model side by side."""
+TEXTS_MAX = 2000
+"""How many rows are held as text at a time."""
 
 History = Callable[[], Iterable[Interaction]]
 
@@ -83,6 +85,7 @@ class Learning:
         settings = self.settings
         self._wanted: ExperimentSettings | None = None
         self.encoder = encoder
+        self._texts = RowTexts(encoder)
         self.policy = VWPolicy(
             encoder,
             settings.exploration,
@@ -134,13 +137,6 @@ class Learning:
 
     # -- learning ----------------------------------------------------------------------------------------
 
-    def learn(self, row: Interaction) -> None:
-        """Learn one row, in policy and reward model."""
-        cost = self._scale.cost(row.reward)
-        self.policy.learn(row.context, row.actions, row.index, cost, row.propensity)
-        self.reward_model.learn(row.context, row.actions, row.index, cost)
-        self.rows_learnt += 1
-
     def step(
         self,
         rows: Sequence[Interaction],
@@ -181,11 +177,20 @@ class Learning:
             learn_in_bulk(rows, self.policy, self.reward_model, self._scale, scored=scored)
             self.rows_learnt += len(rows)
             return
-        for row in rows:
-            if scored is not None:
-                costs = self.reward_model.costs(row.context, row.actions)
-                scored.add(row, self.policy.pmf(row.context, row.actions), [self._scale.reward(c) for c in costs])
-            self.learn(row)
+        for first in range(0, len(rows), TEXTS_MAX):
+            self._learn_some(rows[first : first + TEXTS_MAX], scored)
+
+    def _learn_some(self, rows: Sequence[Interaction], scored: Scoring | None) -> None:
+        """Learn rows, in policy and reward model: one after the other, as both at once don't fit a core's cache."""
+        examples = [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in rows]
+        learn, learn_reward = self.policy.learn_text, self.reward_model.learn
+        pmfs = [learn(text, row.actions, row.index, cost, row.propensity) for text, cost, row in examples]
+        costs = [learn_reward(text, row.actions, cost) for text, cost, row in examples]
+        self.rows_learnt += len(rows)
+        if scored is not None:
+            reward = self._scale.reward
+            for row, pmf, predicted in zip(rows, pmfs, costs, strict=True):
+                scored.add(row, pmf, [reward(cost) for cost in predicted])
 
     def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
         self.close()
@@ -195,31 +200,6 @@ class Learning:
         self._start(_fit(settings, rows), None)
         self._learn_all(rows, None)
         self._refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
-
-
-def score_rows(
-    stored: StoredModel,
-    settings: ExperimentSettings,
-    rows: Iterable[Interaction],
-    *,
-    champion: Policy | None,
-    champion_id: str | None,
-) -> Scores:
-    """Score a frozen model on rows that it has not learnt, by its own reward model; learns nothing."""
-    policy = load_policy(stored)
-    try:
-        reward_model = RewardModel(policy.encoder, policy.learning, model=stored.files["reward_model.vw"])
-        try:
-            scored = Scoring(champion, champion_id, settings)
-            scale = RewardScale(settings.rewards)
-            for row in rows:
-                costs = reward_model.costs(row.context, row.actions)
-                scored.add(row, policy.pmf(row.context, row.actions), [scale.reward(cost) for cost in costs])
-            return scored.scores()
-        finally:
-            reward_model.close()
-    finally:
-        policy.close()
 
 
 def _fit(settings: ExperimentSettings, rows: Sequence[Interaction]) -> FeatureEncoder:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
+from bandit.example_text import RowText, RowTexts
 from bandit.exploration import headroom, scaled, squarecb, with_floor
 from bandit.settings import Exploration, Learning
 from bandit.types import Action, Context
@@ -122,10 +123,16 @@ class VWPolicy:
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
-        if not 0 <= index < len(actions):
-            raise ValueError("a training example needs an action that was offered")
-        self._vw.learn(context, actions, index, cost, self.bounded(cost, propensity))
+        self.learn_text(RowTexts(self.encoder).of(context, actions, index), actions, index, cost, propensity)
+
+    def learn_text(
+        self, text: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float
+    ) -> list[float]:
+        """The same with the row's text at hand; gives the pmf as it was before the update."""
+        numbers = self._vw.learn(text.labelled(cost, self.bounded(cost, propensity)), len(actions))
+        pmf = self.explore(numbers, self.rows_learnt, actions)
         self.count(actions[index])
+        return pmf
 
     def bounded(self, cost: float, propensity: float) -> float:
         """The propensity to learn with, not below the declared minimum; raises ValueError for what would poison."""

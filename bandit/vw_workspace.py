@@ -79,17 +79,23 @@ class VWWorkspace:
             raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
         return numbers
 
-    def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
-        """One update from a finite cost and a propensity in (0, 1] of the action at `index`."""
+    def learn(self, text: str, k: int) -> list[float]:
+        """One update from an example of `bandit.example_text` with k actions; gives what `predict` would have before.
+
+        The label's cost must be finite and its propensity in (0, 1].
+        """
         if self._closed:
             raise RuntimeError("this model has been closed")
         vw = self._vw
-        text = example_text(self.encoder, context, actions, index=index, cost=cost, propensity=propensity)
         examples = _parse(vw, text)
-        if len(examples) != len(actions) + 1:
+        if len(examples) != k + 1:
             raise InvalidRequest("actions", "context and actions did not encode to one line each")
         _learn(vw, examples)
+        numbers: list[float] = examples[0].get_action_scores()
         _finish(vw, examples)
+        if len(numbers) != k:
+            raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
+        return numbers
 
     def to_bytes(self) -> bytes:
         """The model, from which learning continues exactly; the same steps give the same bytes, interrupted or not.
@@ -100,10 +106,12 @@ class VWWorkspace:
             path = Path(folder) / "model.vw"
             self._vw.save(path)
             check_weights(path.read_bytes())
-            # VW saves counters of predictions and losses too, but starts them anew when it loads
+            # VW saves counters of losses too, but starts them anew when it loads: learning goes on from what is stored
             again = Workspace(arg_list=[*self.resume_arguments, "--initial_regressor", str(path)])
             again.save(path)
-            again.finish()
+            self._forget()
+            self._vw.finish()
+            self._vw = again
             return path.read_bytes()
 
     def close(self) -> None:
@@ -156,12 +164,3 @@ class VWWorkspace:
         self._parsed.clear()
         self._by_action.clear()
         self._last_actions, self._last_examples = None, []
-
-
-def example_text(
-    encoder: FeatureEncoder, context: Context, actions: Sequence[Action], *, index: int, cost: float, propensity: float
-) -> str:
-    """One training example as VW text: the context's line, then one line per action, the label on the chosen one."""
-    lines = [encoder.context_line(context), *map(encoder.action_line, actions)]
-    lines[index + 1] = f"0:{cost!r}:{propensity!r} {lines[index + 1]}"
-    return "\n".join(lines)

@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFailed
-from serving.learner.jobs import JOBS, Desk
+from serving.learner.desk import Desk
+from serving.learner.jobs import JOBS
 
 _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""

@@ -7,7 +7,7 @@ new state is saved when its job is done. Rows that are scored are always newer t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -111,10 +111,11 @@ def advance_all(
     One whose job fails stays as it was on disk, with its error in the answer.
     """
     with ExitStack() as stack:
+        files = _RowFiles(workspace, stack)
         calls: list[Call | None] = []
         counts = []
         for plan in plans:
-            call, rows = _call(workspace, stack, plan, watermark)
+            call, rows = _call(workspace, files, plan, watermark)
             calls.append(call)
             counts.append(rows)
         wanted = [(plan, call, rows) for plan, call, rows in zip(plans, calls, counts, strict=True) if call is not None]
@@ -187,16 +188,30 @@ def rows_file(
         path.unlink(missing_ok=True)
 
 
-def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetime) -> tuple[Call | None, int]:
+class _RowFiles:
+    """The row files of one step: what several challengers need is written once."""
+
+    def __init__(self, workspace: Workspace, stack: ExitStack) -> None:
+        self._workspace = workspace
+        self._stack = stack
+        self._written: dict[tuple[datetime | None, datetime], tuple[Path, int]] = {}
+
+    def of(self, after: datetime | None, until: datetime) -> tuple[Path, int]:
+        """The rows matured in (after, until], and their number."""
+        if (after, until) not in self._written:
+            name = f"rows-{len(self._written)}"
+            file = self._stack.enter_context(rows_file(self._workspace, name, after=after, until=until))
+            self._written[after, until] = file
+        return self._written[after, until]
+
+
+def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetime) -> tuple[Call | None, int]:
     """The job of a plan with its row files, and how many rows it scores; no job where there is nothing to do."""
     state, name = plan.state, plan.state.name
-    write: Callable[[str, datetime | None, datetime], tuple[Path, int]] = lambda part, after, until: (  # noqa: E731
-        stack.enter_context(rows_file(workspace, f"{name}-{part}", after=after, until=until))
-    )
     learn, learnt = None, 0
     if plan.learn_until is not None:
-        learn, learnt = write("learn", plan.learn_after, plan.learn_until)
-    score, scored = write("score", plan.score_after, watermark)
+        learn, learnt = files.of(plan.learn_after, plan.learn_until)
+    score, scored = files.of(plan.score_after, watermark)
     if learnt + scored == 0:
         return None, 0
     history = None
@@ -204,7 +219,7 @@ def _call(workspace: Workspace, stack: ExitStack, plan: Plan, watermark: datetim
         past = read_state(plan.files)
         # only where the encoder is due to be fitted anew are all rows learnt so far needed again
         if past.refit_at <= past.rows_learnt + learnt + scored and past.rows_learnt <= REFIT_ROWS_MAX:
-            history, _ = write("history", state.since, plan.learn_after or plan.score_after)
+            history, _ = files.of(state.since, plan.learn_after or plan.score_after)
     job = Job(
         root=workspace.experiment.paths.root,
         name=name,

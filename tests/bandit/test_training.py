@@ -13,6 +13,7 @@ import pytest
 
 from bandit.errors import CorruptModel, TrainingFailed
 from bandit.experiment import ExperimentPaths
+from bandit.frozen import Frozen
 from bandit.policies import (
     BaselinePolicy,
     FixedActionPolicy,
@@ -24,7 +25,7 @@ from bandit.policies import (
 from bandit.registry import ModelRegistry
 from bandit.scoring import RewardScale, Scores
 from bandit.settings import ExperimentSettings, Rewards
-from bandit.training import Learning, score_rows
+from bandit.training import Learning
 from bandit.types import Action, Interaction
 from bandit.vw_file import finish_pass, learn_file, read_predictions, run_pass, start_pass
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of, settings
@@ -208,7 +209,9 @@ def test_a_published_model_is_the_one_that_was_trained(rows: list[Interaction], 
     policy = load_policy(stored)
     for row in rows[:100]:
         assert policy.pmf(row.context, row.actions) == learning.policy.pmf(row.context, row.actions)
-    scores = score_rows(stored, settings(), rows[:50], champion=None, champion_id=None)
+    frozen = Frozen(stored)
+    scores = frozen.score(rows[:50], settings(), champion=None, champion_id=None)
+    frozen.close()
     assert scores.candidate.tolist() == [p for row in rows[:50] for p in policy.pmf(row.context, row.actions)]
     assert len(stored.manifest.canaries) == 8
     policy.close()

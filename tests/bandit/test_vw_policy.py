@@ -10,6 +10,7 @@ import pytest
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
+from bandit.example_text import RowTexts
 from bandit.exploration import headroom, squarecb, with_floor
 from bandit.policies import UniformPolicy
 from bandit.sampling import draw_index
@@ -109,9 +110,11 @@ def test_squarecb_without_headroom_is_nearly_that_of_vw(rows: list[Interaction])
             *policy_arguments(exploration, Learning(), encoder.interactions)[3:],
         ],
     )
+    texts = RowTexts(encoder)
     for row in rows[:400]:
         ours.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
-        theirs.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+        text = texts.of(row.context, row.actions, row.index)
+        theirs.learn(text.labelled(-row.reward, row.propensity), len(row.actions))
     pairs = [(ours.pmf(row.context, ACTIONS), theirs.predict(row.context, ACTIONS)) for row in rows[:200]]
     assert np.abs(np.array([one for one, _ in pairs]) - np.array([other for _, other in pairs])).mean() < 0.01
     assert np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs]) > 0.95
@@ -284,10 +287,13 @@ def test_weights_that_are_no_numbers_are_found_when_the_model_is_saved(
     encoder = encoder_of(rows)
     exploration = Exploration(algorithm=algorithm)
     workspace = VWWorkspace(encoder, policy_arguments(exploration, Learning(), encoder.interactions))
+    texts = RowTexts(encoder)
     for row in rows[:200]:
-        workspace.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+        text = texts.of(row.context, row.actions, row.index)
+        workspace.learn(text.labelled(-row.reward, row.propensity), len(row.actions))
     assert workspace.to_bytes()
-    workspace.learn(rows[0].context, rows[0].actions, 0, 1e39, 0.5)  # what `VWPolicy.learn` would refuse
+    text = texts.of(rows[0].context, rows[0].actions, 0)
+    workspace.learn(text.labelled(1e39, 0.5), len(rows[0].actions))  # what `VWPolicy.learn` would refuse
     with pytest.raises(TrainingFailed, match="no numbers"):
         workspace.to_bytes()
     workspace.close()

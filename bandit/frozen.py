@@ -1,0 +1,72 @@
+"""A stored model that learns no more: what it would choose, and how it scores on rows that it has not learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bandit.errors import CorruptModel
+from bandit.policies import load_policy
+from bandit.registry import StoredModel
+from bandit.reward_model import RewardModel
+from bandit.scoring import RewardScale, Scores, Scoring
+from bandit.settings import ExperimentSettings
+from bandit.types import Action, Context, Interaction, Policy
+
+REWARD_MODEL = "reward_model.vw"
+"""The file without which a model can be served, but not compared with another."""
+
+ANSWERS_MAX = 5_000
+
+
+class Frozen:
+    """A stored model in memory, its canaries checked. It remembers its answers: several challengers ask the same."""
+
+    def __init__(self, stored: StoredModel) -> None:
+        """Load the policy; raises `CorruptModel`."""
+        self._policy = load_policy(stored)
+        self._learnt_rewards = stored.files.get(REWARD_MODEL)
+        self._reward_model: RewardModel | None = None
+        self._answers: dict[int, tuple[Context, Sequence[Action], list[float]]] = {}
+
+    def pmf(self, context: Context, actions: Sequence[Action]) -> list[float]:
+        """The policy's pmf, which must not be changed; the very same objects as before give the very same answer."""
+        known = self._answers.get(id(context))
+        if known is not None and known[0] is context and known[1] is actions:
+            return known[2]
+        return self._remember(context, actions, self._policy.pmf(context, actions))
+
+    def score(
+        self,
+        rows: Iterable[Interaction],
+        settings: ExperimentSettings,
+        *,
+        champion: Policy | None,
+        champion_id: str | None,
+    ) -> Scores:
+        """Score rows that the model has not learnt, by its own reward model; raises `CorruptModel` without one."""
+        reward_model = self._rewards()
+        scored, scale = Scoring(champion, champion_id, settings), RewardScale(settings.rewards)
+        for row in rows:
+            costs = reward_model.costs(row.context, row.actions)
+            scored.add(row, self.pmf(row.context, row.actions), [scale.reward(cost) for cost in costs])
+        return scored.scores()
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._policy.close()
+        if self._reward_model is not None:
+            self._reward_model.close()
+
+    def _rewards(self) -> RewardModel:
+        if self._reward_model is None:
+            if not self._learnt_rewards:
+                raise CorruptModel(f"the model has no {REWARD_MODEL}, so it cannot be compared with another")
+            self._reward_model = RewardModel(self._policy.encoder, self._policy.learning, model=self._learnt_rewards)
+            self._learnt_rewards = None
+        return self._reward_model
+
+    def _remember(self, context: Context, actions: Sequence[Action], pmf: list[float]) -> list[float]:
+        if len(self._answers) >= ANSWERS_MAX:
+            self._answers.clear()
+        self._answers[id(context)] = (context, actions, pmf)
+        return pmf
