@@ -1,12 +1,14 @@
-"""The admin console at `/`: pages made on the server, without scripts and without anything from elsewhere.
+"""The admin console at `/`: a page to leave open, made on the server, without anything from elsewhere.
 
-It shows what `status` says, the runs as a picture of lifts with their intervals, models, evaluations and workers, and
-offers the few things one does by hand. Forms post back to the same origin (the doorkeeper checks) and lead to the
-page they came from, with one line that says what came of it.
+It shows the board of each experiment (`serving.learner.board`) and offers the few things one does by hand. The one
+script fetches the page again and swaps the board; without it the page works as it is. Forms post back to the same
+origin (the doorkeeper checks) and lead to the page they came from, with one line that says what came of it.
 """
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,22 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from bandit.errors import NotFound, RewardloopError
 from serving.learner import models
+from serving.learner.board import board
 from serving.learner.certificates import evaluations
 from serving.learner.cycle import Cycle
 from serving.learner.hosting import LearnerService
-from serving.learner.run_picture import run_picture
-from serving.learner.status import experiment_status
 
-RUNS_SHOWN = 20
-RUNS_PICTURED = 100
 MODELS_SHOWN = 20
 EVALUATIONS_SHOWN = 20
 
+_PAGES = Path(__file__).parent / "pages"
+_SCRIPT = (_PAGES / "refresh.js").read_text("utf-8")
+_POLICY = (
+    f"default-src 'none'; script-src 'sha256-{b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}'; "
+    "connect-src 'self'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
+)
 _environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
+    loader=jinja2.FileSystemLoader(_PAGES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -47,7 +52,11 @@ def _moment(value: Any) -> str:
     return "–" if value is None else str(value)[:19].replace("T", " ")
 
 
-_environment.filters |= {"number": _number, "moment": _moment}
+def _clock(value: Any) -> str:
+    return _moment(value)[11:] or "–"
+
+
+_environment.filters |= {"number": _number, "moment": _moment, "clock": _clock}
 
 
 def add_console(app: FastAPI, service: LearnerService) -> None:
@@ -55,12 +64,15 @@ def add_console(app: FastAPI, service: LearnerService) -> None:
 
     @app.get("/", include_in_schema=False)
     def overview() -> Response:
-        rows = [experiment_status(cycle) for _, cycle in sorted(service.cycles.items())]
-        return _page("overview.html", title="Experiments", experiments=rows, failures=dict(service.failures))
+        cycles = [cycle for _, cycle in sorted(service.cycles.items())]
+        if len(cycles) == 1:
+            return _experiment(service, cycles[0], None)
+        boards = [board(cycle) for cycle in cycles]
+        return _page("overview.html", title="Experiments", boards=boards, failures=dict(service.failures))
 
     @app.get("/experiments/{name}", include_in_schema=False)
     def experiment(name: str, said: str | None = None) -> Response:
-        return _page("experiment.html", title=name, said=said, **_shown(service.cycle(name)))
+        return _experiment(service, service.cycle(name), said)
 
     @app.post("/experiments/{name}/{action}", include_in_schema=False)
     async def act(name: str, action: str, request: Request) -> Response:
@@ -102,19 +114,20 @@ def _pause(cycle: Cycle, paused: bool) -> str:
     return "The schedule is paused." if paused else "The schedule runs again."
 
 
-def _shown(cycle: Cycle) -> dict[str, Any]:
+def _experiment(service: LearnerService, cycle: Cycle, said: str | None) -> Response:
     workspace = cycle.workspace
-    runs = workspace.registry.history("run")
-    return {
-        "state": experiment_status(cycle),
-        "runs": list(reversed(runs[-RUNS_SHOWN:])),
-        "picture": run_picture(runs[-RUNS_PICTURED:]),
-        "models": models.listing(workspace)["models"][:MODELS_SHOWN],
-        "evaluations": evaluations(workspace.experiment.paths)[:EVALUATIONS_SHOWN],
-    }
+    return _page(
+        "experiment.html",
+        title=workspace.experiment.name,
+        alone=len(service.cycles) == 1,
+        said=said,
+        failures=dict(service.failures),
+        board=board(cycle),
+        models=models.listing(workspace)["models"][:MODELS_SHOWN],
+        evaluations=evaluations(workspace.experiment.paths)[:EVALUATIONS_SHOWN],
+    )
 
 
 def _page(template: str, **values: Any) -> Response:
-    page = _environment.get_template(template).render(**values)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
-    return HTMLResponse(page, headers={"content-security-policy": policy, "cache-control": "no-store"})
+    page = _environment.get_template(template).render(script=_SCRIPT, **values)
+    return HTMLResponse(page, headers={"content-security-policy": _POLICY, "cache-control": "no-store"})

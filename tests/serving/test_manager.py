@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,25 +11,18 @@ import pytest
 from rewardloop_client import EvalScore, ExperimentManager, NotFound, Refused
 
 from bandit import errors
-from bandit.experiment import Experiment
-from serving.cli.common import now
 from serving.learner import steps
 from serving.learner.challengers import STANDING
-from tests.serving.learner_support import settings, world
-from tests.serving.test_service import QUICK, Service, start
+from tests.serving.learner_support import world
+from tests.serving.service_support import Service, served
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "step_by_step.py"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    data_dir = tmp_path_factory.mktemp("manager")
-    Experiment.create(data_dir, "test", settings(**QUICK), now=now())
-    running = start(data_dir)
-    yield running
-    running.close()
-    running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(10) == 0
+    with served(tmp_path_factory.mktemp("manager")) as running:
+        yield running
 
 
 def example() -> ModuleType:
@@ -44,7 +36,7 @@ def example() -> ModuleType:
 def test_the_worked_example_walks_the_loop_and_asserts_the_state_after_every_step(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    earned = example().main(str(service.api.base_url), service.learner.url, batch=150, rounds=1)
+    earned = example().main(str(service.api.base_url), service.learner.url, batch=100, rounds=1)
     assert earned > 0.7
     assert "first model" in capsys.readouterr().out
 
