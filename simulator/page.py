@@ -11,13 +11,13 @@ from jinja2 import Environment as Templates
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
+<title>{{ title }}</title><link rel="icon" href="data:,">
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p, figcaption { color: #6b7280 } figure { margin: 1rem 0 } img { max-width: 100%; height: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #e5e7eb }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem .3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid #e5e7eb }
 th { font-weight: 600 } th:first-child, td:first-child { text-align: left }
 pre { background: #f9fafb; padding: .6rem .8rem; overflow-x: auto }
 </style></head><body>
@@ -25,9 +25,9 @@ pre { background: #f9fafb; padding: .6rem .8rem; overflow-x: auto }
 {% for figure in figures %}<figure><img alt="{{ figure.caption }}" src="data:image/png;base64,{{ figure.data }}">
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}{% for table in tables %}<h2>{{ table.title }}</h2>
-<table><thead><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+<div class="scroll"><table><thead><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table>
+{% endfor %}</tbody></table></div>
 {% endfor %}<h2>The same again</h2><pre>{{ command }}</pre>
 </body></html>
 """

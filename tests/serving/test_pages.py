@@ -1,0 +1,91 @@
+"""The pages as a browser shows them: no complaint, nothing from elsewhere, and no scrolling sideways on a phone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from click.testing import CliRunner
+
+from serving.cli import cli
+from tests.browser import Browser, Visit
+from tests.serving.learner_support import BEST, history
+from tests.serving.service_support import Service, served
+
+pytestmark = pytest.mark.external
+
+PHONE, DESK = 390, 1200
+SMALL = (
+    *("--env", "linear", "--algorithm", "default", "--encoder", "zscore", "--seeds", "0", "--jobs", "1"),
+    *("--interactions", "100", "--batch", "50", "--warm-start", "40"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A loop with a first model, a verdict on its challenger, and decisions that still wait."""
+    with served(tmp_path_factory.mktemp("pages")) as running:
+        past = history(120, random.Random(0), lambda sky, action: float(BEST[sky] == action))
+        rows = "\n".join(json.dumps(row) for row in past)
+        running.admin.post("/import", content=rows, headers={"content-type": "application/x-ndjson"}).raise_for_status()
+        running.wait("the first model", lambda: running.status()["champion"])
+        running.play(200)
+        running.wait("a verdict", lambda: running.status()["runs"] >= 2)
+        yield running
+
+
+def look(browser: Browser, url: str, *, stay_s: float = 0.3) -> Visit:
+    """The page at desk width, after making sure that it is sound there and on a phone."""
+    for width in (PHONE, DESK):
+        seen = browser.visit(url, width=width, stay_s=stay_s)
+        assert seen.complaints == [], url
+        assert {urlsplit(asked).hostname for asked in seen.requests} <= {urlsplit(url).hostname, None}, seen.requests
+        assert seen.needed_width <= width, f"{url} is {seen.needed_width} wide on {width}"
+    return seen
+
+
+def test_the_console_shows_the_loop_and_keeps_itself_fresh(browser: Browser, service: Service) -> None:
+    url = service.learner.url + "/"
+    page = look(browser, url)
+    state = service.status()
+    for shown in ("generation ", "Reward", "Verdicts", "Health of the loop", state["why"].split(": ")[-1]):
+        assert shown in page.text
+    assert page.requests[0] == url
+    before = service.status()["counts"]["decisions"]
+    service.play(5)
+    service.wait("they are joined", lambda: service.status()["counts"]["decisions"] == before + 5)
+    fresh = browser.visit(url, width=DESK, stay_s=4.0)
+    assert fresh.requests.count(url) == 2
+    assert f"{before + 5:,}\nlive decisions" in fresh.text
+
+
+def test_an_evaluation_report_is_whole_by_itself(browser: Browser, service: Service) -> None:
+    found = service.admin.get("/evaluations").json()["evaluations"]
+    for evaluation in found:
+        url = f"{service.learner.url}/v1/experiments/test/evaluations/{evaluation['id']}?format=html"
+        assert evaluation["verdict"]["reason"] in look(browser, url).text
+
+
+def test_the_docs_page_of_the_decision_api_needs_no_network(browser: Browser, service: Service) -> None:
+    page = look(browser, f"{service.api.base_url}/docs")
+    assert "/v1/experiments/{experiment}/recommend" in page.text
+
+
+def test_the_pages_of_simulate_and_compare_are_single_files(browser: Browser, tmp_path: Path) -> None:
+    for command in ("simulate", "compare"):
+        folder = tmp_path / command
+        arguments = [command, *SMALL, "--data-dir", str(folder)]
+        assert CliRunner().invoke(cli, arguments, standalone_mode=False).exception is None
+        (file,) = folder.glob("*.html")
+        page = look(browser, file.as_uri())
+        assert "linear" in page.text
