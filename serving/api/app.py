@@ -105,7 +105,7 @@ class DecisionApp:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.api.hosting.start()
-                except Exception as error:
+                except Exception as error:  # whatever it is, the server is told and it is raised again
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     raise
                 await send({"type": "lifespan.startup.complete"})

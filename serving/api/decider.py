@@ -23,11 +23,11 @@ from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, RewardEv
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from bandit.settings import Limits
-from bandit.types import SLICE_CONTROL, Action, Policy
+from bandit.types import SLICE_CONTROL, SLOT_FEATURE, Action, Policy
 from serving.api.answers import Answer, AnyAnswer, SlotsAnswer, decode_answer, encode_answer, rank
 from serving.api.champion import choose_model, choose_trial, wanted_trial
 from serving.api.counters import Counters
-from serving.api.drawing import SLOT_FEATURE, State, draw, offer
+from serving.api.drawing import State, draw, offer
 from serving.api.features import check_name
 from serving.api.identity import body_digest, slot_event_id, uuid7
 from serving.api.known_actions import KnownActions

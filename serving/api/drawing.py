@@ -25,9 +25,6 @@ log = logging.getLogger("rewardloop.api")
 BASELINE_MODEL_ID = "baseline"
 """The model_id of decisions in the modes that always answer the baseline action."""
 
-SLOT_FEATURE = "_slot"
-"""The context feature that carries the slot's number (as text: slots are places, not quantities)."""
-
 _ANSWERS_BASELINE = ("apprentice", "logging_only")
 
 

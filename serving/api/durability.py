@@ -73,8 +73,8 @@ class Commit:
         for callback in callbacks:
             try:
                 callback()
-            except Exception:
-                log.exception("an answer could not be given")  # the others still must be
+            except Exception:  # the others must still be told
+                log.exception("an answer could not be given")
 
 
 class CommitWaiter:

@@ -91,7 +91,7 @@ class Api:
             reply = await endpoint()
         except ClientGone:
             raise
-        except Exception as error:
+        except Exception as error:  # refused by its kind; one that nobody expected is logged and counted there
             reply = self.refusal(route, experiment, error)
         self.observe(route, experiment, started)
         return reply

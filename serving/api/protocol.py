@@ -256,7 +256,7 @@ class HotCycle:
         try:
             self.api.authority.check(self.headers, route.scope, experiment)
             self.begun = begin(experiment, self.headers, self.body)
-        except Exception as error:
+        except Exception as error:  # as in `Api.run`
             self._give(self.api.refusal(route, experiment, error))
             return
         if self.begun.commit is None:
@@ -268,7 +268,7 @@ class HotCycle:
         """The commit is settled: answer."""
         try:
             reply = self.begun.finish()
-        except Exception as error:
+        except Exception as error:  # as in `Api.run`
             reply = self.api.refusal(self.route.route, self.route.experiment, error)
         self._give(reply)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -61,6 +63,27 @@ def test_a_service_that_is_down_or_hangs_costs_no_more_than_the_timeout() -> Non
                     started = time.perf_counter()
                     assert not recommender.recommend({}, ["a"], default="a").learnable
                     assert time.perf_counter() - started < 0.1 + 0.25  # the margin is for a busy machine
+
+
+def test_an_answer_that_drips_costs_no_more_than_the_timeout() -> None:
+    ended = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
+            while not ended.wait(0.03):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        with Recommender(f"http://127.0.0.1:{server.getsockname()[1]}", timeout_s=0.2) as recommender:
+            started = time.perf_counter()
+            assert not recommender.recommend({}, ["a"], default="a").learnable
+            assert 0.15 < time.perf_counter() - started < 0.2 + 0.25
+        ended.set()
+        thread.join()
 
 
 def test_rewards_travel_together_with_an_id_of_their_own(server: Any, recommender: Recommender) -> None:

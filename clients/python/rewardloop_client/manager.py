@@ -109,7 +109,7 @@ class Handle(Generic[_T]):
     def _run(self, work: Callable[[], _T]) -> None:
         try:
             self._outcome.append(work())
-        except BaseException as error:
+        except BaseException as error:  # handed to whoever asks for the result
             self._error = error
 
     def done(self) -> bool:

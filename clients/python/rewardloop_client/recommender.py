@@ -27,6 +27,7 @@ import httpx
 
 from rewardloop_client import wire
 from rewardloop_client.client import Client
+from rewardloop_client.deadline import DeadlineTransport
 from rewardloop_client.errors import InvalidRequest, Rejected, RewardloopError, TooManyRequests
 from rewardloop_client.types import Action
 
@@ -81,7 +82,11 @@ class Recommender:
     ) -> None:
         connect_s = timeout_s * _CONNECT_SHARE
         deadline = httpx.Timeout(timeout_s - connect_s, connect=connect_s, pool=connect_s)
-        self._asking = Client(base_url, experiment, api_key=api_key, timeout_s=deadline, retries=0)
+        self._timeout_s = timeout_s
+        self._deadline = DeadlineTransport(connections_max=wire.CONNECTIONS_MAX)
+        self._asking = Client(
+            base_url, experiment, api_key=api_key, timeout_s=deadline, retries=0, transport=self._deadline
+        )
         self._reporting = Client(base_url, experiment, api_key=api_key, retries=0, connections_max=1)
         self._queue: deque[dict[str, Any]] = deque()
         self._rewards_max = rewards_max
@@ -113,7 +118,8 @@ class Recommender:
         """What to show: the service's decision, or `default` when none came in time. Never raises."""
         ident = event_id or wire.new_event_id()
         try:
-            found = self._asking.recommend(context, actions, event_id=ident, excluded=excluded)
+            with self._deadline.within(self._timeout_s):
+                found = self._asking.recommend(context, actions, event_id=ident, excluded=excluded)
         except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
             self.counters.defaults += 1
             log.warning("the default is shown: %s: %s", type(error).__name__, error)
