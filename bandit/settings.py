@@ -82,6 +82,7 @@ class Learning(_Section, frozen=True):
     l2: NonNegative = 0.0
     bits: Annotated[int, Meta(ge=10, le=28)] = 18
     cb_type: Literal["mtr", "ips", "dr"] = "mtr"
+    passes: Annotated[int, Meta(ge=1, le=10)] = 2
     importance_max: Positive = 100.0
     propensity_min: Annotated[float, Meta(gt=0, le=0.1)] = 1e-4
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0

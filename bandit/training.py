@@ -32,6 +32,8 @@ FIRST_REFIT_ROWS = 50
 """The encoder is first fitted after so many rows, then each time the rows have doubled."""
 REFIT_ROWS_MAX = 50_000
 """Beyond this many rows quantiles hardly move, and learning everything again would take long."""
+REPEATED_ROWS_MAX = 5_000
+"""A log of so many rows is read `learning.passes` times when it is learnt anew; a longer one teaches enough in one."""
 BULK_ROWS_MIN = 20_000
 """From so many rows on, VW reads them from files by itself, policy and reward model side by side."""
 TEXTS_MAX = 2000
@@ -160,7 +162,7 @@ class Learning:
         scored = Scoring(champion, champion_id, self.settings, tried)
         past: list[Interaction] | None = None
         position = 0
-        while position < len(rows):
+        while True:
             end = len(rows)
             if history is not None and self.rows_learnt <= REFIT_ROWS_MAX:
                 if self.rows_learnt >= self._refit_at:
@@ -168,9 +170,10 @@ class Learning:
                         past = list(history())
                     self._relearn(past + rows[:position], self.settings)
                 end = min(end, position + self._refit_at - self.rows_learnt)
+            if position == end:
+                return scored.scores()
             self._learn_all(rows[position:end], scored if score else None)
             position = end
-        return scored.scores()
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None) -> None:
         if len(rows) >= BULK_ROWS_MIN:
@@ -198,7 +201,11 @@ class Learning:
         self._scale = RewardScale(settings.rewards)
         self.rows_learnt = 0
         self._start(_fit(settings, rows), None)
-        self._learn_all(rows, None)
+        for again in range(settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1):
+            if again:
+                self.rows_learnt = 0
+                self.policy.count_anew()
+            self._learn_all(rows, None)
         self._refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
 
 

@@ -113,6 +113,10 @@ class VWPolicy:
         ramps = [1.0 if action.features else min(counts.get(action.id, 0) / KNOWN_ROWS, 1.0) for action in actions]
         return ramps if min(ramps) < 1.0 else None
 
+    def count_anew(self) -> None:
+        """Forget what was counted, not what was learnt: the same rows will be learnt once more."""
+        self.rows_learnt, self.action_counts, self._ramped_actions = 0, {}, None
+
     def count(self, action: Action) -> None:
         """Note that one more row has been learnt, of this action."""
         self.rows_learnt += 1

@@ -18,7 +18,7 @@ import msgspec
 from bandit.registry import Champion, Trial
 from bandit.settings import Serving
 from evaluation.gate import Verdict
-from serving.learner.challengers import KIND_LEARNING, KIND_TRIAL, ChallengerState, ChallengerStore
+from serving.learner.challengers import KIND_LEARNING, KIND_TRIAL, STANDING, ChallengerState, ChallengerStore
 from serving.learner.judging import Look
 from serving.learner.promotion import publish_learning
 from serving.learner.trainer import Trainer
@@ -26,6 +26,9 @@ from serving.learner.workspace import Workspace
 
 REFRESH_GROWTH = 1.05
 """A challenger on trial is replaced by its newer self when that has learnt from so many times as many rows."""
+
+AHEAD = 1.0
+"""By how many standard errors another challenger's evidence has to be ahead to take the place on trial."""
 
 
 def update_trial(
@@ -49,7 +52,7 @@ def update_trial(
     ):
         registry.clear_trial()
         current = None
-    best = _most_promising(learning)
+    best = _most_promising(learning, current)
     if best is None:
         return
     share = share_for(best.verdict, serving)
@@ -88,10 +91,16 @@ def _evidence(verdict: Verdict) -> float:
     return verdict.z * verdict.weighed.value / reach if reach > 0 else 0.0
 
 
-def _most_promising(looks: Sequence[Look]) -> Look | None:
-    """The undecided one with the strongest evidence for a lift."""
-    undecided = [look for look in looks if not look.verdict.rejected]
-    return max(undecided, key=lambda look: _evidence(look.verdict), default=None)
+def _most_promising(looks: Sequence[Look], current: Trial | None) -> Look | None:
+    """The undecided one with the strongest evidence for a lift; the one on trial (first, the standing one) is left only
+    for one that is clearly ahead, because its evidence is in the rows in which it had its share.
+    """
+    undecided = {look.state.name: look for look in looks if not look.verdict.rejected}
+    best = max(undecided.values(), key=lambda look: _evidence(look.verdict), default=None)
+    known = undecided.get(current.challenger if current is not None else STANDING)
+    if best is None or known is None:
+        return best
+    return best if _evidence(best.verdict) > _evidence(known.verdict) + AHEAD else known
 
 
 def _is_news(current: Trial, state: ChallengerState) -> bool:

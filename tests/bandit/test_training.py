@@ -24,10 +24,11 @@ from bandit.policies import (
 )
 from bandit.registry import ModelRegistry
 from bandit.scoring import RewardScale, Scores
-from bandit.settings import ExperimentSettings, Rewards
+from bandit.settings import ExperimentSettings, Rewards, merge_settings
 from bandit.training import Learning
 from bandit.types import Action, Interaction
 from bandit.vw_file import finish_pass, learn_file, read_predictions, run_pass, start_pass
+from bandit.vw_policy import KNOWN_ROWS
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of, settings
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -124,6 +125,23 @@ def test_the_encoder_is_fitted_again_as_the_rows_double(rows: list[Interaction])
     kept.step(rows, champion=None, champion_id=None)
     assert kept.encoder.rows == 100
     kept.close()
+
+
+def test_a_refit_that_is_due_after_the_last_row_waits_for_no_further_one(rows: list[Interaction]) -> None:
+    learning, _ = learnt(rows[:200], [], settings())
+    assert learning.encoder.rows == learning.rows_learnt == learning.policy.rows_learnt == 200
+    learning.close()
+
+
+def test_a_short_log_is_read_as_often_as_the_settings_say(rows: list[Interaction]) -> None:
+    known = {}
+    for passes in (1, 2):
+        learning, _ = learnt(rows[:100], [], merge_settings(settings(), {"learning": {"passes": passes}}))
+        row = next(row for row in rows[:100] if row.reward > 0)
+        known[passes] = learning.policy.pmf(row.context, row.actions)[row.index]
+        assert learning.policy.rows_learnt == 100 and max(learning.policy.action_counts.values()) <= KNOWN_ROWS
+        learning.close()
+    assert known[2] > known[1]
 
 
 def test_it_learns_an_interaction_of_two_numbers(rows: list[Interaction]) -> None:
