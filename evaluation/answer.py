@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.checks import weight_audits
+from evaluation.audit import weight_audits
 from evaluation.estimators import ESTIMATORS, ROLES, Z_95, Hyper
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.intervals import BOOTSTRAP_RUNS, bernstein_interval, bootstrap_interval, lift_range

@@ -10,31 +10,36 @@ With Δ = (c − b)/μ:  V₂ = ΣΣ μ Δ²,  V₃ = ΣΣ μ |Δ|³,  h = V₂�
 e² = (Σ Δ_a² (r − q̂_a)² + κ w² s²)/(Σ Δ_a² + κ w²), the signed third moment likewise, s² = mean (r − q̂_a)².
 The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical value is moved with the skewness (Hall 1992,
 "On the removal of skewness by transformation"): up by at most .75 where large losses are rare, down by at most .3 where
-large gains are, because then the mean and its own SE rise together and the plain bound is right too often.
+large gains are, because then the mean and its own SE rise together and the plain bound is right too often; and up by
+1.5/h, because with few draws the misses themselves are hardly known.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from evaluation.estimators import Estimate
 from evaluation.scored import Floats, ScoredRows
 
-PSEUDO_DRAWS = 2.0
-"""κ: ordinary misses mixed into what was seen; with 1 the level rose further; docs/evaluation.md has figures."""
+PSEUDO_DRAWS = 4.0
+"""κ: ordinary misses mixed into what was seen; with 2 the level rose to .066 with three to five telling draws."""
 
 
 SKEW_SHIFT = (2 * 1.6448536269514722**2 + 1) / 6
 """Hall's factor at the one-sided 5% point; further out the expansion breaks down and would freeze the gate."""
 
 SHIFT_UP_MAX, SHIFT_DOWN_MAX = 0.75, 0.3
-"""Largest shifts of the critical value. Up by .5 only, the level rose to .07 in the worst simulated worlds; down by .5
-to .065, by .3 it stayed below .061 (worlds with at least eight telling draws, `python -m benchmarks.caution_study`)."""
+"""Largest shifts of the critical value with skewness. Up by .5 only, the level rose to .07 in the worst worlds; down by
+.5 to .065, by .3 it stayed below .061 (worlds with at least eight telling draws)."""
 
-_SUMS = 7
+FEW_DRAWS = 1.5
+"""The critical value rises by this over the telling draws, as that of Student's t does with few of them: without it the
+level rose to .18 with two draws and .09 with four, with half of it to .11 and .08 (`benchmarks.caution_study`)."""
+
+SUMS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +56,21 @@ class Caution:
 
     @property
     def shift(self) -> float:
-        """How far the critical value is moved: up where large losses are rare, down where large gains are."""
+        """How far the critical value is moved with skewness: up where large losses are rare, down where gains are."""
         return max(-SHIFT_DOWN_MAX, min(SHIFT_UP_MAX, self.skewness * SKEW_SHIFT))
+
+    @property
+    def doubt(self) -> float:
+        """How far the critical value is moved up because few draws tell."""
+        return FEW_DRAWS / self.draws if self.draws > 0 else 0.0
 
     def reach(self, z: float) -> float:
         """How far below the lift its lower bound lies at critical value `z`."""
-        return (z + self.shift) * self.se
+        return (z + self.shift + self.doubt) * self.se
 
     def reach_up(self, z: float) -> float:
         """How far above the lift its upper bound lies; a skewed estimate never brings it nearer."""
-        return (z + abs(self.shift)) * self.se
+        return (z + abs(self.shift) + self.doubt) * self.se
 
 
 def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weights: Floats | None = None) -> Caution:
@@ -70,16 +80,15 @@ def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weight
     rest of μ is taken to be spread evenly over the other actions. With subjects (`rows.cluster`) the critical value is
     never moved down: how their rows add up to rare large gains is not known.
     """
-    sums, start = np.zeros(_SUMS), 0
+    sums, start = np.zeros(SUMS), 0
     for chunk in rows.chunks():
         part = None if weights is None else weights[start : start + len(chunk)]
         sums += caution_sums(chunk, paired=paired, weights=part)
         start += len(chunk)
-    found = caution_of(sums, len(rows), estimate.se)
-    return found if rows.cluster is None else replace(found, skewness=max(0.0, found.skewness))
+    return caution_of(sums, len(rows), estimate.se, clustered=rows.cluster is not None)
 
 
-def caution_of(sums: Floats, n: int, se: float) -> Caution:
+def caution_of(sums: Floats, n: int, se: float, *, clustered: bool = False) -> Caution:
     """The caution due to an estimate with standard error `se` on n rows, from their (added up) `caution_sums`."""
     if n < 2:
         return Caution(0.0, 0.0, 0.0, 0.0)
@@ -93,6 +102,8 @@ def caution_of(sums: Floats, n: int, se: float) -> Caution:
     skewed = (-seen_thirds + pseudo * size * usual**1.5) / (drawn_thirds + pseudo * size)
     variance = max(seconds * missed, (n * se) ** 2)
     skewness = thirds * skewed / variance**1.5 if variance > 0 else 0.0
+    if clustered:
+        skewness = max(0.0, skewness)
     return Caution(math.sqrt(variance) / n, skewness, seconds**3 / thirds**2, seconds)
 
 

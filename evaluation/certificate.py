@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.checks import Check, propensity_checks, without_support
+from evaluation.audit import propensity_checks
+from evaluation.checks import Check, without_support
 from evaluation.diagnostics import diagnose
 from evaluation.estimators import ESTIMATORS, ROLES, Estimate, Hyper, Totals, totals_of_events
 from evaluation.gate import RULES_VERSION, GateRules, Verdict, judge, rules_to_dict

@@ -180,16 +180,21 @@ def totals(rows: ScoredRows, hyper: Hyper | None = None) -> Totals:
     (1.0, 0.75)
     """
     hyper = hyper or Hyper()
-    whole = Totals(Moments.of(np.zeros((_DIMENSIONS, 0))), (0.0, 0.0))
+    whole = no_totals()
     for chunk in rows.chunks():
         whole = whole.merge(_chunk_totals(chunk.reduce(), hyper))
     return whole
 
 
+def no_totals() -> Totals:
+    """The totals of no rows, to merge others into."""
+    return Totals(Moments.of(np.zeros((_DIMENSIONS, 0))), (0.0, 0.0))
+
+
 def totals_of_events(events: ScoredEvents, hyper: Hyper | None = None) -> Totals:
     """The same from already reduced events."""
     hyper = hyper or Hyper()
-    whole = Totals(Moments.of(np.zeros((_DIMENSIONS, 0))), (0.0, 0.0))
+    whole = no_totals()
     for start in range(0, len(events.reward), 8192):
         part = ScoredEvents(*(column[start : start + 8192] for column in events))
         whole = whole.merge(_chunk_totals(part, hyper))

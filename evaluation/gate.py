@@ -16,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from evaluation.caution import Caution, caution
-from evaluation.checks import Check, agreement_note, draws_check, evidence_checks, propensity_checks, without_support
-from evaluation.estimators import Estimate, Hyper, Totals, totals_of_events
-from evaluation.lift import paired_lift, weighted_lift
+from evaluation.checks import Check, agreement_note, draws_check, without_support
+from evaluation.estimators import Estimate, Hyper, Totals
+from evaluation.gathering import Gathered
+from evaluation.lift import weighted_lift
 from evaluation.scored import ScoredRows
 from evaluation.sequential import (
     GROWTH_MIN,
@@ -64,7 +65,7 @@ class GateRules:
     informative_min: int = 5
     top_share_max: float = 0.95
     uncovered_max: float = 0.02
-    draws_min: float = 8.0
+    draws_min: float = 1.5
 
     @classmethod
     def of(cls, settings: Any) -> GateRules:
@@ -125,17 +126,52 @@ def judge(
     `ledger` is the one of the previous verdict (None at the start of a tenure); `checks` are further ones that the
     caller made, such as replayed decisions; with several `challengers` each gets its share of α (Bonferroni).
     """
-    ledger = ledger or AlphaLedger()
-    unsupported = without_support(rows)
-    used = rows.where(~unsupported)
-    excluded = {"no_support": int(unsupported.sum())} if unsupported.any() else {}
-    events = used.reduce()
-    totals = totals_of_events(events, hyper)
-    lift = paired_lift(used, events)
-    everything = [*checks, *(propensity_checks(used) if len(used) else [])]
-    everything += evidence_checks(
-        used,
-        events,
+    gathered = Gathered.of(rows, hyper)
+    used = rows.where(~without_support(rows))
+    if not rules.weighted or len(used) == 0:
+        return judge_gathered(gathered, rules, ledger=ledger, challengers=challengers, checks=checks)
+    weights = stretch_weights(used)
+    scale = float(weights.mean())
+    weighed = weighted_lift(used, used.reduce(), weights / scale)
+    care = caution(used, weighed, weights=weights / scale)
+    evidence = _Weighed(weighed, care, scale)
+    return _verdict(gathered, evidence, rules, ledger=ledger, alpha=rules.alpha / challengers, checks=checks)
+
+
+def judge_gathered(
+    gathered: Gathered,
+    rules: GateRules,
+    *,
+    ledger: AlphaLedger | None = None,
+    challengers: int = 1,
+    checks: Sequence[Check] = (),
+) -> Verdict:
+    """The same for rows gathered before, every row weighing the same whatever the rules say."""
+    evidence = _Weighed(gathered.lift(), gathered.caution(), 1.0)
+    return _verdict(gathered, evidence, rules, ledger=ledger, alpha=rules.alpha / challengers, checks=checks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """The lift that the bounds belong to, the caution due to it, and the mean of its weights before they had mean 1."""
+
+    lift: Estimate
+    caution: Caution
+    scale: float
+
+
+def _verdict(
+    gathered: Gathered,
+    evidence: _Weighed,
+    rules: GateRules,
+    *,
+    ledger: AlphaLedger | None,
+    alpha: float,
+    checks: Sequence[Check],
+) -> Verdict:
+    totals, lift = gathered.totals, gathered.lift()
+    everything = [*checks, *gathered.audit.checks()]
+    everything += gathered.evidence.checks(
         totals,
         rows_min=rules.rows_min,
         ess_min=rules.ess_min,
@@ -144,22 +180,17 @@ def judge(
         uncovered_max=rules.uncovered_max,
     )
     everything.append(agreement_note(totals))
-    weights = stretch_weights(used) if rules.weighted and len(used) else np.ones(len(used))
-    scale = float(weights.mean()) if len(used) else 1.0
-    weighed = weighted_lift(used, events, weights / scale)
-    care = caution(used, weighed, weights=weights / scale)
-    identical = not events.lift.any()
-    if not identical:
-        everything.append(draws_check(care.draws, rules.draws_min))
-    alpha = rules.alpha / challengers
-    case = _Case(lift, weighed, totals, rules, ledger, alpha, tuple(everything), len(used), care, scale)
-    ruling = _rule(case, identical=identical)
+    if not gathered.identical:
+        everything.append(draws_check(evidence.caution.draws, rules.draws_min))
+    ledger = ledger or AlphaLedger()
+    case = _Case(lift, evidence, totals, rules, ledger, alpha, tuple(everything), gathered.n)
+    ruling = _rule(case, identical=gathered.identical)
     return Verdict(
         lift=lift,
-        weighed=weighed,
+        weighed=evidence.lift,
         relative=case.relative,
-        n=len(used),
-        excluded=excluded,
+        n=gathered.n,
+        excluded=gathered.excluded,
         checks=tuple(everything),
         totals=totals,
         **{field.name: getattr(ruling, field.name) for field in fields(ruling)},
@@ -171,15 +202,21 @@ class _Case:
     """Everything a ruling depends on."""
 
     lift: Estimate
-    weighed: Estimate
+    evidence: _Weighed
     totals: Totals
     rules: GateRules
     ledger: AlphaLedger
     alpha: float
     checks: tuple[Check, ...]
     n: int
-    caution: Caution
-    scale: float
+
+    @property
+    def weighed(self) -> Estimate:
+        return self.evidence.lift
+
+    @property
+    def caution(self) -> Caution:
+        return self.evidence.caution
 
     @property
     def champion_value(self) -> float:
@@ -221,7 +258,7 @@ class _Case:
 
     def look(self) -> Look | None:
         """Take a look when one is planned and brings new evidence; None otherwise."""
-        clock = self.caution.clock * self.scale**2
+        clock = self.caution.clock * self.evidence.scale**2
         if clock <= 0 or self.caution.se <= 0:
             return None
         if self.rules.looks == "anytime":

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
+from evaluation.audit import propensity_checks
 from evaluation.caution import caution
-from evaluation.checks import evidence_checks, propensity_checks, without_support
+from evaluation.checks import Evidence, without_support
 from evaluation.estimators import totals_of_events
 from evaluation.gate import GateRules
 from evaluation.lift import clustered_mean, mean_with_se
@@ -68,9 +69,9 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
     lift = mean_with_se(over) if used.cluster is None else clustered_mean(over, used.cluster)
     care = caution(used, value, paired=False)
     ess = totals.ess("candidate")
-    checks = evidence_checks(
-        used,
-        events,
+    evidence = Evidence(n)
+    evidence.add(used)
+    checks = evidence.checks(
         totals,
         rows_min=rules.rows_min,
         ess_min=rules.ess_min,
@@ -83,7 +84,7 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
     poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
     wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
     answer = " ".join(wrong + poor)
-    reach = (z + abs(care.shift)) * max(value.se, care.se)
+    reach = care.reach_up(z)
     return Ranked(
         policy=name,
         n=n,

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.checks import Check, propensity_checks, weight_audits
+from evaluation.audit import propensity_checks, weight_audits
+from evaluation.checks import Check
 from evaluation.diagnostics import diagnose, lift_by_segment, weight_histogram
 from evaluation.gate import GateRules, judge
 from evaluation.intervals import bernstein_interval, bootstrap_interval, normal_interval

@@ -1,0 +1,107 @@
+"""Everything that a verdict rests on, gathered from a log chunk by chunk.
+
+What is kept does not grow with the log: sums, the heaviest hundredth of the weights, and one sum per subject where
+there are subjects. Rows in memory and rows in a file go the same way, so they give the same verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from evaluation.audit import Audit
+from evaluation.caution import SUMS, Caution, caution_of, caution_sums
+from evaluation.checks import Evidence, without_support
+from evaluation.estimators import Estimate, Hyper, Totals, no_totals, totals_of_events
+from evaluation.scored import ScoredRows
+
+
+class Source(Protocol):
+    """Scored rows that come in chunks, again and again in the same order: `ScoredRows` itself, or a file of them."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(self) -> Iterator[ScoredRows]:
+        """The rows, a few at a time."""
+        ...
+
+    def digest(self) -> str:
+        """What `ScoredRows.digest` gives for all rows together."""
+        ...
+
+
+class Gathered:
+    """The evidence of the rows that can speak: those logged with probability 1 are left out and counted."""
+
+    def __init__(self, rows_max: int, hyper: Hyper | None = None) -> None:
+        self.hyper = hyper or Hyper()
+        self.n = self.without_support = 0
+        self.totals: Totals = no_totals()
+        self.audit, self.evidence = Audit(), Evidence(rows_max)
+        self.identical = True
+        self.lift_range = (math.inf, -math.inf)
+        self.reward_range = (math.inf, -math.inf)
+        self.clustered = False
+        self._caution = np.zeros(SUMS)
+        self._clusters: dict[str, list[float]] = {}
+
+    @classmethod
+    def of(cls, source: Source, hyper: Hyper | None = None) -> Gathered:
+        """All that `source` has to say."""
+        gathered = cls(len(source), hyper)
+        for chunk in source.chunks():
+            gathered.add(chunk)
+        return gathered
+
+    def add(self, rows: ScoredRows) -> None:
+        """Take in one more chunk of rows, whether they can speak or not."""
+        unsupported = without_support(rows)
+        self.without_support += int(unsupported.sum())
+        used = rows.where(~unsupported)
+        if len(used) == 0:
+            return
+        self.n += len(used)
+        events = used.reduce()
+        lifts = events.lift
+        self.totals = self.totals.merge(totals_of_events(events, self.hyper))
+        self.audit.add(used)
+        self.evidence.add(used)
+        self._caution += caution_sums(used)
+        self.identical = self.identical and not lifts.any()
+        self.lift_range = _wider(self.lift_range, lifts.min(), lifts.max())
+        low, high = min(used.reward.min(), used.q.min()), max(used.reward.max(), used.q.max())
+        self.reward_range = _wider(self.reward_range, low, high)
+        if used.cluster is not None:
+            self.clustered = True
+            for subject, lift in zip(used.cluster, lifts.tolist(), strict=True):
+                known = self._clusters.setdefault(subject, [0.0, 0.0])
+                known[0] += lift
+                known[1] += 1.0
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Rows left out, by reason."""
+        return {"no_support": self.without_support} if self.without_support else {}
+
+    def lift(self) -> Estimate:
+        """The paired DR lift, its SE over subjects where there are any (Liang & Zeger 1986)."""
+        lift = self.totals.lift()
+        if not self.clustered or self.n == 0:
+            return lift
+        sums = np.array(list(self._clusters.values()))
+        groups = len(sums)
+        if groups < 2:
+            return Estimate(lift.value, 0.0, self.n)
+        centred = sums[:, 0] - sums[:, 1] * lift.value
+        return Estimate(lift.value, math.sqrt(groups / (groups - 1) * float(centred @ centred)) / self.n, self.n)
+
+    def caution(self) -> Caution:
+        """The caution due to the lift, every row weighing the same."""
+        return caution_of(self._caution, self.n, self.lift().se, clustered=self.clustered)
+
+
+def _wider(known: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    return min(known[0], float(low)), max(known[1], float(high))
