@@ -28,12 +28,12 @@ class Frozen:
         self._reward_model: RewardModel | None = None
         self._answers: dict[int, tuple[Context, Sequence[Action], list[float]]] = {}
 
-    def pmf(self, context: Context, actions: Sequence[Action]) -> list[float]:
+    def pmf(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """The policy's pmf, which must not be changed; the very same objects as before give the very same answer."""
         known = self._answers.get(id(context))
         if known is not None and known[0] is context and known[1] is actions:
             return known[2]
-        return self._remember(context, actions, self._policy.pmf(context, actions))
+        return self._remember(context, actions, self._policy.pmf(context, actions, line))
 
     def score(
         self,
@@ -47,8 +47,9 @@ class Frozen:
         reward_model = self._rewards()
         scored, scale = Scoring(champion, champion_id, settings), RewardScale(settings.rewards)
         for row in rows:
-            costs = reward_model.costs(row.context, row.actions)
-            scored.add(row, self.pmf(row.context, row.actions), [scale.reward(cost) for cost in costs])
+            line = self._policy.encoder.context_line(row.context)
+            costs = reward_model.costs(row.context, row.actions, line)
+            scored.add(row, self.pmf(row.context, row.actions, line), [scale.reward(cost) for cost in costs])
         return scored.scores()
 
     def close(self) -> None:

@@ -23,9 +23,9 @@ class RewardModel:
         self.encoder = encoder
         self._vw = VWWorkspace(encoder, reward_arguments(learning, encoder.interactions), model)
 
-    def costs(self, context: Context, actions: Sequence[Action]) -> list[float]:
-        """k predicted costs in the order of `actions`."""
-        return self._vw.predict(context, actions)
+    def costs(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
+        """k predicted costs in the order of `actions`; `line` as for `VWPolicy.pmf`."""
+        return self._vw.predict(context, actions, line)
 
     def learn(self, row: RowText, actions: Sequence[Action], cost: float) -> list[float]:
         """One update from the observed cost of the chosen action; gives the predicted costs as they were before it."""

@@ -59,13 +59,14 @@ class VWPolicy:
         self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
         self._propensity_min = max(learning.propensity_min, 1.0 / learning.importance_max)
 
-    def pmf(self, context: Context, actions: Sequence[Action]) -> list[float]:
+    def pmf(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """k probabilities in the order of `actions`, summing to 1 and none below the floor.
 
+        `line` is the context's line in this encoding, where the caller has it at hand.
         Raises `CorruptModel` when the model's weights are no numbers any more, `InvalidRequest` when there are
         no actions or two of one id.
         """
-        return self.explore(self._vw.predict(context, actions), self.rows_learnt, actions)
+        return self.explore(self._vw.predict(context, actions, line), self.rows_learnt, actions)
 
     def explore(self, numbers: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
         """The pmf out of VW's k numbers (costs for squarecb, else probabilities), given after `rows_learnt` rows."""

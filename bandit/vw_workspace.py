@@ -62,16 +62,17 @@ class VWWorkspace:
         position = self.arguments.index("--random_seed")
         return [*self.arguments[:position], *self.arguments[position + 2 :]]
 
-    def predict(self, context: Context, actions: Sequence[Action]) -> list[float]:
+    def predict(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """VW's k numbers in the order of `actions`: probabilities of a policy, costs of a regression.
 
+        `line` is the context's line, where the caller has it at hand.
         `actions` is recognised by identity, so a catalogue handed in as the same tuple costs nothing more.
         """
         if self._closed:
             raise RuntimeError("this model has been closed")
         vw = self._vw
         examples = self._last_examples if actions is self._last_actions else self._examples(actions)
-        shared = _parse(vw, self.encoder.context_line(context))
+        shared = _parse(vw, line or self.encoder.context_line(context))
         _predict(vw, shared + examples)
         numbers: list[float] = shared[0].get_action_scores()
         _finish(vw, shared)

@@ -37,18 +37,21 @@ def write_parquet(
     columns: pd.DataFrame | Mapping[str, Any],
     *,
     metadata: Mapping[str, Any] | None = None,
+    using: tuple[duckdb.DuckDBPyConnection, Path] | None = None,
 ) -> int:
     """Write a DataFrame, or columns of equal length (arrays, lists, lists of lists), as `path`; returns the rows.
 
-    `metadata` goes into the file's footer, each value as text or as JSON.
+    `metadata` goes into the file's footer, each value as text or as JSON. `using` saves opening a connection: a cursor
+    of an open one, and the folder on the same disk that it may write to.
     """
     frame = columns if isinstance(columns, pd.DataFrame) else pd.DataFrame({k: _column(v) for k, v in columns.items()})
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    folder = using[1] if using else path.parent
+    temporary = folder / f".{path.name}.{uuid.uuid4().hex}"
     options = "FORMAT parquet, COMPRESSION zstd"
     if metadata:
         pairs = (f"{quote(key)}: {quote(_text(value))}" for key, value in metadata.items())
         options += f", KV_METADATA {{{', '.join(pairs)}}}"
-    connection = connect(None, [path.parent])
+    connection = using[0] if using else connect(None, [folder])
     try:
         connection.register("frame", frame)
         row = connection.execute(
@@ -56,7 +59,7 @@ def write_parquet(
         ).fetchone()
         os.replace(temporary, path)
     finally:
-        connection.close()
+        connection.close()  # a cursor takes what was registered along
         temporary.unlink(missing_ok=True)
     return int(row[0]) if row else 0
 

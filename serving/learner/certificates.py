@@ -58,7 +58,13 @@ def file_evaluation(
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
     _write(incoming / CERTIFICATE, msgspec.json.format(msgspec.json.encode(content), indent=1), workspace.durable)
-    write_parquet(incoming / SCORED, look.rows.to_frame(), metadata={"evaluation_id": evaluation_id})
+    warehouse = workspace.warehouse
+    write_parquet(
+        incoming / SCORED,
+        look.rows.to_frame(),
+        metadata={"evaluation_id": evaluation_id},
+        using=(warehouse.cursor(), warehouse.scratch),
+    )
     _write(incoming / REPORT, render_report(content, look.rows).encode(), workspace.durable)
     if workspace.durable:
         fsync_directory(incoming)
