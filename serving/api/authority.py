@@ -54,13 +54,21 @@ class Authority:
             raise ApiProblem(
                 "unauthorized",
                 "Send an API key as `Authorization: Bearer …`; `rewardloop keys create` makes one.",
+                field="authorization",
                 headers=_CHALLENGE,
             )
         key = self.ring.find(shown)
         if key is None:
-            raise ApiProblem("unauthorized", "This API key is unknown or revoked.", headers=_CHALLENGE)
+            raise ApiProblem(
+                "unauthorized", "This API key is unknown or revoked.", field="authorization", headers=_CHALLENGE
+            )
         if not key.allows(scope, experiment if experiment is not None else _sole(key)):
-            raise ApiProblem("forbidden", f"This API key does not allow that here: it needs the scope {scope}.")
+            raise ApiProblem(
+                "forbidden",
+                f"This API key does not allow that here: it needs the scope {scope}.",
+                field="authorization",
+                limit=f"scope {scope}",
+            )
         return key
 
 

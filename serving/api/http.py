@@ -37,8 +37,8 @@ class Reply(NamedTuple):
 async def read_body(receive: Receive, headers: Headers, bytes_max: int, setting: str) -> bytes:
     """The request's body, counted while it is read; raises `ApiProblem` (413) and `ClientGone`."""
     declared = headers.content_length
-    if declared is not None and declared.isdigit() and int(declared[:18]) > bytes_max:
-        if headers.expect is None:  # else the client waits for leave to send it
+    if declared is not None and declared.isdigit() and (length := int(declared[:18])) > bytes_max:
+        if headers.expect is None and length <= DISCARDED_BYTES_MAX:  # else the client waits for leave to send it
             await _discard(receive)
         raise too_large(bytes_max, setting)
     message = await _next(receive)

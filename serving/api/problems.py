@@ -87,14 +87,20 @@ def problem_of(error: RewardloopError) -> ProblemBody:
     if isinstance(error, InvalidInput):
         return problem("invalid-request", str(error), error.problems)
     if isinstance(error, NotFound):
-        return problem("not-found", str(error))
+        return problem("not-found", str(error), _named(error))
     if isinstance(error, Conflict):
-        return problem("conflict", str(error))
+        return problem("conflict", str(error), _named(error))
     if isinstance(error, Busy):
         return problem("busy", "The queue of the event log is full; try again in a second.")
     if isinstance(error, DurabilityLost):
         return problem("durability-lost", "A write to the event log failed; nothing was recorded. Try again later.")
     return problem("internal", "The server failed to answer; its log says why.")
+
+
+def _named(error: RewardloopError) -> tuple[Problem, ...]:
+    """The field that a message of the form `field: problem` begins with."""
+    field, colon, what = str(error).partition(": ")
+    return (Problem(field, what),) if colon and field.isidentifier() else ()
 
 
 def problem(kind: str, detail: str, problems: Sequence[Problem] = ()) -> ProblemBody:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -62,6 +63,7 @@ class HotProtocol(HttpToolsProtocol):
     unread: int = 0
     """Bytes that came since anything of a request was last complete: an endless head is refused by them."""
 
+    ended: bool = False
     refused: bool = False
     """Whether the connection has had its last answer; what still comes is thrown away."""
 
@@ -78,9 +80,32 @@ class HotProtocol(HttpToolsProtocol):
             if self.unread > DISCARDED_BYTES_MAX:
                 self.transport.close()
             return
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("is malformed")
         if self.unread > HEAD_BYTES_MAX and not self.refused:
             self._refuse(_head_too_large())
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """No other protocol is offered, so a wish for one is ignored: read the same request again without it.
+
+        Java's own client asks every server for HTTP/2 in this way.
+        """
+        if self.parser.get_method() == b"CONNECT":
+            self.send_400_response("asks for a tunnel")
+            return
+        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [name + b": " + value for name, value in self.headers if name not in (b"connection", b"upgrade")]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def eof_received(self) -> bool | None:
+        """The client will send nothing more; what it has asked for in full is still answered."""
+        self.ended = self.since == math.inf
+        return self.ended
 
     def on_message_begin(self) -> None:
         """A request has begun to arrive."""
@@ -94,6 +119,8 @@ class HotProtocol(HttpToolsProtocol):
             if self.unread > HEAD_BYTES_MAX:
                 raise ValueError("the head is too large")
         self.unread = 0
+        if self.parser.should_upgrade():
+            return  # see `_go_on_without_upgrade`
         cycle = self.cycle
         if (
             (cycle is None or cycle.response_complete)
@@ -131,6 +158,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it."""
+        if self.parser.should_upgrade():
+            return
         self.unread = 0
         self.since = math.inf
         cycle = self.cycle
@@ -174,6 +203,8 @@ class HotProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self.ended:
+            self.transport.close()
         else:
             self.since = self.loop.time()
 

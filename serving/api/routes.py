@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from bandit.errors import Problem
 from serving.api.access import Headers
 from serving.api.docs_page import DOCS_POLICY, render_docs
 from serving.api.endpoints import (
@@ -106,8 +107,10 @@ def describe(api: Api) -> FastAPI:
     async def refuse(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
             headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
-            return respond(problem_reply(problem("method-not-allowed", "See Allow for the method."), headers))
-        return respond(problem_reply(problem("not-found", "There is nothing at this address; see /docs.")))
+            wrong = Problem("method", "is not taken by this address", (error.headers or {}).get("Allow"))
+            return respond(problem_reply(problem("method-not-allowed", str(wrong), [wrong]), headers))
+        wrong = Problem("path", "is no address of this service; see /docs")
+        return respond(problem_reply(problem("not-found", str(wrong), [wrong])))
 
     return app
 

@@ -166,6 +166,44 @@ def test_a_client_that_runs_far_ahead_of_its_answers_is_closed(tmp_path: Path) -
     talk(tmp_path, conversation)
 
 
+def test_a_client_that_stops_sending_still_gets_its_answers(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("a")) + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write_eof()
+        assert [(await answer(reader))[0] for _ in range(2)] == [200, 200]
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+
+
+def test_half_a_request_and_then_nothing_is_closed_at_once(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("a"))[:-4])
+        writer.write_eof()
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+    assert logged(tmp_path) == []
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_a_wish_for_another_protocol_is_ignored(tmp_path: Path, protocol: str) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        request = post(question("a"), f"Upgrade: {protocol}", "Connection: Upgrade, HTTP2-Settings")
+        writer.write(request[:-9])
+        await asyncio.sleep(0.01)
+        writer.write(request[-9:] + post(question("b")))
+        said = [await answer(reader) for _ in range(2)]
+        assert [(status, body["event_id"]) for status, _, body in said] == [(200, "a"), (200, "b")]
+        writer.write(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await answer(reader))[0] == 400
+
+    talk(tmp_path, conversation)
+
+
 def test_a_client_that_asks_for_it_gets_its_connection_closed(tmp_path: Path) -> None:
     async def conversation(connection: Connection, server: HotServer) -> None:
         reader, writer = connection
