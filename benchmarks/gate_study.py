@@ -185,7 +185,7 @@ def tenures(runs: int) -> None:
 
 def _first(promoted: Floats) -> tuple[Floats, Floats]:
     """Share of the horizon until the first promotion (1 without one), and whether there was one."""
-    hit = promoted.any(axis=1)
+    hit = np.asarray(promoted.any(axis=1))
     return np.where(hit, (promoted.argmax(axis=1) + 1) / LOOKS, 1.0), hit
 
 
