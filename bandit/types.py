@@ -25,6 +25,8 @@ ORIGIN_LIVE = "live"
 ORIGIN_IMPORT = "import"
 COLD_START_MODEL_ID = "cold-start"
 IMPORTED_MODEL_ID = "imported"
+SLOT_FEATURE = "_slot"
+"""The context feature that carries the slot's number (as text: slots are places, not quantities)."""
 
 
 @dataclass(frozen=True, slots=True)
