@@ -61,4 +61,4 @@ def scaled(weights: Sequence[float]) -> list[float]:
     total = sum(weights)
     if not (0.0 < total < math.inf and min(weights) >= 0.0):
         raise ValueError("weights must be finite, not negative, and not all zero")
-    return [weight / total for weight in weights]
+    return list(weights) if total == 1.0 else [weight / total for weight in weights]

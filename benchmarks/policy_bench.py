@@ -7,8 +7,9 @@ everything else besides: encoding the context, exploring, normalising. Run with 
 from __future__ import annotations
 
 import random
+import statistics
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vowpalwabbit.pyvw import pylibvw
@@ -20,6 +21,7 @@ from bandit.vw_policy import VWPolicy
 from benchmarks.claims import claim
 
 CONTEXTS = 512
+REPEATS = 41
 CASES: dict[str, tuple[int, bool, Any]] = {
     "7 actions of a catalogue": (7, False, "auto"),
     "10 actions of a catalogue": (10, False, "auto"),
@@ -28,9 +30,10 @@ CASES: dict[str, tuple[int, bool, Any]] = {
 }
 
 
-def per_call_us(function: Callable[[], None], calls: int) -> float:
-    """The best of several repetitions, in µs per call: other processes only ever add to it."""
-    return min(timeit.repeat(function, number=1, repeat=15)) / calls * 1e6
+def per_call_us(functions: Sequence[Callable[[], None]], calls: int) -> list[list[float]]:
+    """µs per call of each function in each of `REPEATS` rounds, in which they take turns."""
+    rounds = [[timeit.timeit(function, number=1) / calls * 1e6 for function in functions] for _ in range(REPEATS)]
+    return [list(times) for times in zip(*rounds, strict=True)]
 
 
 def main() -> None:
@@ -66,9 +69,11 @@ def main() -> None:
             for context in contexts:
                 encoder.context_line(context)
 
-        vw_us, our_us, encode_us = (per_call_us(function, CONTEXTS) for function in (yardstick, ours, encode))
-        print(f"{name:40s} {vw_us:8.1f} {our_us:8.1f} {our_us / vw_us:6.2f} {encode_us:7.1f}")
-        told.append((f"prediction in the process, {name} / VW", our_us / vw_us, 2.0 if k < 100 else 1.5))
+        times = per_call_us((yardstick, ours, encode), CONTEXTS)
+        ratio = statistics.median(mine / theirs for theirs, mine in zip(times[0], times[1], strict=True))
+        vw_us, our_us, encode_us = map(statistics.median, times)
+        print(f"{name:40s} {vw_us:8.1f} {our_us:8.1f} {ratio:6.2f} {encode_us:7.1f}")
+        told.append((f"prediction in the process, {name} / VW", ratio, 2.0 if k < 100 else 1.5))
         policy.close()
     for what, ratio, limit in told:
         claim(what, ratio, at_most=limit)
