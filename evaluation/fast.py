@@ -7,6 +7,7 @@ memory does not grow with n. Everything is mergeable, as in `evaluation.moments`
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,11 @@ import numpy as np
 from evaluation.estimators import Estimate
 from evaluation.scored import Floats, ScoredRows
 
-CHUNK_VALUES = 1 << 17
-"""Values (rows × actions) at a time: one megabyte of scratch, reused; smaller costs calls, larger leaves the cache."""
+CHUNK_VALUES, CHUNK_ROWS_MAX = 1 << 18, 1 << 14
+"""Values (rows × actions) and rows at a time: smaller costs calls, larger leaves the cache."""
+
+WIDE = 16
+"""From so many actions on a row is multiplied by itself; narrower ones are quicker as one product with ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,54 +41,63 @@ def paired_summary(rows: ScoredRows) -> PairedSummary:
     >>> paired_summary(rows).lift.value, paired_summary(rows).ess
     (0.0, (4.0, 4.0))
     """
-    width = rows.width
-    n = len(rows)
+    n, width = len(rows), rows.width
     if n == 0:
         return PairedSummary(Estimate(math.nan, math.nan, 0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
-    step = max(1, CHUNK_VALUES // (width or 8))
-    scratch = np.empty(step * (width or 0))
+    terms = (_reduced(chunk) for chunk in rows.chunks(CHUNK_VALUES)) if width is None else _terms(rows, width)
     mean = squares = 0.0
     seen = 0
-    weights = np.zeros((2, 2))
-    biggest = np.zeros(2)
-    for start in range(0, n, step):
-        part = rows.slice(start, min(start + step, n))
-        lifts, w_candidate, w_champion = _terms(part, width, scratch)
+    totals, of_squares, biggest = np.zeros(2), np.zeros(2), np.zeros(2)
+    for lifts, weights in terms:
         m = len(lifts)
+        totals += weights.sum(axis=1)
+        of_squares += np.einsum("ij,ij->i", weights, weights)
+        np.maximum(biggest, weights.max(axis=1), out=biggest)
         here = float(lifts.mean())
         lifts -= here
         gap = here - mean
-        squares += _dot(lifts) + gap * gap * seen * m / (seen + m)
+        squares += float(np.einsum("i,i->", lifts, lifts)) + gap * gap * seen * m / (seen + m)
         mean += gap * m / (seen + m)
         seen += m
-        for role, w in enumerate((w_candidate, w_champion)):
-            weights[role] += (w.sum(), _dot(w))
-            biggest[role] = max(biggest[role], w.max())
     se = math.sqrt(squares / (n - 1) / n) if n > 1 else 0.0
-    ess = [float(total**2 / square) if square > 0 else 0.0 for total, square in weights]
+    ess = np.divide(totals**2, of_squares, out=np.zeros(2), where=of_squares > 0).tolist()
     return PairedSummary(
         Estimate(mean, se, n),
         (ess[0], ess[1]),
-        (float(weights[0, 0]) / n, float(weights[1, 0]) / n),
+        (float(totals[0]) / n, float(totals[1]) / n),
         (float(biggest[0]), float(biggest[1])),
     )
 
 
-def _dot(values: Floats) -> float:
-    """Sum of squares in one pass; BLAS would start threads for it."""
-    return float(np.einsum("i,i->", values, values))
+def _reduced(chunk: ScoredRows) -> tuple[Floats, Floats]:
+    events = chunk.reduce()
+    return events.lift, np.array([events.w_candidate, events.w_champion])
 
 
-def _terms(part: ScoredRows, width: int | None, scratch: Floats) -> tuple[Floats, Floats, Floats]:
-    """Paired lift of each row of a chunk and both policies' weights, each (n,)."""
-    if width is None:
-        events = part.reduce()
-        return events.lift, events.w_candidate, events.w_champion
-    at = np.arange(0, len(part) * width, width) + part.action
-    over = 1.0 / part.propensity
-    w_candidate, w_champion = part.candidate[at] * over, part.champion[at] * over
-    change = np.subtract(part.candidate, part.champion, out=scratch[: part.values])
-    shape = (len(part), width)
-    lifts: Floats = np.einsum("ij,ij->i", change.reshape(shape), part.q.reshape(shape))
-    lifts += (w_candidate - w_champion) * (part.reward - part.q[at])
-    return lifts, w_candidate, w_champion
+def _terms(rows: ScoredRows, width: int) -> Iterator[tuple[Floats, Floats]]:
+    """Paired lift of each row of a chunk, (m,), and both policies' weights, (2, m); the buffers are used again."""
+    n = len(rows)
+    step = max(1, min(n, CHUNK_ROWS_MAX, CHUNK_VALUES // width))
+    values, ones = np.empty(step * width), np.ones(width)
+    first = np.arange(step) * width
+    at, weights, lifts, missed, change = np.empty_like(first), np.empty((2, step)), *np.empty((3, step))
+    for start in range(0, n, step):
+        m = min(step, n - start)
+        these, of_rows = slice(start * width, (start + m) * width), slice(start, start + m)
+        candidate, champion, q = rows.candidate[these], rows.champion[these], rows.q[these]
+        between, lift, miss, gap, w = values[: m * width], lifts[:m], missed[:m], change[:m], weights[:, :m]
+        np.subtract(candidate, champion, out=between)
+        if width < WIDE:
+            between *= q
+            np.matmul(between.reshape(m, width), ones, out=lift)
+        else:
+            np.einsum("ij,ij->i", between.reshape(m, width), q.reshape(m, width), out=lift)
+        where = np.add(first[:m], rows.action[of_rows], out=at[:m])
+        # positions were checked when the rows were made; "clip" only spares the copy that checking again would need
+        candidate.take(where, out=w[0], mode="clip")
+        champion.take(where, out=w[1], mode="clip")
+        w /= rows.propensity[of_rows]
+        np.subtract(rows.reward[of_rows], q.take(where, out=miss, mode="clip"), out=miss)
+        miss *= np.subtract(w[0], w[1], out=gap)
+        lift += miss
+        yield lift, w
