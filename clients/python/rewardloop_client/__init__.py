@@ -1,6 +1,7 @@
 """Client of the rewardloop decision API: ask for an action, show it, report its reward."""
 
 from rewardloop_client.async_client import AsyncClient
+from rewardloop_client.async_recommender import AsyncRecommender
 from rewardloop_client.client import Client
 from rewardloop_client.errors import (
     Conflict,
@@ -23,6 +24,7 @@ from rewardloop_client.types import Action, RankedAction, Recommendation
 __all__ = [
     "Action",
     "AsyncClient",
+    "AsyncRecommender",
     "Choice",
     "Client",
     "Conflict",

@@ -202,19 +202,12 @@ class Recommender:
 
     def _send(self, batch: list[dict[str, Any]]) -> bool:
         """Send one batch; false when it is worth trying again."""
+        refused: int | None = 0
         try:
             self._reporting.rewards(batch)
-            refused = 0
-        except InvalidRequest as error:
-            # the service takes the good ones of a list; a list of nothing but bad ones is refused as a whole
-            refused = min(len(batch), max(1, len(error.problems)))
-            log.warning("%d rewards were refused: %s", refused, error)
-        except (Rejected, RewardloopError) as error:
-            if isinstance(error, Rejected) and not isinstance(error, TooManyRequests):
-                refused = len(batch)
-                log.warning("%d rewards were refused: %s", refused, error)
-            else:
-                log.warning("%d rewards wait: %s", len(batch), error)
+        except RewardloopError as error:
+            refused = refused_by(error, len(batch))
+            if refused is None:
                 return False
         with self._changed:
             self.counters.rewards_refused += refused
@@ -222,3 +215,17 @@ class Recommender:
             self._sending = 0
             self._changed.notify_all()
         return True
+
+
+def refused_by(error: RewardloopError, rewards: int) -> int | None:
+    """How many of a batch's rewards an error refuses for good; None when they are worth another try."""
+    if isinstance(error, InvalidRequest):
+        # the service takes the good ones of a list; a list of nothing but bad ones is refused as a whole
+        refused = min(rewards, max(1, len(error.problems)))
+    elif isinstance(error, Rejected) and not isinstance(error, TooManyRequests):
+        refused = rewards
+    else:
+        log.warning("%d rewards wait: %s", rewards, error)
+        return None
+    log.warning("%d rewards were refused: %s", refused, error)
+    return refused

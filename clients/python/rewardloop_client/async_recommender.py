@@ -1,0 +1,154 @@
+"""`Recommender` for asynchronous hosts: the same promises, kept by the event loop instead of a thread.
+
+    async with AsyncRecommender("http://127.0.0.1:8000", "shop") as recommender:
+        choice = await recommender.recommend(context, ["a", "b"], default="a")
+        show(choice.action)
+        recommender.reward(choice, 1.0)
+
+Leaving the block sends what is queued; there is no loop left to do so at the program's exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rewardloop_client import wire
+from rewardloop_client.async_client import AsyncClient
+from rewardloop_client.errors import RewardloopError
+from rewardloop_client.recommender import (
+    BATCH_MAX,
+    DECISION_TIMEOUT_S,
+    LINGER_S,
+    PATIENCE_S,
+    RETRY_PAUSE_MAX_S,
+    REWARDS_MAX,
+    Choice,
+    RecommenderCounters,
+    refused_by,
+)
+from rewardloop_client.types import Action
+
+log = logging.getLogger("rewardloop_client")
+
+
+class AsyncRecommender:
+    """Asks with a deadline and reports in the background; none of its calls raises, but for the host's own
+    cancellation. Options and counters as for `Recommender`; belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        experiment: str = "default",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DECISION_TIMEOUT_S,
+        rewards_max: int = REWARDS_MAX,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._rewards_max = rewards_max
+        self._asking = AsyncClient(base_url, experiment, api_key=api_key, retries=0)
+        self._reporting = AsyncClient(base_url, experiment, api_key=api_key, retries=0, connections_max=1)
+        self._queue: deque[dict[str, Any]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self.counters = RecommenderCounters()
+
+    async def __aenter__(self) -> AsyncRecommender:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def recommend(
+        self,
+        context: Mapping[str, Any],
+        actions: Sequence[Action | str] | None = None,
+        *,
+        default: str,
+        event_id: str | None = None,
+        excluded: Sequence[str] | None = None,
+    ) -> Choice:
+        """What to show: the service's decision, or `default` when none came in time. Never raises."""
+        ident = event_id or wire.new_event_id()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._asking.recommend(context, actions, event_id=ident, excluded=excluded)
+        except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
+            self.counters.defaults += 1
+            log.warning("the default is shown: %s: %s", type(error).__name__, error)
+            return Choice(default, ident, learnable=False)
+        self.counters.decisions += 1
+        return Choice(found.action, found.event_id, True, found.probability, found.model_id)
+
+    def reward(
+        self,
+        choice: Choice,
+        reward: float | None = None,
+        *,
+        event: str | None = None,
+        value: float | None = None,
+        reward_id: str | None = None,
+    ) -> None:
+        """Queue a reward for a choice; those for defaults are dropped. Returns at once, never raises."""
+        if not choice.learnable:
+            return
+        if self._closing or self._rewards_max < 1:
+            self.counters.rewards_dropped += 1
+            return
+        if len(self._queue) >= self._rewards_max:
+            self._queue.popleft()
+            self.counters.rewards_dropped += 1
+        ident = reward_id or str(uuid.uuid4())
+        self._queue.append(wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident))
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._report())
+
+    async def flush(self, timeout_s: float = PATIENCE_S) -> bool:
+        """Wait until every queued reward was sent, refused or dropped; whether that happened in time."""
+        if self._task is None:
+            return True
+        done, _ = await asyncio.wait([self._task], timeout=timeout_s)
+        return bool(done)
+
+    async def close(self, timeout_s: float = PATIENCE_S) -> None:
+        """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped."""
+        self._closing = True
+        if not await self.flush(timeout_s) and self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self.counters.rewards_dropped += len(self._queue)
+        self._queue.clear()
+        await self._asking.close()
+        await self._reporting.close()
+
+    async def _report(self) -> None:
+        """Send until the queue is empty; rewards stay in it until they have been taken or refused."""
+        pause_s = wire.RETRY_PAUSE_S
+        while self._queue:
+            if len(self._queue) < BATCH_MAX and not self._closing:
+                await asyncio.sleep(LINGER_S)  # so that rewards travel together
+            batch = [self._queue[position] for position in range(min(BATCH_MAX, len(self._queue)))]
+            refused: int | None = 0
+            try:
+                await self._reporting.rewards(batch)
+            except RewardloopError as error:
+                refused = refused_by(error, len(batch))
+            if refused is None:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+                continue
+            pause_s = wire.RETRY_PAUSE_S
+            self.counters.rewards_refused += refused
+            self.counters.rewards_sent += len(batch) - refused
+            sent = {id(item) for item in batch}
+            while self._queue and id(self._queue[0]) in sent:  # a full queue may have let go of some meanwhile
+                self._queue.popleft()
