@@ -64,8 +64,8 @@ class HotProtocol(HttpToolsProtocol):
     """Bytes that came since anything of a request was last complete: an endless head is refused by them."""
 
     ended: bool = False
-    refused: bool = False
-    """Whether the connection has had its last answer; what still comes is thrown away."""
+    refused: ProblemBody | None = None
+    """The connection's last answer; what still comes is thrown away."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client's turn begins."""
@@ -76,7 +76,7 @@ class HotProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came; what has no end is refused."""
         self.unread += len(data)
-        if self.refused:
+        if self.refused is not None:
             if self.unread > DISCARDED_BYTES_MAX:
                 self.transport.close()
             return
@@ -86,7 +86,7 @@ class HotProtocol(HttpToolsProtocol):
             self._go_on_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("is malformed")
-        if self.unread > HEAD_BYTES_MAX and not self.refused:
+        if self.unread > HEAD_BYTES_MAX and self.refused is None:
             self._refuse(_head_too_large())
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
@@ -178,11 +178,19 @@ class HotProtocol(HttpToolsProtocol):
             self._refuse(problem("malformed-request", "The request is not valid HTTP.", [Problem("request", msg)]))
 
     def _refuse(self, body: ProblemBody) -> None:
+        """Give a last answer, after those that are still owed."""
+        if self.pipeline:
+            self.transport.abort()  # what is refused here may be among those that wait, and would wait for ever
+            return
+        self.refused = body
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            self._give_refusal(body)
+
+    def _give_refusal(self, body: ProblemBody) -> None:
         reply = problem_reply(body, (CLOSE,))
         self.transport.write(encoded(reply, self.server_state.default_headers))
         # closed at once with something unread, the connection would be reset, and the answer might be lost
         self.transport.write_eof()
-        self.refused = True
         self.since = self.loop.time()
 
     def pause_writing(self) -> None:
@@ -203,6 +211,8 @@ class HotProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self.refused is not None:
+            self._give_refusal(self.refused)
         elif self.ended:
             self.transport.close()
         else:
@@ -264,6 +274,7 @@ class HotCycle:
         "disconnected",
         "headers",
         "keep_alive",
+        "more_body",
         "protocol",
         "response_complete",
         "route",
@@ -277,11 +288,13 @@ class HotCycle:
         self.headers = headers
         self.body = b""
         self.keep_alive = True
+        self.more_body = True
         self.disconnected = False
         self.response_complete = False
 
     def begin(self) -> None:
         """Check access and decide; the answer is given when its commit is settled."""
+        self.more_body = False
         self.begun_s = time.perf_counter()
         route, experiment, begin = self.route
         try:

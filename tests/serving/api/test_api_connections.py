@@ -128,6 +128,16 @@ def test_what_is_no_http_is_refused_in_the_same_shape(tmp_path: Path) -> None:
     talk(tmp_path, conversation)
 
 
+def test_what_was_asked_before_the_nonsense_is_answered_first(tmp_path: Path) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        writer.write(post(question("a")) + b"zzyzx\r\n\r\n")
+        assert [(await answer(reader))[0] for _ in range(2)] == [200, 400]
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+
+
 @pytest.mark.parametrize("pieces", [1, 40])
 def test_an_endless_head_is_refused(tmp_path: Path, pieces: int) -> None:
     async def conversation(connection: Connection, server: HotServer) -> None:
