@@ -25,6 +25,7 @@ from serving.api.endpoints import (
 )
 from serving.api.http import ClientGone, Reply, problem_reply
 from serving.api.openapi import document
+from serving.api.personalizer import error_reply
 from serving.api.problems import problem
 
 EXPERIMENT = "/v1/experiments/{experiment}"
@@ -105,12 +106,13 @@ def describe(api: Api) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
+        reply_with = error_reply if request.url.path.startswith("/personalizer/") else problem_reply
         if error.status_code == 405:
             headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
             wrong = Problem("method", "is not taken by this address", (error.headers or {}).get("Allow"))
-            return respond(problem_reply(problem("method-not-allowed", str(wrong), [wrong]), headers))
+            return respond(reply_with(problem("method-not-allowed", str(wrong), [wrong]), headers))
         wrong = Problem("path", "is no address of this service; see /docs")
-        return respond(problem_reply(problem("not-found", str(wrong), [wrong])))
+        return respond(reply_with(problem("not-found", str(wrong), [wrong]), ()))
 
     return app
 

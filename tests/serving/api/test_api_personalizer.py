@@ -131,6 +131,9 @@ def test_hostile_bodies_get_that_apis_error_body(service: tuple[str, Path]) -> N
             assert set(response.json()["error"]) >= {"code", "message", "target", "details"}
         response = client.post("/personalizer/v1.0/events/x/reward", content=b'{"value":"1"}', headers=JSON)
         assert response.json()["error"]["target"] == "value"
+        response = client.post("/personalizer/v1.0/events/x%0Ay/reward", content=b'{"value":1}', headers=JSON)
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "ResourceNotFound")
+        assert client.get("/personalizer/v1.0/rank").json()["error"]["target"] == "method"
 
 
 def test_the_key_chooses_the_experiment_and_wrong_keys_are_refused(tmp_path: Path) -> None:
