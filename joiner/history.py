@@ -86,7 +86,7 @@ def import_history(
 ) -> ImportReport:
     """Append NDJSON history to the log; afterwards the warehouse ingests it like any other segment.
 
-    A line is `{"context", "action", "probability", "reward", "actions"?, "pmf"?, "decided_at"?, "event_id"?}`;
+    A line is `{"context", "action", "probability", "reward", "actions"?, "pmf"?, "decided_at"?, "event_id"?, "slot"?}`;
     without `actions` the experiment's catalogue was offered, without `reward` there was silence. Rows without
     event_id get one from the content up to them, so that the same file imported twice counts once.
     Raises `Busy` while another import runs, `DurabilityLost` when the disk does not take it.
@@ -226,6 +226,7 @@ class _RowReader:
             actions=records,
             catalogue_version=self._catalogue_version if records is None else None,
             settings_version=self._settings_version,
+            slot=_slot(row.get("slot")),
             imported_at=stamp,
         )
         if reward is None:
@@ -273,6 +274,12 @@ def read_reward(raw: Any, low: float, high: float) -> float:
     if not low <= raw <= high:
         raise RefusedRow("reward_out_of_range", "reward", "lies outside rewards.min to rewards.max", f"{low} to {high}")
     return float(raw)
+
+
+def _slot(raw: Any) -> int | None:
+    if raw is not None and (isinstance(raw, bool) or not isinstance(raw, int) or raw < 1):
+        raise RefusedRow("invalid_slot", "slot", "is not a place counted from 1")
+    return raw
 
 
 def read_time(raw: Any, name: str) -> datetime | None:

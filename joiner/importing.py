@@ -24,7 +24,7 @@ from bandit.experiment import Experiment
 from bandit.reported_rewards import reported_number
 from bandit.settings import Rewards
 from joiner.connection import connect, quote, without_zones
-from joiner.dsjson import history_row
+from joiner.dsjson import history_rows
 from joiner.history import (
     ImportReport,
     LoggingPolicy,
@@ -180,11 +180,8 @@ def _dsjson_rows(lines: Iterable[bytes]) -> Iterator[Row | RefusedRow]:
     for row in decode_lines(lines):
         if isinstance(row, RefusedRow):
             yield row
-            continue
-        try:
-            yield history_row(row)
-        except RefusedRow as refused:
-            yield refused
+        else:
+            yield from history_rows(row)
 
 
 def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]:

@@ -28,7 +28,8 @@ from joiner.connection import connect, from_utc, to_utc
 from joiner.counts import count_events, count_outcomes
 from joiner.schema import prepare, refresh_settings
 
-INGEST_BATCH_BYTES_MAX = 128 * 1024 * 1024
+INGEST_BATCH_BYTES_MAX = 256 * 1024 * 1024
+"""Bytes of segments read at once: whole row groups go to disk, so larger batches write less twice."""
 LONG_AGO = datetime(1, 1, 1)  # noqa: DTZ001 - the warehouse's times are UTC without a zone
 
 

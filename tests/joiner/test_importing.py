@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,84 +21,10 @@ from tests.joiner.logs import START, at, decision, experiment, reward, write
 from tests.joiner.test_history import ROW, joined
 from tests.joiner.test_join import joined as rewards_after
 
-DSJSON = {
-    "_label_cost": -0.5,
-    "_label_probability": 0.8,
-    "_label_Action": 2,
-    "_labelIndex": 1,
-    "o": [{"v": 0.5, "EventId": "e1", "ActionTaken": False}],
-    "Timestamp": "2019-11-12T14:22:37.2290000Z",
-    "Version": "1",
-    "EventId": "e1",
-    "a": [2, 1, 3],
-    "c": {
-        "_synthetic": False,
-        "User": {"_age": 0, "tier": "pro"},
-        "temperature": 3.5,
-        "_text": "hello big world",
-        "_multi": [
-            {"_tag": "news", "i": {"constant": 1}, "j": [{"_title": "x"}, {"Tags": {"a b": 0.5}}]},
-            {"_tag": "sports", "i": {"constant": 1}},
-            {"_tag": "news", "i": {"constant": 1}},
-        ],
-    },
-    "p": [0.8, 0.15, 0.05],
-    "VWState": {"m": "model/1"},
-}
-
 
 def bring_in(target: Experiment, path: Path, **options: Any) -> dict[str, Any]:
     report = import_file(target, path, form=guess_format(path), now=START, durable=False, **options)
     return report.as_dict()
-
-
-def test_a_dsjson_line_becomes_a_decision_with_its_whole_distribution(tmp_path: Path) -> None:
-    target = experiment(tmp_path)
-    (tmp_path / "log.dsjson").write_text(json.dumps(DSJSON) + "\n")
-    assert bring_in(target, tmp_path / "log.dsjson")["imported"] == 1
-    [row] = joined(target).to_dict("records")
-    assert (row["event_id"], row["action"], row["index"]) == ("e1", "sports", 1)
-    assert (row["probability"], list(row["pmf"]), row["reward"]) == (0.8, [0.15, 0.8, 0.05], 0.5)
-    assert row["decided_at"] == datetime(2019, 11, 12, 14, 22, 37, 229000, tzinfo=UTC)
-    assert json.loads(row["context"]) == {
-        "User": {"tier": "pro"},
-        "temperature": 3.5,
-        "text": ["hello", "big", "world"],
-    }
-    actions = json.loads(row["actions"])
-    assert [action["id"] for action in actions] == ["news#1", "sports", "news#3"]
-    assert actions[0]["features"] == {"i": {"constant": 1}, "j": {"0": {}, "1": {"Tags": {"a b": 0.5}}}}
-
-
-def test_events_in_a_dsjson_log_are_interactions_or_counted_refusals(tmp_path: Path) -> None:
-    target = experiment(tmp_path)
-    lines: list[Any] = [
-        DSJSON,
-        DSJSON | {"EventId": "e2", "_label_cost": 0, "o": []},
-        DSJSON | {"EventId": "e1"},
-        {"RewardValue": 1.0, "EventId": "lost", "EnqueuedTimeUtc": "2019-11-12T14:22:37Z"},
-        DSJSON | {"EventId": "e3", "_skipLearn": True},
-        DSJSON | {"EventId": "e4", "pdrop": 0.5},
-        {"Timestamp": "2019-09-10T14:43:37Z", "Version": "1", "c": {"_slots": []}, "_outcomes": []},
-        DSJSON | {"EventId": "e5", "_label_probability": None, "p": None},
-        DSJSON | {"EventId": "e6", "_label_cost": -20},
-        DSJSON | {"EventId": "e7", "c": {"x": 1}},
-        "torn",
-    ]
-    (tmp_path / "log.dsjson").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"_label_cost": -1, "c"')
-    report = bring_in(target, tmp_path / "log.dsjson")
-    assert report["refused"] == {
-        "repeated_event_id": 1,
-        "dangling_reward": 1,
-        "not_activated": 1,
-        "thinned": 1,
-        "several_slots": 1,
-        "no_probability": 1,
-        "reward_out_of_range": 1,
-        "invalid_actions": 1,
-        "not_json": 2,
-    }
-    assert report["rows"] == 12 == len(joined(target)) + sum(report["refused"].values())
 
 
 def test_the_same_rows_come_in_from_ndjson_parquet_and_csv(tmp_path: Path) -> None:

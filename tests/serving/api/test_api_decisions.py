@@ -10,8 +10,9 @@ import pytest
 from bandit.errors import Conflict, InvalidRequest
 from bandit.events import DecisionEvent
 from bandit.settings import merge_settings
+from bandit.types import SLOT_FEATURE
 from serving.api.decider import ExperimentServer
-from serving.api.drawing import BASELINE_MODEL_ID, SLOT_FEATURE
+from serving.api.drawing import BASELINE_MODEL_ID
 from serving.api.requests import RecommendRequest, RewardItem
 from tests.serving.api.support import SEVEN, Clock, decisions, logged, make_experiment, publish_model, replays
 
