@@ -2,8 +2,7 @@
 
 ASGI costs as much as a decision: a scope, an event, a body read by message, two writes and a timer for each request.
 A plain POST of modest size to *recommend* or *rewards*, on a connection that stays open, is answered without them,
-by the same endpoint functions; whatever is not that plain goes uvicorn's usual way. Instead of a timer for each
-request, one look a second closes connections that have kept the server waiting.
+by the same endpoint functions; whatever is not that plain goes uvicorn's usual way.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import httptools
-import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -27,30 +25,8 @@ from serving.api.http import DISCARDED_BYTES_MAX, Reply, problem_reply
 from serving.api.problems import ProblemBody, problem
 
 CLOSE = (b"connection", b"close")
-BACKLOG = 2048
-DRAIN_S_MAX = 5
 HEAD_BYTES_MAX = 64 * 1024
 PIPELINED_MAX = 512
-PATIENCE_S = 75
-"""So long may a client keep a connection idle, or a request unfinished."""
-
-
-def configure(app: DecisionApp, *, patience_s: int = PATIENCE_S) -> uvicorn.Config:
-    """uvicorn's settings for the decision API."""
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=HotProtocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=DRAIN_S_MAX,
-        timeout_keep_alive=patience_s,
-        backlog=BACKLOG,
-    )
 
 
 class HotProtocol(HttpToolsProtocol):
@@ -236,19 +212,6 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if not self._pipeline:
             super().resume_reading()
-
-
-class HotServer(uvicorn.Server):
-    """uvicorn's server over such connections; `timeout_keep_alive` bounds every wait for a client."""
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; each second look for connections to close."""
-        if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, HotProtocol)
-                connection.close_if_stale(now)
-        return await super().on_tick(counter)
 
 
 def _head_too_large() -> ProblemBody:

@@ -21,11 +21,12 @@ from pathlib import Path
 
 from serving.api.access import LOOPBACK_NAMES
 from serving.api.app import create_app
-from serving.api.protocol import BACKLOG, HotServer, configure
+from serving.api.server import HotServer, configure
 from serving.api.sparing_log import SparingFilter
 
 GC_THRESHOLD = (50_000, 50, 100)
 SWITCH_INTERVAL_S = 0.001
+BACKLOG = 2048
 
 
 def run_worker(

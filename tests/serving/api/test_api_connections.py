@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from serving.api.app import create_app
-from serving.api.protocol import HEAD_BYTES_MAX, PIPELINED_MAX, HotServer, configure
+from serving.api.protocol import HEAD_BYTES_MAX, PIPELINED_MAX
+from serving.api.server import HotServer, configure
 from tests.serving.api.support import SEVEN, logged, make_experiment, run
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -263,3 +264,32 @@ def test_a_connection_that_keeps_the_server_waiting_is_closed(tmp_path: Path) ->
 
     talk(tmp_path, conversation, patience_s=1)
     assert [event.event_id for event in logged(tmp_path)] == ["a"]
+
+
+def test_workers_that_share_a_listener_share_its_connections(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> list[int]:
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+            servers, serving = [], []
+            for number, own in enumerate((listener, listener.dup())):
+                app = create_app(tmp_path, writer_id=f"w{number}-test", clock=lambda: datetime.now(UTC), durable=False)
+                servers.append(HotServer(configure(app)))
+                serving.append(asyncio.create_task(servers[-1].serve(sockets=[own])))
+            while not all(server.started for server in servers):
+                await asyncio.sleep(0.01)
+            port = listener.getsockname()[1]
+            clients = await asyncio.gather(*[asyncio.open_connection("127.0.0.1", port) for _ in range(40)])
+            for _, writer in clients:
+                writer.write(post(question("same")))
+            assert {(await answer(reader))[0] for reader, _ in clients} == {200}
+            shares = [len(server.server_state.connections) for server in servers]
+            for server in servers:
+                server.should_exit = True
+            await asyncio.gather(*serving)
+            for _, writer in clients:
+                writer.close()
+            return shares
+
+    shares = run(scenario())
+    assert sum(shares) == 40 and min(shares) >= 10

@@ -1,0 +1,107 @@
+"""uvicorn's server with two differences that many connections and several workers ask for.
+
+Connections are taken one at a time, so that workers which share a listener share its connections too. And instead of
+a timer for each request, one look a second closes connections that have kept the server waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from serving.api.app import DecisionApp
+from serving.api.protocol import HotProtocol
+
+log = logging.getLogger("rewardloop.api")
+
+ACCEPT_AGAIN_S = 1.0
+DRAIN_S_MAX = 5
+PATIENCE_S = 75
+"""So long may a client keep a connection idle, a request unfinished, or answers unread."""
+
+
+def configure(app: DecisionApp, *, patience_s: int = PATIENCE_S) -> uvicorn.Config:
+    """uvicorn's settings for the decision API."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=HotProtocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN_S_MAX,
+        timeout_keep_alive=patience_s,
+    )
+
+
+class Acceptor:
+    """Takes connections one at a time from a listener that several workers share.
+
+    A loop's own server takes all that wait at once: of connections that arrive together one worker would have most.
+    """
+
+    def __init__(self, listener: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._make = make
+        self._opening: set[asyncio.Task[Any]] = set()
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # another worker was faster, or the client has left
+        except OSError as error:
+            log.error("connections cannot be taken for the moment: %s", error)
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(ACCEPT_AGAIN_S, self._listen_again)
+            return
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _listen_again(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._loop.remove_reader(self._listener)
+
+    async def wait_closed(self) -> None:
+        """Nothing is left to wait for."""
+
+
+class HotServer(uvicorn.Server):
+    """uvicorn's server over such connections; `timeout_keep_alive` bounds every wait for a client."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections from the given listeners."""
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            acceptor = Acceptor(
+                listener,
+                lambda: HotProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
+            )
+            self.servers.append(acceptor)  # type: ignore[arg-type]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; each second look for connections to close."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, HotProtocol)
+                connection.close_if_stale(now)
+        return await super().on_tick(counter)
