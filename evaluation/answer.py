@@ -1,7 +1,7 @@
 """Scored rows in, numbers out: the answer of one evaluation as a plain JSON object.
 
 Anyone can check the arithmetic with it: the columns are documented, nothing else enters. Judged as a single planned
-look, at the full α, every row weighing the same.
+look, at the full α, every row weighing the same. Rows come in chunks, so a file of any length will do.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.audit import weight_audits
+from evaluation.checks import without_support
 from evaluation.estimators import ESTIMATORS, ROLES, Z_95, Hyper
-from evaluation.gate import GateRules, Verdict, judge
-from evaluation.intervals import BOOTSTRAP_RUNS, bernstein_interval, bootstrap_interval, lift_range
-from evaluation.scored import ScoredRows
+from evaluation.gate import GateRules, Verdict, judge_gathered
+from evaluation.gathering import Gathered, Source
+from evaluation.intervals import BOOTSTRAP_RUNS, Bootstrap, bernstein_of, lift_range
 
 
 def answer(
-    rows: ScoredRows, rules: GateRules | None = None, *, hyper: Hyper | None = None, seed: int = 0, challengers: int = 1
+    rows: Source, rules: GateRules | None = None, *, hyper: Hyper | None = None, seed: int = 0, challengers: int = 1
 ) -> dict[str, Any]:
     """Estimators, paired lift, weights, checks and verdict of one set of rows, JSON-able (no NaN, no infinity).
 
     `paired.lower` and `paired.upper` are the two-sided 95% interval by normal theory; `paired.bound` is the one-sided
     lower bound the verdict rests on, at level α for one look and reckoning with what the log could not show.
     """
-    rules = rules or GateRules()
-    single = replace(rules, horizon_rows=max(2, len(rows)), looks="planned", weighted=False)
-    verdict = judge(rows, single, hyper=hyper, challengers=challengers)
-    audits = weight_audits(rows) if len(rows) else {}
+    gathered = Gathered.of(rows, hyper)
+    single = replace(rules or GateRules(), horizon_rows=max(2, len(rows)), looks="planned", weighted=False)
+    verdict = judge_gathered(gathered, single, challengers=challengers)
+    audits = gathered.audit.weights() if gathered.n else {}
     return {
         "n": verdict.n,
         "excluded": verdict.excluded,
@@ -39,7 +39,7 @@ def answer(
             "value": _number(verdict.totals.mean_reward().value),
             "se": _number(verdict.totals.mean_reward().se),
         },
-        "paired": _paired(rows, verdict, seed),
+        "paired": _paired(rows, gathered, verdict, seed),
         "ess": {role: _number(verdict.totals.ess(role)) for role in ROLES},
         "max_weight": max(verdict.totals.max_weight),
         "weight_mean_z": {role: _number(audit.z) for role, audit in audits.items()},
@@ -52,7 +52,7 @@ def answer(
     }
 
 
-def _paired(rows: ScoredRows, verdict: Verdict, seed: int) -> dict[str, Any]:
+def _paired(rows: Source, gathered: Gathered, verdict: Verdict, seed: int) -> dict[str, Any]:
     lift = verdict.lift
     paired: dict[str, Any] = {
         "lift": _number(lift.value),
@@ -62,22 +62,16 @@ def _paired(rows: ScoredRows, verdict: Verdict, seed: int) -> dict[str, Any]:
         "relative": _number(verdict.relative),
         "bound": _number(verdict.lower),
     }
-    if verdict.n >= 2 and rows.cluster is None:
-        lifts = rows.where(~((rows.propensity >= 1.0) & (rows.lengths > 1))).reduce().lift
-        biggest = max(verdict.totals.max_weight)
-        low, high = lift_range(biggest, *_reward_range(rows))
-        low, high = min(low, float(lifts.min())), max(high, float(lifts.max()))
-        runs = min(BOOTSTRAP_RUNS, max(200, 20_000_000 // len(lifts)))
-        paired["bootstrap"] = list(bootstrap_interval(lifts, np.random.default_rng(seed), runs=runs))
-        paired["bernstein"] = list(bernstein_interval(lifts, low=low, high=high))
+    if verdict.n >= 2 and not gathered.clustered:
+        low, high = lift_range(max(verdict.totals.max_weight), *gathered.reward_range)
+        low, high = min(low, gathered.lift_range[0]), max(high, gathered.lift_range[1])
+        runs = min(BOOTSTRAP_RUNS, max(200, 20_000_000 // verdict.n))
+        bootstrap = Bootstrap(np.random.default_rng(seed), runs=runs)
+        for chunk in rows.chunks():
+            bootstrap.add(chunk.where(~without_support(chunk)).reduce().lift)
+        paired["bootstrap"] = list(bootstrap.interval())
+        paired["bernstein"] = list(bernstein_of(lift, low=low, high=high))
     return paired
-
-
-def _reward_range(rows: ScoredRows) -> tuple[float, float]:
-    return (
-        min(float(rows.reward.min()), float(rows.q.min())),
-        max(float(rows.reward.max()), float(rows.q.max())),
-    )
 
 
 def _value(verdict: Verdict, name: str, role: str) -> dict[str, float | None]:

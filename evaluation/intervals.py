@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.estimators import Estimate
 from evaluation.lift import mean_with_se
 
 Floats = NDArray[np.float64]
@@ -32,6 +33,39 @@ def normal_interval(values: Floats, *, level: float = 0.95) -> tuple[float, floa
     return estimate.value - z * estimate.se, estimate.value + z * estimate.se
 
 
+class Bootstrap:
+    """The resampled means of values that come bit by bit; the same however they are cut."""
+
+    def __init__(self, rng: np.random.Generator, *, runs: int = BOOTSTRAP_RUNS) -> None:
+        self._rng = rng
+        self._sums, self._counts = np.zeros(runs), np.zeros(runs)
+        self._step = max(1, BOOTSTRAP_VALUES_MAX // runs)
+        self._waiting = np.zeros(0)
+
+    def add(self, values: Floats) -> None:
+        """Take in more values."""
+        self._waiting = np.concatenate([self._waiting, values])
+        while len(self._waiting) >= self._step:
+            self._draw(self._waiting[: self._step])
+            self._waiting = self._waiting[self._step :]
+
+    def interval(self, *, level: float = 0.95) -> tuple[float, float]:
+        """The percentile interval of all values so far (Efron 1979); nothing can be added after it."""
+        if len(self._waiting):
+            self._draw(self._waiting)
+            self._waiting = np.zeros(0)
+        if not self._counts.any():
+            return math.nan, math.nan
+        means = self._sums / np.maximum(self._counts, 1)
+        low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+        return float(low), float(high)
+
+    def _draw(self, part: Floats) -> None:
+        times = self._rng.poisson(1.0, (len(self._sums), len(part)))
+        self._sums += times @ part
+        self._counts += times.sum(axis=1)
+
+
 def bootstrap_interval(
     values: Floats, rng: np.random.Generator, *, level: float = 0.95, runs: int = BOOTSTRAP_RUNS
 ) -> tuple[float, float]:
@@ -39,19 +73,9 @@ def bootstrap_interval(
 
     Each row enters a resample Poisson(1) times; means are taken over the rows that did. Assumes independent rows.
     """
-    n = len(values)
-    if n == 0:
-        return math.nan, math.nan
-    sums, counts = np.zeros(runs), np.zeros(runs)
-    step = max(1, BOOTSTRAP_VALUES_MAX // runs)
-    for start in range(0, n, step):
-        part = values[start : start + step]
-        times = rng.poisson(1.0, (runs, len(part)))
-        sums += times @ part
-        counts += times.sum(axis=1)
-    means = sums / np.maximum(counts, 1)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
+    bootstrap = Bootstrap(rng, runs=runs)
+    bootstrap.add(values)
+    return bootstrap.interval(level=level)
 
 
 def bernstein_interval(values: Floats, *, low: float, high: float, level: float = 0.95) -> tuple[float, float]:
@@ -59,15 +83,19 @@ def bernstein_interval(values: Floats, *, low: float, high: float, level: float 
 
     Maurer & Pontil 2009, arXiv 0907.3740, theorem 4, on both sides. Raises ValueError when a value lies outside.
     """
-    n = len(values)
+    if len(values) and (float(values.min()) < low or float(values.max()) > high):
+        raise ValueError("a value lies outside the declared range")
+    return bernstein_of(mean_with_se(values), low=low, high=high, level=level)
+
+
+def bernstein_of(estimate: Estimate, *, low: float, high: float, level: float = 0.95) -> tuple[float, float]:
+    """The same from a mean and its standard error s/√n, for values that are known to have been in [low, high]."""
+    n = estimate.n
     if n < 2:
         return math.nan, math.nan
-    if float(values.min()) < low or float(values.max()) > high:
-        raise ValueError("a value lies outside the declared range")
     log = math.log(4 / (1 - level))
-    reach = math.sqrt(2 * float(values.var(ddof=1)) * log / n) + 7 * (high - low) * log / (3 * (n - 1))
-    mean = float(values.mean())
-    return mean - reach, mean + reach
+    reach = math.sqrt(2 * log) * estimate.se + 7 * (high - low) * log / (3 * (n - 1))
+    return estimate.value - reach, estimate.value + reach
 
 
 def lift_range(max_weight: float, reward_low: float, reward_high: float) -> tuple[float, float]:

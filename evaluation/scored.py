@@ -300,11 +300,7 @@ class ScoredRows:
             sha.update(field.name.encode() + b"\0")
             if value is None:
                 continue
-            if isinstance(value, np.ndarray):
-                data = value.astype("datetime64[us]").astype("<i8") if value.dtype.kind == "M" else value
-                sha.update(np.ascontiguousarray(data).astype(data.dtype.newbyteorder("<")).tobytes())
-            else:
-                sha.update("\0".join(value).encode("utf-8", "surrogatepass"))
+            sha.update(column_bytes(value))
         return sha.hexdigest()
 
     def to_frame(self) -> pd.DataFrame:
@@ -355,6 +351,14 @@ class ScoredRows:
             column = getattr(self, name)
             if not (column >= 0).all() or not (abs(self.per_row(column) - 1) <= _SUM_TOLERANCE).all():
                 raise InvalidScores(name, "must be probabilities that sum to 1 in each row", f"1 ± {_SUM_TOLERANCE}")
+
+
+def column_bytes(column: NDArray[Any] | Sequence[str]) -> bytes:
+    """What a column adds to the digest: little-endian numbers, times as microseconds, texts between zero bytes."""
+    if not isinstance(column, np.ndarray):
+        return "\0".join(column).encode("utf-8", "surrogatepass")
+    data = column.astype("datetime64[us]").astype("<i8") if column.dtype.kind == "M" else column
+    return np.ascontiguousarray(data).astype(data.dtype.newbyteorder("<")).tobytes()
 
 
 class _Given:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,28 @@ import pandas as pd
 from bandit.errors import InvalidInput
 from joiner.connection import connect, quote
 
+CHUNK_VECTORS = 8
+"""DuckDB hands rows over in vectors of 2,048."""
+
 
 def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of a Parquet file, in order; list columns hold numpy arrays. Raises `InvalidInput` when it is none."""
     wanted = "*" if columns is None else ", ".join(_name(column) for column in columns)
     return _query(path, f"SELECT {wanted} FROM read_parquet({quote(str(path.resolve()))})")
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a Parquet file has; raises `InvalidInput` when it is none."""
+    return int(_query(path, f"SELECT count(*) AS n FROM read_parquet({quote(str(path.resolve()))})")["n"][0])
+
+
+def read_chunks(path: Path, *, vectors: int = CHUNK_VECTORS) -> Iterator[pd.DataFrame]:
+    """The rows of a Parquet file, in order, some thousands at a time, whatever its length; as `read_parquet` gives."""
+    with _reading(path) as connection:
+        # one thread: more would read ahead, and the memory is to stay what a chunk takes
+        connection.execute(f"SELECT * FROM read_parquet({quote(str(path.resolve()))})")
+        while len(frame := connection.fetch_df_chunk(vectors)):
+            yield frame
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -65,12 +83,18 @@ def write_parquet(
 
 
 def _query(path: Path, query: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise InvalidInput("file", f"there is no file {path.name}")
-    connection = connect(None, [path.parent])
-    try:
+    with _reading(path) as connection:
         frame: pd.DataFrame = connection.execute(query).df()
         return frame
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    if not path.is_file():
+        raise InvalidInput("file", f"there is no file {path.name}")
+    connection = connect(None, [path.parent], threads=1)
+    try:
+        yield connection
     except (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException) as error:
         raise InvalidInput("file", f"{path.name} cannot be read as Parquet ({str(error).splitlines()[0]})") from None
     finally:

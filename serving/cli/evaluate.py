@@ -80,8 +80,7 @@ def command(
     from evaluation.answer import answer
     from evaluation.estimators import Hyper
     from evaluation.gate import GateRules
-    from evaluation.scored import ScoredRows
-    from joiner.parquet import read_parquet
+    from serving.cli.scored_file import ScoredFile
 
     if not scored.is_file():
         raise InvalidInput("--scored", "is not a file")
@@ -89,7 +88,7 @@ def command(
         if math.isnan(value):
             raise InvalidInput(f"--{name}", "is not a number")
     seed, challengers = int(rules.pop("seed")), int(rules.pop("challengers"))
-    rows = ScoredRows.from_frame(read_parquet(scored))
+    rows = ScoredFile(scored)
     hyper = Hyper(clip=clip, switch=switch, shrinkage=shrinkage)
     found = answer(rows, GateRules.of(rules), hyper=hyper, seed=seed, challengers=challengers)
     if common.as_json:

@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evaluation.answer import answer
 from evaluation.fast import paired_summary
+from evaluation.gathering import Gathered
 from evaluation.lift import paired_lift
 from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
 from joiner.parquet import write_parquet
+from serving.cli.scored_file import ScoredFile
 from tests.evaluation.test_gate import classes
 from tests.evaluation.worlds import make_world
 
@@ -149,3 +153,48 @@ def test_every_evaluation_of_a_loop_verifies_and_a_touched_one_does_not(loop: Pa
     assert code == 1
     assert "rows.n" in out
     assert rewardloop("report", "verify", "e-none", "--data-dir", str(loop))[0] == 2
+
+
+def _close(one: object, other: object) -> bool:
+    """Whether two JSON values are the same, numbers to 1e-12."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_close(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_close, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == pytest.approx(other, rel=1e-12, abs=1e-12)
+    return one == other
+
+
+@pytest.mark.parametrize("columns", ["all", "few"])
+def test_a_file_read_in_pieces_gives_the_numbers_of_the_rows_in_memory(tmp_path: Path, columns: str) -> None:
+    narrow = make_world(41).log(np.random.default_rng(1), 2500)
+    rows = ScoredRows.concat([narrow, make_world(42, k=3).log(np.random.default_rng(2), 700)])
+    sure = np.arange(len(rows)) % 50 == 0
+    rows = replace(rows, propensity=np.where(sure, 1.0, rows.propensity))
+    if columns == "all":
+        times = np.datetime64("2026-01-01") + np.arange(len(rows)).astype("timedelta64[m]")
+        names = [f"é{i // 3}" for i in range(len(rows))]
+        rows = replace(rows, cluster=names, event_id=[f"e{i}" for i in range(len(rows))], decided_at=times)
+    else:
+        rows = replace(rows, pmf=None)
+    file = ScoredFile(Path(stored(tmp_path / "rows.parquet", rows)), vectors=1)
+    assert [len(chunk) for chunk in file.chunks()] == [2048, 1152]
+    assert file.digest() == rows.digest()
+    found, whole = (json.loads(json.dumps(answer(source))) for source in (file, rows))
+    assert found["excluded"] == {"no_support": 64}
+    assert _close(found, whole)
+
+
+def test_a_file_takes_no_more_memory_when_it_has_more_rows(tmp_path: Path) -> None:
+    """Python's own allocations while a file is evaluated; DuckDB reads it a row group at a time."""
+    peaks = []
+    for n in (4_000, 12_000):
+        path = stored(tmp_path / f"{n}.parquet", make_world(43).log(np.random.default_rng(1), n))
+        file = ScoredFile(Path(path), vectors=1)
+        tracemalloc.start()
+        Gathered.of(file)
+        file.digest()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
