@@ -87,7 +87,14 @@ def put_on_trial(experiment: Experiment) -> None:
     learnt = rows(lambda rng: CATALOGUE, now, seed=8, rewarded="x5")
     model_id = publish(experiment, learnt, now)
     registry.set_trial(
-        Trial(model_id=model_id, champion=champion.model_id, challenger="other", learnt=len(learnt), since=now)
+        Trial(
+            model_id=model_id,
+            champion=champion.model_id,
+            challenger="other",
+            learnt=len(learnt),
+            since=now,
+            share=TRIAL_SHARE,
+        )
     )
 
 
