@@ -374,7 +374,7 @@ class EventLogWriter:
         """Run a caller's function; its errors are the caller's and must not stop the log."""
         try:
             callback()
-        except Exception:
+        except Exception:  # whatever a caller raises: counted, and the log goes on
             self.counters.callback_errors += 1
 
     # -- starting ----------------------------------------------------------------------------------------

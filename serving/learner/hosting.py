@@ -18,7 +18,7 @@ from pathlib import Path
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from bandit.errors import NotFound, RewardloopError
+from bandit.errors import Busy, NotFound
 from bandit.experiment import Experiment
 from serving.learner.address import address_path, take_lock
 from serving.learner.cycle import Cycle
@@ -106,7 +106,7 @@ class LearnerService:
             self._failed(name, error)
             return
         if trigger is not None and not self._stopping.is_set():
-            with contextlib.suppress(RewardloopError):  # Busy: a forced run was quicker
+            with contextlib.suppress(Busy):  # a forced run was quicker
                 cycle.run(trigger=trigger)
 
     def close(self) -> None:

@@ -215,8 +215,7 @@ def _serve(pipe: Connection, memory_bytes_max: int) -> None:
             answer = ("failed", error if isinstance(error, _TRAVELLING) else f"{type(error).__name__}: {error}")
         except MemoryError:
             answer = ("failed", f"training needs more memory than {memory_bytes_max / 2**30:.1f} GiB")
-        except Exception as error:
-            # the class and message travel as text, since foreign exceptions may not survive pickling
+        except Exception as error:  # told to the parent, as text: foreign exceptions may not survive pickling
             answer = ("failed", f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):
             pipe.send(answer)
