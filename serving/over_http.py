@@ -20,7 +20,7 @@ import httpx
 
 from bandit.errors import Refused, RewardloopError
 from bandit.types import COLD_START_MODEL_ID
-from serving.cli.access import ask
+from serving.asking import ask
 from serving.learner.address import running_learner
 from simulator.client_app import ClientApp
 from simulator.transport import Answer, Deliveries, Question, Settled

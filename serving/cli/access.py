@@ -11,16 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from bandit.errors import Busy, Conflict, InvalidInput, NotFound, Refused, RewardloopError
+from bandit.errors import Busy, Refused
+from serving.asking import ask
 from serving.cli.common import Common, now
 from serving.learner.address import Address, running_learner, take_lock
 
 WAIT_S = 10.0
 """How long a command waits for another command to finish, or for a starting learner to answer."""
-
-TIMEOUT_S = 3600.0
 
 
 def operate(common: Common, operation: str, /, **arguments: Any) -> dict[str, Any]:
@@ -30,26 +27,6 @@ def operate(common: Common, operation: str, /, **arguments: Any) -> dict[str, An
     if address is not None:
         return ask(address, "POST", f"/v1/experiments/{name}/operations/{operation}", json=arguments)
     return _in_process(common, operation, arguments)
-
-
-def ask(address: Address, method: str, path: str, *, json: Any = None) -> dict[str, Any]:
-    """One request to the running learner's admin API; its problems come back as our errors."""
-    try:
-        response = httpx.request(
-            method,
-            address.url + path,
-            json=json,
-            headers={"Authorization": f"Bearer {address.token}"},
-            timeout=TIMEOUT_S,
-            trust_env=False,
-        )
-    except httpx.HTTPError as error:
-        raise Busy(f"the running learner does not answer ({type(error).__name__}); try again") from None
-    if response.is_success:
-        answer = response.json()
-        assert isinstance(answer, dict)
-        return answer
-    raise _error_of(response)
 
 
 def owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
@@ -91,17 +68,3 @@ def _in_process(common: Common, operation: str, arguments: dict[str, Any]) -> di
             workspace.close()
     finally:
         lock.release()
-
-
-def _error_of(response: httpx.Response) -> RewardloopError:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {}
-    detail = problem.get("detail") or problem.get("title") or f"the learner answered {response.status_code}"
-    errors = problem.get("errors") or []
-    if response.status_code == 422 and errors:
-        first = errors[0]
-        return InvalidInput(first["field"], first["problem"], first.get("limit"))
-    kinds: dict[int, type[RewardloopError]] = {404: NotFound, 409: Conflict, 403: Refused, 423: Busy}
-    return kinds.get(response.status_code, RewardloopError)(detail)

@@ -124,22 +124,11 @@ def _play(  # noqa: PLR0917
 ) -> dict[tuple[str, str], list[Run]]:
     from serving.simulation import Job, run_jobs, simulated_settings
     from simulator.console import progress_bar
-    from simulator.runner import Script
 
     jobs: list[Job] = []
     for one in chosen:
         settings = simulated_settings(world, base, one.changes)
-        jobs += [
-            Job(
-                name=f"{one.name}-{one.encoder}-{seed}",
-                settings=settings,
-                script=Script(options.interactions, options.batch, options.warm_start, seed),
-                channel=options.channel(),
-                question_every_s=1 / options.rate,
-                barrier=not options.continuous,
-            )
-            for seed in seeds
-        ]
+        jobs += [options.job(f"{one.name}-{one.encoder}-{seed}", settings, seed) for seed in seeds]
     with progress_bar("playing", options.interactions * len(jobs)) as advance:
         runs = run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
     every = len(seeds)

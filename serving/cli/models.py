@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from serving.cli.access import ask, operate, owner
+from serving.asking import ask
+from serving.cli.access import operate, owner
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.learner.address import Address
 

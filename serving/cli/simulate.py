@@ -82,21 +82,10 @@ def _play_in_process(  # noqa: PLR0917
     data_dir: Path,
     name: str,
 ) -> list[Run]:
-    from serving.simulation import Job, run_jobs
+    from serving.simulation import run_jobs
     from simulator.console import progress_bar
-    from simulator.runner import Script
 
-    jobs = [
-        Job(
-            name=name if len(seeds) == 1 else f"{name}-{seed}",
-            settings=settings,
-            script=Script(options.interactions, options.batch, options.warm_start, seed),
-            channel=options.channel(),
-            question_every_s=1 / options.rate,
-            barrier=not options.continuous,
-        )
-        for seed in seeds
-    ]
+    jobs = [options.job(name if len(seeds) == 1 else f"{name}-{seed}", settings, seed) for seed in seeds]
     with progress_bar("playing", options.interactions * len(jobs)) as advance:
         return run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
 

@@ -14,6 +14,8 @@ import click
 from bandit.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from bandit.settings import ExperimentSettings
+    from serving.simulation import Job
     from simulator.channel import Channel
     from simulator.environment import Environment
 
@@ -65,6 +67,20 @@ class WorldOptions:
         if self.reward_twice:
             way = Twice(self.reward_twice, way)
         return Lost(self.reward_loss, way) if self.reward_loss else way
+
+    def job(self, name: str, settings: ExperimentSettings, seed: int) -> Job:
+        """One run of this world as `name`."""
+        from serving.simulation import Job
+        from simulator.runner import Script
+
+        return Job(
+            name=name,
+            settings=settings,
+            script=Script(self.interactions, self.batch, self.warm_start, seed),
+            channel=self.channel(),
+            question_every_s=1 / self.rate,
+            barrier=not self.continuous,
+        )
 
     def _base(self) -> Environment:
         from simulator.news import NewsWorld
