@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bandit.experiment import ExperimentPaths
 from bandit.settings import ExperimentSettings, parse_settings
 from bandit.types import Action
 from serving.in_process import InProcess, in_process
@@ -74,6 +76,26 @@ def world(data_dir: Path, *, seed: int = 0, **sections: Any) -> Iterator[World]:
     """A fresh experiment with this world in front of it."""
     with in_process(data_dir, "test", settings(**sections), seed) as transport:
         yield World(transport, seed)
+
+
+def played(data_dir: Path, batches: int, **sections: Any) -> Path:
+    """A data directory with imported history, an initial model, and so many batches of decisions under it."""
+    with world(data_dir, **sections) as here:
+        here.transport.warm_start(here.history(60))
+        for _ in range(batches):
+            here.play(60)
+            here.transport.settle()
+    return data_dir
+
+
+def copy_of(data_dir: Path, folder: Path) -> Path:
+    """A copy of a data directory, in `folder`, that a test may change."""
+    return Path(shutil.copytree(data_dir, folder / "data"))
+
+
+def paths_of(data_dir: Path) -> ExperimentPaths:
+    """The files of the world's experiment."""
+    return ExperimentPaths(data_dir / "experiments" / "test")
 
 
 def settings(**sections: Any) -> ExperimentSettings:

@@ -16,7 +16,7 @@ from bandit.backup import restore_backup, write_backup
 from bandit.errors import CorruptLog, InvalidInput, NotFound
 from bandit.eventlog import read_events, survey
 from bandit.eventlog.survey import sealed_segments
-from bandit.experiment import Experiment, ExperimentPaths
+from bandit.experiment import Experiment
 from bandit.keys import KeyRing, create_key
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
@@ -24,22 +24,12 @@ from serving.cli import run
 from serving.cli.common import now
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import world
+from tests.serving.learner_support import paths_of, played
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("backup") / "data"
-    with world(data_dir) as played:
-        played.transport.warm_start(played.history(60))
-        for _ in range(2):
-            played.play(60)
-            played.transport.settle()
-    return data_dir
-
-
-def _paths(data_dir: Path) -> ExperimentPaths:
-    return ExperimentPaths(data_dir / "experiments" / "test")
+    return played(tmp_path_factory.mktemp("backup") / "data", 2)
 
 
 def _files(data_dir: Path) -> dict[str, str]:
@@ -56,8 +46,8 @@ def _files(data_dir: Path) -> dict[str, str]:
 def test_a_restored_directory_has_the_same_files_and_gives_the_same_interactions(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    (_paths(data_dir).root / "archive").mkdir(exist_ok=True)
-    (_paths(data_dir).root / "archive" / "part.parquet").write_bytes(b"whatever else belongs to an experiment")
+    (paths_of(data_dir).root / "archive").mkdir(exist_ok=True)
+    (paths_of(data_dir).root / "archive" / "part.parquet").write_bytes(b"whatever else belongs to an experiment")
     written = write_backup(data_dir, tmp_path / "b.tar.gz", now=now())
     restored = restore_backup(written.path, tmp_path / "back")
     assert _files(tmp_path / "back") == _files(data_dir)
@@ -75,7 +65,7 @@ def test_a_backup_taken_while_a_writer_writes_holds_everything_acknowledged_befo
     data_dir: Path, tmp_path: Path
 ) -> None:
     writer = subprocess.Popen(
-        [sys.executable, "-m", "tests.bandit.writer_process", str(_paths(data_dir).root), "w7", "e", "16", "0"],
+        [sys.executable, "-m", "tests.bandit.writer_process", str(paths_of(data_dir).root), "w7", "e", "16", "0"],
         stdout=subprocess.PIPE,
     )
     assert writer.stdout is not None
@@ -85,7 +75,7 @@ def test_a_backup_taken_while_a_writer_writes_holds_everything_acknowledged_befo
             acknowledged += [writer.stdout.readline().decode().strip() for _ in range(400)]
             backup = write_backup(data_dir, tmp_path / f"{number}.tar", now=now())
             restore_backup(backup.path, tmp_path / str(number))
-            found = survey(_paths(tmp_path / str(number)), now=now())
+            found = survey(paths_of(tmp_path / str(number)), now=now())
             assert found.watermark is not None
             ids = [event.event_id for segment in found.segments for event in read_events(segment)]
             assert set(acknowledged) <= set(ids)
@@ -94,7 +84,7 @@ def test_a_backup_taken_while_a_writer_writes_holds_everything_acknowledged_befo
         writer.kill()
         writer.wait()
         writer.stdout.close()
-    survey(_paths(data_dir), now=now())
+    survey(paths_of(data_dir), now=now())
 
 
 def test_keys_and_secret_come_back_private(data_dir: Path, tmp_path: Path) -> None:
@@ -102,7 +92,7 @@ def test_keys_and_secret_come_back_private(data_dir: Path, tmp_path: Path) -> No
     restore_backup(write_backup(data_dir, tmp_path / "b.tar", now=now()).path, tmp_path / "back")
     assert KeyRing(tmp_path / "back").find(secret) is not None
     assert Experiment.open(tmp_path / "back", "test").secret == Experiment.open(data_dir, "test").secret
-    private = (tmp_path / "b.tar", tmp_path / "back" / "keys.json", _paths(tmp_path / "back").secret)
+    private = (tmp_path / "b.tar", tmp_path / "back" / "keys.json", paths_of(tmp_path / "back").secret)
     assert [path.stat().st_mode & 0o777 for path in private] == [0o600] * 3
 
 
@@ -164,7 +154,7 @@ def test_nothing_is_overwritten(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         write_backup(tmp_path / "nothing", tmp_path / "c.tar", now=now())
     assert not (tmp_path / "c.tar").exists()
-    assert sealed_segments(_paths(data_dir).events)
+    assert sealed_segments(paths_of(data_dir).events)
 
 
 def test_the_commands_answer_with_exit_codes_and_json(

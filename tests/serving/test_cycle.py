@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,25 @@ def learn_until_promoted(world: World, batches: int = 8) -> None:
 
 def digest(files: dict[str, bytes]) -> str:
     return hashlib.sha256(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
+
+
+def publish_reversed(workspace: Workspace, watermark: datetime) -> str:
+    """Publish a model that was trained on reversed rewards; gives its id."""
+    with rows_file(workspace, "test", after=None, until=watermark) as (path, _):
+        rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+        path.write_bytes(b"\n".join(msgspec.json.encode({**row, "reward": 1 - row["reward"]}) for row in rows))
+        plain, root = settings_to_dict(workspace.experiment.settings), workspace.experiment.paths.root
+        outcome = advance(Desk(), Job(root=root, name="bad", settings=plain, champion="uniform", learn=path))
+    return workspace.registry.publish(
+        outcome.files,
+        now=workspace.clock(),
+        parent=None,
+        kind="offered",
+        options={},
+        settings_version=1,
+        data={"cut": watermark.isoformat(), "rows": len(rows)},
+        canaries=outcome.canaries,
+    ).model_id
 
 
 def test_from_cold_start_every_pmf_is_uniform_until_a_challenger_passes_the_gate(tmp_path: Path) -> None:
@@ -91,41 +111,21 @@ def test_a_challenger_trained_on_reversed_rewards_is_held_with_reasons_and_leave
         assert champion is not None
         watermark = cycle.intake.watermark
         assert watermark is not None
-        with rows_file(workspace, "test", after=None, until=watermark) as (path, _):
-            reversed_rows = path.with_name("reversed.ndjson")
-            rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-            reversed_rows.write_bytes(
-                b"\n".join(msgspec.json.encode({**row, "reward": 1 - row["reward"]}) for row in rows)
-            )
-            plain = settings_to_dict(workspace.experiment.settings)
-            root = workspace.experiment.paths.root
-            outcome = advance(
-                Desk(), Job(root=root, name="bad", settings=plain, champion="uniform", learn=reversed_rows)
-            )
-        manifest = workspace.registry.publish(
-            outcome.files,
-            now=workspace.clock(),
-            parent=None,
-            kind="offered",
-            options={},
-            settings_version=1,
-            data={"cut": watermark.isoformat(), "rows": len(rows)},
-            canaries=outcome.canaries,
-        )
-        offer(workspace, cycle.store, manifest.model_id)
+        reversed_id = publish_reversed(workspace, watermark)
+        offer(workspace, cycle.store, reversed_id)
         for _ in range(6):
             here.play(400)
             here.transport.settle()
             report = here.transport.last_report
             assert report is not None
-            verdict = next(v for v in report.verdicts if v.challenger == f"offered-{manifest.model_id}")
+            verdict = next(v for v in report.verdicts if v.challenger == f"offered-{reversed_id}")
             assert verdict.outcome in ("hold", "insufficient") and verdict.reason
             if verdict.rejected:
                 break
         assert verdict.rejected and verdict.lift is not None and verdict.lift < 0
-        assert f"offered-{manifest.model_id}" not in cycle.store.names()
+        assert f"offered-{reversed_id}" not in cycle.store.names()
         now = workspace.registry.champion()
-        assert now is not None and now.model_id != manifest.model_id
+        assert now is not None and now.model_id != reversed_id
 
 
 def test_an_equal_challenger_is_not_promoted(tmp_path: Path) -> None:

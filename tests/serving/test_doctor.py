@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,38 +14,25 @@ import pytest
 from bandit.eventlog import verify_segment
 from bandit.eventlog.segment import seal_line, whole_commits
 from bandit.eventlog.survey import sealed_segments
-from bandit.experiment import Experiment, ExperimentPaths
+from bandit.experiment import Experiment
 from bandit.keys import create_key, keys_path
 from bandit.registry import ModelRegistry
 from serving.cli import run
 from serving.cli.common import now
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import world
+from tests.serving.learner_support import copy_of, paths_of, played
 
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory with imported history, an initial model and decisions under it."""
-    data_dir = tmp_path_factory.mktemp("doctor") / "data"
-    with world(data_dir) as played:
-        played.transport.warm_start(played.history(60))
-        for _ in range(3):
-            played.play(60)
-            played.transport.settle()
-    return data_dir
+    return played(tmp_path_factory.mktemp("doctor") / "data", 3)
 
 
 @pytest.fixture
 def data_dir(healthy: Path, tmp_path: Path) -> Path:
     """A copy that a test may break."""
-    copy = tmp_path / "data"
-    shutil.copytree(healthy, copy)
-    return copy
-
-
-def _paths(data_dir: Path) -> ExperimentPaths:
-    return ExperimentPaths(data_dir / "experiments" / "test")
+    return copy_of(healthy, tmp_path)
 
 
 def _examine(data_dir: Path, **options: Any) -> dict[str, Any]:
@@ -65,7 +51,7 @@ def _wrong(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def _last_live_segment(data_dir: Path) -> Path:
-    return [path for path in sealed_segments(_paths(data_dir).events) if path.name.startswith("simulation")][-1]
+    return [path for path in sealed_segments(paths_of(data_dir).events) if path.name.startswith("simulation")][-1]
 
 
 def _flip(path: Path, position: int) -> None:
@@ -93,23 +79,23 @@ def _lose_a_segment(data_dir: Path) -> None:
 
 
 def _damage_the_champion(data_dir: Path) -> None:
-    champion = ModelRegistry(_paths(data_dir)).champion()
+    champion = ModelRegistry(paths_of(data_dir)).champion()
     assert champion is not None
-    _flip(_paths(data_dir).models / champion.model_id / "policy.vw", 100)
+    _flip(paths_of(data_dir).models / champion.model_id / "policy.vw", 100)
 
 
 def _tear_the_pointer(data_dir: Path) -> None:
-    path = _paths(data_dir).champion
+    path = paths_of(data_dir).champion
     path.write_bytes(path.read_bytes()[:-10])
 
 
 def _break_the_history(data_dir: Path) -> None:
-    path = _paths(data_dir).history
+    path = paths_of(data_dir).history
     path.write_bytes(b"nonsense\n" + path.read_bytes())
 
 
 def _replace_the_secret(data_dir: Path) -> None:
-    _paths(data_dir).secret.write_text("00" * 32)
+    paths_of(data_dir).secret.write_text("00" * 32)
 
 
 def _forge_a_probability(data_dir: Path) -> None:
@@ -126,32 +112,32 @@ def _forge_a_probability(data_dir: Path) -> None:
 
 
 def _change_the_certificate(data_dir: Path) -> None:
-    for path in _paths(data_dir).evaluations.glob("e*/certificate.json"):
+    for path in paths_of(data_dir).evaluations.glob("e*/certificate.json"):
         path.write_text(
             path.read_text().replace('"alpha_spent": 0', '"alpha_spent": 1').replace('"seed": 0', '"seed": 1')
         )
 
 
 def _replace_the_database(data_dir: Path) -> None:
-    _paths(data_dir).warehouse.write_bytes(b"x" * 20_000)
+    paths_of(data_dir).warehouse.write_bytes(b"x" * 20_000)
 
 
 def _statement(sql: str) -> Callable[[Path], None]:
     def change(data_dir: Path) -> None:
-        with duckdb.connect(str(_paths(data_dir).warehouse)) as connection:
+        with duckdb.connect(str(paths_of(data_dir).warehouse)) as connection:
             connection.execute(sql)
 
     return change
 
 
 def _leave_damaged_bytes(data_dir: Path) -> None:
-    folder = _paths(data_dir).events / "quarantine"
+    folder = paths_of(data_dir).events / "quarantine"
     folder.mkdir()
     (folder / "w0-00000001.open.100.damaged").write_bytes(b"x")
 
 
 def _set_the_clock_back(data_dir: Path) -> None:
-    (_paths(data_dir).workers / "clock").write_text("2126-01-01T00:00:00+00:00")
+    (paths_of(data_dir).workers / "clock").write_text("2126-01-01T00:00:00+00:00")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +190,7 @@ def test_whoever_needs_a_damaged_database_makes_it_anew_and_history_says_so(data
     healed = Workspace(Experiment.open(data_dir, "test"), now)
     assert healed.warehouse.counts()["decision_records"] == rows
     healed.close()
-    assert len(ModelRegistry(_paths(data_dir)).history("rebuild")) == 1
+    assert len(ModelRegistry(paths_of(data_dir)).history("rebuild")) == 1
     assert _examine(data_dir)["healthy"]
 
 
@@ -217,7 +203,7 @@ def test_repair_saves_all_commits_of_a_damaged_segment_but_the_damaged_one(data_
     answer = _examine(data_dir, repair=True)
     assert verify_segment(segment).events == before - hit.events
     assert any("are back in the log" in finding["what"] for finding in answer["findings"])
-    assert ModelRegistry(_paths(data_dir)).history("salvage")[0]["events"] == before - hit.events
+    assert ModelRegistry(paths_of(data_dir)).history("salvage")[0]["events"] == before - hit.events
     assert list(_wrong(answer)) == [f"database: 1 segment(s) were ingested with other content, first {segment.stem}"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bandit.eventlog import read_events, verify_segment
 from bandit.eventlog.erasure import tombstone
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
-from bandit.experiment import Experiment, ExperimentPaths
+from bandit.experiment import Experiment
 from bandit.types import Action
 from serving.cli import run
 from serving.cli.common import now
@@ -24,7 +23,7 @@ from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question
-from tests.serving.learner_support import settings
+from tests.serving.learner_support import copy_of, paths_of, settings
 
 ACTIONS = (Action("left"), Action("right"))
 PERSON = "person-3-of-seven"
@@ -52,17 +51,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data_dir(original: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "data"
-    shutil.copytree(original, copy)
-    return copy
+    return copy_of(original, tmp_path)
 
 
 def _name(number: int) -> str:
     return f"person-{number % 7}-of-seven"
-
-
-def _paths(data_dir: Path) -> ExperimentPaths:
-    return ExperimentPaths(data_dir / "experiments" / "test")
 
 
 def _operate(data_dir: Path, operation: Any, **arguments: Any) -> Any:
@@ -78,7 +71,7 @@ def _interactions(workspace: Workspace) -> pd.DataFrame:
 
 
 def _digests(data_dir: Path) -> dict[str, str]:
-    return {segment.name: verify_segment(segment).sha256 for segment in sealed_segments(_paths(data_dir).events)}
+    return {segment.name: verify_segment(segment).sha256 for segment in sealed_segments(paths_of(data_dir).events)}
 
 
 def test_nothing_of_an_erased_subject_stays_outside_the_models_and_everything_else_stays(data_dir: Path) -> None:
@@ -105,7 +98,7 @@ def test_the_log_stays_sound_and_the_doctor_says_which_certificate_cannot_be_ver
 def test_a_tombstone_stays_that_only_the_secret_can_read(data_dir: Path) -> None:
     experiment = Experiment.open(data_dir, "test")
     _operate(data_dir, erase, event_ids=["b0-e5"], confirmed=True)
-    lines = _paths(data_dir).history.read_text()
+    lines = paths_of(data_dir).history.read_text()
     (entry,) = [entry for line in lines.splitlines() if (entry := json.loads(line))["kind"] == "erasure"]
     assert entry["tombstones"] == [tombstone(experiment.secret, "b0-e5")]
     assert entry["tombstones"] != [tombstone(b"another secret", "b0-e5")]
@@ -115,7 +108,7 @@ def test_a_tombstone_stays_that_only_the_secret_can_read(data_dir: Path) -> None
 def test_an_event_goes_with_its_rewards_and_leaves_its_neighbours(data_dir: Path) -> None:
     answer = _operate(data_dir, erase, event_ids=["b0-e5", "b1-e139", "never-there"], confirmed=True)
     assert answer["records"] == 4
-    events = [event for segment in sealed_segments(_paths(data_dir).events) for event in read_events(segment)]
+    events = [event for segment in sealed_segments(paths_of(data_dir).events) for event in read_events(segment)]
     decided = {event.event_id for event in events if isinstance(event, DecisionEvent)}
     rewarded = {event.event_id for event in events if isinstance(event, RewardEvent)}
     assert decided & {"b0-e5", "b1-e139"} == rewarded & {"b0-e5", "b1-e139"} == set()
@@ -123,7 +116,7 @@ def test_an_event_goes_with_its_rewards_and_leaves_its_neighbours(data_dir: Path
 
 
 def test_erasing_a_whole_segment_leaves_it_empty_and_sound(data_dir: Path) -> None:
-    segment = sealed_segments(_paths(data_dir).events)[-1]
+    segment = sealed_segments(paths_of(data_dir).events)[-1]
     ids = sorted({event.event_id for event in read_events(segment)})
     _operate(data_dir, erase, event_ids=ids, confirmed=True)
     assert verify_segment(segment).events == 0
@@ -146,7 +139,7 @@ def test_erasing_twice_finds_nothing_the_second_time(data_dir: Path) -> None:
 
 
 def test_bytes_put_aside_are_erased_too(data_dir: Path) -> None:
-    folder = _paths(data_dir).events / "quarantine"
+    folder = paths_of(data_dir).events / "quarantine"
     folder.mkdir()
     aside = folder / "w0-00000001.open.10.torn"
     aside.write_bytes(b'{"type":"decision","event_id":"x","context":{"user":"%s"}}\nother line\n{"to' % PERSON.encode())

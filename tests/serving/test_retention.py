@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from bandit.errors import CorruptLog, InvalidSettings
 from bandit.eventlog import verify_segment
 from bandit.eventlog.survey import sealed_segments
-from bandit.experiment import Experiment, ExperimentPaths
+from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from joiner.archive import PARQUET, archives, compact, unpack
 from joiner.rebuild import rebuild
@@ -23,32 +22,21 @@ from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import settings, world
+from tests.serving.learner_support import copy_of, paths_of, played, settings
 
 LATER = EPOCH + timedelta(days=10)
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """History and three batches of decisions, all within minutes; segments are to be archived after a day."""
+    """All within minutes; segments are to be archived after a day."""
     data_dir = tmp_path_factory.mktemp("retention") / "data"
-    with world(data_dir, retention={"compact_after_days": 1.0}, serving={"subject_field": "sky"}) as played:
-        played.transport.warm_start(played.history(60))
-        for _ in range(3):
-            played.play(60)
-            played.transport.settle()
-    return data_dir
+    return played(data_dir, 3, retention={"compact_after_days": 1.0}, serving={"subject_field": "sky"})
 
 
 @pytest.fixture
 def data_dir(original: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "data"
-    shutil.copytree(original, copy)
-    return copy
-
-
-def _paths(data_dir: Path) -> ExperimentPaths:
-    return ExperimentPaths(data_dir / "experiments" / "test")
+    return copy_of(original, tmp_path)
 
 
 def _operate(data_dir: Path, operation: Any, *, at: datetime = LATER, **arguments: Any) -> Any:
@@ -64,14 +52,14 @@ def _digest(workspace: Workspace) -> str:
 
 
 def _segments(data_dir: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sealed_segments(_paths(data_dir).events)}
+    return {path.name: path.read_bytes() for path in sealed_segments(paths_of(data_dir).events)}
 
 
 def test_archived_segments_come_back_byte_for_byte(data_dir: Path, tmp_path: Path) -> None:
     before = _segments(data_dir)
     answer = _operate(data_dir, retain)
     assert (answer["segments"], _segments(data_dir)) == (len(before), {})
-    (archive,) = archives(_paths(data_dir))
+    (archive,) = archives(paths_of(data_dir))
     assert {path.name: path.read_bytes() for path in unpack(archive, tmp_path / "out")} == before
     assert answer["bytes_after"] < answer["bytes_before"] / 3
 
@@ -89,16 +77,16 @@ def test_a_rebuild_from_archives_gives_the_same_interactions_and_the_doctor_is_c
 def test_a_deleted_database_finds_the_archives_again_by_itself(data_dir: Path) -> None:
     _operate(data_dir, retain)
     before = _operate(data_dir, lambda workspace: workspace.warehouse.counts()["decision_records"])
-    _paths(data_dir).warehouse.unlink()
+    paths_of(data_dir).warehouse.unlink()
     assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["decision_records"]) == before == 180
 
 
 def test_segments_that_are_young_or_not_joined_yet_stay(data_dir: Path) -> None:
     before = _segments(data_dir)
     assert _operate(data_dir, retain, at=EPOCH + timedelta(hours=23))["segments"] == 0
-    _paths(data_dir).warehouse.unlink()
+    paths_of(data_dir).warehouse.unlink()
     with Warehouse(Experiment.open(data_dir, "test")) as fresh:
-        fresh.ingest(sealed_segments(_paths(data_dir).events))
+        fresh.ingest(sealed_segments(paths_of(data_dir).events))
         assert compact(fresh, older_than=LATER, now=LATER).segments == 0
     assert _segments(data_dir) == before
 
@@ -108,17 +96,17 @@ def test_a_compaction_that_was_cut_short_is_finished_by_the_next_and_doubles_not
     digest = _operate(data_dir, _digest)
     _operate(data_dir, retain)
     for name, content in before.items():  # as if it had died before it removed them
-        (_paths(data_dir).events / name).write_bytes(content)
-    (_paths(data_dir).archive / ".incoming-half").mkdir()
+        (paths_of(data_dir).events / name).write_bytes(content)
+    (paths_of(data_dir).archive / ".incoming-half").mkdir()
     assert rebuild(Experiment.open(data_dir, "test")).digest == digest
     _operate(data_dir, retain)
     assert _segments(data_dir) == {}
-    assert len(archives(_paths(data_dir))) == 1
+    assert len(archives(paths_of(data_dir))) == 1
 
 
 def test_a_changed_archive_is_found_and_never_read(data_dir: Path) -> None:
     _operate(data_dir, retain)
-    (archive,) = archives(_paths(data_dir))
+    (archive,) = archives(paths_of(data_dir))
     parquet = archive.folder / PARQUET
     data = bytearray(parquet.read_bytes())
     data[len(data) // 2] ^= 1
@@ -135,9 +123,9 @@ def test_what_is_dropped_is_gone_from_log_and_database(data_dir: Path) -> None:
         settings(retention={"compact_after_days": 1.0, "drop_after_days": 5.0}), now=EPOCH + timedelta(minutes=10)
     )
     assert _operate(data_dir, retain)["dropped"] == 480
-    assert archives(_paths(data_dir)) == []
+    assert archives(paths_of(data_dir)) == []
     assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["interactions"]) == 0
-    assert [entry["events"] for entry in ModelRegistry(_paths(data_dir)).history("drop")] == [480]
+    assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history("drop")] == [480]
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
 
 
@@ -145,12 +133,12 @@ def test_erasure_reaches_into_archives(data_dir: Path) -> None:
     _operate(data_dir, retain)
     counted = _operate(data_dir, erase, subject="cold")
     assert counted["events"] > 20
-    assert len(archives(_paths(data_dir))) == 1
+    assert len(archives(paths_of(data_dir))) == 1
     answer = _operate(data_dir, erase, subject="cold", confirmed=True)
     assert answer["records"] == counted["records"]
-    assert all(verify_segment(segment) for segment in sealed_segments(_paths(data_dir).events))
+    assert all(verify_segment(segment) for segment in sealed_segments(paths_of(data_dir).events))
     _operate(data_dir, retain)
-    for path in (_paths(data_dir).events, _paths(data_dir).archive):
+    for path in (paths_of(data_dir).events, paths_of(data_dir).archive):
         assert not any(b'"cold"' in file.read_bytes() for file in path.rglob("*") if file.is_file())
     assert _operate(data_dir, erase, subject="cold")["events"] == 0
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]

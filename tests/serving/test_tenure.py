@@ -17,36 +17,15 @@ from serving.learner import models
 from serving.learner.certificates import evaluations
 from serving.learner.cron import next_after
 from serving.learner.guard import FORMER
-from serving.learner.jobs import Desk, Job, advance
 from serving.learner.operations import run_operation
 from serving.learner.retention import KEPT_MAX, remove_old_models
-from serving.learner.training_step import rows_file
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, world
-from tests.serving.test_cycle import learn_until_promoted
+from tests.serving.test_cycle import learn_until_promoted, publish_reversed
 
 WIDE = {"algorithm": "egreedy", "epsilon": 0.4}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def publish_reversed(workspace: Workspace, watermark: datetime) -> str:
-    """Publish a model that was trained on reversed rewards; gives its id."""
-    with rows_file(workspace, "test", after=None, until=watermark) as (path, _):
-        rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-        path.write_bytes(b"\n".join(msgspec.json.encode({**row, "reward": 1 - row["reward"]}) for row in rows))
-        plain, root = settings_to_dict(workspace.experiment.settings), workspace.experiment.paths.root
-        outcome = advance(Desk(), Job(root=root, name="bad", settings=plain, champion="uniform", learn=path))
-    return workspace.registry.publish(
-        outcome.files,
-        now=workspace.clock(),
-        parent=None,
-        kind="offered",
-        options={},
-        settings_version=1,
-        data={"cut": watermark.isoformat(), "rows": len(rows)},
-        canaries=outcome.canaries,
-    ).model_id
 
 
 def crown_a_bad_model(here: World) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from serving.cli import cli
 from serving.cli.plan import parse_traffic
 from simulator.planning import Assumptions, ImpossiblePlan, rows_needed, simulate_log
 
-SMALL = ("--interactions", "200", "--batch", "100", "--warm-start", "40", "--jobs", "1")
+SMALL = ("--interactions", "100", "--batch", "50", "--warm-start", "40", "--jobs", "1")
 
 
 def rewardloop(*arguments: str) -> Result:
