@@ -49,8 +49,7 @@ def reward_picture(stretches: Sequence[Stretch], promotions: Mapping[str, dateti
     y = scale_for([*rolled, *(stretch.mean for stretch in stretches)], HEIGHT, 0.0)
     x = Scale(0.0, len(stretches), 0.0, WIDTH)
     levels = ticks(y.low, y.high, 6)
-    marks = {name: _place(stretches, since) for name, since in promotions.items()}
-    marks = {name: at for name, at in marks.items() if at is not None}
+    marks = {name: at for name, since in promotions.items() if (at := _place(stretches, since)) is not None}
     points = [(x(index + 0.5), y(value)) for index, value in enumerate(rolled)]
     parts = [
         *(f'<path class="level" d="M0 {y(level)}H{WIDTH}"/>' for level in levels),

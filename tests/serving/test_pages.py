@@ -20,7 +20,7 @@ pytestmark = pytest.mark.external
 
 PHONE, DESK = 390, 1200
 SMALL = (
-    *("--env", "linear", "--algorithm", "default", "--encoder", "zscore", "--seeds", "0", "--jobs", "1"),
+    *("--env", "linear", "--algorithm", "egreedy", "--encoder", "zscore", "--seeds", "0", "--jobs", "1"),
     *("--interactions", "100", "--batch", "50", "--warm-start", "40"),
 )
 
