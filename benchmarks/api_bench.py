@@ -233,57 +233,6 @@ def measure_workers(*, seconds: float = 2.0, rounds: int = 5) -> dict[str, Any]:
         return {"medians": medians, "ratios": {"two workers / one": ratio}}
 
 
-def measure_memory(requests: int) -> dict[str, Any]:
-    """Resident memory of a worker over at least so many requests, one in a hundred bad; KiB at each tenth."""
-    with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as name:
-        folder = Path(name)
-        prepare(folder / "data")
-        rng = random.Random(13)
-        lines = [json.dumps({"context": context(rng), "actions": offered(rng)}) for _ in range(99 * 5)]
-        lines += [
-            '{"context": {"x": NaN}}',
-            "{",
-            '{"context": []}',
-            '{"context": {}}',
-            '{"context": {}, "actions": []}',
-        ]
-        rng.shuffle(lines)
-        bodies = folder / "mixed.ndjson"
-        bodies.write_text("\n".join(lines))
-        port = 8935
-        command = ["serving.api.run", "--data-dir", str(folder / "data"), "--port", str(port)]
-        resident: list[tuple[int, int]] = []
-        answered = 0
-        with started(command, f"http://127.0.0.1:{port}/livez"):
-            pid = _pid_of(folder / "data")
-            while answered < requests:
-                path = "/v1/experiments/request/recommend"
-                result = load(port, path, bodies, connections=32, seconds=10, core=None, statuses=("200", "400", "422"))
-                answered += sum(result["statuses"].values())
-                resident.append((answered, resident_kib(pid)))
-        steady = resident[len(resident) // 5 :]
-        slope = _slope(steady) * requests / steady[0][1] if len(steady) > 1 else 0.0
-        return {"requests": answered, "resident_kib": resident, "slope": slope}
-
-
-def _pid_of(data_dir: Path) -> int:
-    beats = sorted((data_dir / "experiments" / "request" / "workers").glob("*.json"))
-    return int(json.loads(beats[0].read_text())["pid"])
-
-
-def resident_kib(pid: int) -> int:
-    """What a process holds in memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
-
-
-def _slope(points: list[tuple[int, int]]) -> float:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    mean_x, mean_y = statistics.fmean(xs), statistics.fmean(ys)
-    spread = sum((x - mean_x) ** 2 for x in xs)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-
-
 def _summary(runs: dict[str, list[dict[str, Any]]], sync: float) -> dict[str, Any]:
     medians = {
         label: {key: statistics.median(run[key] for run in results) for key in ("requests_per_s", "p50_ms", "p99_ms")}
@@ -320,11 +269,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--memory", type=int, metavar="REQUESTS", help="watch resident memory instead")
     chosen = parser.parse_args()
-    if chosen.memory:
-        print(json.dumps(measure_memory(chosen.memory)))
-        return
     result = measure(seconds=chosen.seconds, rounds=chosen.rounds)
     workers = measure_workers(seconds=chosen.seconds, rounds=chosen.rounds)
     result["workers"] = workers["medians"]

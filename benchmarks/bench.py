@@ -25,6 +25,7 @@ BENCHES = (
     "event_log",
     "api_bench",
     "sdk_bench",
+    "memory_bench",
     "policy_bench",
     "draws",
     "training_bench",

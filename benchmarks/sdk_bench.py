@@ -1,17 +1,14 @@
-"""What the SDK costs its host: beside a raw httpx call, when the service is down or hangs, and over many calls.
+"""What the SDK costs its host: beside a raw httpx call, and when the service is down or hangs.
 
 `python -m benchmarks.sdk_bench` prints the difference of two medians over alternating calls to the same service, and
 how many of 1,000 calls got the default in time from a service that refuses connections, takes them and says nothing,
-or leaves them unanswered in a full queue. `--leak 100000` watches memory, threads and descriptors instead.
+leaves them in a full queue, or answers a byte at a time.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import logging
-import os
 import random
 import socket
 import statistics
@@ -26,7 +23,7 @@ from typing import Any
 import httpx
 from rewardloop_client import Client, Recommender
 
-from benchmarks.api_bench import CATALOGUE, context, resident_kib, started, train
+from benchmarks.api_bench import CATALOGUE, context, started, train
 from benchmarks.claims import claim
 
 PORT = 8936
@@ -143,40 +140,9 @@ def failing(url: str, calls: int = FAILING) -> dict[str, float]:
     return {"in_time": in_time, "calls": calls, "longest_ms": 1000 * max(took for _, took in answers)}
 
 
-def leak(calls: int) -> list[dict[str, int]]:
-    """Resident KiB, threads and descriptors of this process at each tenth of so many calls with a reward each."""
-    points = []
-    rng = random.Random(4)
-    with service() as url, Recommender(url, "catalogue") as recommender:
-        for number in range(1, calls + 1):
-            choice = recommender.recommend(context(rng), default="class-1")
-            recommender.reward(choice, number % 2)
-            if number % (calls // 10) == 0:
-                recommender.flush()
-                descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-                points.append(
-                    {
-                        "calls": number,
-                        "resident_kib": resident_kib(os.getpid()),
-                        "threads": threading.active_count(),
-                        "descriptors": descriptors,
-                        "defaults": recommender.counters.defaults,
-                        "rewards_sent": recommender.counters.rewards_sent,
-                    }
-                )
-    return points
-
-
 def main() -> None:
     """Print the figures, one line each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--leak", type=int, metavar="CALLS", help="watch memory, threads and descriptors instead")
-    chosen = parser.parse_args()
     logging.disable(logging.WARNING)
-    if chosen.leak:
-        for point in leak(chosen.leak):
-            print(json.dumps(point), flush=True)
-        return
     with service() as url:
         medians = overhead(url)
     for name, median in medians.items():

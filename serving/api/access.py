@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from serving.api.problems import ApiProblem
 
@@ -61,12 +62,7 @@ def check_host(headers: Headers, allowed: frozenset[str] | None) -> None:
         return
     if headers.host is None:
         raise ApiProblem("bad-host", "The request has no Host header.", field="host")
-    name = headers.host.lower()
-    if not name.endswith("]"):
-        head, colon, port = name.rpartition(":")
-        if colon and port.isdigit():
-            name = head
-    if name not in allowed:
+    if _without_port(headers.host) not in allowed:
         raise ApiProblem(
             "misdirected",
             "This server answers for the loopback names only, as long as it has no API key.",
@@ -75,8 +71,20 @@ def check_host(headers: Headers, allowed: frozenset[str] | None) -> None:
         )
 
 
+@lru_cache(maxsize=64)
+def _without_port(host: str) -> str:
+    name = host.lower()
+    if not name.endswith("]"):
+        head, colon, port = name.rpartition(":")
+        if colon and port.isdigit():
+            return head
+    return name
+
+
 def check_content_type(headers: Headers, *, ndjson: bool = False) -> bool:
     """Whether the body is NDJSON; raises `ApiProblem` where it is neither that nor JSON."""
+    if headers.content_type == JSON:
+        return False
     media_type = headers.media_type
     if media_type == JSON:
         return False

@@ -18,7 +18,7 @@ from bandit.events import Event
 
 log = logging.getLogger("rewardloop.api")
 
-GATHERED_MAX = 16
+GATHERED_MAX = 24
 """So many requests are not kept waiting for more: while their commit runs, the next group gathers."""
 
 

@@ -18,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 _encoder = msgspec.json.Encoder()
 
 
+JSON_TYPE = b"application/json"
 DISCARDED_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -30,7 +31,7 @@ class Reply(NamedTuple):
 
     status: int
     body: bytes
-    content_type: bytes = b"application/json"
+    content_type: bytes = JSON_TYPE
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
