@@ -16,12 +16,13 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
-def test_the_settings_page_is_what_the_code_says() -> None:
+def test_the_pages_that_are_generated_are_what_code_and_results_say() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None and spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (ROOT / "docs/settings.md").read_text("utf-8") == generate.settings_page()
+    assert (ROOT / "docs/benchmarks.md").read_text("utf-8") == generate.benchmarks_page()
 
 
 def test_every_command_is_described_in_the_docs() -> None:
