@@ -29,8 +29,7 @@ def render_history(evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>Evaluations of {escape(name)}</title><link rel="icon" href="data:,">'
-        f"<style>{_STYLE}</style></head><body>"
+        f"<title>Evaluations of {escape(name)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>Evaluations of {escape(name)}</h1><p>Paired lift with the gate's bounds, oldest left: {legend}.</p>"
         f"{picture}</body></html>"
     )

@@ -62,6 +62,10 @@ _environment.filters |= {"number": _number, "moment": _moment, "clock": _clock}
 def add_console(app: FastAPI, service: LearnerService) -> None:
     """Put the console's pages and forms into the admin app."""
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    def icon() -> Response:  # there is none; browsers ask for it on the reports' behalf, which are files without links
+        return Response(status_code=204)
+
     @app.get("/", include_in_schema=False)
     def overview() -> Response:
         cycles = [cycle for _, cycle in sorted(service.cycles.items())]
