@@ -88,6 +88,13 @@ class Learning(_Section, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
 
+class Training(_Section, frozen=True):
+    """What one training job may take; beyond it the job is ended, and the run tells so."""
+
+    time_s_max: Annotated[float, Meta(ge=1)] = 1800.0
+    memory_bytes_max: Annotated[int, Meta(ge=512 * 1024 * 1024)] = 8 * 1024 * 1024 * 1024
+
+
 class Schedule(_Section, frozen=True):
     """When the learner trains: after so many seconds or so many newly matured interactions."""
 
@@ -184,6 +191,7 @@ class ExperimentSettings(_Section, frozen=True):
     encoding: Encoding = Encoding()
     exploration: Exploration = Exploration()
     learning: Learning = Learning()
+    training: Training = Training()
     schedule: Schedule = Schedule()
     gate: Gate = Gate()
     rollback: Rollback = Rollback()

@@ -52,6 +52,8 @@ MEANING: dict[str, str] = {
     "learning.importance_max": "bound on 1/probability as an example's weight",
     "learning.propensity_min": "rows decided with a smaller probability are not learnt from",
     "learning.seed": "seed of the learner's own randomness",
+    "training.time_s_max": "seconds after which a training job is ended; the run fails, and the next one tries again",
+    "training.memory_bytes_max": "address space of a training process; a job that needs more fails",
     "schedule.interval_s": "train after so many seconds, when something new matured",
     "schedule.interactions": "train after so many newly matured interactions, if that comes first",
     "schedule.cron": "five cron fields in UTC (30 4 * * *) in place of the interval",

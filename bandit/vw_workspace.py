@@ -54,6 +54,8 @@ class VWWorkspace:
             try:
                 self._vw = Workspace(arg_list=list(arguments))
             except Exception as error:  # VW raises RuntimeError and others of its own
+                if "Failed to allocate" in str(error):
+                    raise MemoryError("Vowpal Wabbit's weights do not fit into memory; lower learning.bits") from error
                 raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
 
     @property

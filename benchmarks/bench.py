@@ -29,6 +29,7 @@ BENCHES = (
     "policy_bench",
     "draws",
     "training_bench",
+    "cycle_bench",
     "joins",
     "evaluation_bench",
 )

@@ -56,7 +56,7 @@ def publish_initial(
             champion=UNIFORM,
             score=path,
         )
-        outcome: Outcome = trainer.run("advance", job)
+        outcome: Outcome = trainer.run("advance", job, limits=workspace.experiment.settings.training)
     state.learnt, state.canaries = outcome.learnt, outcome.canaries
     with step("evaluate"):
         look = _look(workspace, state, outcome, report)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from bandit.errors import Conflict, Refused
+from bandit.frozen import REWARD_MODEL
 from bandit.registry import Champion
 from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
 from serving.learner.training_step import Plan, model_time
@@ -21,11 +22,18 @@ PREFIX = "offered-"
 
 
 def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> ChallengerState:
-    """Let a stored model join the field; raises `NotFound`, `CorruptModel`, `Conflict`, or `Refused` when full."""
+    """Let a stored model join the field; raises `NotFound`, `CorruptModel`, `Conflict`, or `Refused`.
+
+    Refused is what has no reward model to be evaluated with, and any model while the field is full.
+    """
     champion = workspace.registry.champion()
     if champion is not None and champion.model_id == model_id:
         raise Conflict("this model is the champion")
     stored = workspace.registry.load(model_id)
+    if not stored.files.get(REWARD_MODEL):
+        raise Refused(
+            f"the model has no {REWARD_MODEL}, so it cannot be compared with the champion; promote it by hand"
+        )
     name = PREFIX + model_id
     present = [known for known in store.names() if known.startswith(PREFIX)]
     if name in present:

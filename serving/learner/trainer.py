@@ -19,32 +19,34 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFailed
+from bandit.settings import Training
 from serving.learner.desk import Desk
 from serving.learner.jobs import JOBS
 
 _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
 
-TIMEOUT_S = 1800.0
+DEFAULT = Training()
+"""The limits of a job that belongs to no experiment's settings."""
+
 NICENESS = 5
 """Training gives way to decisions when both want the same core."""
-
-MEMORY_BYTES_MAX = 8 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One job to run: its name, its arguments, and the challenger it is for (whose process remembers it)."""
+    """One job: its name, its arguments, its limits, and the challenger it is for (whose process remembers it)."""
 
     challenger: str
     job: str
     arguments: tuple[Any, ...]
+    limits: Training = DEFAULT
 
 
 class Trainer(Protocol):
-    """Runs a job of `serving.learner.jobs` by name and gives its answer; raises what the job raises."""
+    """Runs a job of `serving.learner.jobs` by name, within limits, and gives its answer; raises what the job raises."""
 
-    def run(self, job: str, /, *arguments: Any) -> Any: ...
+    def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any: ...
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run several jobs; in their order the answers, or for one that failed its exception."""
@@ -54,12 +56,12 @@ class Trainer(Protocol):
 
 
 class InlineTrainer:
-    """Runs jobs in this very thread: for simulations, where the clock stands still meanwhile."""
+    """Runs jobs in this very thread, without limits: for simulations, where the clock stands still meanwhile."""
 
     def __init__(self) -> None:
         self._desk = Desk()
 
-    def run(self, job: str, /, *arguments: Any) -> Any:
+    def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         return JOBS[job](self._desk, *arguments)
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
@@ -72,23 +74,21 @@ class InlineTrainer:
 class ChildTrainer:
     """Runs jobs in one persistent child process, one at a time."""
 
-    def __init__(self, *, timeout_s: float = TIMEOUT_S, memory_bytes_max: int = MEMORY_BYTES_MAX) -> None:
-        self.timeout_s = timeout_s
-        self.memory_bytes_max = memory_bytes_max
+    def __init__(self) -> None:
         self.restarts = 0
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None
 
-    def run(self, job: str, /, *arguments: Any) -> Any:
+    def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job in the child; raises what the job raised, or `TrainingFailed` when the child died."""
         with self._lock:
             pipe = self._alive()
             try:
-                pipe.send((job, arguments))
-                if not pipe.poll(self.timeout_s):
+                pipe.send((job, arguments, limits.memory_bytes_max))
+                if not pipe.poll(limits.time_s_max):
                     self._kill()
-                    raise TrainingFailed(f"the training process took longer than {self.timeout_s:g} s and was ended")
+                    raise TrainingFailed(f"training took longer than training.time_s_max = {limits.time_s_max:g} s")
                 kind, answer = pipe.recv()
             except (EOFError, OSError):  # the child died, or `close` ended it while it worked
                 raise TrainingFailed(f"the training process ended ({self._kill()}); it will be started again") from None
@@ -118,9 +118,7 @@ class ChildTrainer:
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(
-                target=_serve, args=(theirs, self.memory_bytes_max), name="rewardloop-trainer", daemon=True
-            )
+            self._process = context.Process(target=_serve, args=(theirs,), name="rewardloop-trainer", daemon=True)
             self._process.start()
             theirs.close()
             self.restarts += 1
@@ -150,13 +148,13 @@ class TrainerPool:
         self.trainers = tuple(trainers)
 
     @classmethod
-    def of(cls, processes: int, **limits: Any) -> TrainerPool:
-        """So many processes, each with the limits of `ChildTrainer`."""
-        return cls([ChildTrainer(**limits) for _ in range(max(1, processes))])
+    def of(cls, processes: int) -> TrainerPool:
+        """So many processes."""
+        return cls([ChildTrainer() for _ in range(max(1, processes))])
 
-    def run(self, job: str, /, *arguments: Any) -> Any:
+    def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job in the first process."""
-        return self.trainers[0].run(job, *arguments)
+        return self.trainers[0].run(job, *arguments, limits=limits)
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run the calls of each process in order, the processes side by side."""
@@ -190,32 +188,36 @@ class TrainerPool:
 
 def _attempt(trainer: Trainer, call: Call) -> Any:
     try:
-        return trainer.run(call.job, *call.arguments)
+        return trainer.run(call.job, *call.arguments, limits=call.limits)
     except Exception as error:  # the caller tells each challenger's error in the run's report
         return error
 
 
-def _serve(pipe: Connection, memory_bytes_max: int) -> None:
+def _serve(pipe: Connection) -> None:
     """The child's life: take a job, answer, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = memory_bytes_max if hard == resource.RLIM_INFINITY else min(memory_bytes_max, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     os.nice(NICENESS)
     desk = Desk()
     while True:
         try:
-            job, arguments = pipe.recv()
+            job, arguments, memory_bytes_max = pipe.recv()
         except (EOFError, ConnectionResetError):
             return
+        _bound_memory(memory_bytes_max)
         try:
             answer: tuple[str, Any] = ("done", JOBS[job](desk, *arguments))
         except RewardloopError as error:
             answer = ("failed", error if isinstance(error, _TRAVELLING) else f"{type(error).__name__}: {error}")
         except MemoryError:
-            answer = ("failed", f"training needs more memory than {memory_bytes_max / 2**30:.1f} GiB")
+            answer = ("failed", f"training needs more than training.memory_bytes_max = {memory_bytes_max:,}")
         except Exception as error:  # told to the parent, as text: foreign exceptions may not survive pickling
             answer = ("failed", f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):
             pipe.send(answer)
+
+
+def _bound_memory(bytes_max: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = bytes_max if hard == resource.RLIM_INFINITY else min(bytes_max, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

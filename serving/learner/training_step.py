@@ -232,8 +232,8 @@ def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetim
         challenger=name if state.kind == KIND_LEARNING else None,
     )
     if state.kind != KIND_LEARNING:
-        return Call(name, "score_frozen", (job, state.model_id)), scored
-    return Call(name, "advance", (job,)), scored
+        return Call(name, "score_frozen", (job, state.model_id), plan.settings.training), scored
+    return Call(name, "advance", (job,), plan.settings.training), scored
 
 
 def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datetime) -> ChallengerState:

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bandit.errors import Busy, Refused
+from bandit.errors import Busy, CorruptModel, Refused
+from bandit.frozen import Frozen
 from bandit.settings import parse_settings, settings_to_dict
 from evaluation.certificate import verify_certificate
 from evaluation.scored import ScoredRows
@@ -17,7 +18,8 @@ from joiner.parquet import read_parquet
 from serving.learner import models
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
-from serving.learner.jobs import Desk, Job, advance
+from serving.learner.desk import Desk
+from serving.learner.jobs import Job, advance
 from serving.learner.offered import offer
 from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
@@ -126,6 +128,33 @@ def test_a_challenger_trained_on_reversed_rewards_is_held_with_reasons_and_leave
         assert f"offered-{reversed_id}" not in cycle.store.names()
         now = workspace.registry.champion()
         assert now is not None and now.model_id != reversed_id
+
+
+def test_a_model_without_a_reward_model_is_refused_as_a_challenger(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        champion = workspace.registry.champion()
+        assert champion is not None
+        stored = workspace.registry.load(champion.model_id)
+        here.transport.clock.advance(5)
+        bare = workspace.registry.publish(
+            {name: data for name, data in stored.files.items() if name != "reward_model.vw"},
+            now=workspace.clock(),
+            parent=None,
+            kind="offered",
+            options=stored.manifest.options,
+            settings_version=1,
+            data=stored.manifest.data,
+            canaries=stored.manifest.canaries,
+        )
+        with pytest.raises(Refused, match=r"no reward_model\.vw"):
+            offer(workspace, store, bare.model_id)
+        assert store.names() == ["standing"]
+        with pytest.raises(CorruptModel, match=r"no reward_model\.vw"):
+            Frozen(workspace.registry.load(bare.model_id)).score(
+                [], workspace.experiment.settings, champion=None, champion_id=None
+            )
 
 
 def test_an_equal_challenger_is_not_promoted(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from bandit.errors import NotFound, TrainingFailed
 from bandit.experiment import Experiment
-from bandit.settings import ExperimentSettings
+from bandit.settings import ExperimentSettings, Training, parse_settings, settings_to_dict
 from serving.cli.common import now
+from serving.learner.jobs import UNIFORM, Job
 from serving.learner.trainer import ChildTrainer, InlineTrainer
 
 
@@ -35,17 +36,32 @@ def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
 
 
 def test_a_job_that_takes_too_long_is_ended() -> None:
-    trainer = ChildTrainer(timeout_s=30)
+    trainer = ChildTrainer()
     try:
         trainer.run("ping")
         pid = trainer.pid
         assert pid is not None
-        trainer.timeout_s = 0.2
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(TrainingFailed, match="longer than"):
-            trainer.run("ping")
+        with pytest.raises(TrainingFailed, match=r"training\.time_s_max = 1 s"):
+            trainer.run("ping", limits=Training(time_s_max=1.0))
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+    finally:
+        trainer.close()
+
+
+def test_a_job_that_needs_too_much_memory_fails_and_the_process_goes_on(tmp_path: Path) -> None:
+    settings = parse_settings({"actions": [{"id": "a"}, {"id": "b"}], "learning": {"bits": 28}})
+    experiment = Experiment.create(tmp_path, "one", settings, now=now())
+    rows = tmp_path / "rows.ndjson"
+    row = '{"event_id":"e","decided_at":"2026-01-01T00:00:00Z","model_id":"m","context":{"x":1.0},"index":0,'
+    rows.write_text(row + '"propensity":0.5,"reward":1.0,"catalogue_version":1}\n')
+    job = Job(root=experiment.paths.root, name="one", settings=settings_to_dict(settings), champion=UNIFORM, score=rows)
+    trainer = ChildTrainer()
+    try:
+        with pytest.raises(TrainingFailed, match=r"training\.memory_bytes_max = 3,000,000,000"):
+            trainer.run("advance", job, limits=Training(memory_bytes_max=3_000_000_000))
+        assert trainer.run("ping") == 0 and trainer.restarts == 1
     finally:
         trainer.close()
 
