@@ -149,11 +149,12 @@ class Serving(_Section, frozen=True):
     cold_start_exploration: Fraction = 0.1
     control_fraction: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     control_policy: Literal["baseline", "uniform"] = "baseline"
-    trial_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    trial_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.3
     trial_share_max: Annotated[float, Meta(ge=0, le=0.5)] = 0.5
     seal_interval_s: Positive = 5.0
     segment_bytes_max: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
     subject_field: str | None = None
+    segment_field: str | None = None
 
 
 class Retention(_Section, frozen=True):

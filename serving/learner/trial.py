@@ -27,8 +27,8 @@ from serving.learner.workspace import Workspace
 REFRESH_GROWTH = 1.05
 """A challenger on trial is replaced by its newer self when that has learnt from so many times as many rows."""
 
-AHEAD = 1.0
-"""By how many standard errors another challenger's evidence has to be ahead to take the place on trial."""
+LEAST = 1 / 3
+"""The part of the starting share that a challenger keeps as long as it is not rejected, whatever speaks against it."""
 
 
 def update_trial(
@@ -76,13 +76,16 @@ def update_trial(
 
 
 def share_for(verdict: Verdict, serving: Serving) -> float:
-    """The share that the evidence earns a challenger: the chance that it is better, less one half.
+    """The share that the evidence earns a challenger: `trial_share` while nothing is known about it.
 
-    The chance is Φ(lift/SE), SE being what the gate's bound reckons with; at least `trial_share` and at most
-    `trial_share_max`.
+    With the chance p = Φ(lift/SE) that it is better, SE being what the gate's bound reckons with, the share grows
+    towards `trial_share_max` as p goes from ½ to 1, and falls as p falls, down to a third of `trial_share`: enough to
+    find out.
     """
-    chance = NormalDist().cdf(_evidence(verdict))
-    return round(min(max(chance - 0.5, serving.trial_share), serving.trial_share_max), 3)
+    lean = 2 * NormalDist().cdf(_evidence(verdict)) - 1
+    if lean < 0:
+        return round(serving.trial_share * max(1 + lean, LEAST), 3)
+    return round(serving.trial_share + lean * (serving.trial_share_max - serving.trial_share), 3)
 
 
 def _evidence(verdict: Verdict) -> float:
@@ -92,15 +95,17 @@ def _evidence(verdict: Verdict) -> float:
 
 
 def _most_promising(looks: Sequence[Look], current: Trial | None) -> Look | None:
-    """The undecided one with the strongest evidence for a lift; the one on trial (first, the standing one) is left only
-    for one that is clearly ahead, because its evidence is in the rows in which it had its share.
+    """The undecided one on trial (first, the standing one), or one whose lift is ahead by more than both their SEs.
+
+    Nothing less counts, because a challenger's evidence is in the rows in which it had its share.
     """
     undecided = {look.state.name: look for look in looks if not look.verdict.rejected}
-    best = max(undecided.values(), key=lambda look: _evidence(look.verdict), default=None)
     known = undecided.get(current.challenger if current is not None else STANDING)
+    best = max(undecided.values(), key=lambda look: look.verdict.lift.value - look.verdict.lift.se, default=None)
     if best is None or known is None:
         return best
-    return best if _evidence(best.verdict) > _evidence(known.verdict) + AHEAD else known
+    lift, other = known.verdict.lift, best.verdict.lift
+    return best if other.value - other.se > lift.value + lift.se else known
 
 
 def _is_news(current: Trial, state: ChallengerState) -> bool:
