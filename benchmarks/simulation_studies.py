@@ -1,4 +1,4 @@
-"""What the loop earns in worlds with known answers: exploration, gate, delay, drift, catalogue change, seeds.
+"""What the loop earns in worlds with known answers: exploration, gate, delay, drift, actions, hostile rewards, seeds.
 
     python -m benchmarks.simulation_studies [--only drift,gate] [--seeds 0-4] [--quick] [--jobs 2]
 
@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bandit.settings import ExperimentSettings
-from serving.cli.compare import LABELS
+from benchmarks.study_worlds import Arriving, Hostile
+from serving.cli.compare import LABELS, PANEL_TITLES
 from serving.cli.compare import configuration as published_configuration
 from serving.cli.worlds import statlog_world
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
@@ -35,26 +38,33 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WINDOW_S = 2.0
 GATE_ON: dict[str, Any] = {}
 GATE_OFF: dict[str, Any] = {"gate": {"enabled": False}}
+MODES = (("gate on", GATE_ON), ("gate off", GATE_OFF))
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line of a study."""
+    """One line of a study, drawn in the panel of its `world` (or of the name `panel`)."""
 
     label: str
     world: Environment
     changes: dict[str, Any] = field(default_factory=dict)
     channel: Channel = field(default_factory=Delay)
     barrier: bool = True
+    panel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Cases that are compared; `make` builds them for a number of interactions."""
+    """Cases that are compared; `make` builds them for a number of interactions, of which `length` is the usual one.
+
+    `after` prints what else the runs say, case by case.
+    """
 
     name: str
     question: str
     make: Callable[[int], list[Case]]
+    length: int = 7500
+    after: Callable[[Sequence[Case], Sequence[Sequence[Run]]], None] | None = None
 
 
 def bar(_: int) -> list[Case]:
@@ -69,15 +79,14 @@ def exploration(_: int) -> list[Case]:
     for encoder in ("zscore", "bins"):
         for name in LABELS:
             one = published_configuration(name, encoder, None)
-            cases.append(Case(f"{one.label}, {encoder}", world, one.changes))
+            cases.append(Case(f"{one.label}, {encoder}", world, one.changes, panel=PANEL_TITLES[encoder]))
     return cases
 
 
 def gate(_: int) -> list[Case]:
     """What the gate costs, or saves, in reward."""
     worlds = [statlog_world(), LinearWorld(5), NonLinearWorld(5), NewsWorld(10)]
-    modes = (("gate on", GATE_ON), ("gate off", GATE_OFF))
-    return [Case(f"{world.name}, {mode}", world, changes) for world in worlds for mode, changes in modes]
+    return [Case(f"{world.name}, {mode}", world, changes) for world in worlds for mode, changes in MODES]
 
 
 def delay(_: int) -> list[Case]:
@@ -97,11 +106,33 @@ def drift(interactions: int) -> list[Case]:
     """Every action suddenly, slowly or periodically means another one."""
     half = interactions // 2
     cases = []
-    for shape, at, length in (("abrupt", half, 1), ("gradual", 0, interactions), ("seasonal", 0, half)):
-        inner = LinearWorld(5)
+    linear = LinearWorld(5)
+    for inner, shape, at, length in (
+        (statlog_world(), "abrupt", half, 1),
+        (linear, "abrupt", half, 1),
+        (linear, "gradual", 0, interactions),
+        (linear, "seasonal", 0, half),
+    ):
         world = Drifting(inner, Permuted(inner), shape, at=at, length=length)  # type: ignore[arg-type]
-        cases += [Case(f"{shape}, gate on", world), Case(f"{shape}, gate off", world, GATE_OFF)]
+        cases += [Case(f"{world.name}, {mode}", world, changes) for mode, changes in MODES]
     return cases
+
+
+def recovery(cases: Sequence[Case], runs: Sequence[Sequence[Run]]) -> None:
+    """After how many interactions of the new world a stretch of 500 earned 95% of what the old one gave at last."""
+    print("\nInteractions after an abrupt change until 500 of them earn 95% of the last 1,000 before it:")
+    for case, series in zip(cases, runs, strict=True):
+        world = case.world
+        if not isinstance(world, Drifting) or world.shape != "abrupt":
+            continue
+        print(f"- {case.label}: {', '.join(_recovered(run, world.at) for run in series)}")
+
+
+def _recovered(run: Run, at: int) -> str:
+    former = run.expected[max(0, at - 1000) : at].mean()
+    later = np.convolve(run.expected[at:], np.full(500, 1 / 500), mode="valid")
+    reached = np.flatnonzero(later >= 0.95 * former)
+    return f"{reached[0] + 500:,}" if len(reached) else f"not within {len(run.expected) - at:,}"
 
 
 def catalogue(_: int) -> list[Case]:
@@ -110,6 +141,50 @@ def catalogue(_: int) -> list[Case]:
         Case(f"an article lasts {lifetime:,} readers", NewsWorld(10, lifetime=lifetime))
         for lifetime in (1_000_000, 4000, 1000, 250)
     ]
+
+
+def newcomer(interactions: int) -> list[Case]:
+    """An action that nobody has seen arrives, and earns 20% more than the best one so far."""
+    world = Arriving(at=interactions // 3)
+    return [Case(mode, world, changes) for mode, changes in MODES]
+
+
+def shares(cases: Sequence[Case], runs: Sequence[Sequence[Run]]) -> None:
+    """What share of the decisions the newcomer had at first, and when it had half of its optimal share, which is 1."""
+    print("\nThe newcomer's share of the 500 decisions after it came (uniform would be 1/6), and how many decisions")
+    print("later it had half of 500 in a row:")
+    for case, series in zip(cases, runs, strict=True):
+        assert isinstance(case.world, Arriving)
+        told = []
+        for run in series:
+            chosen = np.array([action == "newcomer" for action in run.actions[case.world.at :]], dtype=np.float64)
+            rolling = np.convolve(chosen, np.full(500, 1 / 500), mode="valid")
+            half = np.flatnonzero(rolling >= 0.5)
+            told.append(f"{rolling[0]:.3f} and {half[0] + 500 if len(half) else 'never'}")
+        print(f"- {case.label}: {'; '.join(told)}")
+
+
+def hostile(_: int) -> list[Case]:
+    """Somebody sends a share of the rewards, turned against the truth."""
+    statlog, linear = statlog_world(), LinearWorld(5)
+    return [
+        Case(f"{world.name}, {share:.0%} hostile", Hostile(world, share), panel=world.name)
+        for world in (statlog, linear)
+        for share in (0.0, 0.02, 0.1)
+    ]
+
+
+def truth(cases: Sequence[Case], runs: Sequence[Sequence[Run]]) -> None:
+    """What the decisions were truly worth, beside the baseline (the first action) and uniform choice."""
+    print("\nTrue value of the last 500 decisions, of the first action in the same rounds' world, and of uniform:")
+    for case, series in zip(cases, runs, strict=True):
+        assert isinstance(case.world, Hostile)
+        values = np.array([run.expected[-500:].mean() for run in series])
+        rng, first = np.random.default_rng(0), np.empty(4000)
+        for number in range(len(first)):
+            first[number] = case.world.inner.draw(rng, 0).means[0]
+        uniform = np.mean([run.random[-500:].mean() for run in series])
+        print(f"- {case.label}: {values.mean():.3f} (worst seed {values.min():.3f}); {first.mean():.3f}; {uniform:.3f}")
 
 
 def cost(_: int) -> list[Case]:
@@ -131,8 +206,10 @@ STUDIES = (
     Study("exploration", "The published comparison, redone: is it the encoder or the algorithm?", exploration),
     Study("gate", "What does the gate cost or save?", gate),
     Study("delay", "What do late and lost rewards cost?", delay),
-    Study("drift", "How does the loop follow a world that changes?", drift),
+    Study("drift", "How does the loop follow a world that changes?", drift, 10_000, recovery),
     Study("catalogue", "How does it cope with actions that come and go?", catalogue),
+    Study("newcomer", "How soon is a better action found that nobody has seen before?", newcomer, 9000, shares),
+    Study("hostile", "What can rewards do that are sent against the truth?", hostile, 5000, truth),
     Study("cost", "What does exploration cost?", cost),
 )
 
@@ -160,29 +237,29 @@ def report(study: Study, script: Script, runs: list[list[Run]]) -> None:
         _print_seeds([summarise(run) for run in runs[0]])
     else:
         _print_cases([case.label for case in cases], runs)
-    series = [
-        Series(case.label, runs[number], SERIES[number % len(SERIES)], emphasis=number == 0)
-        for number, case in enumerate(cases)
-    ]
+    if study.after is not None:
+        study.after(cases, runs)
+    draw(study, script, runs, cases)
+
+
+def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Sequence[Case]) -> None:
+    """The study's picture: one panel a world, because each has reference lines of its own."""
+    panels: dict[str, list[Series]] = {}
+    for case, series in zip(cases, runs, strict=True):
+        title = case.panel or case.world.name
+        panel = panels.setdefault(title, [])
+        label = case.label.removeprefix(f"{title}, ")
+        panel.append(Series(label, series, SERIES[len(panel) % len(SERIES)], emphasis=not panel))
     IMAGES.mkdir(parents=True, exist_ok=True)
-    width = max(1, -(-len(series) // 5))
-    per_panel = -(-len(series) // width)
-    panels = [
-        Panel("", [_recoloured(one, i) for i, one in enumerate(series[start : start + per_panel])])
-        for start in range(0, len(series), per_panel)
-    ]
     comparison_picture(
-        panels,
+        [Panel(title if len(panels) > 1 else "", series) for title, series in panels.items()],
         None,
         IMAGES / f"study-{study.name}.png",
         title=study.question,
-        subtitle=f"{script.interactions:,} interactions in batches of {script.batch}; mean and range over seeds",
+        subtitle=f"{script.interactions:,} interactions in batches of {script.batch} after {script.warm_start} rows of "
+        f"uniform history; mean and range over {len(runs[0])} seed{'s' if len(runs[0]) > 1 else ''}",
         fixed_label="",
     )
-
-
-def _recoloured(series: Series, number: int) -> Series:
-    return Series(series.label, series.runs, SERIES[number % len(SERIES)], series.emphasis)
 
 
 def _print_seeds(summaries: Sequence[Summary]) -> None:
@@ -217,7 +294,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="names of studies, separated by commas")
     parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--interactions", type=int, default=7500)
+    parser.add_argument("--interactions", type=int, help="default: each study's own")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one seed, 1,000 interactions")
     arguments = parser.parse_args()
@@ -226,10 +303,10 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown studies: {', '.join(sorted(unknown))}")
     seeds = parse_seeds("0" if arguments.quick else arguments.seeds)
-    script = Script(1000 if arguments.quick else arguments.interactions)
     for study in STUDIES:
         if names and study.name not in names:
             continue
+        script = Script(1000 if arguments.quick else arguments.interactions or study.length)
         started = time.monotonic()
         runs = run_study(study, script, seeds, arguments.jobs)
         report(study, script, runs)

@@ -27,7 +27,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "bag": {"algorithm": "bag", "bags": 3, "epsilon": 0.0},
     "cover": {"algorithm": "cover", "cover": 3, "epsilon": 0.05},
 }
-"""The published study's recipes: doubly-robust learning, and each deploys whatever it has trained."""
+"""The published study's recipes; each deploys whatever it has trained."""
+
+PUBLISHED_LEARNING: dict[str, Any] = {"cb_type": "dr", "passes": 1, "importance_max": 10_000.0}
+"""How they learn: doubly robust, each row once, with importance weights as they come."""
 
 ENCODINGS: dict[str, dict[str, Any]] = {
     "zscore": {"numbers": "zscore", "interactions": "linear"},
@@ -108,7 +111,7 @@ def configuration(name: str, encoder: str, gate: str | None) -> Configuration:
     enabled = gate == "on" if gate is not None else recipe is None
     changes: dict[str, Any] = {"encoding": ENCODINGS[encoder], "gate": {"enabled": enabled}}
     if recipe is not None:
-        changes |= {"exploration": recipe, "learning": {"cb_type": "dr"}}
+        changes |= {"exploration": recipe, "learning": PUBLISHED_LEARNING}
     elif name != "default":
         changes["exploration"] = {"algorithm": name}
     return Configuration(name, LABELS.get(name, name), encoder, changes)
