@@ -31,19 +31,20 @@ from simulator.drift import Drifting, Permuted
 from simulator.environment import Environment
 from simulator.news import NewsWorld
 from simulator.runner import Run, Script
-from simulator.style import SERIES
+from simulator.style import AGENT, RANDOM, SERIES
 from simulator.synthetic import LinearWorld, NonLinearWorld
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WINDOW_S = 2.0
 GATE_ON: dict[str, Any] = {}
 GATE_OFF: dict[str, Any] = {"gate": {"enabled": False}}
+OTHERS = tuple(colour for colour in SERIES if colour != AGENT)
 MODES = (("gate on", GATE_ON), ("gate off", GATE_OFF))
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line of a study, drawn in the panel of its `world` (or of the name `panel`)."""
+    """One line of a study, drawn in the panel of its `world` (or of the name `panel`), where it is called `short`."""
 
     label: str
     world: Environment
@@ -51,6 +52,7 @@ class Case:
     channel: Channel = field(default_factory=Delay)
     barrier: bool = True
     panel: str = ""
+    short: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,9 @@ def exploration(_: int) -> list[Case]:
     for encoder in ("zscore", "bins"):
         for name in LABELS:
             one = published_configuration(name, encoder, None)
-            cases.append(Case(f"{one.label}, {encoder}", world, one.changes, panel=PANEL_TITLES[encoder]))
+            cases.append(
+                Case(f"{one.label}, {encoder}", world, one.changes, panel=PANEL_TITLES[encoder], short=one.label)
+            )
     return cases
 
 
@@ -248,8 +252,10 @@ def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Seq
     for case, series in zip(cases, runs, strict=True):
         title = case.panel or case.world.name
         panel = panels.setdefault(title, [])
-        label = case.label.removeprefix(f"{title}, ")
-        panel.append(Series(label, series, SERIES[len(panel) % len(SERIES)], emphasis=not panel))
+        label = case.short or case.label.removeprefix(f"{title}, ")
+        main = label == LABELS["default"] if study.name == "exploration" else not panel
+        colour = AGENT if main else RANDOM if label == LABELS["uniform"] else OTHERS[len(panel) % len(OTHERS)]
+        panel.append(Series(label, series, colour, emphasis=main))
     IMAGES.mkdir(parents=True, exist_ok=True)
     comparison_picture(
         [Panel(title if len(panels) > 1 else "", series) for title, series in panels.items()],

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from simulator import style
@@ -21,6 +20,7 @@ from simulator.runner import Run
 
 SHARES_MAX = 9
 _SKIP = 20  # the very first rolling means rest on a handful of rewards and only flicker
+_LABEL_GAP = 0.058  # of the height of a panel, between two labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +44,42 @@ class Panel:
 def comparison_picture(
     panels: Sequence[Panel], lines: ReferenceLines | None, path: Path, *, title: str, subtitle: str, fixed_label: str
 ) -> Path:
-    """Rolling reward above, cumulative regret below, one column a panel; drawn to `path` (.png or .svg).
+    """Expected reward above, cumulative regret below, two panels beside each other; drawn to `path` (.png or .svg).
 
-    Without `lines` (a drifting world has no constant ones) the rolling means of random and oracle are drawn.
+    Without `lines` (a drifting world has no constant ones, and each panel may show another world) the rolling means of
+    what random choice and the oracle would have earned in the panel's own rounds are drawn.
     """
-    columns = len(panels)
-    figure = style.new_figure(1.4 + 5.6 * columns, 7.6)
-    axes: Any = figure.subplots(2, columns, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
-    figure.subplots_adjust(left=0.075, right=0.975, top=0.83, bottom=0.075, wspace=0.07, hspace=0.13)
-    figure.text(0.02, 0.955, title, fontsize=15, fontweight="bold", color=style.INK)
-    figure.text(0.02, 0.917, subtitle, fontsize=10, color=style.MUTED)
-    for column, panel in enumerate(panels):
-        first = column == 0
-        above, below = axes[0][column], axes[1][column]
-        style.dress(above, ylabel=f"reward, rolling mean of {ROLLING}" if first else "")
-        style.dress(below, xlabel="interactions", ylabel="cumulative regret" if first else "")
-        above.set_title(panel.title, loc="left", fontsize=11, fontweight="bold", color=style.INK, pad=8)
-        _references(above, panel, lines, fixed_label)
-        for series in panel.series:
-            _draw_series(above, below, series)
-        below.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        below.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        below.set_ylim(bottom=0)
-        _legend(above, panel)
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = 0.7 + 7.3 * columns, 1.0 + 5.7 * rows
+    figure = style.new_figure(width, height)
+    figure.text(0.25 / width, 1 - 0.42 / height, title, fontsize=15, fontweight="bold", color=style.INK)
+    figure.text(0.25 / width, 1 - 0.7 / height, subtitle, fontsize=10, color=style.MUTED)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, columns)
+        left, top = 0.7 + 7.3 * column, height - 1.35 - 5.7 * row
+        above: Any = figure.add_axes((left / width, (top - 2.95) / height, 5.25 / width, 2.95 / height))
+        below: Any = figure.add_axes((left / width, (top - 4.85) / height, 5.25 / width, 1.6 / height), sharex=above)
+        _draw_panel(above, below, panel, lines, fixed_label, first=column == 0)
     return style.save(figure, path)
+
+
+def _draw_panel(
+    above: Any, below: Any, panel: Panel, lines: ReferenceLines | None, fixed_label: str, *, first: bool
+) -> None:
+    style.dress(above, ylabel=f"expected reward, mean of {ROLLING}" if first else "")
+    style.dress(below, xlabel="interactions", ylabel="cumulative regret" if first else "")
+    above.tick_params(labelbottom=False)
+    above.set_title(panel.title, loc="left", fontsize=11, fontweight="bold", color=style.INK, pad=8)
+    labels = _references(above, panel, lines, fixed_label)
+    for series in panel.series:
+        labels.append(_draw_series(above, below, series))
+    below.set_xlim(0, max(series.runs[0].played for series in panel.series))
+    below.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    below.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    above.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}".rstrip("0").rstrip("."))
+    below.set_ylim(bottom=0)
+    _place(above, labels)
 
 
 def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
@@ -118,74 +130,85 @@ def _stack(  # noqa: PLR0917
     cell.tick_params(labelsize=7)
 
 
-def _draw_series(above: Any, below: Any, series: Series) -> None:
-    rolling = band([rolling_mean(run.rewards) for run in series.runs])
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """What stands to the right of a line: at which height it ends, its text and colour."""
+
+    height: float
+    text: str
+    colour: str
+    bold: bool = False
+
+
+def _draw_series(above: Any, below: Any, series: Series) -> _Label:
+    rolling = band([rolling_mean(run.expected) for run in series.runs])
     regret = band([run.regret() for run in series.runs])
     x = np.arange(1, len(rolling.mean) + 1)
     start = min(_SKIP, len(x) - 1)
-    width = 2.2 if series.emphasis else 1.4
-    order = 5 if series.emphasis else 4
+    width, order = (2.0, 5) if series.emphasis else (1.2, 4)
     if len(series.runs) > 1:
-        above.fill_between(
-            x[start:],
-            rolling.lower[start:],
-            rolling.upper[start:],
-            color=series.colour,
-            alpha=0.10,
-            linewidth=0,
-            zorder=3,
-        )
-        below.fill_between(x, regret.lower, regret.upper, color=series.colour, alpha=0.10, linewidth=0, zorder=3)
+        for axes, one, at in ((above, rolling, start), (below, regret, 0)):
+            axes.fill_between(
+                x[at:], one.lower[at:], one.upper[at:], color=series.colour, alpha=0.12, linewidth=0, zorder=3
+            )
     above.plot(x[start:], rolling.mean[start:], color=series.colour, linewidth=width, zorder=order)
     below.plot(x, regret.mean, color=series.colour, linewidth=width, zorder=order)
     if series.emphasis:
         at = sorted({position for run in series.runs for position in run.promotions_at()})
         below.plot(
-            at, np.zeros(len(at)), linestyle="", marker="^", markersize=5, color=series.colour, clip_on=False, zorder=6
+            at, np.zeros(len(at)), linestyle="", marker="^", markersize=4, color=series.colour, clip_on=False, zorder=6
         )
+    mean = float(np.mean([run.rewards.mean() for run in series.runs]))
+    return _Label(float(rolling.mean[-1]), f"{series.label}  {mean:.3f}", series.colour, series.emphasis)
 
 
-def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_label: str) -> None:
-    dashes = (0, (5, 3))
+def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_label: str) -> list[_Label]:
+    drawn = {"color": style.RANDOM, "linewidth": 1.1, "linestyle": (0, (5, 3)), "zorder": 2}
     if lines is not None:
-        for value, label, colour in (
+        known = (
             (lines.oracle, "oracle", style.ORACLE),
             (lines.fixed, fixed_label, style.FIXED),
             (lines.random, "random", style.RANDOM),
-        ):
-            axes.axhline(value, color=colour, linewidth=1.1, linestyle=dashes, zorder=2, label=f"{label} {value:.3f}")
-        return
+        )
+        for value, _, colour in known:
+            axes.axhline(value, **{**drawn, "color": colour})
+        return [_Label(value, f"{label}  {value:.3f}", colour) for value, label, colour in known]
+    labels = []
     run = panel.series[0].runs[0]
     x = np.arange(1, run.played + 1)
     for values, label, colour in ((run.oracle, "oracle", style.ORACLE), (run.random, "random", style.RANDOM)):
-        axes.plot(
-            x,
-            rolling_mean(values),
-            color=colour,
-            linewidth=1.1,
-            linestyle=dashes,
-            zorder=2,
-            label=f"{label} {values.mean():.3f}",
+        curve = rolling_mean(values, 10 * ROLLING)
+        axes.plot(x[ROLLING:], curve[ROLLING:], **{**drawn, "color": colour})
+        labels.append(_Label(float(curve[-1]), f"{label}  {values.mean():.3f}", colour))
+    return labels
+
+
+def _place(axes: Any, labels: Sequence[_Label]) -> None:
+    """Write each label beside the end of its line, pushed apart so that none lies on another."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * _LABEL_GAP
+    ranked = sorted(labels, key=lambda label: label.height)
+    heights: list[float] = []
+    for label in ranked:
+        heights.append(max(label.height, heights[-1] + gap) if heights else max(label.height, low))
+    excess = heights[-1] - high
+    for number in reversed(range(len(heights))):
+        if excess > 0:
+            ceiling = high if number == len(heights) - 1 else heights[number + 1] - gap
+            heights[number] = min(heights[number], ceiling)
+    end = axes.get_xlim()[1]
+    for label, height in zip(ranked, heights, strict=True):
+        axes.annotate(
+            label.text,
+            (end, height),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=label.colour,
+            fontsize=8.5,
+            fontweight="bold" if label.bold else "normal",
+            va="center",
+            annotation_clip=False,
         )
-
-
-def _legend(axes: Any, panel: Panel) -> None:
-    handles, labels = [], []
-    for series in panel.series:
-        mean = float(np.mean([run.rewards.mean() for run in series.runs]))
-        handles.append(Line2D([], [], color=series.colour, linewidth=2.2 if series.emphasis else 1.4))
-        labels.append(f"{series.label}  {mean:.3f}")
-    lines, names = axes.get_legend_handles_labels()
-    axes.legend(
-        [*handles, *lines],
-        [*labels, *names],
-        loc="lower right",
-        fontsize=8,
-        frameon=True,
-        framealpha=0.9,
-        edgecolor="none",
-        labelcolor=style.INK,
-    )
 
 
 def _mean_shares(runs: Sequence[Run]) -> dict[str, Vector]:
