@@ -49,7 +49,7 @@ def run_query(
     rows_max: int = ROWS_MAX,
     seconds_max: float = SECONDS_MAX,
 ) -> QueryResult:
-    """Run one SELECT over `decisions`, `rewards`, `interactions`, `runs` and `models`.
+    """Run one SELECT over the views, `runs` and `models`.
 
     Raises `InvalidInput` when it is not exactly one SELECT or DuckDB refuses it, `Refused` when it takes longer
     than `seconds_max`.

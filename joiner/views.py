@@ -2,11 +2,12 @@
 
 `actions` is always the list that was offered, also where the log only refers to a catalogue. `context`, `actions`
 and `excluded` are JSON text; times are UTC without a zone. No column depends on when a row was ingested, except
-`rewards.outcome`, which tells the state of the join.
+`rewards.outcome`, which tells the state of the join, and `health` and `delays`, which sum it up.
 """
 
 from __future__ import annotations
 
+from joiner.counts import DELAY_HISTOGRAM, HEALTH
 from joiner.statements import FIRST_DECISIONS, REWARD_OUTCOMES
 
 _ACTIONS = """
@@ -45,5 +46,9 @@ SELECT d.event_id, d.decided_at, j.matures_at, d.model_id, d.context, {_ACTIONS}
 FROM joined j JOIN decision_records d USING (record_id)
 LEFT JOIN catalogues c USING (catalogue_version) LEFT JOIN settings s USING (settings_version)
 """,
+    # one row: the loop's health
+    "health": f"CREATE OR REPLACE VIEW health AS {HEALTH}",
+    # one row per bucket of the delays of rewards
+    "delays": f"CREATE OR REPLACE VIEW delays AS {DELAY_HISTOGRAM}",
 }
 """View name → the statement that makes it."""

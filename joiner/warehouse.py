@@ -25,7 +25,7 @@ from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.experiment import Experiment
 from joiner import export, statements
 from joiner.connection import connect, from_utc, to_utc
-from joiner.counts import count_events, count_outcomes
+from joiner.counts import Delays, count_events, count_outcomes
 from joiner.schema import prepare, refresh_settings
 
 INGEST_BATCH_BYTES_MAX = 256 * 1024 * 1024
@@ -59,6 +59,7 @@ class _Outcomes:
     state: tuple[object, ...]
     until_s: float
     counts: dict[str, int]
+    delays: Delays
 
 
 class Warehouse:
@@ -242,18 +243,13 @@ class Warehouse:
         What became of rewards is counted over the whole log; so that polling stays cheap, that part may be as old
         as ten times what it takes, unless `exact`. Decisions and interactions are always counted now.
         """
-        cursor = self._read()
-        state = cursor.execute("SELECT count(*), max(joined_until) FROM segments, state").fetchone() or ()
-        with self._counting:
-            known = self._outcomes
-            started = time.monotonic()
-            if known is None or (known.state != state and (exact or started > known.until_s)):
-                counted = count_outcomes(cursor)
-                took_s = time.monotonic() - started
-                known = self._outcomes = _Outcomes(state, started + 10.0 * took_s, counted)
-        found = count_events(cursor) | known.counts
+        found = count_events(self._read()) | self._outcomes_now(exact).counts
         found["duplicates"] = found["repeated_decisions"] + found["duplicate_rewards"]
         return found
+
+    def delays(self) -> Delays:
+        """How long rewards took from their decision on; as old as the counts of rewards may be."""
+        return self._outcomes_now(exact=False).delays
 
     def digest(self) -> str:
         """A digest of the interactions as a set: equal rows give equal digests, in whatever order they are stored."""
@@ -285,6 +281,18 @@ class Warehouse:
             self._connection.execute("CHECKPOINT")
 
     # -- inside ------------------------------------------------------------------------------------------
+
+    def _outcomes_now(self, exact: bool) -> _Outcomes:
+        cursor = self._read()
+        state = cursor.execute("SELECT count(*), max(joined_until) FROM segments, state").fetchone() or ()
+        with self._counting:
+            known = self._outcomes
+            started = time.monotonic()
+            if known is None or (known.state != state and (exact or started > known.until_s)):
+                counted, delays = count_outcomes(cursor)
+                took_s = time.monotonic() - started
+                known = self._outcomes = _Outcomes(state, started + 10.0 * took_s, counted, delays)
+        return known
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         folders = [self.experiment.paths.events, self.scratch]

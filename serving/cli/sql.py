@@ -22,7 +22,7 @@ from serving.cli.common import Common, common, print_json, print_table, say
 def command(common: Common, *, query: str, rows_max: int, seconds_max: float) -> None:
     """Answer one SELECT (`-` reads it from stdin), also while the service runs.
 
-    Views: decisions, rewards, interactions, runs, models; `DESCRIBE interactions` lists the columns.
+    Views: decisions, rewards, interactions, runs, models, health, delays; `DESCRIBE interactions` lists the columns.
     """
     text = sys.stdin.read() if query == "-" else query
     answer = operate(common, "sql", sql=text, rows_max=rows_max, seconds_max=seconds_max)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from joiner.counts import DELAY_BOUNDS_S, DELAY_QUANTILES
 from serving.learner.cycle import Cycle
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,7 +21,9 @@ COUNTED = {
     "unknown": "rewards without a decision",
     "duplicates": "records that repeat another",
     "conflicts": "event_ids kept out because their records contradict each other",
+    "conflicting_rewards": "rewards of a known reward_id with other content",
     "action_mismatch": "rewards for another action than the one decided",
+    "not_activated": "deferred decisions that were not activated in time",
 }
 
 
@@ -30,6 +33,7 @@ def learner_metrics(cycles: Mapping[str, Cycle]) -> str:
     for name, kind, text, samples in _families(cycles):
         lines += [f"# HELP rewardloop_learner_{name} {text}", f"# TYPE rewardloop_learner_{name} {kind}"]
         lines += [f"rewardloop_learner_{name}{{{labels}}} {value:.12g}" for labels, value in samples]
+    lines += _delays(cycles)
     return "\n".join(lines) + "\n"
 
 
@@ -38,6 +42,12 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
     counts = [(label, cycle.workspace.warehouse.counts()) for label, cycle in everything]
     for key, text in COUNTED.items():
         yield key, "gauge", text, [(label, float(counted.get(key, 0))) for label, counted in counts]
+    rates = [
+        (label, 1.0 - counted["defaulted"] / counted["interactions"])
+        for label, counted in counts
+        if counted["interactions"]
+    ]
+    yield "join_rate", "gauge", "share of the live interactions that got a reward", rates
     verdicts = []
     for label, cycle in everything:
         outcomes = Counter(cycle.outcomes)
@@ -63,3 +73,22 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
         champion = cycle.workspace.registry.champion()
         generations.append((label, float(champion.generation if champion else 0)))
     yield "champion_generation", "gauge", "how many times the champion was set", generations
+
+
+def _delays(cycles: Mapping[str, Cycle]) -> Iterator[str]:
+    """How long rewards took: a histogram to add up over time and experiments, and the quantiles over the whole log."""
+    name, text = "rewardloop_learner_reward_delay", "from a decision to its rewards, late ones too"
+    found = [(f'experiment="{e}"', cycle.workspace.warehouse.delays()) for e, cycle in sorted(cycles.items())]
+    yield f"# HELP {name}_seconds {text}"
+    yield f"# TYPE {name}_seconds histogram"
+    for label, delays in found:
+        for bound, count in zip(DELAY_BOUNDS_S, delays.within, strict=True):
+            yield f'{name}_seconds_bucket{{{label},le="{bound:.12g}"}} {count}'
+        yield f'{name}_seconds_bucket{{{label},le="+Inf"}} {delays.count}'
+        yield f"{name}_seconds_sum{{{label}}} {delays.sum_s:.12g}"
+        yield f"{name}_seconds_count{{{label}}} {delays.count}"
+    yield f"# HELP {name}_quantile_seconds {text}: quantiles"
+    yield f"# TYPE {name}_quantile_seconds gauge"
+    for label, delays in found:
+        for quantile, value in zip(DELAY_QUANTILES, delays.quantiles or (), strict=delays.quantiles is not None):
+            yield f'{name}_quantile_seconds{{{label},quantile="{quantile:g}"}} {value:.12g}'

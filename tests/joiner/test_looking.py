@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 import pytest
 
 from bandit.errors import InvalidInput, NotFound, Refused
@@ -239,3 +240,38 @@ def test_a_copy_of_the_warehouse_is_a_database_of_its_own(target: Experiment, tm
         row = mine.execute("SELECT count(*), any_value(context) FROM interactions").fetchone()
     assert row is not None
     assert row[0] == 198 and json.loads(row[1])["x"] == 1.5
+
+
+def test_the_health_of_the_loop_is_one_row_and_the_delays_of_rewards_a_histogram(tmp_path: Path) -> None:
+    made = experiment(tmp_path)
+    delays = [-5.0, 0.05, 0.5, 1.0, 40.0, 59.0, 61.0, 1000.0]
+    logs.write(made, [decision(f"e{n}", 10) for n in range(10)] + [decision("open", 100)])
+    logs.write(made, [reward(f"e{n}", 10 + delay, 1.0) for n, delay in enumerate(delays)] + [reward("none", 5, 1.0)])
+    logs.write(made, [reward("e4", 50.0, 1.0), reward("e5", 50.0, 1.0, action="b")], "w1")
+    with Warehouse(made) as warehouse:
+        warehouse.ingest(logs.write(made, []))
+        warehouse.join(at(120))
+        health = warehouse.cursor().sql("SELECT * FROM health").df().to_dict("records")[0]
+        histogram = dict(warehouse.cursor().execute("SELECT * FROM delays").fetchall())
+        found, counts = warehouse.delays(), warehouse.counts()
+    for name in ("decisions", "rewards", "interactions", "waiting", "defaulted", "late", "unknown", "duplicates"):
+        assert health[name] == counts[name]
+    assert (health["interactions"], health["waiting"], health["late"], health["unknown"]) == (10, 1, 2, 1)
+    assert (health["defaulted"], health["join_rate"], health["action_mismatch"]) == (4, 0.6, 1)
+    assert (health["duplicates"], health["joined_until"]) == (1, at(120).replace(tzinfo=None))
+    assert (found.count, found.sum_s, found.within) == (
+        8,
+        pytest.approx(sum(delays)),
+        (2, 4, 4, 4, 6, 7, 7, 8, 8, 8, 8),
+    )
+    assert (health["delay_p50_s"], health["delay_p90_s"]) == (pytest.approx(20.5), pytest.approx(342.7))
+    assert found.quantiles == (health["delay_p50_s"], health["delay_p90_s"], health["delay_p99_s"])
+    assert list(histogram.values()) == [2, 2, 0, 0, 2, 1, 0, 1, 0, 0, 0, 0]
+    assert list(histogram)[-1] == float("inf")
+
+
+def test_the_health_of_an_empty_loop_has_no_rates(tmp_path: Path) -> None:
+    with Warehouse(experiment(tmp_path)) as warehouse:
+        health = warehouse.cursor().sql("SELECT * FROM health").df().to_dict("records")[0]
+        assert (warehouse.delays().count, warehouse.delays().quantiles) == (0, None)
+    assert health["decisions"] == 0 and pd.isna(health["join_rate"]) and pd.isna(health["delay_p50_s"])

@@ -169,6 +169,8 @@ def test_the_learner_tells_its_metrics(service: Service) -> None:
     )
     assert values['rewardloop_learner_runs_total{experiment="test",outcome="initial"}'] == "1"
     assert float(values['rewardloop_learner_log_lag_seconds{experiment="test"}']) >= 0
+    told = values['rewardloop_learner_reward_delay_seconds_bucket{experiment="test",le="+Inf"}']
+    assert told == values['rewardloop_learner_reward_delay_seconds_count{experiment="test"}']
 
 
 def test_a_second_learner_leaves_with_a_clear_line(service: Service) -> None:
