@@ -53,7 +53,9 @@ def with_floor(pmf: list[float], floor: float) -> list[float]:
     if floor * k >= 1.0:
         return [1.0 / k] * k
     keep = 1.0 - floor * k
-    return scaled([floor + keep * probability for probability in pmf])
+    mixed = [floor + keep * probability for probability in pmf]
+    total = sum(mixed)  # positive and finite, as the pmf is
+    return mixed if total == 1.0 else [probability / total for probability in mixed]
 
 
 def scaled(weights: Sequence[float]) -> list[float]:

@@ -88,9 +88,10 @@ class VWPolicy:
 
     def _squarecb(self, costs: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
         rows = max(rows_learnt, 1)
-        gamma = self.exploration.gamma_scale * rows**self.exploration.gamma_exponent
+        exploration = self.exploration
+        gamma = exploration.gamma_scale * rows**exploration.gamma_exponent
         cheapest = min(costs)
-        if self.exploration.headroom:
+        if exploration.headroom:
             limit = self._best_cost
             if cheapest < limit:
                 costs = [max(cost, limit) for cost in costs]
