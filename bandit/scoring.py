@@ -29,7 +29,9 @@ class Scores(NamedTuple):
     `candidate` and `champion` are the pmfs as served (the candidate's by its version of that time, where it was on
     trial), `q` the predicted rewards of all actions, `pmf` the
     logged one (NaN where the log has none); `action` is the position of the logged action, with its `reward`
-    and `propensity`; `cluster` is the subject id, where the experiment has one.
+    and `propensity`; `cluster` is the subject id, where the experiment has one,
+    `segment` the value of the context field by which reports show the lift,
+    `slot` the place in an answer of several decisions.
     """
 
     event_id: list[str]
@@ -43,6 +45,8 @@ class Scores(NamedTuple):
     reward: NDArray[np.float64]
     propensity: NDArray[np.float64]
     cluster: list[str] | None
+    segment: list[str] | None = None
+    slot: list[str] | None = None
 
 
 class RewardScale:
@@ -85,6 +89,7 @@ class Scoring:
     ) -> None:
         self._logged = _LoggedPmfs(champion, champion_id, settings)
         self._tried = tried
+        self._segment_field = settings.serving.segment_field
         self._rows: list[Interaction] = []
         self._offsets = [0]
         self._candidate: list[float] = []
@@ -105,7 +110,7 @@ class Scoring:
 
     def scores(self) -> Scores:
         """The rows so far, as arrays."""
-        rows = self._rows
+        rows, field = self._rows, self._segment_field
         return Scores(
             event_id=[row.event_id for row in rows],
             decided_at=[row.decided_at for row in rows],
@@ -118,7 +123,14 @@ class Scoring:
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),
             propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
             cluster=[row.subject or row.event_id for row in rows] if any(row.subject for row in rows) else None,
+            segment=None if field is None else [_label(row.context.get(field)) for row in rows],
+            slot=[_label(row.slot) for row in rows] if any(row.slot is not None for row in rows) else None,
         )
+
+
+def _label(value: object) -> str:
+    """A context feature as the name of a segment; what is no plain value, or not there, has none."""
+    return str(value) if isinstance(value, (str, bool, int, float)) else ""
 
 
 class _LoggedPmfs:

@@ -40,6 +40,7 @@ def answer(
             "se": _number(verdict.totals.mean_reward().se),
         },
         "paired": _paired(rows, gathered, verdict, seed),
+        "segments": gathered.segments.table() if gathered.segments else [],
         "ess": {role: _number(verdict.totals.ess(role)) for role in ROLES},
         "max_weight": max(verdict.totals.max_weight),
         "weight_mean_z": {role: _number(audit.z) for role, audit in audits.items()},

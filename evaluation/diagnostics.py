@@ -21,16 +21,20 @@ CURVE_POINTS = 60
 CALIBRATION_BINS = 10
 DAYS_MAX = 366
 ACTIONS_MAX = 200
+SEGMENTS_MAX, SEGMENTS_KNOWN_MAX = 50, 1000
+OTHER_SEGMENTS = "(others)"
 
 
 def diagnose(rows: ScoredRows, events: ScoredEvents) -> dict[str, Any]:
-    """Lift over rows and days, weights, action shares, overlap and calibration of the reward model."""
+    """Lift over rows, days, slots and segments, weights, action shares, overlap and calibration of the reward model."""
     if len(rows) == 0:
         return {}
     return {
         "differing": differing_share(rows),
         "curve": lift_curve(events.lift),
         "days": lift_by_day(rows, events.lift),
+        "slots": [] if rows.slot is None else lift_by_segment(events.lift, rows.slot),
+        "segments": [] if rows.segment is None else lift_by_segment(events.lift, rows.segment),
         "weights": {
             "candidate": weight_histogram(events.w_candidate),
             "champion": weight_histogram(events.w_champion),
@@ -75,13 +79,34 @@ def lift_by_day(rows: ScoredRows, lifts: Floats) -> list[dict[str, Any]]:
 
 
 def lift_by_segment(lifts: Floats, segment: Sequence[str]) -> list[dict[str, Any]]:
-    """Lift within each value of a declared segment, by falling number of rows."""
-    labels = np.asarray(segment, dtype=object).astype(str)
-    out = []
-    for label in np.unique(labels).tolist():
-        estimate = mean_with_se(lifts[labels == label])
-        out.append({"segment": label, "n": estimate.n, "lift": estimate.value, "se": estimate.se})
-    return sorted(out, key=lambda entry: (-entry["n"], entry["segment"]))
+    """Lift within each value of a declared segment, by falling number of rows: the first 50, each by itself."""
+    segments = Segments()
+    segments.add(lifts, segment)
+    return segments.table()
+
+
+class Segments:
+    """Sums of lifts by segment, for rows that come chunk by chunk; beyond 1,000 segments the later ones are one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Floats] = {}
+
+    def add(self, lifts: Floats, segment: Sequence[str]) -> None:
+        """Take in more rows."""
+        labels, of_row = np.unique(np.asarray(segment, dtype=object).astype(str), return_inverse=True)
+        sums = np.array([np.bincount(of_row, lifts**power, len(labels)) for power in range(3)]).T
+        for label, added in zip(labels.tolist(), sums, strict=True):
+            name = label if label in self._sums or len(self._sums) < SEGMENTS_KNOWN_MAX else OTHER_SEGMENTS
+            self._sums[name] = self._sums.get(name, np.zeros(3)) + added
+
+    def table(self) -> list[dict[str, Any]]:
+        """The lift of each segment with its SE, by falling number of rows: the first 50."""
+        out = []
+        for name, (n, total, squares) in self._sums.items():
+            mean = total / n
+            spread = max(squares - n * mean**2, 0.0) / (n - 1) if n > 1 else 0.0
+            out.append({"segment": name, "n": int(n), "lift": float(mean), "se": math.sqrt(spread / n)})
+        return sorted(out, key=lambda entry: (-entry["n"], entry["segment"]))[:SEGMENTS_MAX]
 
 
 def weight_histogram(weights: Floats) -> dict[str, Any]:

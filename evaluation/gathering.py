@@ -15,6 +15,7 @@ import numpy as np
 from evaluation.audit import Audit
 from evaluation.caution import SUMS, Caution, caution_of, caution_sums
 from evaluation.checks import Evidence, without_support
+from evaluation.diagnostics import Segments
 from evaluation.estimators import Estimate, Hyper, Totals, no_totals, totals_of_events
 from evaluation.scored import ScoredRows
 
@@ -45,6 +46,7 @@ class Gathered:
         self.lift_range = (math.inf, -math.inf)
         self.reward_range = (math.inf, -math.inf)
         self.clustered = False
+        self.segments: Segments | None = None
         self._caution = np.zeros(SUMS)
         self._clusters: dict[str, list[float]] = {}
 
@@ -74,6 +76,9 @@ class Gathered:
         self.lift_range = _wider(self.lift_range, lifts.min(), lifts.max())
         low, high = min(used.reward.min(), used.q.min()), max(used.reward.max(), used.q.max())
         self.reward_range = _wider(self.reward_range, low, high)
+        if used.segment is not None:
+            self.segments = self.segments or Segments()
+            self.segments.add(lifts, used.segment)
         if used.cluster is not None:
             self.clustered = True
             for subject, lift in zip(used.cluster, lifts.tolist(), strict=True):

@@ -7,10 +7,10 @@ from a stored certificate. No script, no font, no image from elsewhere; made for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -19,6 +19,7 @@ from evaluation.scored import ScoredRows
 
 ACTIONS_SHOWN = 12
 DAYS_SHOWN = 31
+SEGMENTS_SHOWN = 20
 
 _NAMES = {
     "dr": "DR",
@@ -39,6 +40,7 @@ _TITLES = {
     "informative_rewards": "Informative rewards",
     "weight_tail": "Heaviest rows",
     "overlap": "Overlap with the log",
+    "telling_draws": "Telling draws",
     "estimators_agree": "Estimators agree",
     "pmf_sums_to_one": "Distributions sum to 1",
     "propensity_is_in_pmf": "Probability fits distribution",
@@ -70,7 +72,11 @@ def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None
         checks=[_check(check) for check in cert.get("checks", [])],
         table=[_row(name, cert["estimators"][key]) for key, name in _NAMES.items()],
         placebo=placebo.get("text") if isinstance(placebo, Mapping) else None,
-        days=[_day(day) for day in diagnostics.get("days", [])[-DAYS_SHOWN:]],
+        parts=[
+            _Part("Lift by day", "Day (UTC)", [_part(day, "day") for day in diagnostics.get("days", [])[-DAYS_SHOWN:]]),
+            _Part("Lift by slot", "Slot", [_part(each, "segment") for each in diagnostics.get("slots", [])]),
+            _Part("Lift by segment", "Segment", [_part(each, "segment") for each in diagnostics.get("segments", [])]),
+        ],
         provenance=_provenance(cert),
         procedure=_tested(cert),
     )
@@ -190,15 +196,24 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
         picture = svg.scatter(points, title="Reward model", x_unit="predicted reward", y_unit="observed reward")
         note = "Predicted against observed reward of the logged actions; on the diagonal it is right on average."
         figures.append(_figure("Is the reward model right?", note, picture, n))
-    days = diagnostics.get("days") or []
+    days = (diagnostics.get("days") or [])[-DAYS_SHOWN:]
     if len(days) > 1:
-        groups = [
-            [svg.Bar(day["day"], day["lift"], day["lift"] - 1.96 * day["se"], day["lift"] + 1.96 * day["se"], "lift")]
-            for day in days[-DAYS_SHOWN:]
-        ]
-        picture = svg.forest(groups, reference=(0.0, "no lift"), title="Paired lift by day")
+        picture = _lifts(days, "day", "Paired lift by day")
         figures.append(_figure("Lift by day", "Paired DR lift of each UTC day, 95% intervals.", picture, n))
+    segments = (diagnostics.get("segments") or [])[:SEGMENTS_SHOWN]
+    if len(segments) > 1:
+        note = "Paired DR lift within each segment, 95% intervals, each by itself: among many some stand out by chance."
+        figures.append(_figure("Lift by segment", note, _lifts(segments, "segment", "Paired lift by segment"), n))
     return figures
+
+
+def _lifts(entries: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
+    groups = []
+    for entry in entries:
+        reach = 1.96 * entry["se"]
+        label = str(entry[name]) or "(none)"
+        groups.append([svg.Bar(label, entry["lift"], entry["lift"] - reach, entry["lift"] + reach, "lift")])
+    return svg.forest(groups, reference=(0.0, "no lift"), title=title)
 
 
 def _figure(title: str, note: str, picture: str, n: str, keys: Any = ()) -> dict[str, Any]:
@@ -257,8 +272,15 @@ def _row(name: str, roles: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **shown}
 
 
-def _day(day: Mapping[str, Any]) -> dict[str, str]:
-    return {"day": day["day"], "n": f"{day['n']:,}", "lift": _signed(day["lift"]), "se": _plain(day["se"])}
+class _Part(NamedTuple):
+    title: str
+    head: str
+    rows: list[dict[str, str]]
+
+
+def _part(entry: Mapping[str, Any], name: str) -> dict[str, str]:
+    label = str(entry[name]) or "(none)"
+    return {"name": label, "n": f"{entry['n']:,}", "lift": _signed(entry["lift"]), "se": _plain(entry["se"])}
 
 
 def _provenance(cert: Mapping[str, Any]) -> list[tuple[str, str]]:

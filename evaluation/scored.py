@@ -32,6 +32,9 @@ CHUNK_VALUES = 1 << 16
 
 _SUM_TOLERANCE = 1e-6
 _RAGGED = ("candidate", "champion", "q", "pmf")
+_NAMES = ("event_id", "cluster", "segment", "slot")
+YOUNGER_THAN_DIGESTS = ("segment", "slot")
+"""Columns that enter the digest only where they are there: digests of older certificates know nothing of them."""
 
 
 class ScoredEvents(NamedTuple):
@@ -65,7 +68,9 @@ class ScoredRows:
 
     `candidate`, `champion`: π_c and π_b over the row's actions; `q`: q̂ over them; `pmf`: the logged μ, NaN where
     only the propensity was logged, None where it never was; `action`: position of the logged action;
-    `propensity`: μ of the logged action; `cluster`: subject ids; `decided_at`: UTC as datetime64[us].
+    `propensity`: μ of the logged action; `cluster`: subject ids; `segment`: names of the parts of the traffic
+    that a report shows apart; `slot`: places in an answer of several decisions, likewise; `decided_at`: UTC as
+    datetime64[us].
     """
 
     offsets: Ints
@@ -79,6 +84,8 @@ class ScoredRows:
     event_id: Sequence[str] | None = None
     decided_at: Times | None = None
     cluster: Sequence[str] | None = None
+    segment: Sequence[str] | None = None
+    slot: Sequence[str] | None = None
 
     # -- making them -------------------------------------------------------------------------------------
 
@@ -100,6 +107,8 @@ class ScoredRows:
             event_id=None if given["event_id"] is None else list(given["event_id"]),
             decided_at=_times(given["decided_at"]),
             cluster=None if given["cluster"] is None else list(given["cluster"]),
+            segment=None if given["segment"] is None else list(given["segment"]),
+            slot=None if given["slot"] is None else list(given["slot"]),
         )
         rows.check()
         return rows
@@ -116,6 +125,7 @@ class ScoredRows:
         propensity: Floats,
         pmf: Floats | None = None,
         cluster: Sequence[str] | None = None,
+        segment: Sequence[str] | None = None,
         decided_at: Any = None,
         event_id: Sequence[str] | None = None,
     ) -> ScoredRows:
@@ -131,6 +141,7 @@ class ScoredRows:
                 reward=reward,
                 propensity=propensity,
                 cluster=cluster,
+                segment=segment,
                 decided_at=decided_at,
                 event_id=event_id,
                 **flat,
@@ -139,7 +150,7 @@ class ScoredRows:
 
     @classmethod
     def concat(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
-        """The rows of all `parts`, in order; a column that one part lacks is dropped (pmf: filled with NaN)."""
+        """The rows of all `parts`, in order; a column that one part lacks is dropped (pmf: NaN, segment: no name)."""
         if not parts:
             return cls.empty()
         starts = np.cumsum([0] + [part.values for part in parts[:-1]])
@@ -151,6 +162,9 @@ class ScoredRows:
 
         def joined(name: str) -> Any:
             columns = [getattr(part, name) for part in parts if len(part)]
+            if name in YOUNGER_THAN_DIGESTS and any(column is not None for column in columns):
+                lengths = [len(part) for part in parts if len(part)]
+                columns = [[""] * n if column is None else column for column, n in zip(columns, lengths, strict=True)]
             if not columns or any(column is None for column in columns):
                 return None
             if isinstance(columns[0], np.ndarray):
@@ -159,7 +173,7 @@ class ScoredRows:
 
         names = ("candidate", "champion", "q", "action", "reward", "propensity")
         dense = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        others = {name: joined(name) for name in ("event_id", "decided_at", "cluster")}
+        others = {name: joined(name) for name in ("decided_at", *_NAMES)}
         columns: dict[str, Any] = {**dense, **others, "offsets": offsets, "pmf": pmf}
         return cls(**columns)
 
@@ -174,7 +188,7 @@ class ScoredRows:
         """From a table with one row per event; raises `InvalidScores` that names the column.
 
         Columns `reward`, `propensity`, `action`, `candidate`, `champion`, `q`, and optionally `pmf`, `cluster`,
-        `decided_at`, `event_id`; `candidate`, `champion`, `q` and `pmf` hold one list per row.
+        `segment`, `slot`, `decided_at`, `event_id`; `candidate`, `champion`, `q` and `pmf` hold one list per row.
         """
         for name in ("reward", "propensity", "action", "candidate", "champion", "q"):
             if name not in frame.columns:
@@ -187,8 +201,7 @@ class ScoredRows:
             reward=frame["reward"].to_numpy(np.float64),
             propensity=frame["propensity"].to_numpy(np.float64),
             **{name: _flat(frame, name, lengths) for name in _RAGGED},
-            cluster=[str(value) for value in frame["cluster"]] if "cluster" in frame.columns else None,
-            event_id=[str(value) for value in frame["event_id"]] if "event_id" in frame.columns else None,
+            **{name: _texts(frame, name) for name in _NAMES},
             decided_at=_frame_times(frame) if "decided_at" in frame.columns else None,
         )
         return cls.of(given)
@@ -233,6 +246,8 @@ class ScoredRows:
             event_id=None if self.event_id is None else self.event_id[start:stop],
             decided_at=None if self.decided_at is None else self.decided_at[start:stop],
             cluster=None if self.cluster is None else self.cluster[start:stop],
+            segment=None if self.segment is None else self.segment[start:stop],
+            slot=None if self.slot is None else self.slot[start:stop],
         )
 
     def where(self, keep: NDArray[np.bool_]) -> ScoredRows:
@@ -253,6 +268,8 @@ class ScoredRows:
             event_id=None if self.event_id is None else [self.event_id[i] for i in index],
             decided_at=None if self.decided_at is None else self.decided_at[keep],
             cluster=None if self.cluster is None else [self.cluster[i] for i in index],
+            segment=None if self.segment is None else [self.segment[i] for i in index],
+            slot=None if self.slot is None else [self.slot[i] for i in index],
         )
 
     def chunks(self, values: int = CHUNK_VALUES) -> Iterator[ScoredRows]:
@@ -297,10 +314,11 @@ class ScoredRows:
         sha = hashlib.sha256()
         for field in fields(self):
             value = getattr(self, field.name)
-            sha.update(field.name.encode() + b"\0")
-            if value is None:
+            if value is None and field.name in YOUNGER_THAN_DIGESTS:
                 continue
-            sha.update(column_bytes(value))
+            sha.update(field.name.encode() + b"\0")
+            if value is not None:
+                sha.update(column_bytes(value))
         return sha.hexdigest()
 
     def to_frame(self) -> pd.DataFrame:
@@ -319,8 +337,7 @@ class ScoredRows:
             if flat is not None:
                 values = flat.tolist()
                 columns[name] = [values[low:high] for low, high in pairwise(cuts)]
-        if self.cluster is not None:
-            columns["cluster"] = list(self.cluster)
+        columns.update({name: list(getattr(self, name)) for name in _NAMES[1:] if getattr(self, name)})
         return pd.DataFrame(columns)
 
     def check(self) -> None:
@@ -331,7 +348,7 @@ class ScoredRows:
         for name in ("action", "reward", "propensity"):
             if getattr(self, name).shape != (n,):
                 raise InvalidScores(name, "has not one entry per row")
-        for name in ("event_id", "decided_at", "cluster"):
+        for name in ("decided_at", *_NAMES):
             column = getattr(self, name)
             if column is not None and len(column) != n:
                 raise InvalidScores(name, "has not one entry per row")
@@ -401,6 +418,10 @@ def _listed(value: Any, name: str) -> Sequence[float]:
     if not isinstance(value, (list, tuple, np.ndarray)):
         raise InvalidScores(name, "must be a list of numbers in every row")
     return value  # type: ignore[return-value]
+
+
+def _texts(frame: pd.DataFrame, name: str) -> list[str] | None:
+    return [str(value) for value in frame[name]] if name in frame.columns else None
 
 
 def _flat(frame: pd.DataFrame, name: str, lengths: Ints) -> Floats | None:

@@ -20,7 +20,7 @@ from serving.cli.common import Common, common, print_json, print_table, say
 @click.option(
     "--scored",
     type=click.Path(path_type=Path),
-    help="Parquet with reward, propensity, action, candidate, champion, q and optionally pmf, cluster, decided_at.",
+    help="Parquet: reward, propensity, action, candidate, champion, q; optionally pmf, cluster, segment, decided_at.",
 )
 @click.option(
     "--policy",
@@ -112,6 +112,9 @@ def _print(found: dict[str, Any]) -> None:
         for name in found["estimators"]
     ]
     print_table("Value per decision", ["estimator", "candidate", "se", "champion", "se "], lines)
+    if found["segments"]:
+        parts = [[part["segment"] or "(none)", part["n"], part["lift"], part["se"]] for part in found["segments"]]
+        print_table("Lift by segment", ["segment", "rows", "lift", "se"], parts)
     marks = {"pass": "ok", "fail": "NO", "insufficient": "open"}
     checks = [[marks[check["status"]], check["name"], check["text"]] for check in found["checks"]]
     print_table("Checks", ["", "check", "finding"], checks)

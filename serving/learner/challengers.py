@@ -208,7 +208,7 @@ def concatenate(chunks: Sequence[Scores]) -> Scores | None:
         return chunks[0]
     starts = np.cumsum([0, *(int(chunk.offsets[-1]) for chunk in chunks)])
     offsets = [chunk.offsets[1:] + start for chunk, start in zip(chunks, starts, strict=False)]
-    clusters = [chunk.cluster for chunk in chunks]
+    slots = any(chunk.slot for chunk in chunks)
     return Scores(
         event_id=[event_id for chunk in chunks for event_id in chunk.event_id],
         decided_at=[moment for chunk in chunks for moment in chunk.decided_at],
@@ -220,15 +220,23 @@ def concatenate(chunks: Sequence[Scores]) -> Scores | None:
         action=np.concatenate([chunk.action for chunk in chunks]),
         reward=np.concatenate([chunk.reward for chunk in chunks]),
         propensity=np.concatenate([chunk.propensity for chunk in chunks]),
-        cluster=None if any(c is None for c in clusters) else [name for c in clusters if c is not None for name in c],
+        cluster=_joined([chunk.cluster for chunk in chunks]),
+        segment=_joined([chunk.segment for chunk in chunks]),
+        slot=_joined([chunk.slot or [""] * len(chunk.event_id) for chunk in chunks]) if slots else None,
     )
+
+
+def _joined(columns: Sequence[list[str] | None]) -> list[str] | None:
+    """One column out of those of consecutive chunks; None where one of them lacks it."""
+    return None if any(c is None for c in columns) else [name for c in columns if c is not None for name in c]
 
 
 _ARRAYS = ("offsets", "candidate", "champion", "q", "pmf", "action", "reward", "propensity")
 
 
 def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
-    names = {"event_id": scores.event_id, "decided_at": scores.decided_at, "cluster": scores.cluster}
+    columns = ("event_id", "decided_at", "cluster", "segment", "slot")
+    names = {column: getattr(scores, column) for column in columns}
     arrays = {name: getattr(scores, name) for name in _ARRAYS}
     temporary = path.with_name(f".{path.name}")
     with temporary.open("wb") as file:
@@ -243,13 +251,15 @@ class _Names(msgspec.Struct):
     event_id: list[str]
     decided_at: list[datetime]
     cluster: list[str] | None
+    segment: list[str] | None = None
+    slot: list[str] | None = None
 
 
 def _read(path: Path) -> Scores:
     with np.load(path, allow_pickle=False) as stored:
         names = msgspec.json.decode(stored["names"].tobytes(), type=_Names)
         arrays = {name: stored[name] for name in _ARRAYS}
-    return Scores(event_id=names.event_id, decided_at=names.decided_at, cluster=names.cluster, **arrays)
+    return Scores(**msgspec.structs.asdict(names), **arrays)
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], *, durable: bool) -> None:

@@ -12,8 +12,10 @@ import pytest
 from evaluation import certificate as certificates
 from evaluation.certificate import certificate, initial_certificate, verify_certificate
 from evaluation.checks import Check
+from evaluation.diagnostics import lift_by_segment
 from evaluation.gate import GateRules, judge
 from evaluation.history import render_history
+from evaluation.lift import paired_lift
 from evaluation.placebo import placebo, redraw
 from evaluation.report import render_report
 from evaluation.scored import ScoredRows
@@ -112,7 +114,8 @@ def test_the_report_is_one_file_without_script_and_escapes_names() -> None:
     reader = _Reader()
     reader.feed(html)
     tags = [tag for tag, _ in reader.seen]
-    assert "script" not in tags and "link" not in tags and "img" not in tags and "iframe" not in tags
+    assert not {"script", "img", "iframe"} & set(tags)
+    assert all(attrs["href"] == "data:," for tag, attrs in reader.seen if tag == "link")
     assert not re.search(r"(href|src|url\()\s*=?\s*[\"']?https?:", html)
     assert "<b>one</b>" not in html and "&lt;b&gt;one" in html
     assert tags.count("svg") >= 5
@@ -167,3 +170,31 @@ def test_history_shows_each_evaluation() -> None:
 def test_a_ledger_in_a_certificate_reads_back() -> None:
     _, cert = evaluated()
     assert AlphaLedger.from_dict(cert["ledger_before"]).taken == 1
+
+
+def test_the_lift_of_each_declared_segment_is_in_certificate_and_report() -> None:
+    world = make_world(35, lift=0.1)
+    log = world.log(np.random.default_rng(3), 3000)
+    names = ["tablet" if i % 10 == 0 else "phone" if i % 3 else "" for i in range(3000)]
+    rows = replace(log, segment=names, slot=[str(1 + i % 2) for i in range(3000)])
+    assert rows.digest() != log.digest()
+    cert = certificate(rows, judge(rows, GateRules()), GateRules())
+    assert verify_certificate(cert, rows) == []
+    segments = cert["diagnostics"]["segments"]
+    assert [(part["segment"], part["n"]) for part in segments] == [("phone", 1800), ("", 900), ("tablet", 300)]
+    assert [(part["segment"], part["n"]) for part in cert["diagnostics"]["slots"]] == [("1", 1500), ("2", 1500)]
+    phones = paired_lift(log.where(np.array(names) == "phone"))
+    assert segments[0]["lift"] == pytest.approx(phones.value, abs=1e-12)
+    assert segments[0]["se"] == pytest.approx(phones.se, rel=1e-9)
+    html = render_report(cert)
+    assert html.count("Lift by segment") == 2
+    assert html.count("Lift by slot") == 1
+    assert "(none)" in html
+    assert "Lift by segment" not in render_report(certificate(log, judge(log, GateRules()), GateRules()))
+
+
+def test_more_segments_than_are_kept_apart_are_one() -> None:
+    lifts = np.arange(3000.0)
+    table = lift_by_segment(lifts, [str(i % 1500) for i in range(3000)])
+    assert table[0] == {"segment": "(others)", "n": 1000, "lift": pytest.approx(table[0]["lift"]), "se": table[0]["se"]}
+    assert len(table) == 50

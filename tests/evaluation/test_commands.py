@@ -175,7 +175,13 @@ def test_a_file_read_in_pieces_gives_the_numbers_of_the_rows_in_memory(tmp_path:
     if columns == "all":
         times = np.datetime64("2026-01-01") + np.arange(len(rows)).astype("timedelta64[m]")
         names = [f"é{i // 3}" for i in range(len(rows))]
-        rows = replace(rows, cluster=names, event_id=[f"e{i}" for i in range(len(rows))], decided_at=times)
+        rows = replace(
+            rows,
+            cluster=names,
+            segment=["a", "b"] * 1600,
+            event_id=[f"e{i}" for i in range(len(rows))],
+            decided_at=times,
+        )
     else:
         rows = replace(rows, pmf=None)
     file = ScoredFile(Path(stored(tmp_path / "rows.parquet", rows)), vectors=1)
@@ -184,6 +190,7 @@ def test_a_file_read_in_pieces_gives_the_numbers_of_the_rows_in_memory(tmp_path:
     found, whole = (json.loads(json.dumps(answer(source))) for source in (file, rows))
     assert found["excluded"] == {"no_support": 64}
     assert _close(found, whole)
+    assert [part["n"] for part in found["segments"]] == ([1600, 1536] if columns == "all" else [])
 
 
 def test_a_file_takes_no_more_memory_when_it_has_more_rows(tmp_path: Path) -> None:

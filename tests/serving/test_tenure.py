@@ -266,7 +266,7 @@ def test_a_cron_expression_takes_the_place_of_the_interval(tmp_path: Path) -> No
 
 def test_every_evaluation_can_be_derived_again_from_the_log(tmp_path: Path) -> None:
     field = {"recent": {"window_interactions": 200, "every_interactions": 300}}
-    with world(tmp_path, challengers=field) as here:
+    with world(tmp_path, challengers=field, serving={"segment_field": "sky"}) as here:
         here.transport.warm_start(here.history(60))
         for _ in range(6):
             here.play(150)
@@ -281,6 +281,10 @@ def test_every_evaluation_can_be_derived_again_from_the_log(tmp_path: Path) -> N
         assert {each["challenger"] for each in found} >= {"standing", "recent"}
         folder = workspace.experiment.paths.evaluations / found[0]["id"] / "certificate.json"
         certificate = msgspec.json.decode(folder.read_bytes())
+        segments = certificate["diagnostics"]["segments"]
+        assert len(segments) > 1
+        assert sum(part["n"] for part in segments) == certificate["rows"]["n"]
+        assert "Lift by segment" in (folder.parent / "report.html").read_text()
         certificate["data"]["rows_digest"] = "0" * 64
         folder.write_bytes(msgspec.json.encode(certificate))
         assert run_operation(workspace, "verify", {"evaluation_id": found[0]["id"]})["differences"]
