@@ -263,5 +263,10 @@ class DecisionsOnly:
 
 
 def _served(status: Mapping[str, Any]) -> bool:
-    workers = status["workers"]
-    return bool(workers) and all(worker["model_id"] == status["champion"] for worker in workers)
+    """Whether every worker decides by the present champion and the present trial, at its present share."""
+    workers, trial = status["workers"], status["trial"] or {}
+    wanted = status["champion"], trial.get("share"), trial.get("learnt")
+    return bool(workers) and all(
+        (worker["model_id"], worker["counters"].get("trial_share"), worker["counters"].get("trial_learnt")) == wanted
+        for worker in workers
+    )

@@ -272,6 +272,8 @@ class ExperimentServer:
         flat["ready"] = float(not self.writer.failed)
         flat["fallback"] = float(state.model.fallback is not None)
         flat["trial"] = float(state.trial is not None and state.trial.policy is not None)
+        if state.trial is not None:
+            flat["trial_share"], flat["trial_learnt"] = state.trial.trial.share, float(state.trial.trial.learnt)
         if state.model.champion is not None:
             flat["champion_since_s"] = state.model.champion.since.timestamp()
         return flat

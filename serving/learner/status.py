@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from bandit.errors import CorruptModel
+from bandit.registry import ModelRegistry
 from serving.learner import reports
 from serving.learner.cycle import Cycle
 from serving.learner.explain import next_sentence, why_nothing_changed
@@ -46,6 +50,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         "champion": champion.model_id if champion else None,
         "champion_since": champion.since if champion else None,
         "generation": champion.generation if champion else 0,
+        "trial": _trial(workspace.registry),
         "cold_start": settings.serving.cold_start,
         "mode": settings.serving.mode,
         "paused": workspace.paused,
@@ -92,3 +97,12 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
             for beat in intake.live
         ],
     }
+
+
+def _trial(registry: ModelRegistry) -> dict[str, Any] | None:
+    """The challenger on trial beside the champion, None without one; what cannot be read says so."""
+    try:
+        trial = registry.trial()
+    except CorruptModel as error:
+        return {"problem": str(error)}
+    return None if trial is None else msgspec.to_builtins(trial)
