@@ -7,8 +7,12 @@ environment of its own: benchmarks/obp_agreement.py.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +20,14 @@ import numpy as np
 from bandit.settings import ExperimentSettings
 from bandit.training import Learning
 from bandit.types import Action, Interaction, Policy
+from benchmarks.claims import claim
 from benchmarks.gate_study import world
 from evaluation.certificate import certificate
 from evaluation.fast import paired_summary
 from evaluation.gate import GateRules, judge
 from evaluation.report import render_report
 from evaluation.scored import ScoredRows
+from joiner.parquet import write_parquet
 
 
 def best_of(work: Callable[[], Any], times: int = 5) -> float:
@@ -62,10 +68,27 @@ def cycle(n: int) -> None:
     certify = best_of(lambda: certificate(rows, verdict, rules), 3)
     report = best_of(lambda: render_report(cert), 3)
     scoring = vw_pass(n)
+    whole = (scoring + gate + certify + report) / scoring
     print(
-        f"{n:,} rows, k = 5: gate {gate:.4f} s, certificate {certify:.4f} s, report {report:.4f} s; "
-        f"one VW scoring pass {scoring:.3f} s, so scoring and gate are {(scoring + gate) / scoring:.3f} x the pass"
+        f"{n:,} rows, k = 5: gate {gate:.4f} s, certificate {certify:.4f} s, report {report:.4f} s; one VW scoring pass "
+        f"{scoring:.3f} s: scoring and gate take {(scoring + gate) / scoring:.3f} of it, with certificate and report "
+        f"{whole:.3f}"
     )
+    claim(f"gate end to end / one VW scoring pass, {n:,} rows", whole, at_most=1.3)
+
+
+def memory(folder: Path, n: int) -> float:
+    """Peak memory, in MB, of a process that evaluates a file of n scored rows."""
+    path = folder / f"{n}.parquet"
+    write_parquet(path, world(0.05, base=0.3).log(np.random.default_rng(2), n).to_frame())
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from evaluation.answer import answer; from serving.cli.scored_file import ScoredFile\n"
+        "answer(ScoredFile(Path(sys.argv[1])))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def vw_pass(n: int) -> float:
@@ -98,6 +121,10 @@ def main() -> None:
     arithmetic(200_000, 100)
     cycle(10_000)
     cycle(60_000)
+    with tempfile.TemporaryDirectory() as name:
+        few, many = (memory(Path(name), n) for n in (20_000, 200_000))
+    print(f"evaluate --scored: {few:.0f} MB at the peak for 20,000 rows, {many:.0f} MB for 200,000")
+    claim("evaluate --scored: memory for 200,000 rows / for 20,000", many / few, at_most=1.25)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ class Tenures:
     sums: Floats
 
     @classmethod
-    def draw(cls, place: World, runs: int, seed: int) -> Tenures:
+    def draw(cls, place: World, runs: int, seed: int, *, batch: int = BATCH) -> Tenures:
+        """So many tenures, `batch` rows between looks."""
         rows, chances = place.cells()
         events = rows.reduce()
         values = [d + w * events.residual for d, w in zip(events[2:4], events[:2], strict=True)]
@@ -111,8 +112,8 @@ class Tenures:
         care = np.array([caution_sums(rows.slice(i, i + 1)) for i in range(len(rows))])
         features = np.column_stack([*columns, care])
         rng = np.random.default_rng(seed)
-        sums = np.array([rng.multinomial(BATCH, chances, size=LOOKS) @ features for _ in range(runs)])
-        return cls(BATCH * np.arange(1, LOOKS + 1), sums.cumsum(axis=1))
+        sums = np.array([rng.multinomial(batch, chances, size=LOOKS) @ features for _ in range(runs)])
+        return cls(batch * np.arange(1, LOOKS + 1), sums.cumsum(axis=1))
 
     def mean_and_se(self, column: int = 0) -> tuple[Floats, Floats]:
         mean = self.sums[..., column] / self.n
@@ -143,7 +144,7 @@ class Tenures:
         for run in range(len(mean)):
             ledger = AlphaLedger()
             for look, n in enumerate(self.n.tolist()):
-                share = spend(ledger, n, alpha=ALPHA, horizon_rows=LOOKS * BATCH)
+                share = spend(ledger, n, alpha=ALPHA, horizon_rows=int(self.n[-1]))
                 if share <= 0:
                     continue
                 care = caution_of(self.sums[run, look, 6:], n, float(se[run, look]))

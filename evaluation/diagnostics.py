@@ -101,7 +101,7 @@ class Segments:
 
     def table(self) -> list[dict[str, Any]]:
         """The lift of each segment with its SE, by falling number of rows: the first 50."""
-        out = []
+        out: list[dict[str, Any]] = []
         for name, (n, total, squares) in self._sums.items():
             mean = total / n
             spread = max(squares - n * mean**2, 0.0) / (n - 1) if n > 1 else 0.0

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 _NORMAL = NormalDist()
 _GRID = 161
 _REACH = 7.0
-_HALVINGS = 40
+_STEPS_MAX, _PRECISION = 100, 1e-12
 GROWTH_MIN = 1.02
 """The information clock must have grown by this factor since the last look; less is no new evidence."""
 
@@ -129,18 +129,25 @@ def critical_value(looks: tuple[Look, ...], clock: float, alpha: float) -> float
     if not 0 < alpha < 1:
         return math.inf
     if not looks:
-        return _NORMAL.inv_cdf(1 - alpha)
+        return -_NORMAL.inv_cdf(alpha)
     if clock < looks[-1].clock * GROWTH_MIN:
         raise ValueError("the clock has not grown enough for another look")
     grid, mass = _surviving(looks)
     root = math.sqrt(clock)
     step = math.sqrt(clock - looks[-1].clock)
     low, high = -_REACH, _REACH + 3
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        crossing = float(mass @ _upper_tail((middle * root - grid) / step))
-        low, high = (middle, high) if crossing > alpha else (low, middle)
-    return (low + high) / 2
+    z = -_NORMAL.inv_cdf(alpha)
+    for _ in range(_STEPS_MAX):
+        at = (z * root - grid) / step
+        excess = float(mass @ _upper_tail(at)) - alpha
+        low, high = (z, high) if excess > 0 else (low, z)
+        slope = float(mass @ np.exp(-0.5 * at * at)) * root / step / math.sqrt(2 * math.pi)
+        newton = z + excess / slope if slope > 0 else math.inf
+        following = newton if low < newton < high else (low + high) / 2
+        if abs(following - z) < _PRECISION:
+            return following
+        z = following
+    return z
 
 
 @lru_cache(maxsize=512)

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.gate_study import Tenures
+from benchmarks.gate_study import World as StudyWorld
 from evaluation.checks import Check
 from evaluation.gate import GateRules, judge
 from evaluation.scored import ScoredRows
@@ -66,12 +68,20 @@ def test_an_identical_challenger_is_never_promoted() -> None:
 
 
 def test_equal_challengers_are_promoted_no_more_often_than_alpha_over_thirty_looks() -> None:
+    """200 tenures of thirty looks. Their rows are sums over the kinds of row there are: what the gate's bound knows."""
     world = make_world(13, lift=0.0)
-    rng = np.random.default_rng(13)
-    promoted = sum(
-        "promote" in tenure(world.log(rng, 3000), GateRules(horizon_rows=3000, rows_min=100), 100) for _ in range(200)
-    )
-    assert promoted <= 16
+    drawn = Tenures.draw(StudyWorld(world.truth, world.champion, world.candidate, world.q), 200, 13, batch=100)
+    assert drawn.rules()["default gate"].any(axis=1).sum() <= 16
+    assert drawn.rules()["paired lower bound at each look"].any(axis=1).sum() > 16
+
+
+def test_equal_challengers_pass_the_whole_gate_no_more_often_than_alpha() -> None:
+    """Tenures through all checks and floors, with fewer looks, because each is made of rows."""
+    world = make_world(13, lift=0.0)
+    rng, runs = np.random.default_rng(13), 60
+    rules = GateRules(horizon_rows=1500, rows_min=100)
+    promoted = sum("promote" in tenure(world.log(rng, 1500), rules, 150) for _ in range(runs))
+    assert promoted <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
 
 
 def test_too_few_rows_are_insufficient_and_say_how_many_more() -> None:
