@@ -70,7 +70,7 @@ def cycle(n: int) -> None:
     scoring = vw_pass(n)
     whole = (scoring + gate + certify + report) / scoring
     print(
-        f"{n:,} rows, k = 5: gate {gate:.4f} s, certificate {certify:.4f} s, report {report:.4f} s; one VW scoring pass "
+        f"{n:,} rows, k = 5: gate {gate:.4f} s, certificate {certify:.4f} s, report {report:.4f} s; one VW pass "
         f"{scoring:.3f} s: scoring and gate take {(scoring + gate) / scoring:.3f} of it, with certificate and report "
         f"{whole:.3f}"
     )
