@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bandit.bulk import learn_in_bulk
+from bandit.bulk import BulkLearner
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import RowTexts
@@ -58,6 +58,7 @@ class Learning:
         self.rows_learnt = rows_learnt
         self._scale = RewardScale(settings.rewards)
         self._refit_at = refit_at
+        self._bulk = BulkLearner()
         self._start(encoder, files)
 
     @classmethod
@@ -132,8 +133,13 @@ class Learning:
         """A few requests out of `rows` with the policy's pmf for each (call it after the last learning)."""
         return make_canaries(self.policy, [(row.context, row.actions) for row in rows])
 
+    def rest(self) -> None:
+        """End the processes that many rows may have started; learning may go on at any time."""
+        self._bulk.rest()
+
     def close(self) -> None:
         """Free VW's memory."""
+        self.rest()
         self.policy.close()
         self.reward_model.close()
 
@@ -177,7 +183,7 @@ class Learning:
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None) -> None:
         if len(rows) >= BULK_ROWS_MIN:
-            learn_in_bulk(rows, self.policy, self.reward_model, self._scale, scored=scored)
+            self._bulk.learn(rows, self.policy, self.reward_model, self._scale, scored=scored)
             self.rows_learnt += len(rows)
             return
         for first in range(0, len(rows), TEXTS_MAX):
@@ -196,7 +202,8 @@ class Learning:
                 scored.add(row, pmf, [reward(cost) for cost in predicted])
 
     def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
-        self.close()
+        self.policy.close()
+        self.reward_model.close()
         self.settings = settings
         self._scale = RewardScale(settings.rewards)
         self.rows_learnt = 0

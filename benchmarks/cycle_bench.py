@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import resource
 import select
 import socket
@@ -150,10 +151,10 @@ def decision_worker(data_dir: Path) -> Iterator[int]:
 
 
 def ask(port: int, experiment: str) -> None:
-    """Ask at a steady pace until standard input ends; print the latencies in ms as one JSON list."""
+    """Ask at a steady pace until standard input ends; print when and for how many ms as a JSON list of pairs."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     rng = np.random.default_rng(0)
-    took: list[float] = []
+    took: list[tuple[float, float]] = []
     begun = time.perf_counter()
     while not select.select([sys.stdin], [], [], 0)[0]:
         body = json.dumps({"context": context(rng)})
@@ -167,12 +168,12 @@ def ask(port: int, experiment: str) -> None:
         response = connection.getresponse()
         response.read()
         assert response.status == 200, response.status
-        took.append((time.perf_counter() - started) * 1000)
+        took.append((time.time(), (time.perf_counter() - started) * 1000))
     print(json.dumps(took))
 
 
 @contextmanager
-def asking(port: int, into: list[float]) -> Iterator[None]:
+def asking(port: int, into: list[tuple[float, float]]) -> Iterator[None]:
     """Ask a worker from another process for as long as the block lasts; its latencies go to `into`."""
     command = [sys.executable, "-m", "benchmarks.cycle_bench", "--ask", str(port)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -183,9 +184,10 @@ def asking(port: int, into: list[float]) -> Iterator[None]:
         into += json.loads(said)
 
 
-def p99(took: list[float]) -> float:
-    """The 99th percentile in ms."""
-    return statistics.quantiles(took, n=100)[98]
+def p99(took: list[tuple[float, float]], since: float = 0.0, until: float = math.inf) -> float:
+    """The 99th percentile in ms of what was answered between two times."""
+    within = [ms for at, ms in took if since <= at < until]
+    return statistics.quantiles(within, n=100)[98] if len(within) > 1 else math.nan
 
 
 def show(name: str, seconds: float, steps: dict[str, float] | None = None) -> None:
@@ -254,15 +256,19 @@ def measure(data_dir: Path, rows: int) -> None:
     cycle.tick()
     show("ingest and join of all of them", time.perf_counter() - started)
 
-    idle: list[float] = []
-    busy: list[float] = []
+    idle: list[tuple[float, float]] = []
+    busy: list[tuple[float, float]] = []
     with decision_worker(data_dir) as port:
         with asking(port, idle):
             time.sleep(10)
         with asking(port, busy):
+            begun = time.time()
             took, report = run(cycle)
     show(f"full retrain and evaluation: {report.outcome}", took, report.steps)
-    print(f"{'decisions meanwhile, p99 in ms (idle before)':58s} {p99(busy):8.2f}     ({p99(idle):.2f})")
+    print(f"{'decisions, p99 in ms: idle':58s} {p99(idle):8.2f}")
+    for step in ("train", "evaluate", "promote"):
+        print(f"{f'  while the learner does: {step}':58s} {p99(busy, begun, begun + report.steps[step]):8.2f}")
+        begun += report.steps[step]
     claim(f"full retrain and evaluation, {rows:,} interactions", took, at_most=90, unit="s")
     claim("p99 of decisions during a full retrain / idle", p99(busy) / p99(idle), at_most=2)
     new_rows(data_dir, cycle, clock, rows)

@@ -29,7 +29,7 @@ _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 DEFAULT = Training()
 """The limits of a job that belongs to no experiment's settings."""
 
-NICENESS = 5
+NICENESS = 10
 """Training gives way to decisions when both want the same core."""
 
 
