@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -319,11 +319,18 @@ class ModelRegistry:
             lines = self.paths.history.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
+        return [entry for entry in map(_entry, lines) if kind is None or entry.get("kind") == kind]
+
+    def newest(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The entries of one kind, newest first, read as far as somebody asks; raises as `history` does."""
         try:
-            entries: list[dict[str, Any]] = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise CorruptLog("history.jsonl holds a line that is not JSON; restore the file from a backup") from None
-        return [entry for entry in entries if kind is None or entry.get("kind") == kind]
+            lines = self.paths.history.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return
+        for line in reversed(lines):
+            entry = _entry(line)
+            if entry.get("kind") == kind:
+                yield entry
 
     # -- helpers -----------------------------------------------------------------------------------------
 
@@ -353,6 +360,14 @@ class ModelRegistry:
                 return start + newline + 1
             end = start
         return 0
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CorruptLog("history.jsonl holds a line that is not JSON; restore the file from a backup") from None
+    return entry
 
 
 def _as_read_back(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from joiner.pulse import reward_curve, traffic
@@ -37,7 +38,7 @@ def board(cycle: Cycle) -> dict[str, Any]:
             "decisions": (decisions[-1], bars(decisions, "decisions in each of the last 30 minutes")),
             "rewards": (rewards[-1], bars(rewards, "rewards in each of the last 30 minutes")),
         },
-        "verdicts": _verdicts(workspace.registry.history("run"), state["at"]),
+        "verdicts": _verdicts(workspace.registry.newest("run"), state["at"]),
         "health": _health(state),
     }
 
@@ -69,9 +70,9 @@ def _promotions(cycle: Cycle, state: Mapping[str, Any]) -> dict[str, datetime]:
     return earlier | ({f"{state['generation']}": state["champion_since"]} if state["champion"] else {})
 
 
-def _verdicts(runs: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """The newest runs, newest first, each with its picture where it has a lift; runs without news are left out."""
-    shown = [run for run in reversed(runs) if run["outcome"] != "nothing"][:VERDICTS_SHOWN]
+def _verdicts(runs: Iterator[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """The first of `runs` that had news, each with its picture where it has a lift."""
+    shown = list(islice((run for run in runs if run["outcome"] != "nothing"), VERDICTS_SHOWN))
     measured = [run for run in shown if None not in (run.get("lift"), run.get("lower"), run.get("upper"))]
     scale = lift_scale(measured)
     return [

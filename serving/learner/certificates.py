@@ -76,10 +76,10 @@ def file_evaluation(
     return evaluation_id
 
 
-def evaluations(paths: ExperimentPaths) -> list[dict[str, Any]]:
-    """The certificates there are, newest first, without their long tables."""
+def evaluations(paths: ExperimentPaths, newest: int | None = None) -> list[dict[str, Any]]:
+    """The certificates there are (the `newest` ones), newest first, without their long tables."""
     found = []
-    for path in sorted(paths.evaluations.glob(f"e*/{CERTIFICATE}"), reverse=True):
+    for path in sorted(paths.evaluations.glob(f"e*/{CERTIFICATE}"), reverse=True)[:newest]:
         content = msgspec.json.decode(path.read_bytes())
         found.append({"id": path.parent.name, **{key: content[key] for key in _SUMMARY if key in content}})
     return found

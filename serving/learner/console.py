@@ -128,7 +128,7 @@ def _experiment(service: LearnerService, cycle: Cycle, said: str | None) -> Resp
         failures=dict(service.failures),
         board=board(cycle),
         models=models.listing(workspace)["models"][:MODELS_SHOWN],
-        evaluations=evaluations(workspace.experiment.paths)[:EVALUATIONS_SHOWN],
+        evaluations=evaluations(workspace.experiment.paths, newest=EVALUATIONS_SHOWN),
     )
 
 

@@ -207,6 +207,19 @@ PUBLISH_FOREVER = textwrap.dedent(
 )
 
 
+def test_the_newest_entries_come_first_and_no_more_is_read_than_asked_for(tmp_path: Path) -> None:
+    registry = ModelRegistry(ExperimentPaths(tmp_path), durable=False)
+    assert list(registry.newest("run")) == []
+    for number in range(4):
+        registry.record("run" if number % 2 else "pin", now=START, number=number)
+    assert [entry["number"] for entry in registry.newest("run")] == [3, 1]
+    damaged = b"no JSON\n" + registry.paths.history.read_bytes()
+    registry.paths.history.write_bytes(damaged)
+    assert next(registry.newest("run"))["number"] == 3
+    with pytest.raises(CorruptLog):
+        list(registry.newest("run"))
+
+
 def test_a_publisher_killed_at_any_moment_leaves_whole_models_a_sound_pointer_and_a_readable_history(
     tmp_path: Path,
 ) -> None:
