@@ -49,6 +49,12 @@ class HotProtocol(HttpToolsProtocol):
         self.flow = _Flow(self)
         self.since = self.loop.time()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what refers back here: the garbage collector, which runs rarely, need not look for it."""
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        self.cycle = None
+
     def data_received(self, data: bytes) -> None:
         """Parse what came; what has no end is refused."""
         self.unread += len(data)

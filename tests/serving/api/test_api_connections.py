@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,6 +266,31 @@ def test_a_connection_that_keeps_the_server_waiting_is_closed(tmp_path: Path) ->
 
     talk(tmp_path, conversation, patience_s=1)
     assert [event.event_id for event in logged(tmp_path)] == ["a"]
+
+
+def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> list[object]:
+        async with listening(tmp_path) as (connect, server):
+            left = []
+            for request in (post(question("a")), b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+                reader, writer = await connect()
+                writer.write(request)
+                await answer(reader)
+                (connection,) = server.server_state.connections
+                left.append(weakref.ref(connection))
+                del connection
+                writer.close()
+                while server.server_state.connections:
+                    await asyncio.sleep(0.01)
+            return [reference() for reference in left]
+
+    gc.disable()
+    try:
+        assert run(scenario()) == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_workers_that_share_a_listener_share_its_connections(tmp_path: Path) -> None:
