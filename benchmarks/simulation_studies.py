@@ -57,21 +57,23 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Cases that are compared; `make` builds them for a number of interactions, of which `length` is the usual one.
+    """Cases that are compared; `make` builds them for a number of interactions.
 
-    `after` prints what else the runs say, case by case.
+    `length` and `seeds` are the usual ones; `after` prints what else the runs say, case by case.
     """
 
     name: str
     question: str
     make: Callable[[int], list[Case]]
     length: int = 7500
+    seeds: str = "0-1"
     after: Callable[[Sequence[Case], Sequence[Sequence[Run]]], None] | None = None
 
 
 def bar(_: int) -> list[Case]:
-    """The demo's own run, seed by seed: what it says over HTTP, since both transports decide the same."""
-    return [Case("Statlog, all defaults", statlog_world())]
+    """The demo's own run, seed by seed: what it says over HTTP, since both transports decide the same; and ungated."""
+    world = statlog_world()
+    return [Case(mode, world, changes) for mode, changes in MODES]
 
 
 def exploration(_: int) -> list[Case]:
@@ -206,14 +208,14 @@ def cost(_: int) -> list[Case]:
 
 
 STUDIES = (
-    Study("seeds", "Does the demo keep its promise on every seed?", bar),
+    Study("seeds", "Does the demo keep its promise on every seed?", bar, seeds="0-9"),
     Study("exploration", "The published comparison, redone: is it the encoder or the algorithm?", exploration),
     Study("gate", "What does the gate cost or save?", gate),
     Study("delay", "What do late and lost rewards cost?", delay),
-    Study("drift", "How does the loop follow a world that changes?", drift, 10_000, recovery),
+    Study("drift", "How does the loop follow a world that changes?", drift, 10_000, after=recovery),
     Study("catalogue", "How does it cope with actions that come and go?", catalogue),
-    Study("newcomer", "How soon is a better action found that nobody has seen before?", newcomer, 9000, shares),
-    Study("hostile", "What can rewards do that are sent against the truth?", hostile, 5000, truth),
+    Study("newcomer", "How soon is a better action found that nobody has seen before?", newcomer, 9000, "0-2", shares),
+    Study("hostile", "What can rewards do that are sent against the truth?", hostile, 5000, "0-2", truth),
     Study("cost", "What does exploration cost?", cost),
 )
 
@@ -237,8 +239,8 @@ def report(study: Study, script: Script, runs: list[list[Run]]) -> None:
     """Print the table of a study (Markdown) and draw its picture."""
     cases = study.make(script.interactions)
     print(f"\n### {study.question}\n")
-    if len(cases) == 1:
-        _print_seeds([summarise(run) for run in runs[0]])
+    if study.name == "seeds":
+        _print_seeds([summarise(run) for run in runs[0]], [summarise(run) for run in runs[1]])
     else:
         _print_cases([case.label for case in cases], runs)
     if study.after is not None:
@@ -268,19 +270,20 @@ def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Seq
     )
 
 
-def _print_seeds(summaries: Sequence[Summary]) -> None:
-    print("| seed | mean reward | first 500 | last 500 | promoted | held | insufficient |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
-    for one in summaries:
+def _print_seeds(gated: Sequence[Summary], ungated: Sequence[Summary]) -> None:
+    print("| seed | mean reward | first 500 | last 500 | promoted | held | insufficient | mean without a gate |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for one, free in zip(gated, ungated, strict=True):
         print(
             f"| {one.seed} | {one.mean_reward:.3f} | {one.first_500:.3f} | {one.last_500:.3f} "
-            f"| {one.promotions} | {one.holds} | {one.insufficient} |"
+            f"| {one.promotions} | {one.holds} | {one.insufficient} | {free.mean_reward:.3f} |"
         )
-    means, errors = over_seeds(summaries)
+    (means, errors), (free_means, free_errors) = over_seeds(gated), over_seeds(ungated)
     cells = " | ".join(
         f"{means[name]:.3f} ± {errors[name] or 0:.3f}" for name in ("mean_reward", "first_500", "last_500")
     )
-    print(f"| mean | {cells} | {means['promotions']:.1f} | {means['holds']:.1f} | {means['insufficient']:.1f} |")
+    counts = " | ".join(f"{means[name]:.1f}" for name in ("promotions", "holds", "insufficient"))
+    print(f"| mean | {cells} | {counts} | {free_means['mean_reward']:.3f} ± {free_errors['mean_reward'] or 0:.3f} |")
 
 
 def _print_cases(labels: Sequence[str], runs: Sequence[Sequence[Run]]) -> None:
@@ -299,7 +302,7 @@ def main() -> int:
     """Run the studies named, or all; the tables go to stdout."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="names of studies, separated by commas")
-    parser.add_argument("--seeds", default="0-4")
+    parser.add_argument("--seeds", help="default: each study's own")
     parser.add_argument("--interactions", type=int, help="default: each study's own")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one seed, 1,000 interactions")
@@ -308,10 +311,10 @@ def main() -> int:
     unknown = set(names) - {study.name for study in STUDIES}
     if unknown:
         parser.error(f"unknown studies: {', '.join(sorted(unknown))}")
-    seeds = parse_seeds("0" if arguments.quick else arguments.seeds)
     for study in STUDIES:
         if names and study.name not in names:
             continue
+        seeds = parse_seeds("0" if arguments.quick else arguments.seeds or study.seeds)
         script = Script(1000 if arguments.quick else arguments.interactions or study.length)
         started = time.monotonic()
         runs = run_study(study, script, seeds, arguments.jobs)

@@ -19,7 +19,7 @@ GROUPS = ("north", "south", "east", "west")
 class Arriving:
     """`actions` actions from the start, and from step `at` on one more that nobody has seen.
 
-    Readers come from four groups; each action has a chance of reward in each, .40 at most, and the newcomer earns
+    Readers come from four groups; each action has a chance of reward in each, .6 at most, and the newcomer earns
     `better` times the best of the others in every group, so that its optimal share is 1.
     """
 
@@ -35,7 +35,7 @@ class Arriving:
         """A reader of some group, with the actions there are at `step`."""
         group = int(rng.integers(len(GROUPS)))
         spread = (np.arange(self.actions) + group) % self.actions / (self.actions - 1)
-        means = 0.2 + 0.2 * spread
+        means = 0.3 + 0.3 * spread
         names = [f"a{number}" for number in range(self.actions)]
         if step >= self.at:
             means, names = np.append(means, means.max() * self.better), [*names, "newcomer"]

@@ -147,10 +147,9 @@ def _draw_series(above: Any, below: Any, series: Series) -> _Label:
     start = min(_SKIP, len(x) - 1)
     width, order = (2.0, 5) if series.emphasis else (1.2, 4)
     if len(series.runs) > 1:
-        for axes, one, at in ((above, rolling, start), (below, regret, 0)):
-            axes.fill_between(
-                x[at:], one.lower[at:], one.upper[at:], color=series.colour, alpha=0.12, linewidth=0, zorder=3
-            )
+        for axes, one, first in ((above, rolling, start), (below, regret, 0)):
+            span = x[first:], one.lower[first:], one.upper[first:]
+            axes.fill_between(*span, color=series.colour, alpha=0.12, linewidth=0, zorder=3)
     above.plot(x[start:], rolling.mean[start:], color=series.colour, linewidth=width, zorder=order)
     below.plot(x, regret.mean, color=series.colour, linewidth=width, zorder=order)
     if series.emphasis:
@@ -158,7 +157,7 @@ def _draw_series(above: Any, below: Any, series: Series) -> _Label:
         below.plot(
             at, np.zeros(len(at)), linestyle="", marker="^", markersize=4, color=series.colour, clip_on=False, zorder=6
         )
-    mean = float(np.mean([run.rewards.mean() for run in series.runs]))
+    mean = float(np.mean([run.expected.mean() for run in series.runs]))
     return _Label(float(rolling.mean[-1]), f"{series.label}  {mean:.3f}", series.colour, series.emphasis)
 
 
