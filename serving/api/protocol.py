@@ -126,10 +126,10 @@ class HotProtocol(HttpToolsProtocol):
                 ):
                     self.cycle = HotCycle(self, app.api, route, headers)
                     return
-        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        url, read, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expect
-        self.headers += headers  # the list that is in the scope by now
+        self.headers += read  # the list that is in the scope by now
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED_MAX:
             self.transport.abort()
