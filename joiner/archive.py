@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, write_atomically
 from joiner.connection import connect, from_utc, quote, to_utc
-from joiner.warehouse import Warehouse
+from joiner.warehouse import Warehouse, in_batches
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -116,7 +116,7 @@ def compact(warehouse: Warehouse, *, older_than: datetime, now: datetime) -> Com
     on_disk = {segment.stem: segment for segment in sealed_segments(paths.events)}
     old = [(on_disk[name], from_utc(last) or older_than) for name, last in rows if name in on_disk]
     done = Compacted()
-    for batch in _batches(old):
+    for batch in in_batches(old, lambda segment: segment[0].stat().st_size, ARCHIVE_BYTES_MAX):
         archive = _write(paths, batch, now=now)
         _remove_segments(paths, archive)
         done = Compacted(
@@ -246,17 +246,3 @@ def _remove_segments(paths: ExperimentPaths, archive: Archive) -> None:
             removed = True
     if removed:
         fsync_directory(paths.events)
-
-
-def _batches(segments: Sequence[tuple[Path, datetime]]) -> Iterator[list[tuple[Path, datetime]]]:
-    batch: list[tuple[Path, datetime]] = []
-    size = 0
-    for segment, last in segments:
-        length = segment.stat().st_size
-        if batch and size + length > ARCHIVE_BYTES_MAX:
-            yield batch
-            batch, size = [], 0
-        batch.append((segment, last))
-        size += length
-    if batch:
-        yield batch

@@ -6,7 +6,10 @@ directories, other databases, extensions and configuration changes are refused b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +55,29 @@ def connect(
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+@contextmanager
+def disk_failures(path: Path) -> Iterator[None]:
+    """Let a full disk be the OSError that it is everywhere else; DuckDB has several errors for it."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        told = "no room is left on the disk for the database; it is made from the log, so nothing is lost: make room"
+        raise OSError(errno.ENOSPC, told, path.name) from None
+
+
+def remove_database(path: Path) -> None:
+    """Remove a DuckDB file with its write-ahead log; the log first, because it must not meet another file."""
+    write_ahead_log(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def write_ahead_log(path: Path) -> Path:
+    """Where DuckDB keeps what is committed and not yet in the file at `path`."""
+    return path.with_name(f"{path.name}.wal")
 
 
 def quote(text: str) -> str:

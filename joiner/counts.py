@@ -48,10 +48,10 @@ delays AS (
 SELECT * FROM records, delays
 """
 
-# one row per bucket of the delays, empty ones too: its upper bound, and how many rewards came within it and not sooner
+# one row per bucket of the delays, empty ones too: its upper bound (none for the last), and how many rewards are in it
 DELAY_HISTOGRAM = f"""
 WITH found AS ({OUTCOMES})
-SELECT unnest({list(DELAY_BOUNDS_S)} || ['infinity'::DOUBLE]) AS up_to_s,
+SELECT unnest({list(DELAY_BOUNDS_S)} || [NULL]) AS up_to_s,
        unnest(list_transform(list_zip(delays_within || [delays], [0] || delays_within), lambda pair: pair[1] - pair[2]))
          AS rewards
 FROM found
@@ -82,8 +82,9 @@ aside AS (
   SELECT count(*) FILTER (reason = 'conflict') AS conflicts, count(*) FILTER (reason = 'not_activated') AS not_activated
   FROM set_aside
 )
-SELECT r.live - a.live AS decisions, r.imported - a.imported AS imported_decisions, r.waiting - a.waiting AS waiting,
-       a.live + a.imported AS repeated_decisions, j.interactions, j.imported, j.defaulted, s.conflicts, s.not_activated
+SELECT r.live AS decision_records, r.live - a.live AS decisions, r.imported - a.imported AS imported_decisions,
+       r.waiting - a.waiting AS waiting, a.live + a.imported AS repeated_decisions, j.interactions, j.imported,
+       j.defaulted, s.conflicts, s.not_activated
 FROM records r, again a, joined j, aside s
 """
 

@@ -7,7 +7,6 @@ that the warehouse was made from and that the log no longer holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 
@@ -18,6 +17,7 @@ from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import ExperimentPaths
 from joiner.archive import archives, ingest_archives, verify_archive
+from joiner.connection import remove_database
 from joiner.warehouse import Warehouse
 
 DATABASE_ERRORS = (duckdb.Error, RuntimeError)
@@ -126,7 +126,7 @@ def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: 
     experiment = warehouse.experiment
     known = warehouse.segment_names() & {segment_name(info.writer_id, info.sequence) for info in sound}
     path = warehouse.path.with_name("warehouse.doctor.duckdb")
-    _remove(path)
+    remove_database(path)
     try:
         with Warehouse(experiment, path=path) as second:
             ingest_archives(second)
@@ -136,12 +136,7 @@ def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: 
             if second.digest() != warehouse.digest():
                 findings.wrong("database", "its interactions are not those that the log gives", REBUILD)
     finally:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+        remove_database(path)
 
 
 def _number(row: tuple[int, ...] | None) -> int:

@@ -78,7 +78,9 @@ def _state(
             return "waiting", f"It waits for rewards until {when}; then it becomes an interaction."
         until = f"{complete_until:%Y-%m-%d %H:%M:%S} UTC" if complete_until else "no time yet"
         return "waiting", f"Its window closed at {when}; the log is known to be complete until {until}."
-    learnt = f"learnt by {len(answer['learnt_by'])} models" if answer["learnt_by"] else "not yet learnt by any model"
+    learnt = (
+        f"learnt by {len(answer['learnt_by'])} models" if answer["learnt_by"] else "no stored model has learnt it yet"
+    )
     if not interaction["rewarded"]:
         return "defaulted", f"No reward counted, so it has the default reward {interaction['reward']:g}; {learnt}."
     count = interaction["rewards_counted"]

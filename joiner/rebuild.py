@@ -12,6 +12,7 @@ import duckdb
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
 from joiner.archive import ingest_archives
+from joiner.connection import remove_database, write_ahead_log
 from joiner.warehouse import Warehouse
 
 
@@ -30,28 +31,32 @@ def rebuild(experiment: Experiment, *, watermark: datetime | None = None) -> Reb
     """Make the DuckDB file anew beside the old one and put it in its place; the caller holds the learner's lock.
 
     Joins up to `watermark` or as far as the old file had joined, whichever is later; without both nothing is joined.
-    Raises `Busy` when another process has the old file open.
+    Raises `Busy` when another process has the old file open, OSError when there is no room; the old one then stays.
     """
     target = experiment.paths.warehouse
     known = [moment for moment in (watermark, _joined_until(experiment)) if moment is not None]
     watermark = max(known, default=None)
     fresh = target.with_name("warehouse.new.duckdb")
-    _remove(fresh)
-    with Warehouse(experiment, path=fresh) as warehouse:
-        archived = ingest_archives(warehouse)
-        ingested = warehouse.ingest(sealed_segments(experiment.paths.events))
-        if watermark is not None:
-            warehouse.join(watermark)
-        counts = warehouse.counts()
-        report = RebuildReport(
-            segments=archived + ingested.segments,
-            events=_events(warehouse),
-            interactions=counts["interactions"] + counts["imported"],
-            digest=warehouse.digest(),
-            quarantined=ingested.quarantined,
-        )
-        warehouse.checkpoint()
-    _remove(target, but_itself=True)
+    remove_database(fresh)
+    try:
+        with Warehouse(experiment, path=fresh) as warehouse:
+            archived = ingest_archives(warehouse)
+            ingested = warehouse.ingest(sealed_segments(experiment.paths.events))
+            if watermark is not None:
+                warehouse.join(watermark)
+            counts = warehouse.counts()
+            report = RebuildReport(
+                segments=archived + ingested.segments,
+                events=_events(warehouse),
+                interactions=counts["interactions"] + counts["imported"],
+                digest=warehouse.digest(),
+                quarantined=ingested.quarantined,
+            )
+            warehouse.checkpoint()
+    except BaseException:
+        remove_database(fresh)
+        raise
+    write_ahead_log(target).unlink(missing_ok=True)  # it must not meet the new file
     fresh.replace(target)
     return report
 
@@ -70,10 +75,3 @@ def _joined_until(experiment: Experiment) -> datetime | None:
 def _events(warehouse: Warehouse) -> int:
     row = warehouse.cursor().execute("SELECT coalesce(sum(events), 0) FROM segments").fetchone()
     return int(row[0]) if row else 0
-
-
-def _remove(path: Path, *, but_itself: bool = False) -> None:
-    """Remove a DuckDB file with its write-ahead log; the log first, because it must not meet another file."""
-    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
-    if not but_itself:
-        path.unlink(missing_ok=True)

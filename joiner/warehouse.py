@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pandas as pd
@@ -24,12 +24,14 @@ from bandit.errors import CorruptLog
 from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.experiment import Experiment
 from joiner import export, statements
-from joiner.connection import connect, from_utc, to_utc
+from joiner.connection import connect, disk_failures, from_utc, to_utc
 from joiner.counts import Delays, count_events, count_outcomes
 from joiner.schema import prepare, refresh_settings
 
 INGEST_BATCH_BYTES_MAX = 256 * 1024 * 1024
 """Bytes of segments read at once: whole row groups go to disk, so larger batches write less twice."""
+Item = TypeVar("Item")
+
 LONG_AGO = datetime(1, 1, 1)  # noqa: DTZ001 - the warehouse's times are UTC without a zone
 
 
@@ -65,7 +67,7 @@ class _Outcomes:
 class Warehouse:
     """Ingest, join and read one experiment's warehouse. Threads may share it: writes take turns, reads do not wait.
 
-    Raises `Busy` at construction when another process has the file open.
+    Raises `Busy` at construction when another process has the file open, OSError when the disk is full.
     """
 
     def __init__(self, experiment: Experiment, *, read_only: bool = False, path: Path | None = None) -> None:
@@ -78,15 +80,16 @@ class Warehouse:
         self._outcomes: _Outcomes | None = None
         self._idle_until: datetime | None = None
         self._read_only = read_only
-        self._connection = self._connect()
-        if not read_only:
-            if not prepare(self._connection):
-                # made by another version of this program: it is a view, so it is made anew from the log
-                self._connection.close()
-                self.path.unlink()
-                self._connection = self._connect()
-                prepare(self._connection)
-            refresh_settings(self._connection, experiment)
+        with disk_failures(self.path):
+            self._connection = self._connect()
+            if not read_only:
+                if not prepare(self._connection):
+                    # made by another version of this program: it is a view, so it is made anew from the log
+                    self._connection.close()
+                    self.path.unlink()
+                    self._connection = self._connect()
+                    prepare(self._connection)
+                refresh_settings(self._connection, experiment)
 
     def close(self) -> None:
         """Close the file; the object is of no use afterwards."""
@@ -119,7 +122,7 @@ class Warehouse:
                     verified.append((path, verify_segment(path)))
                 except CorruptLog:
                     quarantined.append(quarantine_segment(path))
-            for batch in _batches(verified):
+            for batch in in_batches(verified, lambda segment: segment[1].bytes, INGEST_BATCH_BYTES_MAX):
                 self._ingest(batch)
                 events += sum(info.events for _, info in batch)
         return IngestReport(len(verified), events, len(segments) - len(fresh), quarantined)
@@ -277,7 +280,7 @@ class Warehouse:
 
     def checkpoint(self) -> None:
         """Move everything from the write-ahead log into the file itself."""
-        with self._writing:
+        with self._writing, disk_failures(self.path):
             self._connection.execute("CHECKPOINT")
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -303,14 +306,15 @@ class Warehouse:
 
     @contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        cursor = self._connection.cursor()
-        cursor.begin()
-        try:
-            yield cursor
-        except BaseException:
-            cursor.rollback()
-            raise
-        cursor.commit()
+        with disk_failures(self.path):
+            cursor = self._connection.cursor()
+            cursor.begin()
+            try:
+                yield cursor
+            except BaseException:
+                cursor.rollback()
+                raise
+            cursor.commit()
 
     def _join_nothing(self, until: datetime) -> JoinReport | None:
         """Whether there is nothing to join up to `until`: then the watermark moves in memory only, at no cost.
@@ -361,15 +365,16 @@ class Warehouse:
                 cursor.execute(f"DROP TABLE {table}")
 
 
-def _batches(verified: Sequence[tuple[Path, SegmentInfo]]) -> Iterator[list[tuple[Path, SegmentInfo]]]:
-    batch: list[tuple[Path, SegmentInfo]] = []
-    size = 0
-    for path, info in verified:
-        if batch and size + info.bytes > INGEST_BATCH_BYTES_MAX:
+def in_batches(items: Iterable[Item], size: Callable[[Item], int], bytes_max: int) -> Iterator[list[Item]]:
+    """Consecutive items of at most `bytes_max` together; one alone may be larger."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        if batch and total + size(item) > bytes_max:
             yield batch
-            batch, size = [], 0
-        batch.append((path, info))
-        size += info.bytes
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
     if batch:
         yield batch
 

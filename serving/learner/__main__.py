@@ -52,6 +52,9 @@ def serve(data_dir: Path, *, host: str, port: int) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
+    except OSError as error:  # a full disk, say: the supervisor tries again
+        sys.stderr.write(f"rewardloop: the learner cannot run: {error}\n")
+        return 1
     finally:
         service.close()
     return 0

@@ -1,15 +1,18 @@
-"""Parquet and CSV: what goes in comes out."""
+"""Files: what goes in comes out, and a full disk is told as such."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 
 from bandit.errors import InvalidInput
+from joiner.connection import disk_failures
 from joiner.parquet import read_metadata, read_parquet, write_parquet
 from joiner.tables import read_table
 
@@ -60,3 +63,12 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xls").write_bytes(b"")
     with pytest.raises(InvalidInput, match=r"\.parquet"):
         read_table(tmp_path / "t.xls")
+
+
+def test_a_full_disk_is_an_os_error_that_says_what_to_do(tmp_path: Path) -> None:
+    connection = duckdb.connect()
+    with pytest.raises(OSError, match="make room") as caught, disk_failures(tmp_path / "warehouse.duckdb"):
+        connection.execute("COPY (SELECT * FROM range(100000)) TO '/dev/full' (FORMAT csv)")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "warehouse.duckdb")
+    with pytest.raises(duckdb.CatalogException), disk_failures(tmp_path / "warehouse.duckdb"):
+        connection.execute("SELECT * FROM nothing")
