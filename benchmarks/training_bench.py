@@ -1,8 +1,9 @@
 """How fast the joined log becomes a model, against VW reading a ready text file by itself in the same run.
 
-Measured: from the warehouse's tables to the trained policy (export, encoding, training), and policy and reward model
-with every row scored before it is learnt, which is what a full retrain does before the gate. Ten actions of a
-catalogue, five numbers, every decision rewarded. Run with `python -m benchmarks.training_bench --rows 1000000`.
+Measured: from the warehouse's tables to the trained models (export, encoding, training), where the yardstick learns
+the policy alone; and the same with every row scored before it is learnt, which is what a full retrain does before
+the gate. Ten actions of a catalogue, five numbers, every decision rewarded. Run with
+`python -m benchmarks.training_bench --rows 1000000`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from bandit.scoring import RewardScale
 from bandit.settings import ExperimentSettings
 from bandit.training import Learning
 from bandit.types import Action, Interaction
-from bandit.vw_file import learn_file, learnt_model, run_pass
 from benchmarks.claims import claim
 from benchmarks.cycle_bench import ACTIONS, settings_for, write_log
 from joiner.warehouse import Warehouse
@@ -87,20 +87,9 @@ def measure(warehouse: Warehouse, settings: ExperimentSettings, folder: Path, co
 
     started = time.perf_counter()
     for part in chunks(path):
-        write_texts(part, learning.policy, RewardScale(settings.rewards), folder)
-        model = learning.policy.to_bytes()
-        job = learn_file(
-            learning.policy.arguments,
-            model,
-            folder / "policy.txt",
-            examples=len(part),
-            folder=folder / "out",
-            predictions=False,
-        )
-        run_pass(job)
-        learning.policy.replace(learnt_model(job))
+        learning.step(part, champion=None, champion_id=None, score=False)
     trained = export + time.perf_counter() - started
-    show("export and training, warehouse to policy", trained, count, yardstick)
+    show("export and training, warehouse to both models", trained, count, yardstick)
     learning.close()
 
     learning = Learning.fresh(settings, first)

@@ -59,7 +59,11 @@ hundred thousand decisions with a reward each. The growth is the slope over the 
 reuses the same parsed actions; ours encodes, explores and normalises besides.""",
     "draws": """Chi-square of 20,000 drawn actions against their logged probabilities, for every exploration algorithm,
 with exclusions, slots, a control slice and a challenger's share; and of the control slice against its fraction.""",
-    "training_bench": """From rows to a model, beside Vowpal Wabbit reading a ready text file.""",
+    "training_bench": """From the joined log to trained models, beside Vowpal Wabbit reading a ready text file of the
+policy's examples alone.""",
+    "cycle_bench": """One turn of the loop with much stored: a full retrain with its evaluation, beside a decision worker
+that answers a hundred questions a second meanwhile; and runs over 500 new interactions, from trigger to champion and
+reload.""",
     "joins": """Ingest beside DuckDB's own `read_json`, the join beside polars, and a window of 60,000 decisions with
 few and with many stored.""",
     "evaluation_bench": """The gate's arithmetic beside reading its arrays, and a whole evaluation beside one pass
