@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,15 @@ def test_the_health_of_an_empty_loop_has_no_rates(tmp_path: Path) -> None:
         health = warehouse.cursor().sql("SELECT * FROM health").df().to_dict("records")[0]
         assert (warehouse.delays().count, warehouse.delays().quantiles) == (0, None)
     assert health["decisions"] == 0 and pd.isna(health["join_rate"]) and pd.isna(health["delay_p50_s"])
+
+
+def test_the_docs_name_every_column_of_every_view(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "joins.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([\w, ]+)`[^|]*\|$", text, re.MULTILINE))
+    made = experiment(tmp_path)
+    with Warehouse(made) as warehouse:
+        found = {
+            view: [row[0] for row in run_query(warehouse, ModelRegistry(made.paths), f"DESCRIBE {view}").rows]
+            for view in ("decisions", "rewards", "interactions", "runs", "models", "health", "delays")
+        }
+    assert {view: told.get(view, "").split(", ") for view in found} == found
