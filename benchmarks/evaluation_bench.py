@@ -82,10 +82,11 @@ def memory(folder: Path, n: int) -> float:
     path = folder / f"{n}.parquet"
     write_parquet(path, world(0.05, base=0.3).log(np.random.default_rng(2), n).to_frame())
     code = (
-        "import resource, sys; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from evaluation.answer import answer; from serving.cli.scored_file import ScoredFile\n"
         "answer(ScoredFile(Path(sys.argv[1])))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "status = Path('/proc/self/status').read_text()\n"
+        "print(int(status.split('VmHWM:')[1].split()[0]) / 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     return float(done.stdout)
