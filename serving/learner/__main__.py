@@ -22,6 +22,10 @@ from serving.learner.admin import create_admin
 from serving.learner.hosting import LearnerService
 
 
+NICENESS = 5
+"""The learner gives way to decisions, as does what it starts (training by some more)."""
+
+
 def serve(data_dir: Path, *, host: str, port: int) -> int:
     """Run the learner with its admin API until SIGTERM or SIGINT; returns the exit code."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -67,6 +71,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001)
     arguments = parser.parse_args()
+    os.nice(NICENESS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("apscheduler", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
