@@ -21,7 +21,6 @@ from serving.learner.address import Address, write_address
 from serving.learner.admin import create_admin
 from serving.learner.hosting import LearnerService
 
-
 NICENESS = 5
 """The learner gives way to decisions, as does what it starts (training by some more)."""
 
