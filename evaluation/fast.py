@@ -18,7 +18,7 @@ from evaluation.scored import Floats, ScoredRows
 CHUNK_VALUES, CHUNK_ROWS_MAX = 1 << 19, 1 << 14
 """Values (rows × actions) and rows at a time: what the sums per row are made of stays in the shared cache."""
 
-BLOCK_VALUES = 1 << 16
+BLOCK_VALUES = 1 << 17
 """Values at a time within a chunk: the differences of two policies stay in a core's own cache."""
 
 WIDE = 16
