@@ -20,7 +20,7 @@ import numpy as np
 
 from bandit.settings import ExperimentSettings
 from benchmarks.study_worlds import Arriving, Hostile
-from serving.cli.compare import LABELS, PANEL_TITLES, fitted
+from serving.cli.compare import LABELS, PANEL_TITLES
 from serving.cli.compare import configuration as published_configuration
 from serving.cli.worlds import statlog_world
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
@@ -84,7 +84,7 @@ def exploration(_: int) -> list[Case]:
         for name in LABELS:
             one = published_configuration(name, encoder, None)
             cases.append(
-                Case(f"{one.label}, {encoder}", world, fitted(one, world), panel=PANEL_TITLES[encoder], short=one.label)
+                Case(f"{one.label}, {encoder}", world, one.changes, panel=PANEL_TITLES[encoder], short=one.label)
             )
     return cases
 
@@ -225,7 +225,7 @@ def run_study(study: Study, script: Script, seeds: Sequence[int], processes: int
     cases = study.make(script.interactions)
     jobs = []
     for number, case in enumerate(cases):
-        changes = case.changes | {"rewards": {"window_s": WINDOW_S} | case.changes.get("rewards", {})}
+        changes = {"rewards": {"window_s": WINDOW_S}} | case.changes
         settings = simulated_settings(case.world, ExperimentSettings(), changes)
         for seed in seeds:
             one = Script(script.interactions, script.batch, script.warm_start, seed)

@@ -20,6 +20,7 @@ from simulator.runner import Run
 
 SHARES_MAX = 9
 _SKIP = 20  # the very first rolling means rest on a handful of rewards and only flicker
+_LETTER = 0.083  # inches of a label, besides what its number takes
 _LABEL_GAP = 0.058  # of the height of a panel, between two labels
 
 
@@ -51,13 +52,15 @@ def comparison_picture(
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    width, height = 0.7 + 7.3 * columns, 1.0 + 5.7 * rows
+    longest = max(len(fixed_label), *(len(series.label) for panel in panels for series in panel.series))
+    cell = max(7.3, 6.6 + _LETTER * longest)
+    width, height = 0.7 + cell * columns, 1.0 + 5.7 * rows
     figure = style.new_figure(width, height)
     figure.text(0.25 / width, 1 - 0.42 / height, title, fontsize=15, fontweight="bold", color=style.INK)
     figure.text(0.25 / width, 1 - 0.7 / height, subtitle, fontsize=10, color=style.MUTED)
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
-        left, top = 0.7 + 7.3 * column, height - 1.35 - 5.7 * row
+        left, top = 0.7 + cell * column, height - 1.35 - 5.7 * row
         above: Any = figure.add_axes((left / width, (top - 2.95) / height, 5.25 / width, 2.95 / height))
         below: Any = figure.add_axes((left / width, (top - 4.85) / height, 5.25 / width, 1.6 / height), sharex=above)
         _draw_panel(above, below, panel, lines, fixed_label, first=column == 0)

@@ -30,7 +30,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """The published study's recipes; each deploys whatever it has trained."""
 
 PUBLISHED_LEARNING: dict[str, Any] = {"cb_type": "dr", "passes": 1, "importance_max": 10_000.0}
-"""How they learn: doubly robust, each row once, with importance weights as they come (and see `fitted`)."""
+"""How they learn: doubly robust, each row once, with importance weights as they come."""
 
 ENCODINGS: dict[str, dict[str, Any]] = {
     "zscore": {"numbers": "zscore", "interactions": "linear"},
@@ -117,14 +117,6 @@ def configuration(name: str, encoder: str, gate: str | None) -> Configuration:
     return Configuration(name, LABELS.get(name, name), encoder, changes)
 
 
-def fitted(one: Configuration, world: Environment) -> dict[str, Any]:
-    """The changes of a configuration in a world: published recipes count the cost as the best reward less this one.
-
-    A weight of 0 then promises the best reward, where ours promises what silence is worth.
-    """
-    return one.changes | ({"rewards": {"default": world.reward_range[1]}} if one.name in PUBLISHED else {})
-
-
 def _play(  # noqa: PLR0917
     world: Environment,
     options: WorldOptions,
@@ -138,7 +130,7 @@ def _play(  # noqa: PLR0917
 
     jobs: list[Job] = []
     for one in chosen:
-        settings = simulated_settings(world, base, fitted(one, world))
+        settings = simulated_settings(world, base, one.changes)
         jobs += [options.job(f"{one.name}-{one.encoder}-{seed}", settings, seed) for seed in seeds]
     with progress_bar("playing", options.interactions * len(jobs)) as advance:
         runs = run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
