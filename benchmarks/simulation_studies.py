@@ -143,9 +143,10 @@ def _recovered(run: Run, at: int) -> str:
 
 def catalogue(_: int) -> list[Case]:
     """A shelf of ten articles that lasts shorter and shorter."""
+    lives = {"for good": 1_000_000, "4,000 readers": 4000, "1,000 readers": 1000, "250 readers": 250}
     return [
-        Case(f"an article lasts {lifetime:,} readers", NewsWorld(10, lifetime=lifetime))
-        for lifetime in (1_000_000, 4000, 1000, 250)
+        Case(f"an article stays {words}", NewsWorld(10, lifetime=life), panel=f"an article stays {words}", short="ours")
+        for words, life in lives.items()
     ]
 
 
@@ -198,7 +199,7 @@ def cost(_: int) -> list[Case]:
     world = statlog_world()
     widths = [
         Case(f"squarecb, γ scale × {factor:g}", world, {"exploration": {"gamma_scale": scale}})
-        for factor in (0.25, 1.0, 4.0)
+        for factor in (1.0, 0.25, 4.0)
         for scale in [ExperimentSettings().exploration.gamma_scale * factor]
     ]
     return widths + [
@@ -210,7 +211,7 @@ def cost(_: int) -> list[Case]:
 STUDIES = (
     Study("seeds", "Does the demo keep its promise on every seed?", bar, seeds="0-9"),
     Study("exploration", "The published comparison, redone: is it the encoder or the algorithm?", exploration),
-    Study("gate", "What does the gate cost or save?", gate),
+    Study("gate", "What does the gate cost or save?", gate, seeds="0-2"),
     Study("delay", "What do late and lost rewards cost?", delay),
     Study("drift", "How does the loop follow a world that changes?", drift, 10_000, after=recovery),
     Study("catalogue", "How does it cope with actions that come and go?", catalogue),

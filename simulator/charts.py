@@ -179,8 +179,8 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
     run = panel.series[0].runs[0]
     x = np.arange(1, run.played + 1)
     for values, label, colour in ((run.oracle, "oracle", style.ORACLE), (run.random, "random", style.RANDOM)):
-        curve = rolling_mean(values, 10 * ROLLING)
-        axes.plot(x[ROLLING:], curve[ROLLING:], **{**drawn, "color": colour})
+        curve = rolling_mean(values)
+        axes.plot(x[_SKIP:], curve[_SKIP:], **{**drawn, "color": colour})
         labels.append(_Label(float(curve[-1]), f"{label}  {values.mean():.3f}", colour))
     return labels
 
