@@ -28,6 +28,7 @@ from bandit.eventlog.erasure import (
 from bandit.eventlog.survey import sealed_segments
 from bandit.files import write_atomically
 from joiner.archive import archives, holds_any, unpack, unpack_into_log
+from joiner.connection import remove_database
 from joiner.parquet import read_parquet, write_parquet
 from joiner.rebuild import rebuild
 from serving.learner.certificates import REPORT, SCORED
@@ -84,6 +85,8 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         segments=len(marked.segments),
         tombstones=sorted(tombstone(experiment.secret, event_id) for event_id in marked.event_ids),
     )
+    workspace.release_warehouse()
+    remove_database(paths.warehouse)  # before the log: if this is cut short, the next start makes it from what is left
     for segment in sorted(marked.segments):
         erase_from_segment(segment, lambda event: event.event_id in marked.event_ids)
     lines = erase_from_quarantine(paths, _needles(marked, subject, fields))
@@ -99,7 +102,6 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
     )
     for folder in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
         shutil.rmtree(folder)
-    workspace.release_warehouse()
     rebuild(experiment, watermark=until)
     return {"erased": True, "evaluations": evaluations, "canaries": canaries, "quarantined_lines": lines}
 
