@@ -131,7 +131,7 @@ def test_the_admin_api_refuses_in_words_and_never_with_a_500(
 def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewhere(service: Service) -> None:
     url = service.learner.url
     overview = service.admin.get(f"{url}/")
-    assert overview.status_code == 200 and 'href="/experiments/test"' in overview.text
+    assert overview.status_code == 200 and ">test<" in overview.text  # its own page where it is the only one
     page = service.admin.get(f"{url}/experiments/test")
     state = service.status()
     assert state["next"].split(" in ")[0] in page.text and state["champion"].partition("-")[2] in page.text
