@@ -169,7 +169,7 @@ def _present(
         title=title,
         subtitle=subtitle,
         figures=[
-            (picture, "Above: rolling mean of 100 rewards. Below: reward missed against the oracle, summed up."),
+            (picture, "Above: expected reward, mean of the last 100. Below: what the oracle would have earned more."),
             (shares, "Share of each action over time."),
         ],
         tables=[{"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows}],
