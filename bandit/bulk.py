@@ -14,6 +14,7 @@ from typing import NamedTuple
 from bandit.example_text import RowTexts
 from bandit.reward_model import RewardModel, propensity_of_one
 from bandit.scoring import RewardScale, Scoring
+from bandit.scratch import scratch_folder
 from bandit.types import Interaction
 from bandit.vw_file import (
     MODEL_OUT,
@@ -22,7 +23,6 @@ from bandit.vw_file import (
     learn_file,
     learnt_model,
     read_predictions,
-    scratch_folder,
 )
 from bandit.vw_policy import VWPolicy
 
@@ -53,8 +53,8 @@ class BulkLearner:
             return
         self._processes = self._processes or (PassProcess(), PassProcess())
         try:
-            with scratch_folder() as name:
-                done = self._learn(rows, policy, reward_model, scale, scored, folder=Path(name))
+            with scratch_folder() as folder:
+                done = self._learn(rows, policy, reward_model, scale, scored, folder=folder)
                 policy.replace(learnt_model(done.policy))
                 reward_model.replace(learnt_model(done.reward))
         except BaseException:

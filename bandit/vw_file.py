@@ -7,11 +7,8 @@ can learn from the same rows on two cores while a third process writes the next 
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -145,19 +142,6 @@ def read_predictions(job: FilePass, lengths: Sequence[int]) -> list[list[float]]
 
 
 _AS_SPACES = bytes.maketrans(b":,\n", b"   ")
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder for text and models, removed when it is left.
-
-    In memory where there is room: what passes through it would keep the disk busy that decisions are synced to.
-    """
-    roomy = os.access(_IN_MEMORY, os.W_OK) and shutil.disk_usage(_IN_MEMORY).free >= _ROOM_BYTES
-    return tempfile.TemporaryDirectory(prefix="rewardloop-train-", dir=_IN_MEMORY if roomy else None)
-
-
-_IN_MEMORY = "/dev/shm"
-_ROOM_BYTES = 1024**3
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 from bandit.experiment import Experiment
 from bandit.policies import read_state
 from bandit.registry import Champion
+from bandit.scratch import ROOM_BYTES, scratch_folder
 from bandit.settings import ExperimentSettings, settings_to_dict
 from bandit.training import REFIT_ROWS_MAX
 from bandit.types import COLD_START_MODEL_ID
@@ -28,6 +29,9 @@ from serving.learner.workspace import Workspace
 
 MODEL_SECTIONS = ("encoding", "exploration", "learning")
 """The settings that a model is made of: when one changes, a challenger learns anew."""
+
+ROW_BYTES = 8 * 1024
+"""A row of the log takes less than this, but for quite unusual ones: so much memory is kept free for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +183,14 @@ def rows_file(
     workspace: Workspace, name: str, *, after: datetime | None, until: datetime
 ) -> Iterator[tuple[Path, int]]:
     """The training rows matured in (after, until] as a file that lives as long as the block, and their number."""
-    path = workspace.experiment.paths.challengers / f".{name}.ndjson"
-    try:
+    with workspace.lock:
+        expected = workspace.warehouse.count_matured(after, until)
+    room = max(ROOM_BYTES, expected * ROW_BYTES)
+    with scratch_folder(room, otherwise=workspace.experiment.paths.challengers) as folder:
+        path = folder / f"{name}.ndjson"
         with workspace.lock:
             rows = workspace.warehouse.write_training_rows(path, after=after, until=until)
         yield path, rows
-    finally:
-        path.unlink(missing_ok=True)
 
 
 class _RowFiles:

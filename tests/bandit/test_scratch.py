@@ -1,0 +1,30 @@
+"""Scratch folders: in memory where there is room, gone when left, and gone some day when their owner was killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bandit.scratch import PREFIX, scratch_folder
+
+
+def test_a_folder_is_gone_with_what_is_in_it_when_it_is_left(tmp_path: Path) -> None:
+    with scratch_folder(10**18, otherwise=tmp_path) as folder:
+        (folder / "rows.ndjson").write_text("{}")
+        assert folder.parent == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_killed_owner_goes_when_the_next_is_made_and_a_living_ones_stays(tmp_path: Path) -> None:
+    code = (
+        "import sys, os, signal; from pathlib import Path; from bandit.scratch import scratch_folder\n"
+        f"with scratch_folder(10**18, otherwise=Path({str(tmp_path)!r})) as folder:\n"
+        "    (folder / 'text').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (abandoned,) = tmp_path.glob(f"{PREFIX}*")
+    with scratch_folder(10**18, otherwise=tmp_path) as living:
+        for folder in (abandoned, living):
+            os.utime(folder, (0, 0))
+        with scratch_folder(10**18, otherwise=tmp_path) as other:
+            assert sorted(tmp_path.iterdir()) == sorted([living, other])
