@@ -72,11 +72,11 @@ def why_nothing_changed(
         return f"The last run ({at}) published the first model: {last_run.reason}"
     if last_run.outcome == reports.FAILED:
         return f"The last run ({at}) failed and changed nothing: {last_run.error}"
-    since = f" since {_clock(champion_since)}" if champion_since else ""
+    serves = f"The champion stands since {_clock(champion_since)}" if champion_since else "The cold start still serves"
     verdict = {reports.HOLD: "held its challenger", reports.INSUFFICIENT: "lacked evidence"}.get(last_run.outcome)
     if verdict is None:
         return f"The last run ({at}) found nothing new: {last_run.reason}"
-    return f"The champion stands{since}; run {runs} ({at}) {verdict}: {last_run.reason}"
+    return f"{serves}; run {runs} ({at}) {verdict}: {last_run.reason}"
 
 
 def _count(number: int, noun: str) -> str:

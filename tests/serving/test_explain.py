@@ -1,0 +1,24 @@
+"""The sentence that says why nothing changed names what really serves."""
+
+from datetime import UTC, datetime
+
+from serving.learner import reports
+from serving.learner.explain import why_nothing_changed
+from serving.learner.reports import RunReport
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def said(champion_since: datetime | None) -> str:
+    held = RunReport(at=AT, trigger="rows", outcome=reports.HOLD, reason="Not proven better.")
+    return why_nothing_changed(
+        running=None, runs=4, last_run=held, champion_since=champion_since, waiting=0, new_rows=0
+    )
+
+
+def test_a_held_challenger_leaves_the_champion_or_the_cold_start_whichever_serves() -> None:
+    assert said(AT) == (
+        "The champion stands since 2026-01-02 03:04:05 UTC; run 4 (2026-01-02 03:04:05 UTC) held its challenger: "
+        "Not proven better."
+    )
+    assert said(None).startswith("The cold start still serves; run 4 ")
