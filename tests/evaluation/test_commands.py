@@ -1,15 +1,18 @@
 """The commands around evaluation, run as a user would: on files, and on the log of a short simulation."""
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bandit.experiment import Experiment
 from evaluation.answer import answer
 from evaluation.fast import paired_summary
 from evaluation.gathering import Gathered
@@ -18,8 +21,12 @@ from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
 from joiner.parquet import write_parquet
 from serving.cli.scored_file import ScoredFile
+from serving.learner.operations.evaluate import evaluate
+from serving.learner.workspace import Workspace
 from tests.evaluation.test_gate import classes
 from tests.evaluation.worlds import make_world
+
+WHAT_IF = Path("docs/evaluation.md").read_text().partition("## What if?")[2].partition("## Cost")[0]
 
 
 def rewardloop(*arguments: str) -> tuple[int, str, str]:
@@ -120,6 +127,18 @@ def test_policies_are_ranked_on_a_log(loop: Path) -> None:
     assert found["action:1"]["upper"] > 0.784 - 3 * 0.013
     # the champion learnt from most of the log, so that few rows may speak about it
     assert found["champion"]["n"] < found["uniform"]["n"]
+
+
+def test_from_python_the_ranking_is_a_frame_with_the_documented_columns(loop: Path) -> None:
+    (folder,) = (loop / "experiments").iterdir()
+    workspace = Workspace(Experiment.open(loop, folder.name), lambda: datetime.now(UTC))
+    frame = evaluate(workspace, policies=["uniform", "action:1"])
+    workspace.close()
+    documented = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", WHAT_IF, re.MULTILINE)))
+    assert list(frame.columns) == documented
+    assert list(frame["policy"]) == ["action:1", "uniform"]
+    assert frame["value"].is_monotonic_decreasing
+    assert ((frame["lower"] < frame["value"]) & (frame["value"] < frame["upper"])).all()
 
 
 def test_a_table_of_probabilities_is_a_policy_too(loop: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What other policies would have earned on the log, ranked."""
+"""What other policies would have earned on the log, ranked: as plain values for the commands, as a frame for Python."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from bandit.errors import InvalidInput
 from evaluation.gate import GateRules
@@ -53,6 +55,18 @@ def run(workspace: Workspace, *, policies: Sequence[str], last: str | None = Non
             "judged only on rows it had not learnt from; one that is trained here is scored before it learns each row."
         ),
     }
+
+
+def evaluate(workspace: Workspace, *, policies: Sequence[str], last: str | None = None) -> pd.DataFrame:
+    """The same from Python: one row per policy, best first, with the columns of `evaluation.ranking.Ranked`.
+
+    Values, intervals and lifts are in reward units per decision; NaN where the log cannot tell (`answered` is false,
+    `answer` says why). Raises `InvalidInput`.
+    """
+    ranked = run(workspace, policies=policies, last=last)["policies"]
+    columns = [field.name for field in fields(Ranked)]
+    numbers = [name for name in columns if name not in {"policy", "n", "answered", "answer"}]
+    return pd.DataFrame(ranked, columns=columns).astype(dict.fromkeys(numbers, float))
 
 
 def _in_child(asked: Asked) -> Answered:
