@@ -14,14 +14,20 @@ from bandit.types import Action, Context
 
 
 class RowText(NamedTuple):
-    """One row's lines around the place of its label, without a newline at the end."""
+    """One row as lines: the context's, those before the chosen action's, its own, and those after it."""
 
+    shared: str
     before: str
+    chosen: str
     after: str
 
     def labelled(self, cost: float, propensity: float) -> str:
-        """The example: the chosen action had this cost, and was chosen with this propensity."""
-        return f"{self.before}0:{cost!r}:{propensity!r} {self.after}"
+        """The whole example: the chosen action had this cost, and was chosen with this propensity."""
+        return f"{self.shared}{self.before}\n0:{cost!r}:{propensity!r} {self.chosen}{self.after}"
+
+    def chosen_only(self, cost: float, propensity: float) -> str:
+        """The context's line and the chosen action's with its label, for who has the other actions at hand."""
+        return f"{self.shared}\n0:{cost!r}:{propensity!r} {self.chosen}"
 
 
 class RowTexts:
@@ -31,7 +37,7 @@ class RowTexts:
         self._encoder = encoder
         self._last: Sequence[Action] | None = None
         self._lines: list[str] = []
-        self._parts: dict[int, tuple[str, str]] = {}
+        self._parts: dict[int, tuple[str, str, str]] = {}
 
     def of(self, context: Context, actions: Sequence[Action], index: int) -> RowText:
         """The text of one row, whose chosen action is at `index`; an offer that is a tuple is known by identity.
@@ -46,7 +52,8 @@ class RowTexts:
             self._parts = {}
         parts = self._parts.get(index)
         if parts is None:
-            lines = self._lines
-            before = "".join(f"\n{line}" for line in lines[:index]) + "\n"
-            parts = self._parts[index] = (before, "\n".join(lines[index:]))
-        return RowText(self._encoder.context_line(context) + parts[0], parts[1])
+            before, after = (
+                "".join(f"\n{line}" for line in part) for part in (self._lines[:index], self._lines[index + 1 :])
+            )
+            parts = self._parts[index] = (before, self._lines[index], after)
+        return RowText(self._encoder.context_line(context), *parts)

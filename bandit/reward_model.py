@@ -27,19 +27,9 @@ class RewardModel:
         """k predicted costs in the order of `actions`; `line` as for `VWPolicy.pmf`."""
         return self._vw.predict(context, actions, line)
 
-    def learn(self, row: RowText, actions: Sequence[Action], cost: float) -> list[float]:
+    def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float) -> list[float]:
         """One update from the observed cost of the chosen action; gives the predicted costs as they were before it."""
-        return self._vw.learn(row.labelled(cost, propensity_of_one(actions)), len(actions))
-
-    @property
-    def arguments(self) -> list[str]:
-        """VW's arguments for going on from this model."""
-        return self._vw.resume_arguments
-
-    def replace(self, model: bytes) -> None:
-        """Take over what was learnt elsewhere from this model's bytes."""
-        self._vw.close()
-        self._vw = VWWorkspace(self.encoder, self._vw.arguments, model)
+        return self._vw.learn(row, actions, index, cost, propensity_of_one(actions))
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from bandit.bulk import BulkLearner
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import RowTexts
@@ -34,8 +33,6 @@ REFIT_ROWS_MAX = 50_000
 """Beyond this many rows quantiles hardly move, and learning everything again would take long."""
 REPEATED_ROWS_MAX = 5_000
 """A log of so many rows is read `learning.passes` times when it is learnt anew; a longer one teaches enough in one."""
-BULK_ROWS_MIN = 20_000
-"""From so many rows on, VW reads them from files by itself, policy and reward model side by side."""
 TEXTS_MAX = 2000
 """How many rows are held as text at a time."""
 
@@ -58,7 +55,6 @@ class Learning:
         self.rows_learnt = rows_learnt
         self._scale = RewardScale(settings.rewards)
         self._refit_at = refit_at
-        self._bulk = BulkLearner()
         self._start(encoder, files)
 
     @classmethod
@@ -133,13 +129,8 @@ class Learning:
         """A few requests out of `rows` with the policy's pmf for each (call it after the last learning)."""
         return make_canaries(self.policy, [(row.context, row.actions) for row in rows])
 
-    def rest(self) -> None:
-        """End the processes that many rows may have started; learning may go on at any time."""
-        self._bulk.rest()
-
     def close(self) -> None:
         """Free VW's memory."""
-        self.rest()
         self.policy.close()
         self.reward_model.close()
 
@@ -182,10 +173,6 @@ class Learning:
             position = end
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None) -> None:
-        if len(rows) >= BULK_ROWS_MIN:
-            self._bulk.learn(rows, self.policy, self.reward_model, self._scale, scored=scored)
-            self.rows_learnt += len(rows)
-            return
         for first in range(0, len(rows), TEXTS_MAX):
             self._learn_some(rows[first : first + TEXTS_MAX], scored)
 
@@ -194,7 +181,7 @@ class Learning:
         examples = [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in rows]
         learn, learn_reward = self.policy.learn_text, self.reward_model.learn
         pmfs = [learn(text, row.actions, row.index, cost, row.propensity) for text, cost, row in examples]
-        costs = [learn_reward(text, row.actions, cost) for text, cost, row in examples]
+        costs = [learn_reward(text, row.actions, row.index, cost) for text, cost, row in examples]
         self.rows_learnt += len(rows)
         if scored is not None:
             reward = self._scale.reward

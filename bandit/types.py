@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+import msgspec
+
 Features = Mapping[str, Any]
 """A JSON object: feature name → number | string | boolean | list of strings | nested object | null."""
 
@@ -48,8 +50,7 @@ class Decision:
     ranking: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Interaction:
+class Interaction(msgspec.Struct, frozen=True, gc=False):
     """A matured decision with its aggregated (or default) reward: one training row, one per event_id.
 
     `index` is the position of the chosen action in `actions`; `pmf` has one entry per action, or is None

@@ -135,7 +135,7 @@ class VWPolicy:
         self, text: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float
     ) -> list[float]:
         """The same with the row's text at hand; gives the pmf as it was before the update."""
-        numbers = self._vw.learn(text.labelled(cost, self.bounded(cost, propensity)), len(actions))
+        numbers = self._vw.learn(text, actions, index, cost, self.bounded(cost, propensity))
         pmf = self.explore(numbers, self.rows_learnt, actions)
         self.count(actions[index])
         return pmf
@@ -150,11 +150,6 @@ class VWPolicy:
     def arguments(self) -> list[str]:
         """VW's arguments for going on from this model."""
         return self._vw.resume_arguments
-
-    def replace(self, model: bytes) -> None:
-        """Take over what was learnt elsewhere from this model's bytes (`count` has been told of each row)."""
-        self._vw.close()
-        self._vw = VWWorkspace(self.encoder, self._vw.arguments, model)
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

@@ -7,19 +7,19 @@ what comes out. Text that arrives here has been written by `bandit.encoder`: one
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from vowpalwabbit import Workspace
 from vowpalwabbit.pyvw import pylibvw
 
 from bandit.encoder import FeatureEncoder
-from bandit.errors import CorruptModel, InvalidRequest
+from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
+from bandit.example_text import RowText
+from bandit.scratch import scratch_folder
 from bandit.types import Action, Context
-from bandit.vw_file import check_weights
 
 # The undecorated methods of the native class: several times faster than the Python wrappers around them.
 _parse = pylibvw.vw._parse
@@ -33,6 +33,13 @@ PARSED_MAX = 20_000
 """Most action lines kept parsed; beyond it the memory is emptied and filled again."""
 
 
+ROOM_BYTES = 256 * 1024**2
+"""A model on its way in or out takes less than this."""
+
+HEADER_BYTES = 512
+"""The part of a saved model that is not looked at for bad weights: options and counters."""
+
+
 class VWWorkspace:
     """Predicts and learns multi-line examples of one encoder; must be closed, and never crosses a process."""
 
@@ -40,23 +47,23 @@ class VWWorkspace:
         """Start empty, or from `model` (then the same arguments must be given); raises `CorruptModel`."""
         self.encoder = encoder
         self.arguments = list(arguments)
+        # VW's explorers look up each prediction's example again when they take them back: they get whole texts
+        self._regresses = "--cb_adf" in self.arguments
         self._parsed: dict[tuple[str, bytes], Any] = {}
         self._by_action: dict[int, tuple[Action, Any]] = {}
         self._last_actions: Sequence[Action] | None = None
         self._last_examples: list[Any] = []
+        self._last_first: Action | None = None
+        self._seen = 0
         self._closed = False
-        with tempfile.TemporaryDirectory(prefix="rewardloop-") as folder:
-            if model is not None:
-                path = Path(folder) / "model.vw"
-                path.write_bytes(model)
-                # the model carries the state of its random numbers on, so no seed may be given again
-                arguments = [*self.resume_arguments, "--initial_regressor", str(path)]
-            try:
-                self._vw = Workspace(arg_list=list(arguments))
-            except Exception as error:  # VW raises RuntimeError and others of its own
-                if "Failed to allocate" in str(error):
-                    raise MemoryError("Vowpal Wabbit's weights do not fit into memory; lower learning.bits") from error
-                raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
+        if model is None:
+            self._vw = _start(arguments)
+            return
+        with scratch_folder(ROOM_BYTES) as folder:
+            path = folder / "model.vw"
+            path.write_bytes(model)
+            # the model carries the state of its random numbers on, so no seed may be given again
+            self._vw = _start([*self.resume_arguments, "--initial_regressor", str(path)])
 
     @property
     def resume_arguments(self) -> list[str]:
@@ -78,35 +85,51 @@ class VWWorkspace:
         _predict(vw, shared + examples)
         numbers: list[float] = shared[0].get_action_scores()
         _finish(vw, shared)
+        self._seen += 1
         if len(numbers) != len(examples):
             raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
         return numbers
 
-    def learn(self, text: str, k: int) -> list[float]:
-        """One update from an example of `bandit.example_text` with k actions; gives what `predict` would have before.
+    def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float) -> list[float]:
+        """One update from the action at `index`; gives what `predict` would have answered before it.
 
-        The label's cost must be finite and its propensity in (0, 1].
+        `cost` must be finite and `propensity` in (0, 1]. A regression parses actions that come again, as those of a
+        catalogue do, once: its model is bit for bit the one of the whole text.
         """
         if self._closed:
             raise RuntimeError("this model has been closed")
         vw = self._vw
-        examples = _parse(vw, text)
-        if len(examples) != k + 1:
+        first = actions[0]
+        known = self._by_action.get(id(first))
+        if self._regresses and (first is self._last_first or (known is not None and known[0] is first)):
+            offered = self._last_examples if actions is self._last_actions else self._examples(actions)
+            own = _parse(vw, row.chosen_only(cost, propensity))
+            expected = 2
+            examples = [own[0], *offered[:index], own[-1], *offered[index + 1 :]]
+        else:
+            self._last_first = first
+            own = examples = _parse(vw, row.labelled(cost, propensity))
+            expected = len(actions) + 1
+        if len(own) != expected:
             raise InvalidRequest("actions", "context and actions did not encode to one line each")
         _learn(vw, examples)
-        numbers: list[float] = examples[0].get_action_scores()
-        _finish(vw, examples)
-        if len(numbers) != k:
+        self._seen += 1
+        numbers: list[float] = own[0].get_action_scores()
+        _finish(vw, own)
+        if len(numbers) != len(actions):
             raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
         return numbers
 
     def to_bytes(self) -> bytes:
         """The model, from which learning continues exactly; the same steps give the same bytes, interrupted or not.
 
-        Raises `TrainingFailed` when a weight is no number.
+        Raises `TrainingFailed` when a weight is no number, or VW has counted other examples than it was given.
         """
-        with tempfile.TemporaryDirectory(prefix="rewardloop-") as folder:
-            path = Path(folder) / "model.vw"
+        counted = self._vw.get_weighted_examples()
+        if counted != self._seen:
+            raise TrainingFailed(f"Vowpal Wabbit counted {counted:.0f} of {self._seen} examples")
+        with scratch_folder(ROOM_BYTES) as folder:
+            path = folder / "model.vw"
             self._vw.save(path)
             check_weights(path.read_bytes())
             # VW saves counters of losses too, but starts them anew when it loads: learning goes on from what is stored
@@ -114,7 +137,7 @@ class VWWorkspace:
             again.save(path)
             self._forget()
             self._vw.finish()
-            self._vw = again
+            self._vw, self._seen = again, 0
             return path.read_bytes()
 
     def close(self) -> None:
@@ -167,3 +190,25 @@ class VWWorkspace:
         self._parsed.clear()
         self._by_action.clear()
         self._last_actions, self._last_examples = None, []
+
+
+def _start(arguments: Sequence[str]) -> Any:
+    try:
+        return Workspace(arg_list=list(arguments))
+    except Exception as error:  # VW raises RuntimeError and others of its own
+        if "Failed to allocate" in str(error):
+            raise MemoryError("Vowpal Wabbit's weights do not fit into memory; lower learning.bits") from error
+        raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
+
+
+def check_weights(model: bytes) -> bytes:
+    """Give a saved model back; raises `TrainingFailed` when it is empty or a weight is NaN or infinite.
+
+    A saved model ends with its weights, four bytes each, as are their positions between them.
+    """
+    if not model:
+        raise TrainingFailed("Vowpal Wabbit wrote an empty model; is the temporary folder full?")
+    start = HEADER_BYTES + (len(model) - HEADER_BYTES) % 4
+    if start < len(model) and not np.isfinite(np.frombuffer(model, dtype="<f4", offset=start)).all():
+        raise TrainingFailed("the model's weights are no numbers any more; train again without the poisoned rows")
+    return model

@@ -39,8 +39,8 @@ from benchmarks.claims import claim
 from joiner.history import import_history
 from serving.api.decider import ExperimentServer
 from serving.api.requests import RecommendRequest, RewardItem
-from serving.learner.__main__ import NICENESS
 from serving.learner.cycle import Cycle
+from serving.learner.priority import lower_learner
 from serving.learner.reports import RunReport
 from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
@@ -135,7 +135,7 @@ def decision_worker(data_dir: Path) -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "serving.cli", "serve", "--data-dir", str(data_dir), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -178,7 +178,7 @@ def ask(port: int, experiment: str) -> None:
 def asking(port: int, into: list[tuple[float, float]]) -> Iterator[None]:
     """Ask a worker from another process for as long as the block lasts; its latencies go to `into`."""
     command = [sys.executable, "-m", "benchmarks.cycle_bench", "--ask", str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
@@ -238,6 +238,9 @@ def main() -> None:
     if given.ask is not None:
         ask(given.ask, "traffic")
         return
+    if os.getsid(0) != os.getpid():  # the learner leads a session, as under the supervisor
+        command = [sys.executable, "-m", "benchmarks.cycle_bench", "--rows", str(given.rows)]
+        sys.exit(subprocess.run(command, start_new_session=True, check=False).returncode)
     with tempfile.TemporaryDirectory() as name:
         measure(Path(name), given.rows)
 
@@ -264,7 +267,7 @@ def measure(data_dir: Path, rows: int) -> None:
         with asking(port, idle):
             time.sleep(10)
         with asking(port, busy):
-            os.nice(NICENESS)  # what was started before is not concerned
+            lower_learner()  # what was started before is not concerned
             begun = time.time()
             took, report = run(cycle)
     show(f"full retrain and evaluation: {report.outcome}", took, report.steps)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from vowpalwabbit import Workspace
 
-from bandit.bulk import write_texts
 from bandit.eventlog.survey import sealed_segments
+from bandit.example_text import RowTexts
 from bandit.experiment import Experiment
 from bandit.policies import UniformPolicy
 from bandit.rows import read_interactions
@@ -71,10 +71,11 @@ def measure(warehouse: Warehouse, settings: ExperimentSettings, folder: Path, co
 
     # the yardstick: the text is there already, VW reads it and learns the policy
     text = folder / "ready.txt"
-    with text.open("wb") as file:
-        for part in chunks(path):
-            write_texts(part, learning.policy, RewardScale(settings.rewards), folder)
-            file.write((folder / "policy.txt").read_bytes())
+    texts, scale = RowTexts(learning.encoder), RewardScale(settings.rewards)
+    with text.open("w") as file:
+        for row in read_interactions(path, CATALOGUE):
+            example = texts.of(row.context, row.actions, row.index)
+            file.write(example.labelled(scale.cost(row.reward), row.propensity) + "\n\n")
     started = time.perf_counter()
     workspace = Workspace(arg_list=[*learning.policy.arguments, "--random_seed", "0", "--data", str(text)])
     assert workspace.get_weighted_examples() == count

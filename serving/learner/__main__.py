@@ -20,9 +20,7 @@ from bandit.errors import RewardloopError
 from serving.learner.address import Address, write_address
 from serving.learner.admin import create_admin
 from serving.learner.hosting import LearnerService
-
-NICENESS = 5
-"""The learner gives way to decisions, as does what it starts (training by some more)."""
+from serving.learner.priority import lower_learner
 
 
 def serve(data_dir: Path, *, host: str, port: int) -> int:
@@ -70,7 +68,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001)
     arguments = parser.parse_args()
-    os.nice(NICENESS)
+    lower_learner()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("apscheduler", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -81,7 +81,6 @@ def advance(desk: Desk, job: Job) -> Outcome:
     learning = _open(desk, job, settings, catalogues)
     try:
         scored, recent = _learn(desk, job, learning, settings, catalogues)
-        learning.rest()
         files = learning.files()
     except BaseException:
         learning.close()

@@ -7,8 +7,8 @@ these is a `TrainingFailed` that says which, and costs one run. It ends by itsel
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
-import os
 import resource
 import signal
 import threading
@@ -22,6 +22,7 @@ from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFaile
 from bandit.settings import Training
 from serving.learner.desk import Desk
 from serving.learner.jobs import JOBS
+from serving.learner.priority import lower_trainer
 
 _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
@@ -29,8 +30,8 @@ _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 DEFAULT = Training()
 """The limits of a job that belongs to no experiment's settings."""
 
-NICENESS = 10
-"""Training gives way to decisions when both want the same core."""
+GC_THRESHOLD = (100_000, 50, 100)
+"""Rows come by the hundred thousand, and none of them is garbage while they are learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,9 @@ def _serve(pipe: Connection) -> None:
     """The child's life: take a job, answer, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(NICENESS)
+    lower_trainer()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     desk = Desk()
     while True:
         try:

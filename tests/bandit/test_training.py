@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandit.errors import CorruptModel, TrainingFailed
 from bandit.experiment import ExperimentPaths
@@ -27,7 +28,6 @@ from bandit.scoring import RewardScale, Scores
 from bandit.settings import ExperimentSettings, Rewards, merge_settings
 from bandit.training import Learning
 from bandit.types import Action, Interaction
-from bandit.vw_file import PassProcess, learn_file, read_predictions, run_pass
 from bandit.vw_policy import KNOWN_ROWS
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of, settings
 
@@ -235,10 +235,12 @@ def test_a_published_model_is_the_one_that_was_trained(rows: list[Interaction], 
     policy.close()
     learning.close()
 
-    wrong = replace(stored, files={**files, "encoder.json": Learning.fresh(settings(), []).encoder.to_json()})
+    wrong = dataclasses.replace(
+        stored, files={**files, "encoder.json": Learning.fresh(settings(), []).encoder.to_json()}
+    )
     with pytest.raises(CorruptModel):
         load_policy(wrong)
-    truncated = replace(stored, files={**files, "policy.vw": files["policy.vw"][:-4000]})
+    truncated = dataclasses.replace(stored, files={**files, "policy.vw": files["policy.vw"][:-4000]})
     with pytest.raises(CorruptModel):
         load_policy(truncated)
     with pytest.raises(CorruptModel, match=r"state\.json"):
@@ -284,46 +286,3 @@ def test_the_simple_policies_do_what_they_say() -> None:
     assert cold_start_policy(chosen).pmf({}, ACTIONS) == pytest.approx([0.85, 0.05, 0.05, 0.05])
     with pytest.raises(ValueError, match="exploration"):
         BaselinePolicy(1.5)
-
-
-@pytest.mark.parametrize("algorithm", ["squarecb", "cover", "explore_first"])
-def test_learning_from_files_in_two_processes_is_learning_row_by_row(
-    algorithm: str, rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = settings(exploration={"algorithm": algorithm, "explore_first": 500})
-    by_row, (row_scores,) = learnt(rows, [], chosen)
-    monkeypatch.setattr("bandit.training.BULK_ROWS_MIN", 300)
-    monkeypatch.setattr("bandit.bulk.PART_ROWS", 170)
-    in_bulk, (bulk_scores,) = learnt(rows, [], chosen)
-    assert in_bulk.rows_learnt == by_row.rows_learnt == in_bulk.policy.rows_learnt == 900
-    assert in_bulk.policy.action_counts == by_row.policy.action_counts
-    for row in rows[:100]:
-        assert in_bulk.policy.pmf(row.context, row.actions) == by_row.policy.pmf(row.context, row.actions)
-        assert in_bulk.reward_model.costs(row.context, row.actions) == by_row.reward_model.costs(
-            row.context, row.actions
-        )
-    # what VW writes has six digits
-    assert bulk_scores.candidate == pytest.approx(row_scores.candidate, abs=2e-5)
-    assert bulk_scores.q == pytest.approx(row_scores.q, abs=2e-6)
-    assert np.array_equal(bulk_scores.champion, row_scores.champion)
-    by_row.close()
-    in_bulk.close()
-
-
-def test_a_pass_that_learns_another_number_of_examples_fails(rows: list[Interaction], tmp_path: Path) -> None:
-    learning, _ = learnt(rows[:100], [], settings())
-    text = tmp_path / "text"
-    text.write_text("shared |c x@b1\n0:-1.0:0.5 |i id=a\n|i id=b\n\n")
-    job = learn_file(
-        learning.policy.arguments, learning.policy.to_bytes(), text, examples=2, folder=tmp_path / "f", predictions=True
-    )
-    learning.close()
-    with pytest.raises(TrainingFailed, match="1 of 2"):
-        run_pass(job)
-    process = PassProcess()
-    process.start(job)
-    with pytest.raises(TrainingFailed, match=r"exit code 1: .*1 of 2"):
-        process.finish()
-    process.close()
-    with pytest.raises(TrainingFailed, match="actions"):
-        read_predictions(job, [3])

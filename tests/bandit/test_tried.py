@@ -1,9 +1,9 @@
 """The pmf of a challenger on trial comes back out of the logged mixture, and only where it was really in it."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from bandit.sampling import mix
 from bandit.settings import ExperimentSettings, parse_settings

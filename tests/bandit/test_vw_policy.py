@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from vowpalwabbit import Workspace
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
@@ -114,7 +117,7 @@ def test_squarecb_without_headroom_is_nearly_that_of_vw(rows: list[Interaction])
     for row in rows[:400]:
         ours.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
         text = texts.of(row.context, row.actions, row.index)
-        theirs.learn(text.labelled(-row.reward, row.propensity), len(row.actions))
+        theirs.learn(text, row.actions, row.index, -row.reward, row.propensity)
     pairs = [(ours.pmf(row.context, ACTIONS), theirs.predict(row.context, ACTIONS)) for row in rows[:200]]
     assert np.abs(np.array([one for one, _ in pairs]) - np.array([other for _, other in pairs])).mean() < 0.01
     assert np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs]) > 0.95
@@ -290,10 +293,39 @@ def test_weights_that_are_no_numbers_are_found_when_the_model_is_saved(
     texts = RowTexts(encoder)
     for row in rows[:200]:
         text = texts.of(row.context, row.actions, row.index)
-        workspace.learn(text.labelled(-row.reward, row.propensity), len(row.actions))
+        workspace.learn(text, row.actions, row.index, -row.reward, row.propensity)
     assert workspace.to_bytes()
     text = texts.of(rows[0].context, rows[0].actions, 0)
-    workspace.learn(text.labelled(1e39, 0.5), len(rows[0].actions))  # what `VWPolicy.learn` would refuse
+    workspace.learn(text, rows[0].actions, 0, 1e39, 0.5)  # what `VWPolicy.learn` would refuse
     with pytest.raises(TrainingFailed, match="no numbers"):
         workspace.to_bytes()
     workspace.close()
+
+
+@pytest.mark.parametrize("algorithm", ["squarecb", "egreedy", "bag", "cover", "softmax"])
+def test_actions_parsed_once_teach_what_vw_learns_when_it_reads_the_whole_text(
+    algorithm: Algorithm, rows: list[Interaction], tmp_path: Path
+) -> None:
+    asked = list(rows[:600])  # a catalogue, all of it and all but its last action, and actions of the request's own
+    for number in range(1, 600, 3):
+        own = tuple(Action(f"r{number}-{i}", {"size": number % 7 + i}) for i in range(4))
+        asked[number] = replace(asked[number], actions=ACTIONS[:-1], index=0)
+        asked[number + 1] = replace(asked[number + 1], actions=own, index=1)
+    encoder = encoder_of(asked)
+    arguments = policy_arguments(Exploration(algorithm=algorithm), Learning(), encoder.interactions)
+    texts = RowTexts(encoder)
+    ours = VWWorkspace(encoder, arguments)
+    written = []
+    for row in asked:
+        text = texts.of(row.context, row.actions, row.index)
+        ours.learn(text, row.actions, row.index, -row.reward, row.propensity)
+        written.append(text.labelled(-row.reward, row.propensity) + "\n\n")
+    (tmp_path / "rows.txt").write_text("".join(written))
+    reader = Workspace(arg_list=[*arguments, "--data", str(tmp_path / "rows.txt")])
+    assert reader.get_weighted_examples() == len(asked)
+    reader.save(tmp_path / "model.vw")
+    reader.finish()
+    theirs = VWWorkspace(encoder, arguments, (tmp_path / "model.vw").read_bytes())
+    assert ours.to_bytes() == theirs.to_bytes()
+    ours.close()
+    theirs.close()
