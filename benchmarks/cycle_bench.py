@@ -44,6 +44,7 @@ from serving.learner.priority import lower_learner
 from serving.learner.reports import RunReport
 from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
+from serving.supervisor import ONE_THREAD
 
 ACTIONS = [{"id": f"action-{number}"} for number in range(10)]
 FEATURES = 5
@@ -240,7 +241,7 @@ def main() -> None:
         return
     if os.getsid(0) != os.getpid():  # the learner leads a session, as under the supervisor
         command = [sys.executable, "-m", "benchmarks.cycle_bench", "--rows", str(given.rows)]
-        sys.exit(subprocess.run(command, start_new_session=True, check=False).returncode)
+        sys.exit(subprocess.run(command, start_new_session=True, check=False, env=ONE_THREAD | os.environ).returncode)
     with tempfile.TemporaryDirectory() as name:
         measure(Path(name), given.rows)
 

@@ -59,8 +59,8 @@ def write_parquet(
 ) -> int:
     """Write a DataFrame, or columns of equal length (arrays, lists, lists of lists), as `path`; returns the rows.
 
-    `metadata` goes into the file's footer, each value as text or as JSON. `using` saves opening a connection: a cursor
-    of an open one, and the folder on the same disk that it may write to.
+    `metadata` goes into the file's footer, each value as text or as JSON. One core does it. `using` saves opening a
+    connection: a cursor of an open one, and the folder on the same disk that it may write to.
     """
     frame = columns if isinstance(columns, pd.DataFrame) else pd.DataFrame({k: _column(v) for k, v in columns.items()})
     folder = using[1] if using else path.parent
@@ -69,7 +69,7 @@ def write_parquet(
     if metadata:
         pairs = (f"{quote(key)}: {quote(_text(value))}" for key, value in metadata.items())
         options += f", KV_METADATA {{{', '.join(pairs)}}}"
-    connection = using[0] if using else connect(None, [folder])
+    connection = using[0] if using else connect(None, [folder], threads=1)
     try:
         connection.register("frame", frame)
         row = connection.execute(

@@ -39,6 +39,8 @@ READY_S = 60.0
 MISUSE = 2
 PR_SET_PDEATHSIG = 1
 BACKLOG = 2048
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Linear algebra gains nothing from more threads here, and they would take the cores that decide."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -140,6 +142,7 @@ class Supervisor:
             child.command,
             pass_fds=child.descriptors,
             stdin=subprocess.DEVNULL,
+            env=ONE_THREAD | os.environ,
             start_new_session=True,  # Ctrl-C comes to the supervisor alone, which drains in order
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor has no threads
         )

@@ -30,6 +30,9 @@ CERTIFICATE = "certificate.json"
 SCORED = "scored.parquet"
 REPORT = "report.html"
 
+FEW_ROWS = 20_000
+"""Fewer rows are written by the warehouse itself, on all cores; more of them leave the other cores to decisions."""
+
 KEPT_MAX = 200
 """How many evaluations that promoted nothing are kept."""
 
@@ -63,7 +66,7 @@ def file_evaluation(
         incoming / SCORED,
         look.rows.to_frame(),
         metadata={"evaluation_id": evaluation_id},
-        using=(warehouse.cursor(), warehouse.scratch),
+        using=(warehouse.cursor(), warehouse.scratch) if len(look.rows) < FEW_ROWS else None,
     )
     _write(incoming / REPORT, render_report(content, look.rows).encode(), workspace.durable)
     if workspace.durable:
