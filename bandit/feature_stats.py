@@ -43,31 +43,26 @@ class FeatureSpec(msgspec.Struct):
 
 @dataclass(slots=True)
 class FeatureTally:
-    """What a fit has seen of one feature so far."""
+    """What a fit has seen of one feature so far; `kinds` counts all but numbers, which are kept."""
 
-    present: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     numbers: list[float] = field(default_factory=list)
     values: Counter[str] = field(default_factory=Counter)
 
     def add(self, value: Any) -> None:
         """Count one value, unless it is absent."""
-        if type(value) is float and -NUMBER_MAX < value < NUMBER_MAX:  # by far the most common
-            self.present += 1
-            self.numbers.append(value)
-            self.kinds["number"] += 1
+        kind = type(value)
+        if (kind is float or kind is int) and -NUMBER_MAX < value < NUMBER_MAX:  # by far the most common
+            self.numbers.append(float(value))
+        elif is_absent(value):
             return
-        if is_absent(value):
-            return
-        self.present += 1
-        kind = kind_of(value)
-        self.kinds[kind] += 1
-        if kind == "number":
+        elif (name := kind_of(value)) == "number":
             self.numbers.append(number_of(value))
-            return
-        for text in [str(item) for item in value] if kind == "list" else [str(value)]:
-            if text in self.values or len(self.values) < DISTINCT_COUNTED_MAX:
-                self.values[text] += 1
+        else:
+            self.kinds[name] += 1
+            for text in [str(item) for item in value] if name == "list" else [str(value)]:
+                if text in self.values or len(self.values) < DISTINCT_COUNTED_MAX:
+                    self.values[text] += 1
 
 
 def is_absent(value: Any) -> bool:
@@ -109,17 +104,19 @@ def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec
     numbers = tally.numbers
     mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / len(numbers)) if numbers else 0.0
+    kinds = dict(tally.kinds) | ({"number": len(numbers)} if numbers else {})
+    present = sum(kinds.values())
     most_common = sorted(tally.values.items(), key=lambda item: (-item[1], item[0]))
     return FeatureSpec(
         path=_storable(path),
-        present=tally.present,
-        kinds=dict(sorted(tally.kinds.items())),
+        present=present,
+        kinds=dict(sorted(kinds.items())),
         edges=cut_points(numbers, bins),
         mean=mean,
         deviation=deviation,
         top={_storable(text): count for text, count in most_common[:TOP_VALUES]},
         distinct=len(tally.values) + len(set(numbers)),
-        expected=tally.present >= EXPECTED_SHARE * rows,
+        expected=present >= EXPECTED_SHARE * rows,
     )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
-from bandit.example_text import RowTexts
+from bandit.example_text import RowText, RowTexts
 from bandit.policies import ModelState, read_state
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
@@ -35,6 +35,9 @@ REPEATED_ROWS_MAX = 5_000
 """A log of so many rows is read `learning.passes` times when it is learnt anew; a longer one teaches enough in one."""
 TEXTS_MAX = 2000
 """How many rows are held as text at a time."""
+
+_Example = tuple[RowText, float, Interaction]
+"""A row's text, its cost, and the row."""
 
 History = Callable[[], Iterable[Interaction]]
 
@@ -172,20 +175,31 @@ class Learning:
             self._learn_all(rows[position:end], scored if score else None)
             position = end
 
-    def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None) -> None:
-        for first in range(0, len(rows), TEXTS_MAX):
-            self._learn_some(rows[first : first + TEXTS_MAX], scored)
+    def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1) -> None:
+        for first in range(0, len(rows), TEXTS_MAX if passes == 1 else len(rows)):
+            part = rows[first : first + TEXTS_MAX] if passes == 1 else rows
+            examples = [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in part]
+            for again in range(passes):
+                if again:
+                    self.rows_learnt = 0
+                    self.policy.count_anew()
+                self._learn_some(examples, scored)
 
-    def _learn_some(self, rows: Sequence[Interaction], scored: Scoring | None) -> None:
+    def _learn_some(self, examples: Sequence[_Example], scored: Scoring | None) -> None:
         """Learn rows, in policy and reward model: one after the other, as both at once don't fit a core's cache."""
-        examples = [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in rows]
-        learn, learn_reward = self.policy.learn_text, self.reward_model.learn
-        pmfs = [learn(text, row.actions, row.index, cost, row.propensity) for text, cost, row in examples]
+        learn, explore, count = self.policy.learn_text, self.policy.explore, self.policy.count
+        pmfs = []
+        for text, cost, row in examples:
+            numbers = learn(text, row.actions, row.index, cost, row.propensity)
+            if scored is not None:
+                pmfs.append(explore(numbers, self.policy.rows_learnt, row.actions))
+            count(row.actions[row.index])
+        learn_reward = self.reward_model.learn
         costs = [learn_reward(text, row.actions, row.index, cost) for text, cost, row in examples]
-        self.rows_learnt += len(rows)
+        self.rows_learnt += len(examples)
         if scored is not None:
             reward = self._scale.reward
-            for row, pmf, predicted in zip(rows, pmfs, costs, strict=True):
+            for (_, _, row), pmf, predicted in zip(examples, pmfs, costs, strict=True):
                 scored.add(row, pmf, [reward(cost) for cost in predicted])
 
     def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
@@ -195,11 +209,7 @@ class Learning:
         self._scale = RewardScale(settings.rewards)
         self.rows_learnt = 0
         self._start(_fit(settings, rows), None)
-        for again in range(settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1):
-            if again:
-                self.rows_learnt = 0
-                self.policy.count_anew()
-            self._learn_all(rows, None)
+        self._learn_all(rows, None, settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1)
         self._refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
 
 

@@ -130,15 +130,13 @@ class VWPolicy:
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
         self.learn_text(RowTexts(self.encoder).of(context, actions, index), actions, index, cost, propensity)
+        self.count(actions[index])
 
     def learn_text(
         self, text: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float
     ) -> list[float]:
-        """The same with the row's text at hand; gives the pmf as it was before the update."""
-        numbers = self._vw.learn(text, actions, index, cost, self.bounded(cost, propensity))
-        pmf = self.explore(numbers, self.rows_learnt, actions)
-        self.count(actions[index])
-        return pmf
+        """The same with the row's text at hand, and without `count`; gives what `explore` takes, from before it."""
+        return self._vw.learn(text, actions, index, cost, self.bounded(cost, propensity))
 
     def bounded(self, cost: float, propensity: float) -> float:
         """The propensity to learn with, not below the declared minimum; raises ValueError for what would poison."""

@@ -116,6 +116,15 @@ class ReferenceLines:
     fixed_action: str
 
 
+@runtime_checkable
+class Referenced(Protocol):
+    """A world that knows its own reference lines."""
+
+    def references(self) -> ReferenceLines:
+        """The reference lines, exactly."""
+        ...
+
+
 def reference_lines(
     environment: Environment, *, rng: np.random.Generator | None = None, draws: int = 10_000, step: int = 0
 ) -> ReferenceLines:
@@ -124,6 +133,8 @@ def reference_lines(
     The single action is the id whose mean over the rounds that offer it, times how often it is offered, is
     greatest (with a fixed catalogue: simply the best mean).
     """
+    if isinstance(environment, Referenced):
+        return environment.references()
     if isinstance(environment, Enumerable):
         rounds = environment.rounds()
     elif rng is None:

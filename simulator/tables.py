@@ -46,7 +46,7 @@ class LabelledTable:
     ) -> None:
         self.name = name
         self._names = [_printable(str(column)) for column in columns]
-        self._cells = [list(cells) for cells in columns.values()]
+        self._cells = [cells.tolist() if isinstance(cells, np.ndarray) else list(cells) for cells in columns.values()]
         kept = [row for row, label in enumerate(labels) if not _missing(label)]
         if not kept:
             raise UnusableTable("the label column has no value in any row")
