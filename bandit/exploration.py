@@ -16,15 +16,16 @@ HEADROOM_ROWS = 2.0
 """The headroom is never taken for less than this divided by √rows (nor ever for more than 1)."""
 
 
-def squarecb(costs: Sequence[float], gamma: float) -> list[float]:
+def squarecb(costs: Sequence[float], gamma: float, best: float | None = None) -> list[float]:
     """The pmf of SquareCB over k predicted costs; the first of the cheapest actions gets what is left.
 
-    Raises ValueError when a cost is no number.
+    `best` is the smallest cost, where the caller has it at hand. Raises ValueError when a cost is no number.
 
     >>> squarecb([0.0, 1.0], 2.0)
     [0.75, 0.25]
     """
-    best = min(costs)
+    if best is None:
+        best = min(costs)
     position = costs.index(best)
     base = len(costs) - gamma * best
     pmf = [1.0 / (base + gamma * cost) for cost in costs]

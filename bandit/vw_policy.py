@@ -54,6 +54,8 @@ class VWPolicy:
         self.rows_learnt = rows_learnt
         self._best_cost = best_cost
         self.action_counts = dict(action_counts or {})
+        self._headroom = exploration.headroom
+        self._gamma_rows, self._gamma = 0, 0.0
         self._ramps: list[float] | None = None
         self._ramped_actions: Sequence[Action] | None = None
         self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
@@ -87,11 +89,13 @@ class VWPolicy:
         return with_floor(pmf, exploration.probability_floor)
 
     def _squarecb(self, costs: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
-        rows = max(rows_learnt, 1)
-        exploration = self.exploration
-        gamma = exploration.gamma_scale * rows**exploration.gamma_exponent
+        rows = rows_learnt or 1
+        if rows != self._gamma_rows:
+            exploration = self.exploration
+            self._gamma_rows, self._gamma = rows, exploration.gamma_scale * rows**exploration.gamma_exponent
+        gamma = self._gamma
         cheapest = min(costs)
-        if exploration.headroom:
+        if self._headroom:
             limit = self._best_cost
             if cheapest < limit:
                 costs = [max(cost, limit) for cost in costs]
@@ -102,7 +106,7 @@ class VWPolicy:
             self._ramped_actions = actions if isinstance(actions, tuple) else None
         if self._ramps is not None:
             costs = [cheapest + ramp * (cost - cheapest) for ramp, cost in zip(self._ramps, costs, strict=True)]
-        return squarecb(costs, gamma)
+        return squarecb(costs, gamma, cheapest)
 
     def _find_ramps(self, actions: Sequence[Action]) -> list[float] | None:
         """The share of its gap that counts for each action: little known actions are shown up to a uniform share.
