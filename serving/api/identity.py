@@ -52,7 +52,3 @@ def body_digest(request: RecommendRequest) -> str:
     """32 hex digits over what was asked; white space and the order of keys do not count."""
     return blake2b(_encoder.encode(request), digest_size=16).hexdigest()
 
-
-def slot_event_id(event_id: str, slot: int) -> str:
-    """The event_id of slot `slot` (counted from 1) of a request for several."""
-    return f"{event_id}:{slot}"

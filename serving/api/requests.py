@@ -17,7 +17,7 @@ from msgspec import Struct
 from bandit.errors import InvalidRequest
 from bandit.settings import Limits
 from bandit.types import Action
-from serving.api.features import check_features, check_name, child
+from serving.api.features import check_event_id, check_features, check_name, child
 from serving.api.known_actions import KnownActions
 from serving.api.problems import MalformedBody
 
@@ -68,6 +68,11 @@ _batch_decoder = msgspec.json.Decoder(BatchRequest)
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 T = TypeVar("T")
+
+
+def slot_event_id(event_id: str, slot: int) -> str:
+    """The event_id of slot `slot` (counted from 1) of a request for several."""
+    return f"{event_id}:{slot}"
 
 
 def parse_recommend(body: bytes | msgspec.Raw, limits: Limits, known: KnownActions | None = None) -> RecommendRequest:
@@ -126,6 +131,10 @@ def _check_all_but_actions(request: RecommendRequest, limits: Limits) -> None:
         check_name(name, f"excluded[{position}]", limits)
     if request.slots is not None and not 1 <= request.slots <= limits.slots_max:
         raise InvalidRequest("slots", "is out of range", f"1 to limits.slots_max = {limits.slots_max}")
+    last = request.slots or 1
+    if last > 1 and request.event_id and len(slot_event_id(request.event_id, last)) > limits.name_length_max:
+        limit = f"limits.name_length_max = {limits.name_length_max} characters"
+        raise InvalidRequest("event_id", "is too long to take the number of a slot", limit)
 
 
 def _check_actions(actions: list[Action], limits: Limits) -> None:
@@ -150,7 +159,7 @@ def _check_actions(actions: list[Action], limits: Limits) -> None:
 def parse_reward(body: bytes | msgspec.Raw, limits: Limits) -> RewardItem:
     """One reward out of JSON bytes; raises `InvalidRequest` that names the field."""
     item = decode(_reward_decoder, body)
-    check_name(item.event_id, "event_id", limits)
+    check_event_id(item.event_id, "event_id", limits)
     if item.reward_id is not None:
         check_name(item.reward_id, "reward_id", limits)
     if item.action is not None:

@@ -121,6 +121,30 @@ def test_every_bad_question_is_refused_by_the_name_of_its_field(tmp_path: Path) 
     run(scenario())
 
 
+def test_every_event_id_that_an_answer_gives_is_accepted_back(tmp_path: Path) -> None:
+    for name, length in (("default", 256), ("short", 10)):
+        make_experiment(tmp_path, name, actions=SEVEN, limits={"name_length_max": length})
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for name, fitting in (("default", "e" * 254), ("default", None), ("short", "e" * 8), ("short", None)):
+                url = f"/v1/experiments/{name}"
+                question = {"context": {}, "slots": 2} | ({"event_id": fitting} if fitting else {})
+                answer = await client.post(f"{url}/recommend", json=question)
+                for decision in answer.json()["decisions"]:
+                    reward = {"event_id": decision["event_id"], "reward": 1}
+                    assert (await client.post(f"{url}/rewards", json=reward)).json()["accepted"] == 1
+                    activated = await client.post(f"{url}/events/{decision['event_id']}/activate")
+                    assert activated.status_code == 200
+                if fitting:
+                    longer = question | {"event_id": fitting + "e"}
+                    check_problem(await client.post(f"{url}/recommend", json=longer), 422, "event_id")
+                    alone = await client.post(f"{url}/recommend", json=longer | {"slots": 1})
+                    assert alone.status_code == 200
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     "name",
     ["a b", "a|b", "a:b", "a'b\"c", "é", "日本語", "👨‍👩‍👧", "a\u00a0b", "=+-@", "</script>", "%", "\\", "a" * 256],
