@@ -18,7 +18,7 @@ from bandit.errors import InvalidRequest
 from bandit.settings import Limits
 from bandit.types import Action
 from serving.api.features import check_event_id, check_features, check_name, child
-from serving.api.known_actions import KnownActions
+from serving.api.known_actions import KnownActions, WireAction
 from serving.api.problems import MalformedBody
 
 
@@ -61,8 +61,19 @@ class _WireRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     deferred: bool = False
 
 
+class _ReadAgain(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A question decoded in one go, so that what is wrong with an action is told with its place."""
+
+    context: dict[str, Any]
+    actions: list[WireAction] | None = None
+    event_id: str | None = None
+    excluded: list[str] = []
+    slots: int | None = None
+    deferred: bool = False
+
+
 _wire_decoder = msgspec.json.Decoder(_WireRequest)
-_recommend_decoder = msgspec.json.Decoder(RecommendRequest)
+_recommend_decoder = msgspec.json.Decoder(_ReadAgain)
 _reward_decoder = msgspec.json.Decoder(RewardItem)
 _batch_decoder = msgspec.json.Decoder(BatchRequest)
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -84,9 +95,22 @@ def parse_recommend(body: bytes | msgspec.Raw, limits: Limits, known: KnownActio
         request = _parse_quickly(body, limits, known)
         if request is not None:
             return request
-    request = decode(_recommend_decoder, body)
+    read = decode(_recommend_decoder, body)
+    actions = None if read.actions is None else [action.action() for action in read.actions]
+    request = _request(read, actions)
     check_recommend(request, limits)
     return request
+
+
+def _request(read: _WireRequest | _ReadAgain, actions: list[Action] | None) -> RecommendRequest:
+    return RecommendRequest(
+        context=read.context,
+        actions=actions,
+        event_id=read.event_id,
+        excluded=read.excluded,
+        slots=read.slots,
+        deferred=read.deferred,
+    )
 
 
 def _parse_quickly(body: bytes | msgspec.Raw, limits: Limits, known: KnownActions) -> RecommendRequest | None:
@@ -102,14 +126,7 @@ def _parse_quickly(body: bytes | msgspec.Raw, limits: Limits, known: KnownAction
                 return None
     except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidRequest):
         return None
-    request = RecommendRequest(
-        context=wire.context,
-        actions=actions,
-        event_id=wire.event_id,
-        excluded=wire.excluded,
-        slots=wire.slots,
-        deferred=wire.deferred,
-    )
+    request = _request(wire, actions)
     _check_all_but_actions(request, limits)
     return request
 

@@ -60,6 +60,7 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"context":{},"actions":[{"id":1}]}', 422, "actions[0].id"),
     (b'{"context":{},"actions":[{}]}', 422, "actions[0].id"),
     (b'{"context":{},"actions":[{"id":""}]}', 422, "actions[0].id"),
+    (b'{"context":{},"actions":[{"id":"a","feature":{"price":1}}]}', 422, "actions[0].feature"),
     (b'{"context":{},"actions":[{"id":"a"},{"id":"b\\u001fzzyzx"}]}', 422, "actions[1].id"),
     (b'{"context":{},"actions":[{"id":"a"},{"id":"a"}]}', 422, "actions[1].id"),
     (b'{"context":{},"actions":[{"id":"a","features":{"x":NaN}}]}', 422, "actions[0].features.x"),
