@@ -23,6 +23,8 @@ def run(
     target = target_path(out)
     if model is not None and format != "dsjson":
         raise InvalidInput("model", "goes with the format dsjson only")
+    if what == "warehouse" and format is not None:
+        raise InvalidInput("format", "is for rows; the warehouse is a DuckDB file")
     if format == "dsjson" and what != "interactions":
         raise InvalidInput("format", "dsjson is a format of interactions")
     intake = catch_up(workspace)
