@@ -98,7 +98,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "rewards": ("event_id", "received_at", "reward", "reward_id", "event", "value", "action", "origin"),
     "interactions": (
         *("event_id", "decided_at", "matures_at", "model_id", "context", "actions", "pmf", "action", "index"),
-        *("probability", "mode", "slice", "slot", "settings_version", "catalogue_version", "excluded"),
+        *("probability", "mode", "slice", "trial_model_id", "trial_share", "slot", "settings_version"),
+        *("catalogue_version", "excluded"),
         *("reward", "rewarded", "rewards_counted", "rewarded_at", "origin", "subject"),
     ),
 }
