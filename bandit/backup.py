@@ -68,6 +68,8 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
         raise NotFound(f"no experiment in {data_dir}: there is nothing to back up")
     if out.exists():
         raise InvalidInput("--out", "exists already; choose another file")
+    if not out.parent.is_dir():
+        raise InvalidInput("--out", "is not in an existing folder")
     partial = out.with_name(f".{out.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     digests: dict[str, str] = {}

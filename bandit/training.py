@@ -53,9 +53,11 @@ class Learning:
         files: Mapping[str, bytes] | None = None,
         rows_learnt: int = 0,
         refit_at: int = FIRST_REFIT_ROWS,
+        reread_rows: int = 0,
     ) -> None:
         self.settings = settings
         self.rows_learnt = rows_learnt
+        self.reread_rows = reread_rows
         self._scale = RewardScale(settings.rewards)
         self._refit_at = refit_at
         self._start(encoder, files)
@@ -78,7 +80,14 @@ class Learning:
         kept = msgspec.structs.replace(
             settings, exploration=state.exploration, learning=state.learning, encoding=encoder.encoding
         )
-        learning = cls(kept, encoder, files=files, rows_learnt=state.rows_learnt, refit_at=state.refit_at)
+        learning = cls(
+            kept,
+            encoder,
+            files=files,
+            rows_learnt=state.rows_learnt,
+            refit_at=state.refit_at,
+            reread_rows=state.reread_rows,
+        )
         if kept != settings:
             learning._wanted = settings
         return learning
@@ -110,6 +119,7 @@ class Learning:
             best_cost=self._scale.best_cost,
             action_counts=self.policy.action_counts,
             refit_at=self._refit_at,
+            reread_rows=self.reread_rows,
         )
         return {
             "policy.vw": self.policy.to_bytes(),
@@ -209,7 +219,9 @@ class Learning:
         self._scale = RewardScale(settings.rewards)
         self.rows_learnt = 0
         self._start(_fit(settings, rows), None)
-        self._learn_all(rows, None, settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1)
+        passes = settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1
+        self.reread_rows = len(rows) if passes > 1 else 0
+        self._learn_all(rows, None, passes)
         self._refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
 
 

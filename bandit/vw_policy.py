@@ -26,6 +26,11 @@ ACTIONS_COUNTED_MAX = 10_000
 """With more actions than this, ids come and go, and counting them says nothing."""
 
 
+def propensity_floor(learning: Learning) -> float:
+    """The smallest propensity that is learnt with: rarer choices weigh no more than that."""
+    return max(learning.propensity_min, 1.0 / learning.importance_max)
+
+
 class VWPolicy:
     """A pmf over the offered actions from squarecb, egreedy, bag, cover, softmax, explore_first or uniform.
 
@@ -59,7 +64,7 @@ class VWPolicy:
         self._ramps: list[float] | None = None
         self._ramped_actions: Sequence[Action] | None = None
         self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
-        self._propensity_min = max(learning.propensity_min, 1.0 / learning.importance_max)
+        self._propensity_min = propensity_floor(learning)
 
     def pmf(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """k probabilities in the order of `actions`, summing to 1 and none below the floor.

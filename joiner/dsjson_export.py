@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bandit.rows import read_interactions
 from bandit.scoring import RewardScale
 from bandit.settings import ExperimentSettings
 from bandit.types import Action, Interaction
+from bandit.vw_policy import propensity_floor
 from joiner.export import scratch_file
 from joiner.warehouse import Warehouse
 
@@ -29,26 +31,34 @@ def export_dsjson(
     *,
     encoder: FeatureEncoder | None = None,
     settings: ExperimentSettings | None = None,
+    after: datetime | None = None,
+    until: datetime | None = None,
+    reread_rows: int = 0,
 ) -> int:
-    """Write all interactions as dsjson, one line each, in the order of maturity; returns how many.
+    """Write the interactions matured in (after, until] as dsjson, in the order of maturity; returns how many.
 
     With `encoder`, features are those the encoder makes, costs are scaled and propensities bounded as in training
-    under `settings` (default: those in force). Without it, costs are negated rewards.
+    under `settings` (default: those in force). Without it, costs are negated rewards. The first `reread_rows` lines
+    are written `learning.passes` times before the others, as training reads them.
     """
-    experiment = warehouse.experiment
-    until = warehouse.joined_until()
+    settings = settings or warehouse.experiment.settings
+    known_until = warehouse.joined_until()
+    until = min(until, known_until) if until is not None and known_until is not None else known_until
     rows = warehouse.scratch / f"{uuid.uuid4().hex}.ndjson"
     count = 0
+    first: list[str] = []
     try:
         with scratch_file(warehouse.scratch, path) as target, target.open("w", encoding="utf-8") as file:
-            if until is not None and warehouse.write_training_rows(rows, after=None, until=until):
-                for interaction in read_interactions(rows, _catalogues(experiment)):
-                    if encoder is None:
-                        file.write(plain_line(interaction))
-                    else:
-                        file.write(encoded_line(interaction, encoder, settings or experiment.settings))
-                    file.write("\n")
+            if until is not None and warehouse.write_training_rows(rows, after=after, until=until):
+                for interaction in read_interactions(rows, _catalogues(warehouse.experiment)):
+                    line = plain_line(interaction) if encoder is None else encoded_line(interaction, encoder, settings)
+                    file.write(line + "\n")
                     count += 1
+                    if count <= reread_rows:
+                        first.append(line + "\n")
+                        if count == reread_rows:
+                            file.writelines(first * (settings.learning.passes - 1))
+                            first = []
     finally:
         rows.unlink(missing_ok=True)
     return count
@@ -68,7 +78,7 @@ def encoded_line(row: Interaction, encoder: FeatureEncoder, settings: Experiment
     shared = _namespaces(encoder.context_line(row.context).removeprefix("shared "))
     actions = ",".join(_object(_namespaces(encoder.action_line(action))) for action in row.actions)
     cost = RewardScale(settings.rewards).cost(row.reward)
-    propensity = max(row.propensity, settings.learning.propensity_min)
+    propensity = max(row.propensity, propensity_floor(settings.learning))
     return _line(row, _object([*shared, f'"_multi":[{actions}]']), cost, propensity)
 
 

@@ -6,6 +6,7 @@ the caller wants them. No field depends on when a row was ingested.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -97,7 +98,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "rewards": ("event_id", "received_at", "reward", "reward_id", "event", "value", "action", "origin"),
     "interactions": (
         *("event_id", "decided_at", "matures_at", "model_id", "context", "actions", "pmf", "action", "index"),
-        *("probability", "mode", "slice", "slot", "settings_version", "catalogue_version", "excluded"),
+        *("probability", "mode", "slice", "trial_model_id", "trial_share", "slot", "settings_version"),
+        *("catalogue_version", "excluded"),
         *("reward", "rewarded", "rewards_counted", "rewarded_at", "origin", "subject"),
     ),
 }
@@ -192,7 +194,10 @@ def _column(name: str, form: str) -> str:
 
 @contextmanager
 def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
-    """A path in `scratch` to write to; moved to `target` at the end of the block, removed when it fails."""
+    """A path in `scratch` to write to; moved to `target` at the end of the block, removed when it fails.
+
+    Raises `InvalidInput` when `target` cannot be written.
+    """
     temporary = scratch / f"{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
@@ -203,8 +208,11 @@ def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
             try:
                 shutil.copyfile(temporary, beside)
                 os.replace(beside, target)
+            except OSError as error:
+                raise InvalidInput("out", f"cannot be written ({error.strerror})") from None
             finally:
-                beside.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    beside.unlink()
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -293,7 +293,10 @@ def read_time(raw: Any, name: str) -> datetime | None:
             raise RefusedRow("invalid_time", name, "is not an RFC 3339 time") from None
     if moment is None:
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise RefusedRow("invalid_time", name, "is a time that UTC does not have") from None
 
 
 def read_name(raw: Any, name: str) -> str | None:

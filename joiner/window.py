@@ -55,7 +55,10 @@ def parse_duration(text: str) -> timedelta:
     found = _DURATION.match(text)
     if not found:
         raise InvalidInput("last", "is not a length of time", "a number with s, m, h, d or w, for example 72h")
-    return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+    try:
+        return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+    except OverflowError:
+        raise InvalidInput("last", "is too long a time") from None
 
 
 def parse_moment(text: str, name: str) -> datetime:
@@ -64,7 +67,10 @@ def parse_moment(text: str, name: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidInput(name, "is not a time", "RFC 3339, for example 2026-03-01T12:00:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(name, "is a time that UTC does not have") from None
 
 
 def window(
@@ -84,7 +90,10 @@ def window(
     end = parse_moment(until, "until") if until is not None else None
     start = parse_moment(since, "since") if since is not None else None
     if last is not None:
-        start = (end or now) - parse_duration(last)
+        try:
+            start = (end or now) - parse_duration(last)
+        except OverflowError:
+            raise InvalidInput("last", "reaches back before the year 1") from None
     if start is not None and end is not None and start >= end:
         raise InvalidInput("since", "must be before until")
     return RowFilter(mode, slice, model_id, origin, decided_from=start, decided_until=end)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -232,11 +233,13 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except socket.gaierror:
+    except (socket.gaierror, TypeError, UnicodeError):
         listener.close()
         raise InvalidInput("--host", "is not an address of this machine") from None
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InvalidInput("--host", "is not an address of this machine") from None
         raise InvalidInput("--port", f"{port} cannot be used on {host} ({error.strerror}); choose another") from None
     except OverflowError:
         listener.close()

@@ -28,11 +28,11 @@ from serving.api.answers import Answer, AnyAnswer, SlotsAnswer, decode_answer, e
 from serving.api.champion import choose_model, choose_trial, wanted_trial
 from serving.api.counters import Counters
 from serving.api.drawing import State, draw, offer
-from serving.api.features import check_name
-from serving.api.identity import body_digest, slot_event_id, uuid7
+from serving.api.features import check_event_id
+from serving.api.identity import body_digest, uuid7
 from serving.api.known_actions import KnownActions
 from serving.api.memory import RetryMemory
-from serving.api.requests import RecommendRequest, RewardItem, parse_recommend
+from serving.api.requests import RecommendRequest, RewardItem, parse_recommend, slot_event_id
 from serving.api.rewards import reward_event
 
 log = logging.getLogger("rewardloop.api")
@@ -178,7 +178,7 @@ class ExperimentServer:
 
     def activation_event(self, event_id: str) -> ActivationEvent:
         """The event that logs that a deferred decision was shown; raises `InvalidRequest`."""
-        check_name(event_id, "event_id", self.limits)
+        check_event_id(event_id, "event_id", self.limits)
         return ActivationEvent(event_id=event_id, received_at=self.writer.stamp())
 
     # -- keeping up --------------------------------------------------------------------------------------

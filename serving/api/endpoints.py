@@ -21,7 +21,7 @@ from serving.api.access import Headers, check_content_type
 from serving.api.answers import Answer, RewardsAnswer, decode_answer
 from serving.api.authority import Authority
 from serving.api.durability import Commit
-from serving.api.features import check_name
+from serving.api.features import check_event_id
 from serving.api.hosting import Hosted, Hosting, Started, readiness
 from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body, too_large
 from serving.api.problems import PROBLEM_TYPE, ApiProblem, ProblemBody, item_problem, kind_of, problem, problem_of
@@ -220,7 +220,7 @@ class Api:
         hosted = self.hosting.get(experiment)
         check_content_type(headers)
         limits = hosted.server.limits
-        check_name(event_id, "eventId", limits)
+        check_event_id(event_id, "eventId", limits)
         body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
         await hosted.submit(hosted.server.reward_events([personalizer.parse_rank_reward(body, event_id)]))
         hosted.server.counters.add("rewards")

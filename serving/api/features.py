@@ -15,6 +15,8 @@ from bandit.errors import InvalidRequest
 from bandit.settings import Limits
 
 NUMBER_MAX = 1.7976931348623157e308
+OWN_ID_LENGTH = len("00000000-0000-7000-8000-000000000000:10")
+"""An event_id that we gave ourselves, with its slot, is accepted back whatever `limits.name_length_max` is."""
 
 _BAD_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _BAD_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -35,6 +37,13 @@ def check_name(name: str, path: str, limits: Limits) -> None:
         raise InvalidRequest(path, "is too long", f"limits.name_length_max = {limits.name_length_max} characters")
     if not name.isprintable() and _BAD_IN_NAME.search(name):
         raise InvalidRequest(path, "holds a control character or a lone surrogate")
+
+
+def check_event_id(event_id: str, path: str, limits: Limits) -> None:
+    """Check the event_id of a decision that was made earlier; raises `InvalidRequest`."""
+    if len(event_id) <= OWN_ID_LENGTH and event_id.isprintable() and event_id:
+        return
+    check_name(event_id, path, limits)
 
 
 def child(path: str, name: str, position: int) -> str:

@@ -51,8 +51,3 @@ _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 def body_digest(request: RecommendRequest) -> str:
     """32 hex digits over what was asked; white space and the order of keys do not count."""
     return blake2b(_encoder.encode(request), digest_size=16).hexdigest()
-
-
-def slot_event_id(event_id: str, slot: int) -> str:
-    """The event_id of slot `slot` (counted from 1) of a request for several."""
-    return f"{event_id}:{slot}"

@@ -6,6 +6,8 @@ which the policy recognises the example that it has parsed for it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from bandit.settings import Limits
@@ -16,7 +18,19 @@ ENTRIES_MAX = 20_000
 BYTES_MAX = 32 * 1024 * 1024
 """Beyond either bound everything is forgotten, and learnt again from the requests that come."""
 
-_decoder = msgspec.json.Decoder(Action)
+
+class WireAction(msgspec.Struct, forbid_unknown_fields=True):
+    """An action as a request spells it; a misspelt key is refused, since what stands under it would be lost."""
+
+    id: str
+    features: dict[str, Any] = {}
+
+    def action(self) -> Action:
+        """The action it describes."""
+        return Action(self.id, self.features)
+
+
+_decoder = msgspec.json.Decoder(WireAction)
 
 
 class KnownActions:
@@ -37,7 +51,7 @@ class KnownActions:
         key = bytes(raw)
         action = self._known.get(key)
         if action is None:
-            action = _decoder.decode(key)
+            action = _decoder.decode(key).action()
             check_name(action.id, "id", self.limits)
             check_features(action.features, "features", self.limits)
             self._bytes += len(key)

@@ -2,11 +2,13 @@
 
 Every worker's counters travel with its heartbeat; the asked worker writes its own heartbeat first and then
 reads all of them, so two scrapes answered by different workers never see a counter go back. Each worker is a
-label of its own: sums over workers are the reader's, and a restarted worker is an ordinary counter reset.
+label of its own: sums over workers are the reader's, and a restarted worker is an ordinary counter reset. Where
+several services share a directory the workers of the later ones are `w0-2`, `w0-3` …: no series is told twice.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -52,12 +54,15 @@ _GAUGES = {
 
 def render(heartbeats: dict[str, Sequence[Heartbeat]], now: datetime) -> bytes:
     """The exposition text out of the live workers' heartbeats by experiment."""
-    workers = [
-        (_labels(experiment, beat), beat)
-        for experiment, beats in sorted(heartbeats.items())
-        for beat in beats
-        if beat.kind == "worker"
-    ]
+    workers: list[tuple[str, Heartbeat]] = []
+    for experiment, beats in sorted(heartbeats.items()):
+        names: Counter[str] = Counter()
+        for beat in beats:
+            if beat.kind == "worker":
+                name = beat.writer_id.partition("-")[0]
+                names[name] += 1
+                shown = name if names[name] == 1 else f"{name}-{names[name]}"
+                workers.append((f'experiment="{experiment}",worker="{shown}"', beat))
     lines: list[str] = []
     for key, (name, help_text) in _COUNTERS.items():
         lines += _family(
@@ -83,10 +88,6 @@ def render(heartbeats: dict[str, Sequence[Heartbeat]], now: datetime) -> bytes:
     lines += _family("rewardloop_errors_total", "counter", "Refused requests and items by kind of problem.", errors)
     lines += _histogram(workers)
     return ("\n".join(lines) + "\n").encode()
-
-
-def _labels(experiment: str, beat: Heartbeat) -> str:
-    return f'experiment="{experiment}",worker="{beat.writer_id.partition("-")[0]}"'
 
 
 def _family(name: str, kind: str, help_text: str, samples: Iterable[tuple[str, float]]) -> list[str]:

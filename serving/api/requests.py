@@ -17,8 +17,8 @@ from msgspec import Struct
 from bandit.errors import InvalidRequest
 from bandit.settings import Limits
 from bandit.types import Action
-from serving.api.features import check_features, check_name, child
-from serving.api.known_actions import KnownActions
+from serving.api.features import check_event_id, check_features, check_name, child
+from serving.api.known_actions import KnownActions, WireAction
 from serving.api.problems import MalformedBody
 
 
@@ -61,13 +61,29 @@ class _WireRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     deferred: bool = False
 
 
+class _ReadAgain(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A question decoded in one go, so that what is wrong with an action is told with its place."""
+
+    context: dict[str, Any]
+    actions: list[WireAction] | None = None
+    event_id: str | None = None
+    excluded: list[str] = []
+    slots: int | None = None
+    deferred: bool = False
+
+
 _wire_decoder = msgspec.json.Decoder(_WireRequest)
-_recommend_decoder = msgspec.json.Decoder(RecommendRequest)
+_recommend_decoder = msgspec.json.Decoder(_ReadAgain)
 _reward_decoder = msgspec.json.Decoder(RewardItem)
 _batch_decoder = msgspec.json.Decoder(BatchRequest)
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 T = TypeVar("T")
+
+
+def slot_event_id(event_id: str, slot: int) -> str:
+    """The event_id of slot `slot` (counted from 1) of a request for several."""
+    return f"{event_id}:{slot}"
 
 
 def parse_recommend(body: bytes | msgspec.Raw, limits: Limits, known: KnownActions | None = None) -> RecommendRequest:
@@ -79,9 +95,22 @@ def parse_recommend(body: bytes | msgspec.Raw, limits: Limits, known: KnownActio
         request = _parse_quickly(body, limits, known)
         if request is not None:
             return request
-    request = decode(_recommend_decoder, body)
+    read = decode(_recommend_decoder, body)
+    actions = None if read.actions is None else [action.action() for action in read.actions]
+    request = _request(read, actions)
     check_recommend(request, limits)
     return request
+
+
+def _request(read: _WireRequest | _ReadAgain, actions: list[Action] | None) -> RecommendRequest:
+    return RecommendRequest(
+        context=read.context,
+        actions=actions,
+        event_id=read.event_id,
+        excluded=read.excluded,
+        slots=read.slots,
+        deferred=read.deferred,
+    )
 
 
 def _parse_quickly(body: bytes | msgspec.Raw, limits: Limits, known: KnownActions) -> RecommendRequest | None:
@@ -97,14 +126,7 @@ def _parse_quickly(body: bytes | msgspec.Raw, limits: Limits, known: KnownAction
                 return None
     except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidRequest):
         return None
-    request = RecommendRequest(
-        context=wire.context,
-        actions=actions,
-        event_id=wire.event_id,
-        excluded=wire.excluded,
-        slots=wire.slots,
-        deferred=wire.deferred,
-    )
+    request = _request(wire, actions)
     _check_all_but_actions(request, limits)
     return request
 
@@ -126,6 +148,10 @@ def _check_all_but_actions(request: RecommendRequest, limits: Limits) -> None:
         check_name(name, f"excluded[{position}]", limits)
     if request.slots is not None and not 1 <= request.slots <= limits.slots_max:
         raise InvalidRequest("slots", "is out of range", f"1 to limits.slots_max = {limits.slots_max}")
+    last = request.slots or 1
+    if last > 1 and request.event_id and len(slot_event_id(request.event_id, last)) > limits.name_length_max:
+        limit = f"limits.name_length_max = {limits.name_length_max} characters"
+        raise InvalidRequest("event_id", "is too long to take the number of a slot", limit)
 
 
 def _check_actions(actions: list[Action], limits: Limits) -> None:
@@ -150,7 +176,7 @@ def _check_actions(actions: list[Action], limits: Limits) -> None:
 def parse_reward(body: bytes | msgspec.Raw, limits: Limits) -> RewardItem:
     """One reward out of JSON bytes; raises `InvalidRequest` that names the field."""
     item = decode(_reward_decoder, body)
-    check_name(item.event_id, "event_id", limits)
+    check_event_id(item.event_id, "event_id", limits)
     if item.reward_id is not None:
         check_name(item.reward_id, "reward_id", limits)
     if item.action is not None:

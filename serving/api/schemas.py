@@ -53,6 +53,7 @@ SCHEMAS: dict[str, Any] = {
         {"id": _said(_NAME, "Unique among the actions offered."), "features": _ref("Features")},
         ["id"],
         "One candidate.",
+        closed=True,
     ),
     "RecommendRequest": _object(
         {

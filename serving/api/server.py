@@ -52,7 +52,8 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._make = make
-        self._opening: set[asyncio.Task[Any]] = set()
+        self.opening: set[asyncio.Task[Any]] = set()
+        self._closed = False
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
 
@@ -69,19 +70,22 @@ class Acceptor:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self.opening.add(task)
+        task.add_done_callback(self.opening.discard)
 
     def _listen_again(self) -> None:
-        if self._listener.fileno() >= 0:
+        if not self._closed and self._listener.fileno() >= 0:
             self._loop.add_reader(self._listener, self._accept)
 
     def close(self) -> None:
         """Take no more."""
+        self._closed = True
         self._loop.remove_reader(self._listener)
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Wait until every connection taken is among the server's: only those does a drain reach."""
+        if self.opening:
+            await asyncio.wait(self.opening)
 
 
 class HotServer(uvicorn.Server):
@@ -96,6 +100,13 @@ class HotServer(uvicorn.Server):
                 lambda: HotProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
             )
             self.servers.append(acceptor)  # type: ignore[arg-type]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, see to it that the last one taken is known, then drain."""
+        for acceptor in self.servers:
+            acceptor.close()
+            await acceptor.wait_closed()
+        await super().shutdown(sockets=sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; each second look for connections to close."""

@@ -111,6 +111,8 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), 1)
     except RewardloopError as error:
         return _fail(str(error), 2)
+    except UnicodeEncodeError:
+        return _fail(f"{_not_text(arguments)}: is not UTF-8 text", 2)
     except BrokenPipeError:
         # the reader went away (`| head`): point stdout at nothing so that the interpreter can close it quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,6 +126,18 @@ def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
     click.echo(f"rewardloop: {line}", err=True)
     return code
+
+
+def _not_text(arguments: list[str]) -> str:
+    """What the first argument that holds other bytes than UTF-8 is called."""
+    before = ""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            return before if before.startswith("--") else "an argument"
+        before = argument
+    return "the environment or a file name"
 
 
 def _file(name: str) -> Path:

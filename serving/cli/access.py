@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bandit.errors import Busy, Refused
+from bandit.errors import Busy, InvalidInput, Refused
 from serving.asking import ask
 from serving.cli.common import Common, now
 from serving.learner.address import Address, running_learner, take_lock
@@ -22,11 +22,23 @@ WAIT_S = 10.0
 
 def operate(common: Common, operation: str, /, **arguments: Any) -> dict[str, Any]:
     """Run an operation on the asked experiment; raises what the operation raises, or `Busy`."""
+    for key, value in arguments.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.isprintable():
+                _check_text(key, text)
     name = common.experiment_name()
     address = owner(common.data_dir)
     if address is not None:
         return ask(address, "POST", f"/v1/experiments/{name}/operations/{operation}", json=arguments)
     return _in_process(common, operation, arguments)
+
+
+def _check_text(key: str, text: str) -> None:
+    """Raise `InvalidInput` for a text that came of bytes which are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(key, "is not UTF-8 text") from None
 
 
 def owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from serving.cli.common import Common, common, now, print_json, print_table
+from serving.cli.common import Common, Number, common, now, print_json, print_table
 
 ACTIONS = 7
 FEATURES = 9
@@ -28,7 +28,7 @@ PREDICTIONS = 2000
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=3.0, show_default=True, help="How long to decide.")
+@click.option("--seconds", type=Number(0.1, 600), default=3.0, show_default=True, help="How long to decide.")
 @click.option("--at-once", type=click.IntRange(1, 1000), default=32, show_default=True, help="Questions under way.")
 @common
 def command(common: Common, *, seconds: float, at_once: int) -> None:

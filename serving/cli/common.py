@@ -120,6 +120,17 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+class Number(click.FloatRange):
+    """click's range of numbers, which lets not-a-number through, without it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; fails as click's own types do."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 def now() -> datetime:
     """The server's clock, aware UTC."""
     return datetime.now(UTC)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.common import Common, Number, common, print_json, print_table, say
 
 
 @click.command()
@@ -31,21 +31,17 @@ from serving.cli.common import Common, common, print_json, print_table, say
 @click.option("--last", help="Only decisions of this long ago or later, such as 72h or 14d.")
 @click.option(
     "--clip",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=10.0,
     show_default=True,
     help="Largest weight of clipped IPS.",
 )
-@click.option(
-    "--switch", type=click.FloatRange(0), default=10.0, show_default=True, help="Switch-DR: largest weight used."
-)
-@click.option(
-    "--shrinkage", type=click.FloatRange(0), default=100.0, show_default=True, help="DRos: λ (0 is DM, inf is DR)."
-)
-@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05, show_default=True)
+@click.option("--switch", type=Number(0), default=10.0, show_default=True, help="Switch-DR: largest weight used.")
+@click.option("--shrinkage", type=Number(0), default=100.0, show_default=True, help="DRos: λ (0 is DM, inf is DR).")
+@click.option("--alpha", type=Number(0, 0.5, min_open=True, max_open=True), default=0.05, show_default=True)
 @click.option(
     "--margin",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=0.0,
     show_default=True,
     help="Superiority: lift to exceed; noninferiority: relative loss to tolerate.",

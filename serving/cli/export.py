@@ -21,7 +21,7 @@ from serving.cli.common import Common, common, print_json, say
 @click.option(
     "--format", "form", type=click.Choice(["ndjson", "parquet", "dsjson"]), help="[default: by --out's ending]"
 )
-@click.option("--model", help="For dsjson: features as this model's encoder makes them.")
+@click.option("--model", help="For dsjson: what this model has learnt, as it read it.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
 @common
 def command(common: Common, *, what: str, form: str | None, model: str | None, out: Path) -> None:
@@ -32,5 +32,7 @@ def command(common: Common, *, what: str, form: str | None, model: str | None, o
         return
     rows = f"{answer['rows']:,} {what}" if "rows" in answer else "The warehouse"
     say(f"{rows} written to {out} ({answer['format']}); the log is complete until {answer['complete_until']}.")
-    if "vw_arguments" in answer:
+    if "vw_arguments" in answer and not answer["complete"]:
+        say("The model had learnt other rows too, which are gone by now: VW will not come to its weights.")
+    elif "vw_arguments" in answer:
         say(f"VW comes to the same weights with: vw --dsjson -d {out} {answer['vw_arguments']}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bandit.errors import Conflict
+from bandit.errors import Conflict, InvalidInput
 from bandit.files import write_atomically
 from bandit.keys import KeyRing, create_key
 from bandit.settings_reference import settings_reference
@@ -49,6 +49,8 @@ def command(common: Common, *, file: Path, force: bool, no_key: bool) -> None:
     """Write a commented configuration to FILE (rewardloop.toml) and make the first API key."""
     if file.exists() and not force:
         raise Conflict(f"{file} is there already; choose another name or say --force")
+    if not file.parent.is_dir():
+        raise InvalidInput("FILE", "is not in an existing folder")
     write_atomically(file, template().encode("utf-8"))
     secret = None
     if not no_key and KeyRing(common.make_data_dir()).empty:

@@ -16,7 +16,7 @@ from serving.cli.common import Common, common, print_json, print_table, say
 @click.option("--since", help="Decisions from this time on (RFC 3339; UTC where no zone is given).")
 @click.option("--until", help="Decisions before this time.")
 @click.option("--mode", help="Only decisions made in this mode (online, apprentice, …).")
-@click.option("--slice", "slice_", help="Only decisions of this slice (policy, control).")
+@click.option("--slice", "slice_", help="Only decisions of this slice (policy, trial, control).")
 @click.option("--model", "model_id", help="Only decisions of this model.")
 @click.option("--origin", type=click.Choice(["live", "import"]), help="Only live decisions, or only imported ones.")
 @click.option("--format", "form", type=click.Choice(["ndjson", "parquet"]), help="[default: by --out's ending]")

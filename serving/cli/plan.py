@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.common import Common, Number, common, print_json, print_table, say
 
 if TYPE_CHECKING:
     from simulator.planning import Assumptions
@@ -27,7 +27,7 @@ LOOK_GROWTH = 1.3
 @click.option("--actions", type=click.IntRange(2, 1000), help="How many actions are on offer.")
 @click.option(
     "--lift",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=0.1,
     show_default=True,
     help="The relative lift worth finding: 0.1 is ten per cent more reward.",
@@ -35,21 +35,21 @@ LOOK_GROWTH = 1.3
 @click.option("--traffic", default=None, help="Decisions per time: 50000/day, 20/min.  [default: that of the log]")
 @click.option(
     "--value",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     default=0.2,
     show_default=True,
     help="Mean reward of the champion's favourite (rewards 0 or 1).",
 )
 @click.option(
     "--exploration",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
     help="Share of decisions drawn uniformly.",
 )
 @click.option(
     "--differing",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     default=0.3,
     show_default=True,
     help="Share of contexts on which challenger and champion favour different actions.",

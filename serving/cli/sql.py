@@ -7,7 +7,7 @@ import sys
 import click
 
 from serving.cli.access import operate
-from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.common import Common, Number, common, print_json, print_table, say
 
 
 @click.command()
@@ -15,9 +15,7 @@ from serving.cli.common import Common, common, print_json, print_table, say
 @click.option(
     "--rows", "rows_max", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Rows at most."
 )
-@click.option(
-    "--seconds", "seconds_max", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Time at most."
-)
+@click.option("--seconds", "seconds_max", type=Number(0.1, 600), default=30.0, show_default=True, help="Time at most.")
 @common
 def command(common: Common, *, query: str, rows_max: int, seconds_max: float) -> None:
     """Answer one SELECT (`-` reads it from stdin), also while the service runs.

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bandit.errors import Refused
+from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.settings import ExperimentSettings, merge_settings
@@ -56,12 +56,13 @@ def prepare_experiments(common: Common, configuration: Configuration, *, quick: 
 
 
 def check_exposure(data_dir: Path, host: str, *, insecure: bool) -> None:
-    """Refuse to listen to other machines while anyone could ask; raises `Refused`."""
+    """Refuse to listen to other machines while anyone could ask; raises `InvalidInput`."""
     if host in LOOPBACK or insecure or not KeyRing(data_dir).empty:
         return
-    raise Refused(
-        f"--host {host} lets other machines connect, and no API key exists: create one with `rewardloop keys create`, "
-        "or say --insecure"
+    raise InvalidInput(
+        "--host",
+        f"{host} lets other machines connect, and no API key exists: create one with `rewardloop keys create`, "
+        "or say --insecure",
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.errors import InvalidInput
+from serving.cli.common import Number
 
 if TYPE_CHECKING:
     from bandit.settings import ExperimentSettings
@@ -157,7 +158,7 @@ def world_options(*, seeds: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 
 def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    share = click.FloatRange(0, 1)
+    share = Number(0, 1)
     return [
         click.option("--env", type=click.Choice(ENVIRONMENTS), default="statlog", show_default=True,
                      help="The world to play in."),
@@ -172,12 +173,12 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
                      help="Interactions between two runs of the learner."),
         click.option("--warm-start", type=click.IntRange(min=0), default=100, show_default=True,
                      help="Rows of uniformly logged history before the first interaction."),
-        click.option("--reward-delay", type=click.FloatRange(min=0), default=0.0, show_default=True,
+        click.option("--reward-delay", type=Number(min=0), default=0.0, show_default=True,
                      help="Mean of the (exponential) delay of rewards, in simulated seconds."),
         click.option("--reward-loss", type=share, default=0.0, show_default=True, help="Share of rewards lost."),
         click.option("--reward-twice", type=share, default=0.0, show_default=True, help="Share sent twice."),
         click.option("--reward-noise", type=share, default=0.0, show_default=True, help="Share of rewards flipped."),
-        click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True,
+        click.option("--rate", type=Number(min=0, min_open=True), default=100.0, show_default=True,
                      help="Questions per simulated second."),
         click.option("--continuous", is_flag=True,
                      help="Never wait for the reward window: each run trains on what has matured so far."),

@@ -44,6 +44,8 @@ def next_sentence(
         )
     if waiting:
         matures = f" (the first at {_clock(first_matures_at)})" if first_matures_at else ""
+        if waiting == 1:
+            return f"1 decision waits for its reward window to close{matures}; then it counts."
         return f"{_count(waiting, 'decision')} wait for their reward window to close{matures}; then they count."
     start = "It serves the champion" if has_champion else "It serves the cold start"
     return f"{start} and waits for decisions: none has been made that is not learnt yet."

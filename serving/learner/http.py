@@ -118,7 +118,7 @@ class Doorkeeper:
         if hmac.compare_digest(shown.encode(), self.token.encode()):
             return None
         parts = request.url.path.strip("/").split("/")
-        if "operations" in parts:
+        if parts[3:4] == ["operations"]:
             return problem(401, "Not authorised", "operations need the learner's own token")
         changes = request.method not in ("GET", "HEAD")
         self._refresh_keys()
@@ -179,6 +179,8 @@ async def read_object(request: Request) -> dict[str, Any]:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("body", "is not valid JSON") from None
+    except RecursionError:
+        raise InvalidInput("body", "is nested too deeply") from None
     if not isinstance(decoded, dict):
         raise InvalidInput("body", "must be a JSON object")
     return decoded

@@ -74,6 +74,7 @@ def test_what_is_wrong_is_named(client: Client) -> None:
 
 
 def test_an_unknown_experiment_is_not_found(client: Client, data_dir: Path) -> None:
+    assert client._http is not None
     url = str(client._http.base_url)
     with Client(url, "nowhere") as other, pytest.raises(NotFound):
         other.recommend({}, ["a"])

@@ -145,3 +145,25 @@ def test_rewards_still_queued_are_flushed_when_the_program_ends(server: Any) -> 
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
     assert [item["event_id"] for item in rewards_seen(server)] == [f"e{n}" for n in range(250)]
+
+
+def test_a_worker_forked_after_the_recommender_was_made_has_connections_and_a_queue_of_its_own(server: Any) -> None:
+    server.script = [(200, DECISION | TAKEN)]
+    program = (
+        "import os, sys\n"
+        "from rewardloop_client import Client, Choice, Recommender\n"
+        f"plain, recommender = Client({server.url!r}), Recommender({server.url!r}, timeout_s=5)\n"
+        "plain.recommend({}, ['a', 'b'])\n"
+        "def work(who):\n"
+        "    plain.recommend({'who': who}, ['a', 'b'])\n"
+        "    assert recommender.recommend({'who': who}, ['a', 'b'], default='a').learnable\n"
+        "    recommender.reward(Choice('a', who, True), 1.0)\n"
+        "work('before')\n"
+        "child = os.fork()\n"
+        "work('parent' if child else 'child')\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert sorted(item["event_id"] for item in rewards_seen(server)) == ["before", "child", "parent"]
+    # asking, asking plainly and reporting: three connections for each of the two processes
+    assert len(server.connections) == 6

@@ -36,7 +36,7 @@ def filled(folder: Path, numbers: str = "bins") -> Experiment:
         if n > 300:
             context |= {"new": rng.random() * 3, "_hidden": 2.5}
         index = rng.randrange(3)
-        pmf = [0.2, 0.3, 0.5]
+        pmf = [0.004, 0.3, 0.696]  # the first is below 1 / importance_max
         fields = {"context": context, "actions": actions, "index": index, "pmf": pmf, "probability": pmf[index]}
         events.append(decision(f"e{n}", n, **fields, action="a") if index == 0 else _chosen(n, index, fields))
         if n % 3:

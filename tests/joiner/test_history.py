@@ -108,6 +108,7 @@ def test_given_times_ids_and_distributions_are_kept(tmp_path: Path) -> None:
         ({"context": None}, "invalid_features"),
         ({"context": {"x\n": 1}}, "invalid_features"),
         ({"decided_at": "yesterday"}, "invalid_time"),
+        ({"decided_at": "0001-01-01T00:00:00+14:00"}, "invalid_time"),
         ({"event_id": ""}, "invalid_id"),
         ({"event_id": 5}, "invalid_id"),
     ],

@@ -186,6 +186,8 @@ def test_exports_have_the_same_rows_in_both_formats(tmp_path: Path, what: str) -
     frame = read_parquet(tmp_path / "out.parquet")
     assert len(lines) == len(frame) == count == {"decisions": 5, "rewards": 2, "interactions": 4}[what]
     assert list(lines[0]) == list(frame.columns)
+    if what == "interactions":
+        assert {"trial_model_id", "trial_share"} < set(lines[0])
     assert [line["event_id"] for line in lines] == list(frame["event_id"])
     assert read_metadata(tmp_path / "out.parquet")["k"] == "v'"
     if what != "rewards":

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ import pytest
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
-from bandit.settings import settings_to_dict
+from bandit.settings import ExperimentSettings, settings_to_dict
 from serving.cli import GROUPS, LazyGroup, run
 from serving.cli.config import load_configuration
 from serving.cli.init import template
@@ -52,6 +53,37 @@ def test_misuse_is_one_line_and_exit_code_2(
     assert captured.out == ""
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.err.startswith("rewardloop: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["sql", "SELECT 1", "--seconds", "nan"], "--seconds"),
+        (["sql", "SELECT '\udcff'"], "sql"),
+        (["events", "show", "\udcff"], "event_id"),
+        (["join", "--slice", "\udcff"], "slice"),
+        (["keys", "revoke", "\udcff"], "there is no key"),
+        (["join", "--last", "99999999999999d"], "last"),
+        (["join", "--last", "999999d"], "last"),
+        (["join", "--since", "0001-01-01T00:00:00+14:00"], "since"),
+        (["export", "--out", "/proc/nothing"], "out"),
+        (["export", "--what", "warehouse", "--format", "parquet", "--out", "copy"], "format"),
+        (["backup", "--out", "missing/file.tar"], "--out"),
+        (["init", "missing/file.toml"], "FILE"),
+        (["serve", "--insecure", "--port", "0", "--host", "\udcff"], "--host"),
+        (["serve", "--insecure", "--port", "0", "--host", "192.0.2.1"], "--host"),
+        (["learn", "--host", "192.0.2.1"], "--host"),
+    ],
+)
+def test_what_an_argument_may_not_be_is_said_in_one_line_that_names_it(
+    arguments: list[str], key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Experiment.create(Path("rewardloop-data"), "default", ExperimentSettings(), now=datetime(2026, 3, 1, tzinfo=UTC))
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1
+    assert captured.err.startswith(("rewardloop: " + key, "rewardloop: Invalid value for '" + key))
 
 
 def test_an_empty_data_directory_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +204,7 @@ def test_broken_toml_and_missing_files_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_other_machines_may_not_connect_without_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["up", "--host", "0.0.0.0", "--data-dir", str(tmp_path)]) == 1
+    assert run(["up", "--host", "0.0.0.0", "--data-dir", str(tmp_path)]) == 2
     assert "rewardloop keys create" in capsys.readouterr().err
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from rewardloop_client import wire
+from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.types import Action, Recommendation
 from rewardloop_client.wire import CONNECTIONS_MAX, RETRIES_DEFAULT, RETRY_PAUSE_S, TIMEOUT_S
 
@@ -28,6 +29,7 @@ class Client:
 
     `timeout_s` bounds each attempt; `retries` is how many more attempts follow a lost connection, a timeout,
     429, 502, 503 or 504, with a pause that doubles. `transport` lets tests mount an application directly.
+    A process that is forked opens connections of its own.
     """
 
     def __init__(
@@ -43,15 +45,22 @@ class Client:
     ) -> None:
         self.experiment = experiment
         self._retries = retries
-        self._http = httpx.Client(
-            base_url=base_url.rstrip("/"),
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=timeout_s,
-            limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
-            transport=transport,
-            trust_env=False,
-        )
         self._path = f"/v1/experiments/{experiment}"
+        self._transport = transport
+
+        def connect() -> httpx.Client:
+            return httpx.Client(
+                base_url=base_url.rstrip("/"),
+                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+                timeout=timeout_s,
+                limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
+                transport=transport,
+                trust_env=False,
+            )
+
+        self._connect = connect
+        self._http: httpx.Client | None = connect()
+        begins_anew_when_forked(self)
 
     def __enter__(self) -> Client:
         return self
@@ -63,7 +72,13 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        if self._http is not None:
+            self._http.close()
+
+    def begin_anew(self) -> None:
+        """In a forked process: leave the parent's connections alone and open others when they are needed."""
+        if self._transport is None:
+            self._http = None
 
     def recommend(
         self,
@@ -132,7 +147,8 @@ class Client:
             if attempt:
                 time.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1))
             try:
-                response = self._http.post(self._path + path, content=content, headers=headers)
+                http = self._http = self._http or self._connect()
+                response = http.post(self._path + path, content=content, headers=headers)
             except httpx.TransportError as error:
                 response, reason = None, type(error).__name__
                 continue

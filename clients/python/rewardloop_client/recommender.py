@@ -7,7 +7,8 @@
 
 When the service is down, slow or refuses, the caller's default comes back, marked as not learnable, and rewards
 for it are dropped. Rewards wait in a bounded queue, travel in batches from a thread of their own, are retried
-under an id of their own so that none counts twice, and are flushed at exit.
+under an id of their own so that none counts twice, and are flushed at exit. It may be made before a server forks
+its workers: each of them then has connections, a queue and a thread of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rewardloop_client import wire
 from rewardloop_client.client import Client
 from rewardloop_client.deadline import DeadlineTransport
 from rewardloop_client.errors import InvalidRequest, Rejected, RewardloopError, TooManyRequests
+from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.types import Action
 
 log = logging.getLogger("rewardloop_client")
@@ -83,20 +85,38 @@ class Recommender:
         connect_s = timeout_s * _CONNECT_SHARE
         deadline = httpx.Timeout(timeout_s - connect_s, connect=connect_s, pool=connect_s)
         self._timeout_s = timeout_s
-        self._deadline = DeadlineTransport(connections_max=wire.CONNECTIONS_MAX)
-        self._asking = Client(
-            base_url, experiment, api_key=api_key, timeout_s=deadline, retries=0, transport=self._deadline
-        )
+
+        def connect() -> tuple[DeadlineTransport, Client]:
+            transport = DeadlineTransport(connections_max=wire.CONNECTIONS_MAX)
+            return transport, Client(
+                base_url, experiment, api_key=api_key, timeout_s=deadline, retries=0, transport=transport
+            )
+
+        self._connect = connect
+        self._asking: tuple[DeadlineTransport, Client] | None = connect()
         self._reporting = Client(base_url, experiment, api_key=api_key, retries=0, connections_max=1)
-        self._queue: deque[dict[str, Any]] = deque()
         self._rewards_max = rewards_max
-        self._changed = threading.Condition()
         self._closing_at: float | None = None
+        self._begin()
+        self._start()
+        atexit.register(self.close)
+        begins_anew_when_forked(self)
+
+    def _begin(self) -> None:
+        self._queue: deque[dict[str, Any]] = deque()
+        self._changed = threading.Condition()
         self._sending = 0
         self.counters = RecommenderCounters()
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
         self._thread = threading.Thread(target=self._report, name="rewardloop-rewards", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+
+    def begin_anew(self) -> None:
+        """In a forked process: an empty queue (the parent sends its own), no thread and no connection yet."""
+        self._asking = None
+        self._begin()
 
     def __enter__(self) -> Recommender:
         return self
@@ -118,8 +138,9 @@ class Recommender:
         """What to show: the service's decision, or `default` when none came in time. Never raises."""
         ident = event_id or wire.new_event_id()
         try:
-            with self._deadline.within(self._timeout_s):
-                found = self._asking.recommend(context, actions, event_id=ident, excluded=excluded)
+            transport, client = self._asking = self._asking or self._connect()
+            with transport.within(self._timeout_s):
+                found = client.recommend(context, actions, event_id=ident, excluded=excluded)
         except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
             self.counters.defaults += 1
             log.warning("the default is shown: %s: %s", type(error).__name__, error)
@@ -149,6 +170,8 @@ class Recommender:
                 self._queue.popleft()
                 self.counters.rewards_dropped += 1
             self._queue.append(item)
+            if self._thread is None:
+                self._start()
             self._changed.notify()
 
     def flush(self, timeout_s: float = PATIENCE_S) -> bool:
@@ -163,8 +186,10 @@ class Recommender:
             if self._closing_at is None:
                 self._closing_at = time.monotonic() + timeout_s
             self._changed.notify_all()
-        self._thread.join(timeout_s + wire.TIMEOUT_S)
-        self._asking.close()
+        if self._thread is not None:
+            self._thread.join(timeout_s + wire.TIMEOUT_S)
+        if self._asking is not None:
+            self._asking[1].close()
         self._reporting.close()
 
     # -- the reporting thread ----------------------------------------------------------------------------

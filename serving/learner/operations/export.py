@@ -10,6 +10,7 @@ from bandit.training import Learning
 from joiner.copy import copy_warehouse
 from joiner.dsjson_export import export_dsjson
 from serving.learner.catch_up import catch_up
+from serving.learner.training_step import model_time
 from serving.learner.workspace import Workspace
 
 
@@ -18,11 +19,14 @@ def run(
 ) -> dict[str, Any]:
     """Export to the absolute path `out`; gives the number of rows. Raises `InvalidInput`, `NotFound`.
 
-    `model` is for dsjson: features as that model's encoder makes them, with VW's arguments in the answer.
+    `model` is for dsjson: the rows that this model has learnt, in its features, in the order and as often as it read
+    them, with VW's arguments in the answer; `complete` says that all of them are still here.
     """
     target = target_path(out)
     if model is not None and format != "dsjson":
         raise InvalidInput("model", "goes with the format dsjson only")
+    if what == "warehouse" and format is not None:
+        raise InvalidInput("format", "is for rows; the warehouse is a DuckDB file")
     if format == "dsjson" and what != "interactions":
         raise InvalidInput("format", "dsjson is a format of interactions")
     intake = catch_up(workspace)
@@ -42,14 +46,22 @@ def _dsjson(workspace: Workspace, target: Path, model: str | None) -> dict[str, 
     if model is None:
         return {"rows": export_dsjson(workspace.warehouse, target)}
     stored = workspace.registry.load(model)
-    settings = workspace.experiment.settings_of(stored.manifest.settings_version)
-    learning = Learning.resume(stored.files, settings)
+    data = stored.manifest.data
+    learning = Learning.resume(stored.files, workspace.experiment.settings_of(stored.manifest.settings_version))
     try:
-        arguments = " ".join([*learning.policy.arguments, "--random_seed", str(settings.learning.seed)])
-        rows = export_dsjson(workspace.warehouse, target, encoder=learning.encoder, settings=settings)
+        arguments = " ".join([*learning.policy.arguments, "--random_seed", str(learning.settings.learning.seed)])
+        rows = export_dsjson(
+            workspace.warehouse,
+            target,
+            encoder=learning.encoder,
+            settings=learning.settings,
+            after=model_time(data, "since"),
+            until=model_time(data, "cut"),
+            reread_rows=learning.reread_rows,
+        )
     finally:
         learning.close()
-    return {"rows": rows, "model": model, "vw_arguments": arguments}
+    return {"rows": rows, "model": model, "vw_arguments": arguments, "complete": rows == data.get("rows")}
 
 
 def target_path(out: str) -> Path:

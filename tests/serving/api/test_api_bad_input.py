@@ -60,6 +60,7 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"context":{},"actions":[{"id":1}]}', 422, "actions[0].id"),
     (b'{"context":{},"actions":[{}]}', 422, "actions[0].id"),
     (b'{"context":{},"actions":[{"id":""}]}', 422, "actions[0].id"),
+    (b'{"context":{},"actions":[{"id":"a","feature":{"price":1}}]}', 422, "actions[0].feature"),
     (b'{"context":{},"actions":[{"id":"a"},{"id":"b\\u001fzzyzx"}]}', 422, "actions[1].id"),
     (b'{"context":{},"actions":[{"id":"a"},{"id":"a"}]}', 422, "actions[1].id"),
     (b'{"context":{},"actions":[{"id":"a","features":{"x":NaN}}]}', 422, "actions[0].features.x"),
@@ -117,6 +118,30 @@ def test_every_bad_question_is_refused_by_the_name_of_its_field(tmp_path: Path) 
             for body, status, field in BAD_REWARDS:
                 response = await client.post("/v1/experiments/default/rewards", content=body, headers=JSON)
                 check_problem(response, status, field)
+
+    run(scenario())
+
+
+def test_every_event_id_that_an_answer_gives_is_accepted_back(tmp_path: Path) -> None:
+    for name, length in (("default", 256), ("short", 10)):
+        make_experiment(tmp_path, name, actions=SEVEN, limits={"name_length_max": length})
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for name, fitting in (("default", "e" * 254), ("default", None), ("short", "e" * 8), ("short", None)):
+                url = f"/v1/experiments/{name}"
+                question = {"context": {}, "slots": 2} | ({"event_id": fitting} if fitting else {})
+                answer = await client.post(f"{url}/recommend", json=question)
+                for decision in answer.json()["decisions"]:
+                    reward = {"event_id": decision["event_id"], "reward": 1}
+                    assert (await client.post(f"{url}/rewards", json=reward)).json()["accepted"] == 1
+                    activated = await client.post(f"{url}/events/{decision['event_id']}/activate")
+                    assert activated.status_code == 200
+                if fitting:
+                    longer = question | {"event_id": fitting + "e"}
+                    check_problem(await client.post(f"{url}/recommend", json=longer), 422, "event_id")
+                    alone = await client.post(f"{url}/recommend", json=longer | {"slots": 1})
+                    assert alone.status_code == 200
 
     run(scenario())
 

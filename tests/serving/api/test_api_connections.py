@@ -17,7 +17,7 @@ import pytest
 
 from serving.api.app import create_app
 from serving.api.protocol import HEAD_BYTES_MAX, PIPELINED_MAX
-from serving.api.server import HotServer, configure
+from serving.api.server import DRAIN_S_MAX, Acceptor, HotServer, configure
 from tests.serving.api.support import SEVEN, logged, make_experiment, run
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -253,6 +253,29 @@ def test_what_has_arrived_when_the_server_drains_is_answered_and_the_connection_
 
     talk(tmp_path, conversation)
     assert [event.event_id for event in logged(tmp_path)] == ["first", "second"]
+
+
+def test_a_connection_taken_in_the_moment_of_a_drain_does_not_hold_it_up(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> float:
+        config = configure(create_app(tmp_path, writer_id="w0-test", clock=lambda: datetime.now(UTC), durable=False))
+        config.load()
+        server = HotServer(config)
+        server.lifespan = config.lifespan_class(config)
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await server.startup(sockets=[listener])
+            (acceptor,) = server.servers
+            assert isinstance(acceptor, Acceptor)
+            with socket.create_connection(listener.getsockname()):
+                while not acceptor.opening:
+                    await asyncio.sleep(0)
+                started = loop.time()
+                await server.shutdown()
+                return loop.time() - started
+
+    assert run(scenario()) < DRAIN_S_MAX / 2
 
 
 def test_a_connection_that_keeps_the_server_waiting_is_closed(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from bandit.eventlog import live_heartbeats, survey
 from bandit.events import ActivationEvent, RewardEvent
 from bandit.experiment import Experiment
 from bandit.settings import merge_settings
+from serving.api.decider import ExperimentServer
+from serving.api.metrics import render
+from serving.api.requests import RecommendRequest
 from tests.serving.api.support import (
     JSON,
     SEVEN,
@@ -312,6 +315,24 @@ def test_two_equal_questions_at_once_are_one_decision(tmp_path: Path) -> None:
 
     run(scenario())
     assert len(decisions(tmp_path)) == 1
+
+
+def test_the_workers_of_two_services_on_one_directory_are_series_of_their_own(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    earlier, later = (
+        ExperimentServer(tmp_path, "default", writer_id=name, clock=lambda: datetime.now(UTC), durable=False)
+        for name in ("w0-18c9a-1", "w0-18c9b-2")
+    )
+    earlier.count_decisions(earlier.decide(RecommendRequest(context={}))[0])
+    for server in (earlier, later):
+        server.heartbeat()
+    text = render({"default": live_heartbeats(experiment.paths)}, datetime.now(UTC)).decode()
+    earlier.close()
+    later.close()
+    assert 'rewardloop_decisions_total{experiment="default",worker="w0"} 1' in text
+    assert 'rewardloop_decisions_total{experiment="default",worker="w0-2"} 0' in text
+    series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(series) == len(set(series))
 
 
 def test_metrics_add_up_over_the_workers(tmp_path: Path) -> None:
