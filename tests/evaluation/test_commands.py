@@ -85,11 +85,16 @@ def test_misuse_is_one_line_and_two(tmp_path: Path) -> None:
 def test_the_fast_pass_gives_what_the_plain_one_gives() -> None:
     narrow = make_world(2).log(np.random.default_rng(2), 50_000)
     ragged = ScoredRows.concat([narrow.slice(0, 500), make_world(3, k=3).log(np.random.default_rng(3), 400)])
-    for rows in (narrow, ragged):
+    wide = make_world(4, k=40, sharp=2.0).log(np.random.default_rng(4), 36_000)
+    for rows in (narrow, wide, ragged):
         fast, plain = paired_summary(rows), paired_lift(rows)
         assert fast.lift.value == pytest.approx(plain.value, abs=1e-12)
         assert fast.lift.se == pytest.approx(plain.se, rel=1e-9)
-    assert paired_summary(replace(narrow, candidate=narrow.champion)).lift.value == 0.0
+        weights = rows.at_action(rows.candidate) / rows.propensity
+        assert fast.ess[0] == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-9)
+        assert (fast.mean_weight[0], fast.max_weight[0]) == pytest.approx((weights.mean(), weights.max()), rel=1e-12)
+    for rows in (narrow, wide):
+        assert paired_summary(replace(rows, candidate=rows.champion)).lift.value == 0.0
 
 
 def test_a_policy_that_the_log_can_hardly_show_is_refused_and_comes_last() -> None:
