@@ -41,6 +41,7 @@ _TITLES = {
     "weight_tail": "Heaviest rows",
     "overlap": "Overlap with the log",
     "telling_draws": "Telling draws",
+    "subjects": "Effective subjects",
     "estimators_agree": "Estimators agree",
     "pmf_sums_to_one": "Distributions sum to 1",
     "propensity_is_in_pmf": "Probability fits distribution",

@@ -65,7 +65,7 @@ def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tamp
     rows, cert = evaluated()
     old = dict(cert, rules_version=1)
     old["digest"] = certificates._digest(old)
-    other = "made by rule version 1, this is version 2"
+    other = "made by rule version 1, this is version 3"
     found = verify_certificate(old, rows)
     assert len(found) == 1 and other in found[0]
     forged = json.loads(json.dumps(old))
