@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from evaluation.svg import WIDTH, number, scale_for, ticks
+from evaluation.svg import number, scale_for, ticks
 
 SHOWN_MAX = 200
+WIDTH = 520
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#1d2433;max-width:60em;margin:1.5em auto;padding:0 1em}"

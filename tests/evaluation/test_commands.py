@@ -176,6 +176,18 @@ def test_every_evaluation_of_a_loop_verifies_and_a_touched_one_does_not(loop: Pa
     path.write_bytes(whole)
     assert code == 1
     assert "rows.n" in out
+    for name, said in (
+        ("certificate.json", "certificate.json cannot be read"),
+        ("scored.parquet", "scored"),
+        ("report.html", "report.html is not the page"),
+    ):
+        path = folders[-1] / name
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b'"format"', b'"format', 1) if name.endswith("json") else whole[:-40])
+        code, out, err = rewardloop("report", "verify", folders[-1].name, "--data-dir", str(loop))
+        path.write_bytes(whole)
+        assert (code, said in out, "Traceback" in err) == (1, True, False), (name, out, err)
+    assert rewardloop("report", "verify", folders[-1].name, "--data-dir", str(loop))[0] == 0
     assert rewardloop("report", "verify", "e-none", "--data-dir", str(loop))[0] == 2
 
 
