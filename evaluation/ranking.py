@@ -83,15 +83,18 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
     # the comparison's own evidence is not in question here
     poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
     wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
-    answer = " ".join(wrong + poor)
     reach = care.reach_up(z)
+    lower, upper = value.value - reach, value.value + reach
+    if lower <= used.reward.min() and upper >= used.reward.max():
+        poor.append(f"The interval from {lower:.2f} to {upper:.2f} holds every reward there was: the log cannot tell.")
+    answer = " ".join(wrong + poor)
     return Ranked(
         policy=name,
         n=n,
         value=value.value,
         se=value.se if math.isfinite(value.se) else None,
-        lower=value.value - reach,
-        upper=value.value + reach,
+        lower=lower,
+        upper=upper,
         lift_over_logged=lift.value if math.isfinite(lift.value) else None,
         lift_se=lift.se if math.isfinite(lift.se) else None,
         ess=ess,

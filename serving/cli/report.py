@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bandit.errors import InvalidInput, NotFound
-from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.common import Common, common, figure, print_json, print_table, say
 from serving.cli.report_value import apprentice, value
 
 
@@ -86,7 +86,7 @@ def history(common: Common, *, out: Path | None) -> None:
         print_json({"evaluations": certificates})
     else:
         keys = ("created_at", "id", "outcome", "n", "lift", "lower", "upper")
-        print_table("Evaluations", list(keys), [[_figure(entry[key]) for key in keys] for entry in certificates])
+        print_table("Evaluations", list(keys), [[figure(entry[key], "+.4f") for key in keys] for entry in certificates])
 
 
 @command.command("track-record")
@@ -130,8 +130,8 @@ def track_record(common: Common) -> None:
     lines = [
         [
             r["model_id"],
-            *map(_figure, r["predicted"].values()),
-            *(_figure((r["realised"] or {}).get(k)) for k in ("lift", "lower", "upper")),
+            *(figure(value, "+.4f") for value in r["predicted"].values()),
+            *(figure((r["realised"] or {}).get(k), "+.4f") for k in ("lift", "lower", "upper")),
             r["outcome"],
         ]
         for r in records
@@ -139,11 +139,6 @@ def track_record(common: Common) -> None:
     names = ["model", "predicted", "lower", "upper", "realised", "lower ", "upper ", ""]
     print_table("Champions: lift over the one before", names, lines)
     say("A prediction that led to a promotion was selected for being high: expect the realised lift to be lower.")
-
-
-def _figure(value: Any) -> Any:
-    """A lift as people read it; other cells stay what they are."""
-    return f"{value:+.4f}" if isinstance(value, float) else value
 
 
 def _rolled_back(entry: dict[str, Any] | None, by_id: dict[str, dict[str, Any]]) -> dict[str, Any] | None:

@@ -111,6 +111,20 @@ def test_a_policy_that_the_log_can_hardly_show_is_refused_and_comes_last() -> No
     assert "needed" in unknown.answer
 
 
+def test_an_interval_that_holds_every_reward_is_no_answer() -> None:
+    """The candidate's other choice was never drawn, and would be once in 100,000 rows: anything may come of it."""
+    rows = classes(3).log(np.random.default_rng(1), 3000)
+    n, rng = len(rows), np.random.default_rng(3)
+    mu = np.tile([1 - 4e-5, 1e-5, 1e-5, 1e-5, 1e-5], n)
+    other = np.where(np.repeat(np.arange(n) % 5 == 0, 5), np.tile([0, 1.0, 0, 0, 0], n), np.tile([1.0, 0, 0, 0, 0], n))
+    reward = (rng.random(n) < 0.5).astype(float)
+    hidden = replace(
+        rows, candidate=other, pmf=mu, action=np.zeros(n, int), propensity=np.full(n, 1 - 4e-5), reward=reward
+    )
+    (found,) = rank({"hidden": hidden})
+    assert (found.answered, "holds every reward there was" in found.answer) == (False, True)
+
+
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop")
@@ -130,6 +144,7 @@ def test_policies_are_ranked_on_a_log(loop: Path) -> None:
     # .784 of all rows are of class 1; 1,000 of them have a share of their own, with a standard error of .013
     assert found["action:1"]["lower"] < 0.784 + 3 * 0.013
     assert found["action:1"]["upper"] > 0.784 - 3 * 0.013
+    assert rewardloop("evaluate", "--policy", "action:none", "--data-dir", str(loop))[0] == 2
     # the champion learnt from most of the log, so that few rows may speak about it
     assert found["champion"]["n"] < found["uniform"]["n"]
 
