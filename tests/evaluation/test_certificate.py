@@ -160,11 +160,22 @@ def test_a_placebo_redraws_from_the_logged_distribution() -> None:
 
 def test_history_shows_each_evaluation() -> None:
     entries = [
-        {"id": f"e{i}", "outcome": outcome, "n": 500, "lift": 0.01 * i, "lower": -0.1, "upper": 0.2}
+        {
+            "id": f"e{i}",
+            "created_at": f"2026-01-0{i + 1}T10:00:00Z",
+            "outcome": outcome,
+            "n": 500,
+            "lift": 0.01 * i,
+            "lower": -0.1,
+            "upper": 0.2,
+        }
         for i, outcome in enumerate(["initial", "hold", "insufficient", "promote"])
     ]
     page = render_history(entries, "a <b> c")
     assert page.count("<circle") == 4
+    assert page.count(">n = 500<") == 4
+    assert ">2026-01-03<" in page
+    assert '<b class="hold">1 hold</b>' in page
     assert "<b>" not in page
     assert "No evaluation" in render_history([], "x")
 
