@@ -57,6 +57,7 @@ class Encoding(_Section, frozen=True):
     numbers: Literal["bins", "zscore"] = "bins"
     bins: Annotated[int, Meta(ge=2, le=256)] = 32
     interactions: Literal["auto", "pairs", "linear"] = "auto"
+    refit_rows_max: Annotated[int, Meta(ge=50, le=10_000_000)] = 50_000
 
 
 class Exploration(_Section, frozen=True):

@@ -32,6 +32,7 @@ MEANING: dict[str, str] = {
     "rewards.events": "named events and their worth: { click = { value = 1 }, watched = { scale = 0.02, max = 1 } }",
     "encoding.numbers": "quantile bins fitted on logged rows, or z-scores as the published recipes use",
     "encoding.bins": "quantile bins per number, at most",
+    "encoding.refit_rows_max": "up to so many rows, bins are fitted anew (and all is learnt again) as rows double",
     "encoding.interactions": "what the policy crosses with the action: pairs of context features, or single ones",
     "exploration.algorithm": "how the policy explores",
     "exploration.epsilon": "egreedy: share of uniform exploration",

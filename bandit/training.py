@@ -28,9 +28,7 @@ from bandit.vw_policy import VWPolicy
 __all__ = ["Learning", "RewardScale", "Scores"]
 
 FIRST_REFIT_ROWS = 50
-"""The encoder is first fitted after so many rows, then each time the rows have doubled."""
-REFIT_ROWS_MAX = 50_000
-"""Beyond this many rows quantiles hardly move, and learning everything again would take long."""
+"""The encoder is first fitted after so many rows, then each time they have doubled, to `encoding.refit_rows_max`."""
 REPEATED_ROWS_MAX = 5_000
 """A log of so many rows is read `learning.passes` times when it is learnt anew; a longer one teaches enough in one."""
 TEXTS_MAX = 2000
@@ -174,7 +172,7 @@ class Learning:
         position = 0
         while True:
             end = len(rows)
-            if history is not None and self.rows_learnt <= REFIT_ROWS_MAX:
+            if history is not None and self.rows_learnt <= self.settings.encoding.refit_rows_max:
                 if self.rows_learnt >= self._refit_at:
                     if past is None:
                         past = list(history())

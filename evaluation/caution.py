@@ -11,7 +11,8 @@ e² = (Σ Δ_a² (r − q̂_a)² + κ w² s²)/(Σ Δ_a² + κ w²), the signed 
 The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical value is moved with the skewness (Hall 1992,
 "On the removal of skewness by transformation"): up by at most .75 where large losses are rare, down by at most .3 where
 large gains are, because then the mean and its own SE rise together and the plain bound is right too often; and up by
-1.5/h, because with few draws the misses themselves are hardly known.
+1.5/h, because with few draws the misses themselves are hardly known. With subjects it also rises by 1.5 over their
+effective number, as Student's t does: their spread is known from so many numbers only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.estimators import Estimate
+from evaluation.lift import subjects_of
 from evaluation.scored import Floats, ScoredRows
 
 PSEUDO_DRAWS = 4.0
@@ -46,13 +48,15 @@ SUMS = 7
 class Caution:
     """The SE and skewness that a bound should reckon with, and the effective number of telling draws expected.
 
-    `clock` is V₂, the information so far up to a factor: it only grows, whatever the rewards.
+    `clock` is V₂, the information so far up to a factor: it only grows, whatever the rewards. `subjects`: the effective
+    number of subjects, infinite where rows stand for themselves.
     """
 
     se: float
     skewness: float
     draws: float
     clock: float
+    subjects: float = math.inf
 
     @property
     def shift(self) -> float:
@@ -61,8 +65,9 @@ class Caution:
 
     @property
     def doubt(self) -> float:
-        """How far the critical value is moved up because few draws tell."""
-        return FEW_DRAWS / self.draws if self.draws > 0 else 0.0
+        """How far the critical value is moved up because few draws, or few subjects, tell."""
+        few = FEW_DRAWS / self.draws if self.draws > 0 else 0.0
+        return few + (FEW_DRAWS / self.subjects if self.subjects > 0 else 0.0)
 
     def reach(self, z: float) -> float:
         """How far below the lift its lower bound lies at critical value `z`."""
@@ -85,26 +90,29 @@ def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weight
         part = None if weights is None else weights[start : start + len(chunk)]
         sums += caution_sums(chunk, paired=paired, weights=part)
         start += len(chunk)
-    return caution_of(sums, len(rows), estimate.se, clustered=rows.cluster is not None)
+    return caution_of(sums, len(rows), estimate.se, subjects=subjects_of(rows))
 
 
-def caution_of(sums: Floats, n: int, se: float, *, clustered: bool = False) -> Caution:
-    """The caution due to an estimate with standard error `se` on n rows, from their (added up) `caution_sums`."""
+def caution_of(sums: Floats, n: int, se: float, *, subjects: float = math.inf) -> Caution:
+    """The caution due to an estimate with standard error `se` on n rows, from their (added up) `caution_sums`.
+
+    `subjects`: the effective number of subjects, infinite where rows stand for themselves.
+    """
     if n < 2:
         return Caution(0.0, 0.0, 0.0, 0.0)
     seconds, thirds, drawn_seconds, drawn_thirds, seen_seconds, seen_thirds, misses = sums.tolist()
     if seconds <= 0 or thirds <= 0:
-        return Caution(se, 0.0, 0.0, 0.0)
+        return Caution(se, 0.0, 0.0, 0.0, subjects)
     size = thirds / seconds
     usual = misses / n
     pseudo = PSEUDO_DRAWS * size**2
     missed = (seen_seconds + pseudo * usual) / (drawn_seconds + pseudo)
     skewed = (-seen_thirds + pseudo * size * usual**1.5) / (drawn_thirds + pseudo * size)
-    variance = max(seconds * missed, (n * se) ** 2)
+    variance = max(seconds * missed, (n * se) ** 2 if math.isfinite(se) else 0.0)
     skewness = thirds * skewed / variance**1.5 if variance > 0 else 0.0
-    if clustered:
+    if math.isfinite(subjects):
         skewness = max(0.0, skewness)
-    return Caution(math.sqrt(variance) / n, skewness, seconds**3 / thirds**2, seconds)
+    return Caution(math.sqrt(variance) / n, skewness, seconds**3 / thirds**2, seconds, subjects)
 
 
 def caution_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> Floats:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bandit.errors import InvalidScores
 from evaluation.audit import propensity_checks
 from evaluation.checks import Check, without_support
 from evaluation.diagnostics import diagnose
@@ -138,10 +139,36 @@ def verify_certificate(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
     not depend on the rules; the last line then says so.
     """
     differences = []
-    if cert.get("digest") != _digest(cert):
+    if not seal_holds(cert):
         differences.append("the certificate was changed after it was sealed (its digest does not match)")
-    if rows.digest() != cert["rows"]["digest"]:
+    if rows.digest() != _said(cert, "rows", "digest"):
         differences.append("the scored rows are not those the certificate was made from (their digest does not match)")
+    try:
+        return differences + _again(cert, rows)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidScores) as error:
+        if not differences:
+            raise
+        return [*differences, f"it cannot be computed again ({type(error).__name__}: {error})"]
+
+
+def _said(cert: Mapping[str, Any], *path: str) -> Any:
+    """What stands there in a certificate that may be damaged; None where nothing does."""
+    at: Any = cert
+    for key in path:
+        at = at.get(key) if isinstance(at, Mapping) else None
+    return at
+
+
+def seal_holds(cert: Mapping[str, Any]) -> bool:
+    """Whether a certificate is what it was when it was sealed."""
+    try:
+        return bool(cert.get("digest") == _digest(cert))
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+def _again(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
+    differences: list[str] = []
     if other := made_by_other_rules(cert):
         used = rows.where(~without_support(rows))
         totals = totals_of_events(used.reduce(), _hyper_of(cert["hyper"]))

@@ -20,6 +20,9 @@ from evaluation.scored import ScoredRows
 REWARD_VALUES_MAX = 1 << 16
 """Different rewards that are counted one by one; the commonest is taken to be among the first so many."""
 
+SUBJECTS_MIN = 20
+"""Effective number of subjects below which their spread is too badly known for any bound."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -118,6 +121,11 @@ def draws_check(draws: float, limit: float) -> Check:
     text = f"{draws:,.1f} telling draws are expected where the policies differ"
     text += "." if enough else f", {limit:,.1f} are needed: the log hardly shows what the candidate would do there."
     return Check("telling_draws", "floor", "pass" if enough else "insufficient", draws, limit, text)
+
+
+def subjects_check(subjects: float) -> Check:
+    """A floor on the effective number of subjects: a spread known from few of them is hardly known."""
+    return _at_least("subjects", subjects, SUBJECTS_MIN, "effective subjects")
 
 
 def agreement_note(totals: Totals) -> Check:

@@ -15,14 +15,17 @@ import numpy as np
 from evaluation.estimators import Estimate
 from evaluation.scored import Floats, ScoredRows
 
-CHUNK_VALUES, CHUNK_ROWS_MAX = 1 << 19, 1 << 14
-"""Values (rows × actions) and rows at a time: what the sums per row are made of stays in the shared cache."""
+CHUNK_ROWS = 1 << 15
+"""Rows at a time for what there is one number of per row: long enough that calling numpy costs next to nothing."""
+
+RAGGED_VALUES = 1 << 19
+"""Values (rows × actions) at a time where rows offer different numbers of actions."""
 
 BLOCK_VALUES = 1 << 17
-"""Values at a time within a chunk: the differences of two policies stay in a core's own cache."""
+"""Values at a time within a chunk: a block is still in the cache when its logged actions are looked up."""
 
-WIDE = 16
-"""From so many actions on a row is multiplied by itself; narrower ones are quicker as one product with ones."""
+WIDE = 32
+"""From so many actions on each row is a product of its own; narrower ones are quicker as one product with ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def paired_summary(rows: ScoredRows) -> PairedSummary:
     n, width = len(rows), rows.width
     if n == 0:
         return PairedSummary(Estimate(math.nan, math.nan, 0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
-    terms = (_reduced(chunk) for chunk in rows.chunks(CHUNK_VALUES)) if width is None else _terms(rows, width)
+    terms = (_reduced(chunk) for chunk in rows.chunks(RAGGED_VALUES)) if width is None else _terms(rows, width)
     mean = squares = 0.0
     seen = 0
     totals, of_squares, biggest = np.zeros(2), np.zeros(2), np.zeros(2)
@@ -80,32 +83,35 @@ def _reduced(chunk: ScoredRows) -> tuple[Floats, Floats]:
 def _terms(rows: ScoredRows, width: int) -> Iterator[tuple[Floats, Floats]]:
     """Paired lift of each row of a chunk, (m,), and both policies' weights, (2, m); the buffers are used again."""
     n = len(rows)
-    step = max(1, min(n, CHUNK_ROWS_MAX, CHUNK_VALUES // width))
-    block = max(1, BLOCK_VALUES // width)
+    step = min(n, CHUNK_ROWS)
+    block = max(1, min(step, BLOCK_VALUES // width))
     scratch, ones = np.empty((block, width)), np.ones(width)
-    first = np.arange(step) * width
+    first = np.arange(block) * width
     at, weights, lifts, missed, change = np.empty_like(first), np.empty((2, step)), *np.empty((3, step))
     for start in range(0, n, step):
         m = min(step, n - start)
-        these, of_rows = slice(start * width, (start + m) * width), slice(start, start + m)
-        candidate, champion, q = rows.candidate[these], rows.champion[these], rows.q[these]
-        lift, miss, gap, w = lifts[:m], missed[:m], change[:m], weights[:, :m]
         for low in range(0, m, block):
             high = min(low + block, m)
-            part, between = slice(low * width, high * width), scratch[: high - low]
+            these = slice((start + low) * width, (start + high) * width)
+            candidate, champion, q = rows.candidate[these], rows.champion[these], rows.q[these]
+            between = scratch[: high - low]
             shape = between.shape
-            np.subtract(candidate[part].reshape(shape), champion[part].reshape(shape), out=between)
+            np.subtract(candidate.reshape(shape), champion.reshape(shape), out=between)
             if width < WIDE:
-                between *= q[part].reshape(shape)
-                np.matmul(between, ones, out=lift[low:high])
+                between *= q.reshape(shape)
+                np.matmul(between, ones, out=lifts[low:high])
             else:
-                np.einsum("ij,ij->i", between, q[part].reshape(shape), out=lift[low:high])
-        where = np.add(first[:m], rows.action[of_rows], out=at[:m])
-        # positions were checked when the rows were made; "clip" only spares the copy that checking again would need
-        candidate.take(where, out=w[0], mode="clip")
-        champion.take(where, out=w[1], mode="clip")
+                out = lifts[low:high].reshape(-1, 1, 1)
+                np.matmul(between[:, None, :], q.reshape(shape)[:, :, None], out=out)
+            where = np.add(first[: high - low], rows.action[start + low : start + high], out=at[: high - low])
+            # positions were checked when the rows were made; "clip" only spares the copy that checking would need
+            candidate.take(where, out=weights[0, low:high], mode="clip")
+            champion.take(where, out=weights[1, low:high], mode="clip")
+            q.take(where, out=missed[low:high], mode="clip")
+        of_rows = slice(start, start + m)
+        lift, miss, w = lifts[:m], missed[:m], weights[:, :m]
         w /= rows.propensity[of_rows]
-        np.subtract(rows.reward[of_rows], q.take(where, out=miss, mode="clip"), out=miss)
-        miss *= np.subtract(w[0], w[1], out=gap)
+        np.subtract(rows.reward[of_rows], miss, out=miss)
+        miss *= np.subtract(w[0], w[1], out=change[:m])
         lift += miss
         yield lift, w

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evaluation.caution import Caution, caution
-from evaluation.checks import Check, agreement_note, draws_check, without_support
+from evaluation.checks import Check, agreement_note, draws_check, subjects_check, without_support
 from evaluation.estimators import Estimate, Hyper, Totals
 from evaluation.gathering import Gathered
 from evaluation.lift import weighted_lift
@@ -35,7 +35,7 @@ Outcome = Literal["promote", "hold", "insufficient"]
 
 _POWER_Z = NormalDist().inv_cdf(0.8)
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 
@@ -82,7 +82,7 @@ class Verdict:
 
     `lift` is the paired DR lift with its SE, `weighed` the one that the bounds belong to (the same where every stretch
     of the log tells as much); `lower` and `upper` are its one-sided bounds at the tenure's level (critical value `z`).
-    `rejected`: an alarm, or `upper` below what is tolerated; the challenger should restart from the champion.
+    `rejected`: an alarm, or `upper` below 0; the challenger should restart from the champion.
     `keep_rows`: whether the rows judged here belong to the next look too (false after a
     promotion, a rejection and at the end of an epoch). `rows_needed`: further rows, None when unknown.
     """
@@ -179,6 +179,8 @@ def _verdict(
         top_share_max=rules.top_share_max,
         uncovered_max=rules.uncovered_max,
     )
+    if gathered.clustered:
+        everything.append(subjects_check(gathered.subjects))
     everything.append(agreement_note(totals))
     if not gathered.identical:
         everything.append(draws_check(evidence.caution.draws, rules.draws_min))

@@ -17,6 +17,7 @@ from evaluation.caution import SUMS, Caution, caution_of, caution_sums
 from evaluation.checks import Evidence, without_support
 from evaluation.diagnostics import Segments
 from evaluation.estimators import Estimate, Hyper, Totals, no_totals, totals_of_events
+from evaluation.lift import effective_subjects
 from evaluation.scored import ScoredRows
 
 
@@ -91,6 +92,13 @@ class Gathered:
         """Rows left out, by reason."""
         return {"no_support": self.without_support} if self.without_support else {}
 
+    @property
+    def subjects(self) -> float:
+        """The effective number of subjects; infinite where rows stand for themselves."""
+        if not self.clustered:
+            return math.inf
+        return effective_subjects(np.array([rows for _, rows in self._clusters.values()]))
+
     def lift(self) -> Estimate:
         """The paired DR lift, its SE over subjects where there are any (Liang & Zeger 1986)."""
         lift = self.totals.lift()
@@ -99,13 +107,13 @@ class Gathered:
         sums = np.array(list(self._clusters.values()))
         groups = len(sums)
         if groups < 2:
-            return Estimate(lift.value, 0.0, self.n)
+            return Estimate(lift.value, math.nan, self.n)
         centred = sums[:, 0] - sums[:, 1] * lift.value
         return Estimate(lift.value, math.sqrt(groups / (groups - 1) * float(centred @ centred)) / self.n, self.n)
 
     def caution(self) -> Caution:
         """The caution due to the lift, every row weighing the same."""
-        return caution_of(self._caution, self.n, self.lift().se, clustered=self.clustered)
+        return caution_of(self._caution, self.n, self.lift().se, subjects=self.subjects)
 
 
 def _wider(known: tuple[float, float], low: float, high: float) -> tuple[float, float]:

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from evaluation.svg import WIDTH, number, scale_for, ticks
+from evaluation.svg import number, scale_for, ticks
 
 SHOWN_MAX = 200
+WIDTH = 520
+DATED_MAX = 6
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#1d2433;max-width:60em;margin:1.5em auto;padding:0 1em}"
     "svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#5c667a}"
     ".grid{stroke:#dfe3ea}.zero{stroke:#5c667a}.promote{stroke:#18794e;fill:#18794e}.hold{stroke:#b42318;fill:#b42318}"
+    "b{stroke:none!important}b.promote{color:#18794e}b.hold{color:#b42318}b.insufficient{color:#8a5a00}b.initial{color:#2458d6}"
     ".insufficient{stroke:#b98a2f;fill:#b98a2f}.initial{stroke:#2458d6;fill:#2458d6}"
 )
 
@@ -22,7 +25,7 @@ def render_history(evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
     """A self-contained HTML page; entries have `id, outcome, n, lift, lower, upper`, oldest first (200 are shown)."""
     shown = [entry for entry in evaluations if entry["lift"] is not None][-SHOWN_MAX:]
     legend = ", ".join(
-        f"{sum(entry['outcome'] == outcome for entry in evaluations)} {outcome}"
+        f'<b class="{outcome}">{sum(entry["outcome"] == outcome for entry in evaluations)} {outcome}</b>'
         for outcome in ("promote", "hold", "insufficient", "initial")
     )
     picture = _picture(shown) if shown else "<p>No evaluation has a lift yet.</p>"
@@ -36,7 +39,7 @@ def render_history(evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def _picture(shown: Sequence[Mapping[str, Any]]) -> str:
-    height, left, bottom = 280, 56, 24
+    height, left, bottom = 290, 56, 40
     ends = sorted(float(entry[key]) for entry in shown for key in ("lift", "lower", "upper") if entry[key] is not None)
     # a few early bounds are so wide that they would flatten everything else
     low, high = ends[len(ends) // 50], ends[-1 - len(ends) // 50]
@@ -60,4 +63,7 @@ def _picture(shown: Sequence[Mapping[str, Any]]) -> str:
             f'<g class="{escape(kind)}"><title>{title}</title><line x1="{x}" x2="{x}" y1="{lower}" y2="{upper}"/>'
             f'<circle cx="{x}" cy="{y(float(entry["lift"]))}" r="{4 if kind == "promote" else 2.5}"/></g>'
         )
+        if index % max(1, -(-len(shown) // DATED_MAX)) == 0:
+            for below, text in ((24, str(entry.get("created_at") or "")[:10]), (10, f"n = {entry['n']:,}")):
+                out.append(f'<text x="{x}" y="{height - below}" text-anchor="middle">{escape(text)}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Lift over time">{"".join(out)}</svg>'

@@ -50,7 +50,10 @@ def mean_with_se(values: Floats) -> Estimate:
 
 
 def clustered_mean(values: Floats, cluster: Sequence[str]) -> Estimate:
-    """Mean over rows with the cluster-robust SE: √(G/(G−1) Σ_g (S_g − n_g·mean)²)/n (Liang & Zeger 1986)."""
+    """Mean over rows with the cluster-robust SE: √(G/(G−1) Σ_g (S_g − n_g·mean)²)/n (Liang & Zeger 1986).
+
+    One subject alone says nothing about how subjects differ: its SE is NaN.
+    """
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, 0)
@@ -59,5 +62,23 @@ def clustered_mean(values: Floats, cluster: Sequence[str]) -> Estimate:
     mean = float(values.mean())
     sums = np.bincount(of_row, values - mean, groups)
     if groups < 2:
-        return Estimate(mean, 0.0, n)
+        return Estimate(mean, math.nan, n)
     return Estimate(mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / n, n)
+
+
+def effective_subjects(sizes: Floats) -> float:
+    """(Σ n_g)²/Σ n_g² of the numbers of rows of each subject: as many subjects with as many rows each tell as much.
+
+    >>> effective_subjects(np.array([10.0, 10.0])), effective_subjects(np.array([98.0, 1.0, 1.0])) < 1.05
+    (2.0, True)
+    """
+    squares = float(sizes @ sizes)
+    return float(sizes.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def subjects_of(rows: ScoredRows) -> float:
+    """The effective number of subjects of `rows`; infinite where rows stand for themselves."""
+    if rows.cluster is None:
+        return math.inf
+    _, sizes = np.unique(np.asarray(rows.cluster, dtype=object).astype(str), return_counts=True)
+    return effective_subjects(sizes.astype(np.float64))

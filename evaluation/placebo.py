@@ -42,7 +42,7 @@ class Placebo:
         """The result in a sentence."""
         return (
             f"On {self.runs:,} versions of the latest {self.rows:,} rows with redrawn actions and shuffled rewards, "
-            f"where no policy is better, one look at level {self.alpha:g} promotes {self.promoted / self.runs:.1%}, "
+            f"where no policy is better, one look at level {self.alpha:.3g} promotes {self.promoted / self.runs:.1%}, "
             f"a rule that takes the higher estimate {self.higher / self.runs:.0%}."
         )
 

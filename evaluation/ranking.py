@@ -13,11 +13,11 @@ from typing import Any
 
 from evaluation.audit import propensity_checks
 from evaluation.caution import caution
-from evaluation.checks import Evidence, without_support
-from evaluation.estimators import totals_of_events
+from evaluation.checks import Evidence, subjects_check, without_support
+from evaluation.estimators import Estimate, totals_of_events
 from evaluation.gate import GateRules
 from evaluation.lift import clustered_mean, mean_with_se
-from evaluation.scored import ScoredRows
+from evaluation.scored import Floats, ScoredRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Ranked:
 def rank(policies: Mapping[str, ScoredRows], *, level: float = 0.95, rules: GateRules | None = None) -> list[Ranked]:
     """Evaluate each policy on its rows (π in `candidate`, the comparison in `champion`), best first.
 
-    Intervals are widened for their number (Bonferroni) and for skewness, and never narrower than what the log can
-    vouch for (`evaluation.caution`). Policies without an answer come last.
+    Intervals count subjects where there are any, are widened for their number (Bonferroni) and for skewness, and are
+    never narrower than what the log can vouch for (`evaluation.caution`). Policies without an answer come last.
     """
     rules = rules or GateRules()
     z = NormalDist().inv_cdf(1 - (1 - level) / 2 / max(1, len(policies)))
@@ -63,10 +63,8 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
         return Ranked(name, 0, None, None, None, None, None, None, 0.0, False, "No row of the log can speak about it.")
     events = used.reduce()
     totals = totals_of_events(events)
-    value = totals.estimate("dr", "candidate")
     terms = events.dm_candidate + events.w_candidate * events.residual
-    over = terms - events.reward
-    lift = mean_with_se(over) if used.cluster is None else clustered_mean(over, used.cluster)
+    value, lift = _mean(terms, used), _mean(terms - events.reward, used)
     care = caution(used, value, paired=False)
     ess = totals.ess("candidate")
     evidence = Evidence(n)
@@ -79,22 +77,31 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
         top_share_max=rules.top_share_max,
         uncovered_max=rules.uncovered_max,
     )
+    if used.cluster is not None:
+        checks.append(subjects_check(care.subjects))
     audit = propensity_checks(used)
     # the comparison's own evidence is not in question here
     poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
     wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
-    answer = " ".join(wrong + poor)
     reach = care.reach_up(z)
+    lower, upper = value.value - reach, value.value + reach
+    if lower <= used.reward.min() and upper >= used.reward.max():
+        poor.append(f"The interval from {lower:.2f} to {upper:.2f} holds every reward there was: the log cannot tell.")
+    answer = " ".join(wrong + poor)
     return Ranked(
         policy=name,
         n=n,
         value=value.value,
-        se=value.se,
-        lower=value.value - reach,
-        upper=value.value + reach,
+        se=value.se if math.isfinite(value.se) else None,
+        lower=lower,
+        upper=upper,
         lift_over_logged=lift.value if math.isfinite(lift.value) else None,
         lift_se=lift.se if math.isfinite(lift.se) else None,
         ess=ess,
         answered=not answer,
         answer=answer,
     )
+
+
+def _mean(values: Floats, rows: ScoredRows) -> Estimate:
+    return mean_with_se(values) if rows.cluster is None else clustered_mean(values, rows.cluster)

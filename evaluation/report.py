@@ -6,7 +6,9 @@ from a stored certificate. No script, no font, no image from elsewhere; made for
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -20,6 +22,7 @@ from evaluation.scored import ScoredRows
 ACTIONS_SHOWN = 12
 DAYS_SHOWN = 31
 SEGMENTS_SHOWN = 20
+LABEL_MAX = 12
 
 _NAMES = {
     "dr": "DR",
@@ -41,6 +44,7 @@ _TITLES = {
     "weight_tail": "Heaviest rows",
     "overlap": "Overlap with the log",
     "telling_draws": "Telling draws",
+    "subjects": "Effective subjects",
     "estimators_agree": "Estimators agree",
     "pmf_sums_to_one": "Distributions sum to 1",
     "propensity_is_in_pmf": "Probability fits distribution",
@@ -65,6 +69,7 @@ def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None
         badge=_BADGES[cert["verdict"]["outcome"]],
         headline=_headline(cert),
         name=str(cert.get("experiment") or "Offline evaluation"),
+        created=_time(cert["created_at"]) if cert.get("created_at") else "",
         models=_models(cert),
         champion_word="Uniform" if initial else "Champion",
         tiles=_tiles(cert, initial),
@@ -79,7 +84,24 @@ def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None
         ],
         provenance=_provenance(cert),
         procedure=_tested(cert),
+        edition=edition(),
     )
+
+
+def page_differences(cert: Mapping[str, Any], page: str) -> list[str] | None:
+    """One line when a stored page is not what its certificate gives, else none; None for a page of another edition."""
+    made_by = re.search(r'<meta name="generator" content="(rewardloop report [0-9a-f]{12})">', page)
+    if made_by and made_by[1] != edition():
+        return None
+    return [] if page == render_report(cert) else ["report.html is not the page that the certificate gives"]
+
+
+@lru_cache(maxsize=1)
+def edition() -> str:
+    """Which edition of these pages this is: it changes with whatever could change a page."""
+    sources = ("report.html.j2", "report.py", "svg.py")
+    together = b"".join(resources.files("evaluation").joinpath(name).read_bytes() for name in sources)
+    return "rewardloop report " + hashlib.sha256(together).hexdigest()[:12]
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +151,7 @@ def _tiles(cert: Mapping[str, Any], initial: bool) -> list[dict[str, str]]:
             )
         )
         rules = cert["rules"]
-        tiles.append(_tile("α spent", f"{lift['alpha_spent']:.2g}", f"of {rules['alpha']:g}, epoch {lift['epoch']}"))
+        tiles.append(_tile("α spent", f"{lift['alpha_spent']:.2g}", f"of {rules['alpha']:.3g}, epoch {lift['epoch']}"))
     else:
         value = cert["estimators"]["dr"]["candidate"]
         tiles.append(_tile("Value (DR)", _plain(value["value"]), f"± {_plain(value['se'])} per decision"))
@@ -148,7 +170,7 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
     n = f"{cert['rows']['n']:,} rows"
     second = "uniform" if initial else "champion"
     keys = [("candidate", "candidate"), ("champion", second)]
-    figures = []
+    figures = [_deciding(cert, n, initial)] if cert["lift"]["value"] is not None else []
     groups = [_bars(name, cert["estimators"][key]) for key, name in _NAMES.items()]
     groups = [group for group in groups if group]
     if groups:
@@ -165,7 +187,9 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
         marks = _marks(cert, curve)
         picture = svg.band(curve, marks=marks, title="Running paired lift with 95% band", unit="rows")
         note = "Running mean of the paired DR lift with its 95% band"
-        note += "; triangles are the lower bounds the gate looked at." if marks else "."
+        note += (
+            "; triangles are lower bounds at the gate’s looks (at earlier ones, of the plain mean)." if marks else "."
+        )
         figures.append(_figure("Lift over time", note, picture, n))
     weights = diagnostics.get("weights")
     if weights:
@@ -207,11 +231,39 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
     return figures
 
 
+def _deciding(cert: Mapping[str, Any], n: str, initial: bool) -> dict[str, Any]:
+    """The lift with its interval and, where a gate was asked, with the bounds that decide."""
+    lift = cert["lift"]
+    groups = [[svg.Bar("95%", lift["value"], _or(lift["lower"], lift), _or(lift["upper"], lift), "lift")]]
+    note, line = "Paired DR lift over uniform choice, with its 95% interval.", (0.0, "no lift")
+    if not initial:
+        weighed, rules = lift["weighed"]["value"], cert["rules"]
+        bounds = (_or(lift["bound_lower"], lift), _or(lift["bound_upper"], lift))
+        groups.append([svg.Bar("Gate", weighed, *bounds, "gate")])
+        note = (
+            "Paired DR lift per decision: the 95% interval of this one look, and the gate’s bounds, which hold however "
+        )
+        note += "often it looks. Its lower one must pass the dashed line."
+        needed = rules["margin"] if rules["mode"] == "superiority" else None
+        if rules["mode"] == "noninferiority":
+            value = cert["estimators"]["dr"]["champion"]["value"]
+            needed = None if value is None else -rules["margin"] * abs(value)
+        if needed:
+            line = (needed, f"to be passed: {_signed(needed)}")
+    picture = svg.forest(groups, reference=line, title="Paired lift with its interval and the gate's bounds")
+    return _figure("The lift that decides" if not initial else "Lift over uniform choice", note, picture, n)
+
+
+def _or(end: float | None, lift: Mapping[str, Any]) -> float:
+    """An end of an interval, or the lift itself where there is none."""
+    return float(lift["value"] if end is None else end)
+
+
 def _lifts(entries: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
     groups = []
     for entry in entries:
         reach = 1.96 * entry["se"]
-        label = str(entry[name]) or "(none)"
+        label = _clipped(str(entry[name]) or "(none)")
         groups.append([svg.Bar(label, entry["lift"], entry["lift"] - reach, entry["lift"] + reach, "lift")])
     return svg.forest(groups, reference=(0.0, "no lift"), title=title)
 
@@ -229,11 +281,11 @@ def _bars(name: str, roles: Mapping[str, Any]) -> list[svg.Bar]:
 
 
 def _marks(cert: Mapping[str, Any], curve: list[list[float]]) -> list[tuple[float, float]]:
-    """Lower bounds at the looks of this challenger: the running mean there, minus z standard errors."""
+    """Lower bounds at the looks of this challenger: the gate's at this one; before, the running mean − z SE."""
     looks = [(rows, z) for rows, _, _, z in (cert.get("ledger_before") or {}).get("looks", [])]
-    if cert["verdict"]["looked"]:
-        looks.append((cert["rows"]["n"], cert["lift"]["z"]))
     marks = []
+    if cert["verdict"]["looked"] and cert["lift"]["bound_lower"] is not None:
+        marks.append((float(cert["rows"]["n"]), float(cert["lift"]["bound_lower"])))
     for rows, z in looks:
         nearest = min(curve, key=lambda point: abs(point[0] - rows))
         if nearest[0] >= curve[-1][0] * 0.04 and math.isfinite(z):
@@ -247,13 +299,17 @@ def _share_rows(actions: list[Mapping[str, Any]], names: Any) -> list[tuple[str,
     for entry in actions[:ACTIONS_SHOWN]:
         at = int(entry["action"])
         label = str(names[at]) if isinstance(names, list) and at < len(names) else f"position {at}"
-        short = label if len(label) <= 14 else label[:13] + "…"
-        shown.append((short, [(role, float(entry[role])) for role in roles]))
+        shown.append((_clipped(label), [(role, float(entry[role])) for role in roles]))
     rest = actions[ACTIONS_SHOWN:]
     if rest:
         sums = [(role, sum(float(entry[role]) for entry in rest)) for role in roles]
         shown.append((f"{len(rest)} others", sums))
     return shown
+
+
+def _clipped(label: str) -> str:
+    """A label that fits beside a picture; tables have it whole."""
+    return label if len(label) <= LABEL_MAX else label[: LABEL_MAX - 1] + "…"
 
 
 def _check(check: Mapping[str, Any]) -> dict[str, str]:
@@ -262,8 +318,8 @@ def _check(check: Mapping[str, Any]) -> dict[str, str]:
         "mark": _MARKS[check["status"]],
         "title": _TITLES.get(check["name"], check["name"].replace("_", " ")),
         "text": check["text"],
-        "value": _plain(check["value"]),
-        "limit": _plain(check["limit"]),
+        "value": _short(check["value"]),
+        "limit": _short(check["limit"]),
     }
 
 
@@ -287,9 +343,9 @@ def _provenance(cert: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = cert["rows"]
     lines = [("Evaluation", str(cert["id"]))] if cert.get("id") else []
     if rows["first"]:
-        lines.append(("Decisions", f"{rows['first']} to {rows['last']}"))
+        lines.append(("Decisions", f"{_time(rows['first'])} to {_time(rows['last'])}"))
     if cert.get("as_of"):
-        lines.append(("As of", str(cert["as_of"])))
+        lines.append(("As of", _time(cert["as_of"])))
     if rows.get("clusters"):
         lines.append(("Subjects", f"{rows['clusters']:,}"))
     for reason, count in rows["excluded"].items():
@@ -297,7 +353,7 @@ def _provenance(cert: Mapping[str, Any]) -> list[tuple[str, str]]:
     if cert.get("rules"):
         rules = cert["rules"]
         lines.append(
-            ("Gate", f"{rules['mode']}, α {rules['alpha']:g}, margin {rules['margin']:g}, {rules['looks']} looks")
+            ("Gate", f"{rules['mode']}, α {rules['alpha']:.3g}, margin {rules['margin']:g}, {rules['looks']} looks")
         )
         taken = cert["ledger_before"]["taken"] + (1 if cert["verdict"]["looked"] else 0)
         lines.append(("Looks so far", f"{taken} in epoch {cert['lift']['epoch']} of {rules['horizon_rows']:,} rows"))
@@ -328,3 +384,16 @@ def _plain(value: float | None) -> str:
         return "–"
     text = f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.4f}"
     return text.replace("-", "−")
+
+
+def _short(value: float | None) -> str:
+    """Four figures are enough to compare a number with its limit."""
+    if value is None or abs(value) >= 1000 or float(value).is_integer():
+        return _plain(value)
+    return f"{value:.4g}".replace("-", "−")
+
+
+def _time(value: Any) -> str:
+    """A time in UTC to the second, without the letters that machines need."""
+    text = str(value)
+    return f"{text[:10]} {text[11:19]} UTC" if len(text) >= 19 and text[10] in "T " else text

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import InvalidScores
+from evaluation.scored_table import columns_of, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +91,11 @@ class ScoredRows:
     # -- making them -------------------------------------------------------------------------------------
 
     @classmethod
-    def of(cls, scores: Any) -> ScoredRows:
-        """From any object with these fields, such as the `Scores` that training hands out; checks every row."""
+    def of(cls, scores: Any, *, first: int = 0) -> ScoredRows:
+        """From any object with these fields, such as the `Scores` that training hands out; checks every row.
+
+        `first` is the number of the first row, for messages.
+        """
         given = {field.name: getattr(scores, field.name, None) for field in fields(cls)}
         if given["offsets"] is None:
             raise InvalidScores("offsets", "is missing")
@@ -110,7 +114,7 @@ class ScoredRows:
             segment=None if given["segment"] is None else list(given["segment"]),
             slot=None if given["slot"] is None else list(given["slot"]),
         )
-        rows.check()
+        rows.check(first)
         return rows
 
     @classmethod
@@ -184,27 +188,14 @@ class ScoredRows:
         return cls(np.zeros(1, np.int64), none, none, none, np.zeros(0, np.int64), none, none)
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame) -> ScoredRows:
-        """From a table with one row per event; raises `InvalidScores` that names the column.
+    def from_frame(cls, frame: pd.DataFrame, *, first: int = 0) -> ScoredRows:
+        """From a table with one row per event; raises `InvalidScores` that names the column and the row.
 
         Columns `reward`, `propensity`, `action`, `candidate`, `champion`, `q`, and optionally `pmf`, `cluster`,
         `segment`, `slot`, `decided_at`, `event_id`; `candidate`, `champion`, `q` and `pmf` hold one list per row.
+        `first` is the number of the table's first row, where it is a part of a longer one.
         """
-        for name in ("reward", "propensity", "action", "candidate", "champion", "q"):
-            if name not in frame.columns:
-                raise InvalidScores(name, "column is missing", "reward, propensity, action, candidate, champion, q")
-        lengths = np.fromiter((len(_listed(row, "candidate")) for row in frame["candidate"]), np.int64, len(frame))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        given = _Given(
-            offsets=offsets,
-            action=_whole_numbers(frame["action"].to_numpy()),
-            reward=frame["reward"].to_numpy(np.float64),
-            propensity=frame["propensity"].to_numpy(np.float64),
-            **{name: _flat(frame, name, lengths) for name in _RAGGED},
-            **{name: _texts(frame, name) for name in _NAMES},
-            decided_at=_frame_times(frame) if "decided_at" in frame.columns else None,
-        )
-        return cls.of(given)
+        return cls.of(_Given(**columns_of(frame, first=first)), first=first)
 
     # -- reading them ------------------------------------------------------------------------------------
 
@@ -340,8 +331,8 @@ class ScoredRows:
         columns.update({name: list(getattr(self, name)) for name in _NAMES[1:] if getattr(self, name)})
         return pd.DataFrame(columns)
 
-    def check(self) -> None:
-        """Raise `InvalidScores` at the first column that breaks an invariant."""
+    def check(self, first: int = 0) -> None:
+        """Raise `InvalidScores` at the first column that breaks an invariant; `first`: the number of the first row."""
         n = len(self)
         if n < 0 or self.offsets[0] != 0 or (n and int(self.lengths.min()) < 1):
             raise InvalidScores("candidate", "every row needs at least one action")
@@ -356,18 +347,29 @@ class ScoredRows:
             column = getattr(self, name)
             if column is not None and column.shape != (self.values,):
                 raise InvalidScores(name, "has not one entry per action of each row")
-        if not np.isfinite(self.reward).all():
-            raise InvalidScores("reward", "must be finite")
-        if not ((self.propensity > 0) & (self.propensity <= 1)).all():
-            raise InvalidScores("propensity", "must be above 0 and at most 1 (a missing one is never made up)")
-        if not ((self.action >= 0) & (self.action < self.lengths)).all():
-            raise InvalidScores("action", "must be a position in the row's list of actions", "0 to k - 1")
-        if not np.isfinite(self.q).all():
-            raise InvalidScores("q", "must be finite")
+
+        def hold(name: str, good: NDArray[np.bool_], problem: str, limit: str | None = None) -> None:
+            if not good.all():
+                refuse(name, problem, first + int(np.argmin(good)), limit)
+
+        sure = (self.propensity > 0) & (self.propensity <= 1)
+        places = (self.action >= 0) & (self.action < self.lengths)
+        hold("reward", np.isfinite(self.reward), "must be a finite number")
+        hold("propensity", sure, "must be above 0 and at most 1; a missing one is never made up")
+        hold("action", places, "must be a position in the row's list of actions", "0 to k - 1")
+        hold("q", self._everywhere(np.isfinite(self.q)), "must be finite numbers")
         for name in ("candidate", "champion"):
             column = getattr(self, name)
-            if not (column >= 0).all() or not (abs(self.per_row(column) - 1) <= _SUM_TOLERANCE).all():
-                raise InvalidScores(name, "must be probabilities that sum to 1 in each row", f"1 ± {_SUM_TOLERANCE}")
+            fair = self._everywhere(column >= 0) & (abs(self.per_row(column) - 1) <= _SUM_TOLERANCE)
+            hold(name, fair, "must be probabilities that sum to 1", f"1 ± {_SUM_TOLERANCE}")
+        if self.pmf is not None:
+            missing = np.isnan(self.pmf)
+            whole = self._everywhere(np.isfinite(self.pmf)) | self._everywhere(missing)
+            hold("pmf", whole, "must be given for all of the row's actions, or for none")
+
+    def _everywhere(self, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether all of a row's entries are good: shape (values,) → (n,)."""
+        return np.ones(len(self), bool) if good.all() else self.per_row(good.astype(np.float64)) == self.lengths
 
 
 def column_bytes(column: NDArray[Any] | Sequence[str]) -> bytes:
@@ -392,52 +394,3 @@ def _times(values: Any) -> Times | None:
         return values.astype("datetime64[us]")
     plain = [v.astimezone(UTC).replace(tzinfo=None) if isinstance(v, datetime) and v.tzinfo else v for v in values]
     return np.array(plain, "datetime64[us]")
-
-
-def _frame_times(frame: pd.DataFrame) -> Times:
-    import pandas as pd
-
-    try:
-        times = pd.DatetimeIndex(pd.to_datetime(frame["decided_at"], utc=True)).tz_localize(None)
-    except (ValueError, TypeError):
-        raise InvalidScores("decided_at", "must be a time") from None
-    return np.asarray(times.to_numpy(), "datetime64[us]")
-
-
-def _whole_numbers(values: Any) -> Ints:
-    try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise InvalidScores("action", "must be a whole number") from None
-    if not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
-        raise InvalidScores("action", "must be a whole number")
-    return numbers.astype(np.int64)
-
-
-def _listed(value: Any, name: str) -> Sequence[float]:
-    if not isinstance(value, (list, tuple, np.ndarray)):
-        raise InvalidScores(name, "must be a list of numbers in every row")
-    return value  # type: ignore[return-value]
-
-
-def _texts(frame: pd.DataFrame, name: str) -> list[str] | None:
-    return [str(value) for value in frame[name]] if name in frame.columns else None
-
-
-def _flat(frame: pd.DataFrame, name: str, lengths: Ints) -> Floats | None:
-    """One ragged column laid end to end; a missing pmf (None) becomes NaN."""
-    if name not in frame.columns:
-        return None
-    parts: list[Any] = []
-    for value, k in zip(frame[name], lengths, strict=True):
-        missing = name == "pmf" and not isinstance(value, (list, tuple, np.ndarray))
-        part = [np.nan] * int(k) if missing else _listed(value, name)
-        if len(part) != k:
-            raise InvalidScores(name, "must have as many entries as candidate in every row")
-        parts.append(part)
-    if not parts:
-        return np.zeros(0)
-    try:
-        return np.concatenate([np.asarray(part, np.float64) for part in parts])
-    except (TypeError, ValueError):
-        raise InvalidScores(name, "must be a list of numbers in every row") from None

@@ -11,8 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 520
-_LEFT, _RIGHT = 96, 16
+WIDTH = 460
+_LEFT, _RIGHT = 92, 22
+
+CHARACTER = 6.5
+"""Width of a small character, generously: labels that would touch are left out."""
+
+LABELLED_SHARE = 0.05
+"""Bars of a histogram with at least this share of the rows say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +132,31 @@ def histograms(series: Sequence[tuple[str, Sequence[float], Sequence[int], int]]
     out = []
     for index, (style, some, counts, zeros) in enumerate(series):
         base = top + each * (index + 1) - 4
-        most = max([*counts, zeros, 1])
+        most, rows = max([*counts, zeros, 1]), sum(counts) + zeros
         out.append(f'<line class="axis" x1="{x.start}" x2="{x.stop}" y1="{base}" y2="{base}"/>')
         bars = [(math.log2(a), math.log2(b), c) for a, b, c in zip(some[:-1], some[1:], counts, strict=True)]
         for left, right, count in [(low - 1.25, low - 0.35, zeros), *bars]:
             if count:
-                tall = max(1.0, (each - 16) * count / most)
+                tall = max(1.0, (each - 22) * count / most)
                 wide = x(right) - x(left) - 1.5
+                if count >= LABELLED_SHARE * rows:
+                    middle = x(left) + wide / 2
+                    out.append(
+                        _text(round(middle, 1), round(base - tall - 4, 1), _share(count / rows), "middle", "small")
+                    )
                 out.append(
                     f'<rect class="bar {style}" x="{x(left)}" y="{base - tall:.1f}" width="{wide:.1f}" '
                     f'height="{tall:.1f}"><title>{count:,} rows</title></rect>'
                 )
     y = height - bottom + 12
     out.append(_text(x(low - 0.8), y, "0", "middle", "small"))
-    step = max(1, round((high - low) / 7))
-    for power in range(int(low), int(high) + 1, step):
+    free = x(low - 0.8) + 2 * CHARACTER
+    for power in range(int(low), int(high) + 1):
         label = f"{2**power:,}" if power >= 0 else f"1/{2**-power:,}"
-        out.append(_text(x(power), y, label, "middle", "small"))
+        half = len(label) * CHARACTER / 2
+        if x(power) - half >= free and (power % 2 == 0 or high - low < 6):
+            out.append(_text(x(power), y, label, "middle", "small"))
+            free = x(power) + half + 2 * CHARACTER
     out.append(_text(x.stop, height - 8, unit, "end", "small"))
     return _svg(height, title, out)
 
@@ -164,7 +178,7 @@ def shares(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, title: st
                 f"<title>{share:.1%}</title></rect>"
             )
             if style == "candidate":
-                out.append(_text(x(share) + 4, y + bar, f"{share:.0%}", "start", "small"))
+                out.append(_text(x(share) + 4, y + bar, _share(share), "start", "small"))
             y += bar
         y += gap
     return _svg(height, title, out)
@@ -189,6 +203,10 @@ def scatter(points: Sequence[tuple[float, float, float]], *, title: str, x_unit:
     for value in ticks(x.low, x.high):
         out.append(_text(x(value), height - bottom + 16, number(value), "middle", "small"))
     return _svg(height, title, out)
+
+
+def _share(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _axis_x(x: Scale, top: float, bottom: float) -> str:

@@ -95,8 +95,9 @@ def _reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     connection = connect(None, [path.parent], threads=1)
     try:
         yield connection
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException) as error:
-        raise InvalidInput("file", f"{path.name} cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    except duckdb.Error as error:  # a damaged file may fail anywhere within the reader
+        cause = str(error).partition("\n")[0]
+        raise InvalidInput("file", f"{path.name} cannot be read as Parquet ({cause})") from None
     finally:
         connection.close()
 

@@ -164,6 +164,13 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def figure(value: Any, form: str = ".4f") -> Any:
+    """A cell as people read it: numbers with fractions in `form`, whole ones with thousands, others as they are."""
+    if isinstance(value, float):
+        return f"{value:{form}}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def say(message: str) -> None:
     """Tell the person at the terminal something, on stderr."""
     click.echo(message, err=True)

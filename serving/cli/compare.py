@@ -33,10 +33,10 @@ PUBLISHED_LEARNING: dict[str, Any] = {"cb_type": "dr", "passes": 1, "importance_
 """How they learn: doubly robust, each row once, with importance weights as they come."""
 
 ENCODINGS: dict[str, dict[str, Any]] = {
-    "zscore": {"numbers": "zscore", "interactions": "linear"},
+    "zscore": {"numbers": "zscore", "interactions": "linear", "refit_rows_max": 50},
     "bins": {"numbers": "bins"},
 }
-"""How numbers become features: as published (one weight for each action and number), and as ours."""
+"""How numbers become features: as published (one weight for each action and number, scaled once), and as ours."""
 
 LABELS = {
     "uniform": "uniform random",

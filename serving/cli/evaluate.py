@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, Number, common, print_json, print_table, say
+from serving.cli.common import Common, Number, common, figure, print_json, print_table, say
 
 
 @click.command()
@@ -104,12 +104,22 @@ def _print(found: dict[str, Any]) -> None:
             f"{paired['upper']:+.5f}, on {found['n']:,} rows."
         )
     lines = [
-        [name, *(found["estimators"][name][role][key] for role in ("candidate", "champion") for key in ("value", "se"))]
+        [
+            name,
+            *(
+                figure(found["estimators"][name][role][key])
+                for role in ("candidate", "champion")
+                for key in ("value", "se")
+            ),
+        ]
         for name in found["estimators"]
     ]
     print_table("Value per decision", ["estimator", "candidate", "se", "champion", "se "], lines)
     if found["segments"]:
-        parts = [[part["segment"] or "(none)", part["n"], part["lift"], part["se"]] for part in found["segments"]]
+        parts = [
+            [part["segment"] or "(none)", *(figure(part[key]) for key in ("n", "lift", "se"))]
+            for part in found["segments"]
+        ]
         print_table("Lift by segment", ["segment", "rows", "lift", "se"], parts)
     marks = {"pass": "ok", "fail": "NO", "insufficient": "open"}
     checks = [[marks[check["status"]], check["name"], check["text"]] for check in found["checks"]]
@@ -125,7 +135,7 @@ def _what_if(common: Common, policies: tuple[str, ...], last: str | None) -> Non
         print_json(found)
     else:
         lines = [
-            [entry["policy"], entry["n"], entry["value"], entry["se"], entry["lower"], entry["upper"], entry["answer"]]
+            [entry["policy"], *(figure(entry[key]) for key in ("n", "value", "se", "lower", "upper")), entry["answer"]]
             for entry in found["policies"]
         ]
         print_table(found["title"], ["policy", "rows", "value", "se", "lower", "upper", ""], lines)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bandit.errors import InvalidInput, NotFound
-from serving.cli.common import Common, common, print_json, print_table, say
+from serving.cli.common import Common, common, figure, print_json, print_table, say
 from serving.cli.report_value import apprentice, value
 
 
@@ -28,18 +28,15 @@ command.add_command(apprentice)
 @common
 def verify(common: Common, *, evaluation_id: str, from_log: bool) -> None:
     """Compute a certificate again from its stored rows; exit 1 on any difference."""
-    from evaluation.certificate import verify_certificate
-
     folder = _folder(common, evaluation_id)
-    cert = _certificate(folder)
     erased = folder / "erased.json"
+    cert: dict[str, Any] = {}
     if erased.exists():
         gone = json.loads(erased.read_bytes())
         differences = [f"unverifiable: erased ({gone['rows']} rows on {gone['at']})"]
     else:
-        rows = _rows(folder)
-        differences = verify_certificate(cert, rows)
-        if from_log:
+        cert, differences = _verified(folder)
+        if from_log and cert:
             from serving.cli.access import operate
 
             differences += operate(common, "verify", evaluation_id=evaluation_id)["differences"]
@@ -89,7 +86,7 @@ def history(common: Common, *, out: Path | None) -> None:
         print_json({"evaluations": certificates})
     else:
         keys = ("created_at", "id", "outcome", "n", "lift", "lower", "upper")
-        print_table("Evaluations", list(keys), [[entry[key] for key in keys] for entry in certificates])
+        print_table("Evaluations", list(keys), [[figure(entry[key], "+.4f") for key in keys] for entry in certificates])
 
 
 @command.command("track-record")
@@ -133,8 +130,8 @@ def track_record(common: Common) -> None:
     lines = [
         [
             r["model_id"],
-            *r["predicted"].values(),
-            *((r["realised"] or {}).get(k) for k in ("lift", "lower", "upper")),
+            *(figure(value, "+.4f") for value in r["predicted"].values()),
+            *(figure((r["realised"] or {}).get(k), "+.4f") for k in ("lift", "lower", "upper")),
             r["outcome"],
         ]
         for r in records
@@ -152,6 +149,30 @@ def _rolled_back(entry: dict[str, Any] | None, by_id: dict[str, dict[str, Any]])
     return {"lift": -former["lift"], "lower": -former["upper"], "upper": -former["lower"], "rows": former["n"]}
 
 
+def _verified(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The certificate (empty where nothing can be built on it) and all that is wrong with the stored files."""
+    from evaluation.certificate import seal_holds, verify_certificate
+    from evaluation.report import page_differences
+
+    try:
+        cert = _certificate(folder)
+    except ValueError as error:
+        return {}, [f"certificate.json cannot be read: {error}"]
+    try:
+        differences = verify_certificate(cert, _rows(folder))
+    except InvalidInput as error:
+        differences = [f"scored.parquet cannot be read: {error}"]
+    if not seal_holds(cert):
+        return {}, differences
+    page = folder / "report.html"
+    if not page.is_file():
+        return cert, [*differences, "report.html is missing"]
+    compared = page_differences(cert, page.read_text("utf-8", "replace"))
+    if compared is None:
+        say("report.html was made by another edition of these pages and is not compared.")
+    return cert, differences + (compared or [])
+
+
 def _folder(common: Common, evaluation_id: str) -> Path:
     paths = common.open_experiment().paths
     folder = paths.evaluations / evaluation_id
@@ -167,7 +188,8 @@ def _certificates(common: Common) -> list[Path]:
 
 def _certificate(folder: Path) -> dict[str, Any]:
     content = json.loads((folder / "certificate.json").read_bytes())
-    assert isinstance(content, dict)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
     return content
 
 

@@ -33,8 +33,10 @@ class ScoredFile:
 
     def chunks(self) -> Iterator[ScoredRows]:
         """The rows, a few thousand at a time, each checked."""
+        first = 0
         for frame in read_chunks(self._path, vectors=self._vectors):
-            yield ScoredRows.from_frame(frame)
+            yield ScoredRows.from_frame(frame, first=first)
+            first += len(frame)
 
     def digest(self) -> str:
         """What `ScoredRows.digest` gives for all rows."""

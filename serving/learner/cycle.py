@@ -61,6 +61,8 @@ class Cycle:
         self.runs = len(runs)
         self.outcomes = Counter(str(run.get("outcome")) for run in runs)
         self.last_run: RunReport | None = _last(runs)
+        judged = _last([run for run in runs if run.get("verdicts")])
+        self.last_looks: list[Judgement] = judged.verdicts if judged else []
         self.last_verdict: dict[str, object] | None = None
         if self.last_run is not None:
             self.last_verdict = {"outcome": self.last_run.outcome, "reason": self.last_run.reason}
@@ -249,6 +251,7 @@ class Cycle:
     def _record(self, report: RunReport) -> None:
         self.runs += 1
         self.last_run = report
+        self.last_looks = report.verdicts or self.last_looks
         self.outcomes[report.outcome] += 1
         self.last_verdict = {"outcome": report.outcome, "reason": report.reason}
         fields = reports.to_plain(report)

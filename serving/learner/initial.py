@@ -99,6 +99,8 @@ def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report
         lift=verdict.lift.value,
         lower=verdict.lower,
         upper=verdict.upper,
+        value=value.value,
+        champion_value=uniform.value,
         rows=verdict.n,
     )
     return Look(state, rows, rules, verdict, judgement, report.at)

@@ -144,6 +144,8 @@ def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:
         lift=verdict.lift.value if seen else None,
         lower=verdict.lower if seen else None,
         upper=verdict.upper if seen else None,
+        value=verdict.totals.estimate("dr", "candidate").value if seen else None,
+        champion_value=verdict.totals.estimate("dr", "champion").value if seen else None,
         rows=verdict.n,
         rows_needed=verdict.rows_needed,
         rejected=verdict.rejected,

@@ -61,6 +61,21 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
     ):
         samples = [(label, float(value)) for label, run in last if (value := getattr(run, key)) is not None]
         yield key, "gauge", text, samples
+    looks = [
+        (f'{label},challenger="{judgement.challenger}"', judgement)
+        for label, cycle in everything
+        for judgement in cycle.last_looks
+    ]
+    values = [
+        (f'{label},role="{role}"', float(value))
+        for label, judgement in looks
+        for role, value in (("challenger", judgement.value), ("champion", judgement.champion_value))
+        if value is not None
+    ]
+    yield "value", "gauge", "reward per decision of both policies at the last look, doubly robust", values
+    for key, text in (("lift", "paired lift of each challenger"), ("lower", "its lower bound"), ("upper", "its upper")):
+        of_each = [(label, float(value)) for label, each in looks if (value := getattr(each, key)) is not None]
+        yield f"challenger_{key}", "gauge", text, of_each
     yield "run_seconds", "gauge", "how long the last run took", [(label, run.seconds) for label, run in last]
     lag = [
         (label, (cycle.intake.at - cycle.intake.watermark).total_seconds())

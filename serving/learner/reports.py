@@ -19,8 +19,10 @@ FAILED = "failed"
 class Judgement(msgspec.Struct, kw_only=True):
     """The verdict on one challenger at one look.
 
-    `lift` and its bounds are per decision, in units of reward; `rows` were scored in this tenure, `rows_needed` are
-    estimated to be missing. `model_id` is set once the challenger is published. `rejected` means it starts anew.
+    `lift` and its bounds are per decision, in units of reward; `value` and `champion_value` are what both policies are
+    worth, doubly robust (beside an initial model, uniform choice is the champion). `rows` were scored in this tenure,
+    `rows_needed` are estimated to be missing. `model_id` is set once the challenger is published. `rejected` means it
+    starts anew.
     """
 
     challenger: str
@@ -29,6 +31,8 @@ class Judgement(msgspec.Struct, kw_only=True):
     lift: float | None = None
     lower: float | None = None
     upper: float | None = None
+    value: float | None = None
+    champion_value: float | None = None
     rows: int = 0
     rows_needed: int | None = None
     rejected: bool = False

@@ -19,7 +19,6 @@ from bandit.policies import read_state
 from bandit.registry import Champion
 from bandit.scratch import ROOM_BYTES, scratch_folder
 from bandit.settings import ExperimentSettings, settings_to_dict
-from bandit.training import REFIT_ROWS_MAX
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.sequential import AlphaLedger
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore, Origin
@@ -223,7 +222,8 @@ def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetim
     if plan.files is not None and plan.score_after is not None and state.kind == KIND_LEARNING:
         past = read_state(plan.files)
         # only where the encoder is due to be fitted anew are all rows learnt so far needed again
-        if past.refit_at <= past.rows_learnt + learnt + scored and past.rows_learnt <= REFIT_ROWS_MAX:
+        due = past.refit_at <= past.rows_learnt + learnt + scored
+        if due and past.rows_learnt <= plan.settings.encoding.refit_rows_max:
             history, _ = files.of(state.since, plan.learn_after or plan.score_after)
     job = Job(
         root=workspace.experiment.paths.root,

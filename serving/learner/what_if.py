@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, NotFound
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.policies import FixedActionPolicy, UniformPolicy, load_policy
 from bandit.registry import ModelRegistry
@@ -78,6 +78,8 @@ def score_policies(asked: Asked) -> Answered:
             finally:
                 close()
             allowed[name] = everything if since is None else np.array([row.decided_at > since for row in rows])
+            if kind == "action":
+                allowed[name] = _offered(argument, rows)
     return Answered(scores, pmfs, allowed)
 
 
@@ -134,6 +136,14 @@ def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, d
 
 def _nothing() -> None:
     """Nothing to free."""
+
+
+def _offered(action_id: str, rows: Sequence[Interaction]) -> NDArray[np.bool_]:
+    """The rows that offer an action: about "always it" no other can speak. Raises `NotFound` where there is none."""
+    offered = np.array([any(action.id == action_id for action in row.actions) for row in rows])
+    if not offered.any():
+        raise NotFound(f"there is no action '{action_id}' in these {len(rows):,} decisions")
+    return offered
 
 
 def _pmf(policy: Policy, row: Interaction, *, greedy: bool) -> NDArray[np.float64]:

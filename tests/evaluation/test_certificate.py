@@ -5,6 +5,7 @@ import re
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from evaluation.gate import GateRules, judge
 from evaluation.history import render_history
 from evaluation.lift import paired_lift
 from evaluation.placebo import placebo, redraw
-from evaluation.report import render_report
+from evaluation.report import edition, page_differences, render_report
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
+from evaluation.svg import histograms
 from tests.evaluation.worlds import make_world
 
 ABOUT = {"id": "e1", "experiment": "news", "created_at": "2026-01-08T10:00:00Z", "actions": ["<b>one</b>", "two"]}
@@ -65,7 +67,7 @@ def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tamp
     rows, cert = evaluated()
     old = dict(cert, rules_version=1)
     old["digest"] = certificates._digest(old)
-    other = "made by rule version 1, this is version 2"
+    other = "made by rule version 1, this is version 3"
     found = verify_certificate(old, rows)
     assert len(found) == 1 and other in found[0]
     forged = json.loads(json.dumps(old))
@@ -158,11 +160,22 @@ def test_a_placebo_redraws_from_the_logged_distribution() -> None:
 
 def test_history_shows_each_evaluation() -> None:
     entries = [
-        {"id": f"e{i}", "outcome": outcome, "n": 500, "lift": 0.01 * i, "lower": -0.1, "upper": 0.2}
+        {
+            "id": f"e{i}",
+            "created_at": f"2026-01-0{i + 1}T10:00:00Z",
+            "outcome": outcome,
+            "n": 500,
+            "lift": 0.01 * i,
+            "lower": -0.1,
+            "upper": 0.2,
+        }
         for i, outcome in enumerate(["initial", "hold", "insufficient", "promote"])
     ]
     page = render_history(entries, "a <b> c")
     assert page.count("<circle") == 4
+    assert page.count(">n = 500<") == 4
+    assert ">2026-01-03<" in page
+    assert '<b class="hold">1 hold</b>' in page
     assert "<b>" not in page
     assert "No evaluation" in render_history([], "x")
 
@@ -198,3 +211,72 @@ def test_more_segments_than_are_kept_apart_are_one() -> None:
     table = lift_by_segment(lifts, [str(i % 1500) for i in range(3000)])
     assert table[0] == {"segment": "(others)", "n": 1000, "lift": pytest.approx(table[0]["lift"]), "se": table[0]["se"]}
     assert len(table) == 50
+
+
+def test_the_lift_that_decides_comes_first_with_the_gates_own_bound() -> None:
+    _, cert = evaluated()
+    html = render_report(cert)
+    first = html.partition("<figure>")[2].partition("</figure>")[0]
+    assert "Paired lift with its interval" in first
+    assert 'class="dot gate"' in first
+    assert html.index("The lift that decides") < html.index("What both policies are worth")
+    rules = GateRules(margin=0.02)
+    rows = make_world(31, lift=0.05).log(np.random.default_rng(1), 1000)
+    assert "to be passed: +0.0200" in render_report(certificate(rows, judge(rows, rules), rules))
+    loose = GateRules(margin=0.1, mode="noninferiority")
+    assert "to be passed: −0.0" in render_report(certificate(rows, judge(rows, loose), loose))
+
+
+def test_every_badge_can_be_read_on_its_colour() -> None:
+    """The colours of the checks' marks belong to table cells: on a badge of the same colour they hid its text."""
+    page = render_report(certificate(ScoredRows.empty(), judge(ScoredRows.empty(), GateRules()), GateRules()))
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    assert not re.search(r"(?<![\w.])\.(pass|fail|insufficient)\s*\{[^}]*\bcolor:", style)
+    assert re.search(r"td\.insufficient\s*\{[^}]*\bcolor:", style)
+
+
+def test_labels_of_a_picture_never_overlap_and_long_names_are_clipped() -> None:
+    edges = [2.0**power for power in range(-10, 4)]
+    drawn = histograms([("candidate", edges, [5] * 13, 40)], title="w", unit="u")
+    below = max(float(y) for y in re.findall(r'class="small" x="[\d.]+" y="([\d.]+)" text-anchor="middle"', drawn))
+    at = [
+        (float(x), label)
+        for x, y, label in re.findall(r'class="small" x="([\d.]+)" y="([\d.]+)" text-anchor="middle">([^<]+)', drawn)
+        if float(y) == below
+    ]
+    assert len(at) >= 5
+    for (x, label), (following, other) in pairwise(sorted(at)):
+        assert following - x > 6 * (len(label) + len(other)) / 2
+    world = make_world(35, lift=0.1).log(np.random.default_rng(3), 600)
+    rows = replace(world, segment=["a very long name of a segment", "b"] * 300)
+    html = render_report(certificate(rows, judge(rows, GateRules()), GateRules()))
+    assert ">a very long…<" in html
+    assert "<td>a very long name of a segment</td>" in html
+
+
+def test_damage_of_any_kind_is_a_difference_and_never_a_crash() -> None:
+    rows, cert = evaluated()
+    for path in (("rows",), ("verdict",), ("ledger_before", "looks"), ("rules", "alpha"), ("kind",), ("hyper", "clip")):
+        damaged = json.loads(json.dumps(cert))
+        at = damaged
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = "x"
+        assert "changed after it was sealed" in verify_certificate(damaged, rows)[0]
+        del at[path[-1]]
+        assert "changed after it was sealed" in verify_certificate(damaged, rows)[0]
+    far = rows.reward.copy()
+    far[0] = 1e300
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert "scored rows" in verify_certificate(cert, replace(rows, reward=far))[0]
+
+
+def test_a_page_that_was_changed_is_named_and_one_of_another_edition_is_left_alone() -> None:
+    _, cert = evaluated()
+    page = render_report(json.loads(json.dumps(cert)))
+    assert page_differences(cert, page) == []
+    assert page_differences(cert, page.replace("+0.0", "+0.1", 1)) == [
+        "report.html is not the page that the certificate gives"
+    ]
+    assert page_differences(cert, "") != []
+    assert page_differences(cert, page.replace(edition(), "rewardloop report 0123456789ab")) is None

@@ -85,11 +85,16 @@ def test_misuse_is_one_line_and_two(tmp_path: Path) -> None:
 def test_the_fast_pass_gives_what_the_plain_one_gives() -> None:
     narrow = make_world(2).log(np.random.default_rng(2), 50_000)
     ragged = ScoredRows.concat([narrow.slice(0, 500), make_world(3, k=3).log(np.random.default_rng(3), 400)])
-    for rows in (narrow, ragged):
+    wide = make_world(4, k=40, sharp=2.0).log(np.random.default_rng(4), 36_000)
+    for rows in (narrow, wide, ragged):
         fast, plain = paired_summary(rows), paired_lift(rows)
         assert fast.lift.value == pytest.approx(plain.value, abs=1e-12)
         assert fast.lift.se == pytest.approx(plain.se, rel=1e-9)
-    assert paired_summary(replace(narrow, candidate=narrow.champion)).lift.value == 0.0
+        weights = rows.at_action(rows.candidate) / rows.propensity
+        assert fast.ess[0] == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-9)
+        assert (fast.mean_weight[0], fast.max_weight[0]) == pytest.approx((weights.mean(), weights.max()), rel=1e-12)
+    for rows in (narrow, wide):
+        assert paired_summary(replace(rows, candidate=rows.champion)).lift.value == 0.0
 
 
 def test_a_policy_that_the_log_can_hardly_show_is_refused_and_comes_last() -> None:
@@ -104,6 +109,20 @@ def test_a_policy_that_the_log_can_hardly_show_is_refused_and_comes_last() -> No
     assert known.lower < 0.1 + 0.8 * 0.8 < known.upper
     assert not unknown.answered
     assert "needed" in unknown.answer
+
+
+def test_an_interval_that_holds_every_reward_is_no_answer() -> None:
+    """The candidate's other choice was never drawn, and would be once in 100,000 rows: anything may come of it."""
+    rows = classes(3).log(np.random.default_rng(1), 3000)
+    n, rng = len(rows), np.random.default_rng(3)
+    mu = np.tile([1 - 4e-5, 1e-5, 1e-5, 1e-5, 1e-5], n)
+    other = np.where(np.repeat(np.arange(n) % 5 == 0, 5), np.tile([0, 1.0, 0, 0, 0], n), np.tile([1.0, 0, 0, 0, 0], n))
+    reward = (rng.random(n) < 0.5).astype(float)
+    hidden = replace(
+        rows, candidate=other, pmf=mu, action=np.zeros(n, int), propensity=np.full(n, 1 - 4e-5), reward=reward
+    )
+    (found,) = rank({"hidden": hidden})
+    assert (found.answered, "holds every reward there was" in found.answer) == (False, True)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +144,7 @@ def test_policies_are_ranked_on_a_log(loop: Path) -> None:
     # .784 of all rows are of class 1; 1,000 of them have a share of their own, with a standard error of .013
     assert found["action:1"]["lower"] < 0.784 + 3 * 0.013
     assert found["action:1"]["upper"] > 0.784 - 3 * 0.013
+    assert rewardloop("evaluate", "--policy", "action:none", "--data-dir", str(loop))[0] == 2
     # the champion learnt from most of the log, so that few rows may speak about it
     assert found["champion"]["n"] < found["uniform"]["n"]
 
@@ -171,6 +191,18 @@ def test_every_evaluation_of_a_loop_verifies_and_a_touched_one_does_not(loop: Pa
     path.write_bytes(whole)
     assert code == 1
     assert "rows.n" in out
+    for name, said in (
+        ("certificate.json", "certificate.json cannot be read"),
+        ("scored.parquet", "scored"),
+        ("report.html", "report.html is not the page"),
+    ):
+        path = folders[-1] / name
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b'"format"', b'"format', 1) if name.endswith("json") else whole[:-40])
+        code, out, err = rewardloop("report", "verify", folders[-1].name, "--data-dir", str(loop))
+        path.write_bytes(whole)
+        assert (code, said in out, "Traceback" in err) == (1, True, False), (name, out, err)
+    assert rewardloop("report", "verify", folders[-1].name, "--data-dir", str(loop))[0] == 0
     assert rewardloop("report", "verify", "e-none", "--data-dir", str(loop))[0] == 2
 
 

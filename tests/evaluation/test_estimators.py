@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.answer import answer
 from evaluation.estimators import ESTIMATORS, ROLES, Hyper, totals
+from evaluation.gate import GateRules, judge
 from evaluation.lift import clustered_mean, paired_lift
+from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
 from tests.evaluation.worlds import make_world
 
@@ -147,3 +150,53 @@ def test_no_rows_are_undefined_rather_than_zero() -> None:
     nothing = totals(ScoredRows.empty())
     assert math.isnan(nothing.estimate("dr", "candidate").value)
     assert math.isnan(nothing.lift().value)
+
+
+def of_subjects(rng: np.random.Generator, subjects: int, each: int) -> ScoredRows:
+    """Rows of people who like different actions; candidate and champion always differ, and are worth the same."""
+    n, k = subjects * each, 2
+    liking = rng.uniform(-0.4, 0.4, size=subjects)
+    who = np.repeat(np.arange(subjects), each)
+    action = rng.integers(k, size=n)
+    chance = 0.5 + np.where(action == 0, liking[who], -liking[who])
+    return ScoredRows.from_matrices(
+        candidate=np.tile([0.9, 0.1], (n, 1)),
+        champion=np.tile([0.1, 0.9], (n, 1)),
+        q=np.full((n, k), 0.5),
+        action=action,
+        reward=(rng.random(n) < chance).astype(float),
+        propensity=np.full(n, 0.5),
+        pmf=np.full((n, k), 0.5),
+        cluster=[f"u{i}" for i in who],
+    )
+
+
+def test_few_subjects_keep_the_level_and_fewer_are_refused() -> None:
+    rng, runs, rows_only, ours = np.random.default_rng(50), 500, 0, 0
+    once = GateRules(horizon_rows=100)
+    for _ in range(runs):
+        rows = of_subjects(rng, 24, 40)
+        ours += judge(rows, once).promote
+        rows_only += judge(replace(rows, cluster=None), once).promote
+    assert rows_only > 0.15 * runs
+    assert ours <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
+    few = judge(of_subjects(rng, 12, 100), once)
+    assert (few.outcome, few.looked) == ("insufficient", False)
+    assert "12 effective subjects, 20 are needed" in few.reason
+
+
+def test_one_subject_says_nothing_about_how_subjects_differ() -> None:
+    rows = of_subjects(np.random.default_rng(51), 1, 600)
+    found = answer(rows)
+    assert found["verdict"] == "insufficient"
+    assert (found["paired"]["se"], found["paired"]["lower"], found["paired"]["upper"]) == (None, None, None)
+    (ranked,) = rank({"candidate": rows})
+    assert not ranked.answered
+
+
+def test_a_ranked_value_counts_subjects_not_rows() -> None:
+    rows = of_subjects(np.random.default_rng(52), 60, 40)
+    (by_subject,), (by_row,) = rank({"candidate": rows}), rank({"candidate": replace(rows, cluster=None)})
+    assert by_subject.value == by_row.value
+    assert by_subject.se > 1.5 * by_row.se
+    assert by_subject.upper - by_subject.lower > 1.5 * (by_row.upper - by_row.lower)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from bandit.errors import InvalidScores
 from evaluation.scored import ScoredRows
+from joiner.parquet import write_parquet
+from serving.cli.scored_file import ScoredFile
 from tests.evaluation.worlds import make_world
 
 
@@ -62,13 +65,17 @@ def test_any_object_with_the_columns_will_do() -> None:
         ("action", 5, "action"),
         ("action", 0.5, "action"),
         ("action", None, "action"),
+        ("reward", "one", "reward"),
+        ("action", "1", "action"),
+        ("reward", datetime(2026, 1, 1, tzinfo=UTC), "reward"),
     ],
 )
-def test_a_wrong_number_names_its_column(column: str, value: float, named: str) -> None:
-    frame = make_world(1).log(np.random.default_rng(1), 10).to_frame().astype({column: float})
+def test_a_wrong_number_names_its_column_and_its_row(column: str, value: object, named: str) -> None:
+    frame = make_world(1).log(np.random.default_rng(1), 10).to_frame()
+    frame = frame.astype({column: float if isinstance(value, float | int | None) else object})
     frame.loc[3, column] = value
-    with pytest.raises(InvalidScores) as error:
-        ScoredRows.from_frame(frame)
+    with pytest.raises(InvalidScores, match=r"row 103, counted from 0") as error:
+        ScoredRows.from_frame(frame, first=100)
     assert error.value.problems[0].field == named
 
 
@@ -81,14 +88,43 @@ def test_a_wrong_number_names_its_column(column: str, value: float, named: str) 
         ("q", [0.1, 0.2, np.inf, 0.3, 0.4]),
         ("candidate", "not a list"),
         ("candidate", ["a", "b", "c", "d", "e"]),
+        ("candidate", [None, 0.25, 0.25, 0.25, 0.25]),
+        ("champion", np.ma.masked_array([0.0, 0.25, 0.25, 0.25, 0.25], [True, False, False, False, False])),
+        ("champion", [np.nan, 0.25, 0.25, 0.25, 0.25]),
+        ("q", np.ma.masked_array(np.full(5, 0.5), [False, False, True, False, False])),
+        ("pmf", np.ma.masked_array(np.full(5, 0.2), [False, False, True, False, False])),
+        ("candidate", [[0.2], [0.2], [0.2], [0.2], [0.2]]),
     ],
 )
-def test_a_wrong_list_names_its_column(column: str, value: object) -> None:
+def test_a_wrong_list_names_its_column_and_its_row(column: str, value: object) -> None:
     frame = make_world(1).log(np.random.default_rng(1), 10).to_frame()
     frame.at[3, column] = value
-    with pytest.raises(InvalidScores) as error:
+    with pytest.raises(InvalidScores, match="row 3, counted from 0") as error:
         ScoredRows.from_frame(frame)
-    assert error.value.problems[0].field in (column, "q")
+    assert error.value.problems[0].field == column
+
+
+def test_a_null_within_a_stored_list_is_never_taken_for_a_number(tmp_path: Path) -> None:
+    frame = make_world(1).log(np.random.default_rng(1), 3000).to_frame()
+    frame.at[2700, "candidate"] = [None, 0.25, 0.25, 0.25, 0.25]
+    write_parquet(tmp_path / "rows.parquet", frame)
+    with pytest.raises(InvalidScores, match=r"candidate: .*row 2,700, counted from 0"):
+        list(ScoredFile(tmp_path / "rows.parquet", vectors=1).chunks())
+
+
+def test_a_row_without_its_subject_is_refused_and_one_without_a_segment_has_none() -> None:
+    frame = make_world(1).log(np.random.default_rng(1), 10).to_frame()
+    frame["segment"] = ["a", None] * 5
+    assert ScoredRows.from_frame(frame).segment == ["a", ""] * 5
+    frame["cluster"] = ["u"] * 9 + [None]
+    with pytest.raises(InvalidScores, match=r"cluster: must name a subject in every row \(row 9"):
+        ScoredRows.from_frame(frame)
+
+
+def test_a_number_is_no_time() -> None:
+    frame = make_world(1).log(np.random.default_rng(1), 10).to_frame()
+    with pytest.raises(InvalidScores, match="decided_at: must be a time"):
+        ScoredRows.from_frame(frame.assign(decided_at=range(10)))
 
 
 def test_a_missing_column_is_named() -> None:

@@ -52,7 +52,7 @@ def run(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
         rows = _derive(workspace, certificate, derivation)
     except RewardloopError as error:
         return {"differences": [f"the rows cannot be made again: {error}"]}
-    expected = certificate["rows"]["n"] if "n" in certificate["rows"] else certificate["data"]["rows"]
+    expected = certificate["data"]["rows"]
     differences = []
     if len(rows) != expected:
         differences.append(f"the log gives {len(rows):,} rows, the certificate rests on {expected:,}")
