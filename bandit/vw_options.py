@@ -26,6 +26,11 @@ def policy_arguments(exploration: Exploration, learning: Learning, interactions:
         return [*_REGRESSION, *_common(learning, interactions)]
     arguments = ["--cb_explore_adf", *_EXPLORATIONS[exploration.algorithm](exploration)]
     arguments += ["--cb_type", learning.cb_type]
+    if exploration.algorithm in _SEVERAL_MODELS:
+        # VW saves how features of other values than 1 are scaled for the first of several models only, so that the
+        # others would not go on from a saved file as they were: coarse bins stand in for the numbers' places
+        arguments += ["--ignore", "r"]
+        interactions = dict.fromkeys(letters.replace("r", "d") for letters in interactions)
     return arguments + _common(learning, interactions)
 
 
@@ -56,6 +61,7 @@ def _number(value: float) -> str:
     return repr(float(value))
 
 
+_SEVERAL_MODELS = ("bag", "cover")
 _EXPLORATIONS = {
     "egreedy": lambda e: ["--epsilon", _number(e.epsilon)],
     "bag": lambda e: ["--bag", str(int(e.bags)), "--epsilon", _number(e.epsilon)],

@@ -286,7 +286,7 @@ def test_the_simple_policies_do_what_they_say() -> None:
         BaselinePolicy(1.5)
 
 
-@pytest.mark.parametrize("algorithm", ["squarecb", "cover", "explore_first"])
+@pytest.mark.parametrize("algorithm", ["squarecb", "bag", "cover", "explore_first"])
 def test_learning_from_files_in_two_processes_is_learning_row_by_row(
     algorithm: str, rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
