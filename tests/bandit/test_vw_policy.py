@@ -297,3 +297,16 @@ def test_weights_that_are_no_numbers_are_found_when_the_model_is_saved(
     with pytest.raises(TrainingFailed, match="no numbers"):
         workspace.to_bytes()
     workspace.close()
+
+
+def test_a_rarely_drawn_action_moves_squarecb_no_further_than_any_other(rows: list[Interaction]) -> None:
+    def learnt(algorithm: Algorithm, propensity: float) -> list[float]:
+        policy = VWPolicy(encoder_of(rows), Exploration(algorithm=algorithm, temperature=1.0), Learning())
+        learn(policy, rows[:100])
+        policy.learn(rows[100].context, ACTIONS, rows[100].index, -1.0, propensity)
+        pmf = policy.pmf(rows[100].context, ACTIONS)
+        policy.close()
+        return pmf
+
+    assert learnt("squarecb", 0.01) == learnt("squarecb", 0.9)
+    assert learnt("softmax", 0.01) != learnt("softmax", 0.9)
