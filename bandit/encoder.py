@@ -1,7 +1,8 @@
 """Contexts and actions as VW features: the same code in training, in serving and in evaluation.
 
 Raw or z-scored numbers hold a linear learner back, so by default a number becomes the quantile bin it falls
-into, learnt from logged rows, and (where that stays affordable) bins are crossed pairwise with the action.
+into, learnt from logged rows, with its place among the bins as one number, so that a few rows teach a slope; and
+(where that stays affordable) features are crossed pairwise with the action.
 Everything is total: outliers fall into the outermost bin, categories never seen before get weights of their
 own, features that are missing where they are usually present say so, new features get a scale-free code until
 the next fit. Fitted state is small, readable JSON, stored with each model.
@@ -32,10 +33,12 @@ from bandit.names import encode_name
 from bandit.settings import Encoding
 from bandit.types import Action, Context, Features
 
-ENCODER_VERSION = 1
-TERMS_MAX = 4000
+ENCODER_VERSION = 2
+TERMS_MAX = 5000
 """Most feature products per request that `interactions = "auto"` spends on pairs."""
 COARSE_BINS = 4
+FINE_PAIR_ROWS = 200
+"""Fewer rows leave nearly all pairs of fine bins empty, and those they fill are learnt by heart."""
 ZSCORE_MAX = 1e3
 SET_ITEMS_MAX = 1000
 
@@ -53,12 +56,13 @@ class _EncoderFile(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Coded:
-    """One fitted feature, ready to encode: `edges` and the token of each bin, or mean and deviation."""
+    """One fitted feature, ready to encode: `edges` and the tokens of each bin, or mean and deviation."""
 
     token: str
     edges: list[float]
     tokens: list[str]
     coarse: list[str] | None
+    places: list[str] | None
     doubled: bool
     zscore: tuple[float, float] | None
     numeric: bool
@@ -87,10 +91,12 @@ class FeatureEncoder:
         self.pairs = pairs
         self.action_pairs = action_pairs
         self.levels = levels
+        coarse = levels and any(_has_levels(spec, encoding) for spec in context)
+        self._fine_pairs = pairs and (rows >= FINE_PAIR_ROWS or not coarse)
         # categories take part in the pairs of coarse bins too, where there are any
-        doubled = pairs and levels and any(_has_levels(spec, encoding) for spec in context)
-        self._context = {spec.path: _code(spec, encoding, levels, doubled) for spec in context}
-        self._action = {spec.path: _code(spec, encoding, levels, False) for spec in action}
+        doubled = pairs and coarse
+        self._context = {spec.path: _code(spec, encoding, levels, doubled, placed=True) for spec in context}
+        self._action = {spec.path: _code(spec, encoding, levels, False, placed=False) for spec in action}
         self._context_expected = [(s.path, encode_name(s.path) + "@missing") for s in context if s.expected]
         self._action_expected = [(s.path, encode_name(s.path) + "@missing") for s in action if s.expected]
 
@@ -124,7 +130,7 @@ class FeatureEncoder:
         crossed = [spec for spec in context_specs if _is_crossed(spec)]
         choice = encoding.interactions
         products = _pairs_of(len(crossed)) * k
-        two_levels = products + _pairs_of(sum(1 for spec in crossed if _has_levels(spec, encoding))) * k
+        two_levels = products + sum(1 for spec in crossed if _has_levels(spec, encoding)) * len(crossed) * k
         pairs = choice == "pairs" or (choice == "auto" and products <= TERMS_MAX)
         levels = choice != "auto" or two_levels <= TERMS_MAX or not pairs
         action_products = products * (1 + len(action_specs))
@@ -178,22 +184,24 @@ class FeatureEncoder:
     def interactions(self) -> tuple[str, ...]:
         """VW's interactions between namespaces.
 
-        c: context, d: its coarse bins, n: features new since the fit, s: sets, i: action id, f: action features.
+        c: context, d: its coarse bins, r: its numbers' places, n: features new since the fit, s: sets, i: action id,
+        f: action features.
         """
-        crossed = ["ci", "di", "ni", "si", "cf", "df", "nf", "sf"]
+        crossed = ["ci", "di", "ri", "ni", "si", "cf", "df", "rf", "nf", "sf"]
         if self.pairs:
-            crossed += ["cci", "ddi"]
+            crossed += ["rdi", "cci"] if self._fine_pairs else ["rdi"]
         if self.action_pairs:
-            crossed += ["ccf", "ddf"]
+            crossed += ["rdf", "ccf"] if self._fine_pairs else ["rdf"]
         return tuple(crossed)
 
     def context_line(self, context: Context) -> str:
-        """The shared line of one request: `shared |c … |d … |n … |s …`; one line, whatever the context holds."""
+        """The shared line of one request: `shared |c … |d … |r … |n … |s …`; one line, whatever the context holds."""
         known: list[str] = []
         coarse: list[str] = []
+        places: list[str] = []
         new: list[str] = []
         sets: list[str] = []
-        present = _encode(context, "", self._context, known, coarse, new, sets)
+        present = _encode(context, "", self._context, known, coarse, places, new, sets)
         if present < len(self._context_expected):
             known += _missing(context, self._context_expected)
         known.sort()
@@ -201,6 +209,9 @@ class FeatureEncoder:
         if coarse:
             coarse.sort()
             line += " |d " + " ".join(coarse)
+        if places:
+            places.sort()
+            line += " |r " + " ".join(places)
         if new:
             new.sort()
             line += " |n " + " ".join(new)
@@ -214,7 +225,7 @@ class FeatureEncoder:
         line = "|i id=" + encode_name(action.id)
         if action.features or self._action_expected:
             tokens: list[str] = []
-            present = _encode(action.features, "", self._action, tokens, tokens, tokens, tokens)
+            present = _encode(action.features, "", self._action, tokens, tokens, tokens, tokens, tokens)
             if present < len(self._action_expected):
                 tokens += _missing(action.features, self._action_expected)
             tokens.sort()
@@ -228,6 +239,7 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
     coded: Mapping[str, _Coded],
     known: list[str],
     coarse: list[str],
+    places: list[str],
     new: list[str],
     sets: list[str],
 ) -> int:
@@ -251,6 +263,8 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
             (known if code.crossed else new).append(code.tokens[position])
             if code.coarse is not None:
                 coarse.append(code.coarse[position])
+            if code.places is not None:
+                places.append(code.places[position])
             continue
         elif value is None:
             continue
@@ -265,7 +279,7 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
             continue
         elif isinstance(value, Mapping):
             if prefix.count(".") < NESTING_MAX:
-                present += _encode(value, path + ".", coded, known, coarse, new, sets)
+                present += _encode(value, path + ".", coded, known, coarse, places, new, sets)
             continue
         else:
             token = f"{encode_name(path)}={encode_name(str(value))}"
@@ -310,18 +324,22 @@ def _has_levels(spec: FeatureSpec, encoding: Encoding) -> bool:
     return encoding.numbers == "bins" and len(spec.edges) + 1 > COARSE_BINS
 
 
-def _code(spec: FeatureSpec, encoding: Encoding, levels: bool, doubled: bool) -> _Coded:
+def _code(spec: FeatureSpec, encoding: Encoding, levels: bool, doubled: bool, *, placed: bool) -> _Coded:
     token = encode_name(spec.path)
     bins = len(spec.edges) + 1
     coarse = None
     if levels and _has_levels(spec, encoding):
         coarse = [f"{token}@c{index * COARSE_BINS // bins}" for index in range(bins)]
+    places = None
+    if placed and encoding.numbers == "bins" and bins > 2 and _is_crossed(spec):
+        places = [f"{token}@r:{(2 * index + 1) / bins - 1:.4f}" for index in range(bins)]
     numeric = "number" in spec.kinds
     return _Coded(
         token=token,
         edges=spec.edges,
         tokens=[f"{token}@b{index}" for index in range(bins)],
         coarse=coarse,
+        places=places,
         doubled=doubled and _is_crossed(spec),
         zscore=(spec.mean, spec.deviation) if encoding.numbers == "zscore" and numeric else None,
         numeric=numeric,

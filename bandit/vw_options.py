@@ -26,6 +26,11 @@ def policy_arguments(exploration: Exploration, learning: Learning, interactions:
         return [*_REGRESSION, *_common(learning, interactions)]
     arguments = ["--cb_explore_adf", *_EXPLORATIONS[exploration.algorithm](exploration)]
     arguments += ["--cb_type", learning.cb_type]
+    if exploration.algorithm in _SEVERAL_MODELS:
+        # several models do not go on learning from a saved file exactly as they were where a feature's value is not 1
+        # (one model does, and so do several where it is): coarse bins stand in for the numbers' places
+        arguments += ["--ignore", "r"]
+        interactions = dict.fromkeys(letters.replace("r", "d") for letters in interactions)
     return arguments + _common(learning, interactions)
 
 
@@ -56,6 +61,7 @@ def _number(value: float) -> str:
     return repr(float(value))
 
 
+_SEVERAL_MODELS = ("bag", "cover")
 _EXPLORATIONS = {
     "egreedy": lambda e: ["--epsilon", _number(e.epsilon)],
     "bag": lambda e: ["--bag", str(int(e.bags)), "--epsilon", _number(e.epsilon)],

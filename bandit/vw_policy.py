@@ -148,9 +148,16 @@ class VWPolicy:
         return self._vw.learn(text, actions, index, cost, self.bounded(cost, propensity))
 
     def bounded(self, cost: float, propensity: float) -> float:
-        """The propensity to learn with, not below the declared minimum; raises ValueError for what would poison."""
+        """The propensity to learn with; raises ValueError for what would poison.
+
+        Squarecb is a regression of each action's cost, in which all rows count alike: weights would let the few draws
+        of a rare action shake its estimate. As VW weighs by 1/(k·propensity), 1 makes a step of 1/k. The others learn
+        with the logged propensity, not below the declared minimum.
+        """
         if not (math.isfinite(cost) and 0.0 < propensity <= 1.0):
             raise ValueError("a training example needs a finite cost and a propensity in (0, 1]")
+        if self.exploration.algorithm == "squarecb":
+            return 1.0
         return max(propensity, self._propensity_min)
 
     @property

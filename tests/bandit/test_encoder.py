@@ -120,12 +120,27 @@ def test_zscores_are_bounded() -> None:
 
 
 def test_pairs_are_crossed_only_where_that_is_affordable() -> None:
-    few = [{f"x{i}": float(i * row) for i in range(5)} for row in range(20)]
-    many = [{f"x{i}": float(i * row) for i in range(200)} for row in range(20)]
+    few = [{f"x{i}": float(i * row) for i in range(5)} for row in range(200)]
+    many = [{f"x{i}": float(i * row) for i in range(200)} for row in range(200)]
     assert "cci" in fit(few).interactions
     assert "cci" not in fit(many).interactions
     assert "cci" not in fit(few, interactions="linear").interactions
     assert "cci" in fit(many, interactions="pairs").interactions
+
+
+def test_pairs_of_fine_bins_wait_until_there_are_rows_to_fill_them() -> None:
+    rows = [{"x": float(row), "y": float(-row), "c": "ab"[row % 2]} for row in range(200)]
+    assert "rdi" in fit(rows[:199]).interactions and "cci" not in fit(rows[:199]).interactions
+    assert {"rdi", "cci"} <= set(fit(rows).interactions)
+    assert "cci" in fit([{"c": row["c"], "d": "e"} for row in rows[:20]]).interactions  # nothing coarser is there
+
+
+def test_a_number_is_also_its_place_among_the_bins() -> None:
+    encoder = fit([{"x": float(row), "two": row % 2} for row in range(80)])
+    places = [tokens(encoder.context_line({"x": x, "two": 1}), "r") for x in (-1e9, 35.0, 79.0)]
+    assert places == [{"x@r:-0.8750"}, {"x@r:-0.1250"}, {"x@r:0.8750"}]
+    scaled = fit([{"x": float(row)} for row in range(80)], numbers="zscore")
+    assert "|r" not in scaled.context_line({"x": 1.0})
 
 
 def test_features_of_actions_are_encoded_and_crossed() -> None:
@@ -169,9 +184,9 @@ def test_a_deeply_nested_object_is_bounded() -> None:
 
 def test_a_damaged_or_foreign_encoder_is_refused() -> None:
     with pytest.raises(CorruptModel):
-        FeatureEncoder.from_json(b'{"version": 1')
+        FeatureEncoder.from_json(b'{"version": 2')
     with pytest.raises(CorruptModel, match="version 99"):
-        FeatureEncoder.from_json(fit([]).to_json().replace(b'"version": 1', b'"version": 99'))
+        FeatureEncoder.from_json(fit([]).to_json().replace(b'"version": 2', b'"version": 99'))
 
 
 def test_the_encoding_of_each_feature_is_explained_in_words() -> None:
