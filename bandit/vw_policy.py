@@ -26,9 +26,16 @@ ACTIONS_COUNTED_MAX = 10_000
 """With more actions than this, ids come and go, and counting them says nothing."""
 
 
-def propensity_floor(learning: Learning) -> float:
-    """The smallest propensity that is learnt with: rarer choices weigh no more than that."""
-    return max(learning.propensity_min, 1.0 / learning.importance_max)
+def learnt_propensity(exploration: Exploration, learning: Learning, propensity: float) -> float:
+    """The propensity that VW is told of a row, in (0, 1].
+
+    Squarecb is a regression of each action's cost, in which all rows count alike: weights would let the few draws of a
+    rare action shake its estimate. As VW weighs by 1/(k·propensity), 1 makes a step of 1/k. The others learn with the
+    logged propensity, as far as `importance_max` and `propensity_min` allow.
+    """
+    if exploration.algorithm == "squarecb":
+        return 1.0
+    return max(propensity, learning.propensity_min, 1.0 / learning.importance_max)
 
 
 class VWPolicy:
@@ -64,7 +71,6 @@ class VWPolicy:
         self._ramps: list[float] | None = None
         self._ramped_actions: Sequence[Action] | None = None
         self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
-        self._propensity_min = propensity_floor(learning)
 
     def pmf(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """k probabilities in the order of `actions`, summing to 1 and none below the floor.
@@ -148,17 +154,10 @@ class VWPolicy:
         return self._vw.learn(text, actions, index, cost, self.bounded(cost, propensity))
 
     def bounded(self, cost: float, propensity: float) -> float:
-        """The propensity to learn with; raises ValueError for what would poison.
-
-        Squarecb is a regression of each action's cost, in which all rows count alike: weights would let the few draws
-        of a rare action shake its estimate. As VW weighs by 1/(k·propensity), 1 makes a step of 1/k. The others learn
-        with the logged propensity, not below the declared minimum.
-        """
+        """The propensity to learn with, see `learnt_propensity`; raises ValueError for what would poison."""
         if not (math.isfinite(cost) and 0.0 < propensity <= 1.0):
             raise ValueError("a training example needs a finite cost and a propensity in (0, 1]")
-        if self.exploration.algorithm == "squarecb":
-            return 1.0
-        return max(propensity, self._propensity_min)
+        return learnt_propensity(self.exploration, self.learning, propensity)
 
     @property
     def arguments(self) -> list[str]:

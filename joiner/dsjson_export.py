@@ -20,7 +20,7 @@ from bandit.rows import read_interactions
 from bandit.scoring import RewardScale
 from bandit.settings import ExperimentSettings
 from bandit.types import Action, Interaction
-from bandit.vw_policy import propensity_floor
+from bandit.vw_policy import learnt_propensity
 from joiner.export import scratch_file
 from joiner.warehouse import Warehouse
 
@@ -78,7 +78,7 @@ def encoded_line(row: Interaction, encoder: FeatureEncoder, settings: Experiment
     shared = _namespaces(encoder.context_line(row.context).removeprefix("shared "))
     actions = ",".join(_object(_namespaces(encoder.action_line(action))) for action in row.actions)
     cost = RewardScale(settings.rewards).cost(row.reward)
-    propensity = max(row.propensity, propensity_floor(settings.learning))
+    propensity = learnt_propensity(settings.exploration, settings.learning, row.propensity)
     return _line(row, _object([*shared, f'"_multi":[{actions}]']), cost, propensity)
 
 

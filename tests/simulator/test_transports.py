@@ -57,6 +57,21 @@ def test_the_same_seed_gives_the_same_decisions_verdicts_and_summary(tmp_path: P
     assert said(other) != said(first)
 
 
+def test_a_simulation_may_be_stopped_for_as_long_as_one_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandit.eventlog.writer.STAMP_GRACE_S", -1.0)  # all stamps given so far are overdue
+    world = LinearWorld(4)
+    with in_process(tmp_path, "world", settings_for(world), 7) as loop:
+        decide = loop._decide
+
+        def stopped(question: Any) -> Any:
+            answer = decide(question)
+            loop.server.writer.complete_until()  # as the heartbeat asks
+            return answer
+
+        monkeypatch.setattr(loop, "_decide", stopped)
+        assert len(play(world, loop, SCRIPT).actions) == SCRIPT.interactions
+
+
 def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: LabelledTable, tmp_path: Path) -> None:
     script = replace(SCRIPT, batch=150)  # the second look has the rows for a verdict
     quick = {
