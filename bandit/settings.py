@@ -94,6 +94,7 @@ class Training(_Section, frozen=True):
 
     time_s_max: Annotated[float, Meta(ge=1)] = 1800.0
     memory_bytes_max: Annotated[int, Meta(ge=512 * 1024 * 1024)] = 8 * 1024 * 1024 * 1024
+    cores: Annotated[int, Meta(ge=1, le=2)] = 1
 
 
 class Schedule(_Section, frozen=True):

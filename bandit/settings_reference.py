@@ -54,6 +54,7 @@ MEANING: dict[str, str] = {
     "learning.propensity_min": "rows decided with a smaller probability are not learnt from",
     "learning.seed": "seed of the learner's own randomness",
     "training.time_s_max": "seconds after which a training job is ended; the run fails, and the next one tries again",
+    "training.cores": "with 2, a long log is learnt by policy and reward model at once; with 1, the other cores decide",
     "training.memory_bytes_max": "address space of a training process; a job that needs more fails",
     "schedule.interval_s": "train after so many seconds, when something new matured",
     "schedule.interactions": "train after so many newly matured interactions, if that comes first",

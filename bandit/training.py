@@ -21,6 +21,7 @@ from bandit.policies import ModelState, read_state
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
+from bandit.side_learner import SideLearner
 from bandit.tried import Tried
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
@@ -31,11 +32,15 @@ FIRST_REFIT_ROWS = 50
 """The encoder is first fitted after so many rows, then each time they have doubled, to `encoding.refit_rows_max`."""
 REPEATED_ROWS_MAX = 5_000
 """A log of so many rows is read `learning.passes` times when it is learnt anew; a longer one teaches enough in one."""
+SIDE_ROWS_MIN = 10_000
+"""Fewer rows are learnt before another process is ready."""
 TEXTS_MAX = 2000
 """How many rows are held as text at a time."""
 
 _Example = tuple[RowText, float, Interaction]
 """A row's text, its cost, and the row."""
+
+_Predictions = Callable[[], list[list[float]]]
 
 History = Callable[[], Iterable[Interaction]]
 
@@ -104,7 +109,8 @@ class Learning:
             best_cost=self._scale.best_cost,
             action_counts=read_state(files).action_counts if files else None,
         )
-        self.reward_model = RewardModel(encoder, settings.learning, model=files["reward_model.vw"] if files else None)
+        self._side: SideLearner | None = None
+        self._reward_model = RewardModel(encoder, settings.learning, model=files["reward_model.vw"] if files else None)
 
     # -- storing -----------------------------------------------------------------------------------------
 
@@ -142,8 +148,7 @@ class Learning:
 
     def close(self) -> None:
         """Free VW's memory."""
-        self.policy.close()
-        self.reward_model.close()
+        self._close_models()
 
     # -- learning ----------------------------------------------------------------------------------------
 
@@ -184,17 +189,22 @@ class Learning:
             position = end
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1) -> None:
-        for first in range(0, len(rows), TEXTS_MAX if passes == 1 else len(rows)):
-            part = rows[first : first + TEXTS_MAX] if passes == 1 else rows
+        size = TEXTS_MAX if passes == 1 else max(len(rows), 1)
+        learn_rewards = self._way_to_learn_rewards(len(rows))
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
             examples = [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in part]
             for again in range(passes):
                 if again:
                     self.rows_learnt = 0
                     self.policy.count_anew()
-                self._learn_some(examples, scored)
+                self._learn_some(examples, scored, learn_rewards)
 
-    def _learn_some(self, examples: Sequence[_Example], scored: Scoring | None) -> None:
-        """Learn rows, in policy and reward model: one after the other, as both at once don't fit a core's cache."""
+    def _learn_some(
+        self, examples: Sequence[_Example], scored: Scoring | None, learn_rewards: Callable[..., _Predictions]
+    ) -> None:
+        """Learn rows in policy and reward model: side by side, or one after the other, as both don't fit a cache."""
+        predictions = learn_rewards(examples)
         learn, explore, count = self.policy.learn_text, self.policy.explore, self.policy.count
         pmfs = []
         for text, cost, row in examples:
@@ -202,17 +212,43 @@ class Learning:
             if scored is not None:
                 pmfs.append(explore(numbers, self.policy.rows_learnt, row.actions))
             count(row.actions[row.index])
-        learn_reward = self.reward_model.learn
-        costs = [learn_reward(text, row.actions, row.index, cost) for text, cost, row in examples]
+        costs = predictions()
         self.rows_learnt += len(examples)
         if scored is not None:
             reward = self._scale.reward
             for (_, _, row), pmf, predicted in zip(examples, pmfs, costs, strict=True):
                 scored.add(row, pmf, [reward(cost) for cost in predicted])
 
-    def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
+    def _way_to_learn_rewards(self, rows: int) -> Callable[[Sequence[_Example]], _Predictions]:
+        """What takes examples and gives what tells their predicted costs: here, or for many rows another process."""
+        if self.settings.training.cores > 1 and rows >= SIDE_ROWS_MIN:
+            self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
+            return self._side.start
+        learn = self.reward_model.learn
+        return lambda examples: lambda: [learn(text, row.actions, row.index, cost) for text, cost, row in examples]
+
+    @property
+    def reward_model(self) -> RewardModel:
+        """The reward model as it stands, back from wherever it has been learning."""
+        if self._side is not None:
+            side, self._side = self._side, None
+            try:
+                model = side.model()
+            finally:
+                side.close()
+            self._reward_model.close()
+            self._reward_model = RewardModel(self.encoder, self.settings.learning, model=model)
+        return self._reward_model
+
+    def _close_models(self) -> None:
         self.policy.close()
-        self.reward_model.close()
+        self._reward_model.close()
+        if self._side is not None:
+            self._side.close()
+            self._side = None
+
+    def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
+        self._close_models()
         self.settings = settings
         self._scale = RewardScale(settings.rewards)
         self.rows_learnt = 0

@@ -82,30 +82,35 @@ def measure(warehouse: Warehouse, settings: ExperimentSettings, folder: Path, co
     workspace.finish()
     yardstick = time.perf_counter() - started
     text.unlink()
-    print(f"{'':52s} {'seconds':>8s} {'µs/row':>7s} {'yardstick/it':>12s}")
+    print(f"{'':58s} {'seconds':>8s} {'µs/row':>7s} {'yardstick/it':>12s}")
     show("VW reading a ready text file (-d), policy", yardstick, count, yardstick)
     show("export of the training rows", export, count, yardstick)
 
-    started = time.perf_counter()
-    for part in chunks(path):
-        learning.step(part, champion=None, champion_id=None, score=False)
-    trained = export + time.perf_counter() - started
-    show("export and training, warehouse to both models", trained, count, yardstick)
     learning.close()
+    for cores in (1, 2):
+        learning = Learning.fresh(settings_for(training={"cores": cores}), first)
+        started = time.perf_counter()
+        for part in chunks(path):
+            learning.step(part, champion=None, champion_id=None, score=False)
+        learning.files()
+        trained = export + time.perf_counter() - started
+        show(f"export and training, warehouse to both models, {cores} core(s)", trained, count, yardstick)
+        learning.close()
 
-    learning = Learning.fresh(settings, first)
-    started = time.perf_counter()
-    for part in chunks(path):
-        learning.step(part, champion=UniformPolicy(), champion_id="m")
-    scored = time.perf_counter() - started
-    show("policy and reward model, every row scored first", scored, count, yardstick)
-    learning.close()
-    claim(f"export and training of {count:,} interactions / VW -d", yardstick / trained, at_least=0.4)
+        learning = Learning.fresh(settings_for(training={"cores": cores}), first)
+        started = time.perf_counter()
+        for part in chunks(path):
+            learning.step(part, champion=UniformPolicy(), champion_id="m")
+        learning.files()
+        scored = time.perf_counter() - started
+        show(f"both models, every row scored first, {cores} core(s)", scored, count, yardstick)
+        learning.close()
+    claim(f"export and training of {count:,} interactions, 2 cores / VW -d", yardstick / trained, at_least=0.4)
 
 
 def show(name: str, seconds: float, rows: int, yardstick: float) -> None:
     """One line of the table."""
-    print(f"{name:52s} {seconds:8.2f} {seconds / rows * 1e6:7.1f} {yardstick / seconds:12.2f}", flush=True)
+    print(f"{name:58s} {seconds:8.2f} {seconds / rows * 1e6:7.1f} {yardstick / seconds:12.2f}", flush=True)
 
 
 if __name__ == "__main__":

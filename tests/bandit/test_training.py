@@ -26,6 +26,7 @@ from bandit.policies import (
 from bandit.registry import ModelRegistry
 from bandit.scoring import RewardScale, Scores
 from bandit.settings import ExperimentSettings, Rewards, merge_settings
+from bandit.side_learner import SideLearner
 from bandit.training import Learning
 from bandit.types import Action, Interaction
 from bandit.vw_policy import KNOWN_ROWS
@@ -286,3 +287,27 @@ def test_the_simple_policies_do_what_they_say() -> None:
     assert cold_start_policy(chosen).pmf({}, ACTIONS) == pytest.approx([0.85, 0.05, 0.05, 0.05])
     with pytest.raises(ValueError, match="exploration"):
         BaselinePolicy(1.5)
+
+
+@pytest.mark.parametrize("algorithm", ["squarecb", "cover"])
+def test_two_cores_learn_what_one_does(
+    algorithm: str, rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, (one,) = learnt(rows, [], settings(exploration={"algorithm": algorithm}))
+    monkeypatch.setattr("bandit.training.SIDE_ROWS_MIN", 300)
+    both, (two,) = learnt(rows, [], settings(exploration={"algorithm": algorithm}, training={"cores": 2}))
+    assert np.array_equal(one.q, two.q) and np.array_equal(one.candidate, two.candidate)
+    assert alone.files() == both.files()
+    alone.close()
+    both.close()
+
+
+def test_a_reward_model_whose_process_dies_fails_the_training_with_its_last_words(rows: list[Interaction]) -> None:
+    learning, _ = learnt(rows[:100], [], settings())
+    side = SideLearner(learning.reward_model, learning.settings.learning)
+    side._process.kill()
+    side._process.wait()
+    with pytest.raises(TrainingFailed, match="exit code -9"):
+        side.model()
+    side.close()
+    learning.close()

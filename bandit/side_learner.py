@@ -1,0 +1,93 @@
+"""The reward model learning in a process of its own, while the policy learns the same rows in this one.
+
+VW holds the interpreter's lock, so two models learn at once only in two processes. What the model comes to is the same
+to the bit; it is only a matter of cores (`training.cores`). Run as a module it is the other process.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bandit.encoder import FeatureEncoder
+from bandit.errors import TrainingFailed
+from bandit.example_text import RowText
+from bandit.reward_model import RewardModel
+from bandit.settings import Learning
+from bandit.types import Action, Interaction
+
+RewardExample = tuple[RowText, Sequence[Action], int, float]
+"""A row's text, its actions, the position of the chosen one, and its cost."""
+
+
+class SideLearner:
+    """A copy of a reward model that learns elsewhere until `close`; what it has learnt comes back by `model`."""
+
+    def __init__(self, reward_model: RewardModel, learning: Learning) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bandit.side_learner"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).resolve().parent.parent,
+        )
+        self._send((reward_model.encoder.to_json(), learning, reward_model.to_bytes()))
+
+    def start(self, examples: Sequence[tuple[RowText, float, Interaction]]) -> Callable[[], list[list[float]]]:
+        """Hand rows over; the answer waits for what they were predicted to cost. Both raise `TrainingFailed`."""
+        self._send([(text, row.actions, row.index, cost) for text, cost, row in examples])
+        return self._receive
+
+    def model(self) -> bytes:
+        """The model as it has become; raises `TrainingFailed`."""
+        self._send(None)
+        model: bytes = self._receive()
+        return model
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _send(self, what: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            pickle.dump(what, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        try:
+            return pickle.load(self._process.stdout)
+        except EOFError:
+            raise self._failure() from None
+
+    def _failure(self) -> TrainingFailed:
+        _, said = self._process.communicate()
+        last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return TrainingFailed(f"the reward model's process ended with exit code {self._process.returncode}: {last}")
+
+
+def _serve() -> None:
+    """The other process's life: a model, then rows to learn and questions for the model, until the pipe ends."""
+    given, told = sys.stdin.buffer, sys.stdout.buffer
+    encoder, learning, stored = pickle.load(given)
+    model = RewardModel(FeatureEncoder.from_json(encoder), learning, model=stored)
+    while True:
+        try:
+            examples: list[RewardExample] | None = pickle.load(given)
+        except EOFError:
+            return
+        answer = model.to_bytes() if examples is None else [model.learn(*example) for example in examples]
+        pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
+        told.flush()
+
+
+if __name__ == "__main__":
+    _serve()
