@@ -28,4 +28,5 @@ def lower_trainer() -> None:
     """Run only when nobody else wants the processor, where the system knows how to say so; else as a nice process."""
     os.nice(TRAINER_NICENESS)
     if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):  # a sandbox may forbid it: niceness is left
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
