@@ -50,7 +50,7 @@ MEANING: dict[str, str] = {
     "learning.bits": "log2 of the number of weights",
     "learning.cb_type": "how logged rewards become regression targets",
     "learning.passes": "how often a log of up to 5,000 rows is read when it is learnt anew",
-    "learning.importance_max": "bound on 1/probability as an example's weight (squarecb weighs all rows alike)",
+    "learning.importance_max": "bound on 1/probability as an example's weight (squarecb: at most 10)",
     "learning.propensity_min": "rows decided with a smaller probability are not learnt from",
     "learning.seed": "seed of the learner's own randomness",
     "training.time_s_max": "seconds after which a training job is ended; the run fails, and the next one tries again",

@@ -22,20 +22,22 @@ from bandit.vw_workspace import VWWorkspace
 
 KNOWN_ROWS = 10
 """From so many rows on, an action without features stands on its own estimate."""
+REGRESSION_IMPORTANCE_MAX = 10.0
+"""Bound on 1/propensity as a weight in squarecb's regression."""
 ACTIONS_COUNTED_MAX = 10_000
 """With more actions than this, ids come and go, and counting them says nothing."""
 
 
 def learnt_propensity(exploration: Exploration, learning: Learning, propensity: float) -> float:
-    """The propensity that VW is told of a row, in (0, 1].
+    """The propensity that VW is told of a row, in (0, 1]: the logged one, but no less than the bounds allow.
 
-    Squarecb is a regression of each action's cost, in which all rows count alike: weights would let the few draws of a
-    rare action shake its estimate. As VW weighs by 1/(k·propensity), 1 makes a step of 1/k. The others learn with the
-    logged propensity, as far as `importance_max` and `propensity_min` allow.
+    Squarecb is a regression of each action's cost, which needs no weights of 1/propensity; but they let a world that
+    has changed show in the few draws that tell. Bounded as they are, a rare action's draws don't shake its estimate.
     """
+    bound = max(learning.propensity_min, 1.0 / learning.importance_max)
     if exploration.algorithm == "squarecb":
-        return 1.0
-    return max(propensity, learning.propensity_min, 1.0 / learning.importance_max)
+        bound = max(bound, 1.0 / REGRESSION_IMPORTANCE_MAX)
+    return max(propensity, bound)
 
 
 class VWPolicy:
