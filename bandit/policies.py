@@ -75,8 +75,8 @@ class ModelState(msgspec.Struct, kw_only=True):
     action_counts: dict[str, int] = {}
     refit_at: int = 0
     """The encoder is fitted anew, and everything learnt again, once this many rows have been learnt."""
-    reread_rows: int = 0
-    """So many of the first rows were read `learning.passes` times, the others once."""
+    reread_rows: int | None = None
+    """So many of the first rows were read `learning.passes` times, the others once; None where that was not noted."""
 
 
 def read_state(files: Mapping[str, bytes]) -> ModelState:

@@ -56,7 +56,7 @@ class Learning:
         files: Mapping[str, bytes] | None = None,
         rows_learnt: int = 0,
         refit_at: int = FIRST_REFIT_ROWS,
-        reread_rows: int = 0,
+        reread_rows: int | None = 0,
     ) -> None:
         self.settings = settings
         self.rows_learnt = rows_learnt

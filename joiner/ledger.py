@@ -15,6 +15,7 @@ from bandit.errors import NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.registry import ModelRegistry
 from joiner.connection import connect, from_utc, quote
+from joiner.statements import ORDER, REWARD_OUTCOMES
 from joiner.warehouse import Warehouse
 
 _REASONS = {
@@ -28,12 +29,22 @@ _REASONS = {
     "aside": "its decision is not learnt from",
 }
 
+_PICKS: dict[str, tuple[str, str, str]] = {
+    "first": ("the first", "a reward before it counts", ""),
+    "last": ("the last", "a reward after it counts", "later"),
+    "min": ("the lowest", "{} reward counts", "lower"),
+    "max": ("the highest", "{} reward counts", "higher"),
+}
+"""Per aggregation that picks one reward: what it picks, why another does not count, and what could still replace it."""
+_BLENDS = {"sum": "the sum", "mean": "the mean"}
+
 
 def trace(warehouse: Warehouse, registry: ModelRegistry, event_id: str, *, now: datetime) -> dict[str, Any]:
     """Everything about one event_id as a JSON object; raises `NotFound` when the log holds no record of it.
 
     `state` is one of `rewarded_only` (rewards, no decision yet), `waiting`, `not_activated`, `conflict`,
-    `defaulted`, `rewarded`; `why` says it in a sentence.
+    `defaulted`, `rewarded`; `why` says it in a sentence. A reward's `outcome` is as in the view `rewards`, or `in_time`
+    where the aggregation picks one reward and this is another.
     """
     decisions = _rows(warehouse, _DECISIONS, event_id)
     rewards = _rows(warehouse, _REWARDS, event_id)
@@ -42,6 +53,8 @@ def trace(warehouse: Warehouse, registry: ModelRegistry, event_id: str, *, now: 
         raise NotFound("no event of this id is in the sealed log (a new one is there within a few seconds)")
     for reward in rewards:
         reward["why"] = _REASONS[reward["outcome"]]
+    if decisions:
+        _tell_the_picked(rewards, decisions[0]["aggregation"])
     joined = _rows(warehouse, _JOINED, event_id)
     aside = _rows(warehouse, _ASIDE, event_id)
     interaction = joined[0] if joined else None
@@ -59,6 +72,24 @@ def trace(warehouse: Warehouse, registry: ModelRegistry, event_id: str, *, now: 
     }
     answer["state"], answer["why"] = _state(answer, aside, warehouse.joined_until(), now)
     return answer
+
+
+def _tell_the_picked(rewards: list[dict[str, Any]], aggregation: str | None) -> None:
+    """Where one reward sets the value: it says so, and the others that came in time become `in_time`."""
+    in_time = [reward for reward in rewards if reward["outcome"] in ("counted", "waiting")]
+    if aggregation not in _PICKS or not in_time:
+        return
+    _, reason, better = _PICKS[aggregation]
+    if aggregation in ("first", "last"):
+        picked = in_time[0 if aggregation == "first" else -1]
+    else:
+        picked = (min if aggregation == "min" else max)(in_time, key=lambda reward: reward["reward"])
+    for reward in in_time:
+        if reward is not picked:
+            how = "an equal" if reward["reward"] == picked["reward"] else f"a {better}"
+            reward["outcome"], reward["why"] = "in_time", f"in time; {reason.format(how)}"
+    if picked["outcome"] == "waiting" and better:
+        picked["why"] += f", unless a {better} one comes"
 
 
 def _state(
@@ -84,8 +115,9 @@ def _state(
     if not interaction["rewarded"]:
         return "defaulted", f"No reward counted, so it has the default reward {interaction['reward']:g}; {learnt}."
     count = interaction["rewards_counted"]
-    made = "1 report" if count == 1 else f"{count} reports"
-    return "rewarded", f"Its reward is {interaction['reward']:g}, out of {made}; {learnt}."
+    of = {name: words[0] for name, words in _PICKS.items()} | _BLENDS
+    made = "out of 1 report" if count == 1 else f"{of.get(decision['aggregation'], 'out')} of {count} reports"
+    return "rewarded", f"Its reward is {interaction['reward']:g}, {made}; {learnt}."
 
 
 def _models(registry: ModelRegistry, interaction: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -126,16 +158,17 @@ def _evaluations(paths: ExperimentPaths, event_id: str) -> list[str]:
 _DECISIONS = """
 SELECT decided_at, matures_at, model_id, action, index, probability, pmf, context::JSON AS context,
        coalesce(actions, v.whole)::JSON AS actions, excluded::JSON AS excluded, mode, slice, slot, deferred,
-       settings_version, CASE WHEN imported_at IS NULL THEN 'live' ELSE 'import' END AS origin,
+       settings_version, aggregation, CASE WHEN imported_at IS NULL THEN 'live' ELSE 'import' END AS origin,
        writer_id || '-' || lpad(sequence::VARCHAR, 8, '0') AS segment
 FROM decision_records LEFT JOIN catalogues v USING (catalogue_version)
+LEFT JOIN settings s USING (settings_version)
 WHERE event_id = $event_id ORDER BY stamped_at, writer_id, sequence, position
 """
 
-# one row per reward record of the event
-_REWARDS = """
-SELECT received_at, reward, reward_id, event, value, action, outcome FROM rewards
-WHERE event_id = $event_id ORDER BY received_at
+# one row per reward record of the event, in the order in which "first" and "last" go
+_REWARDS = f"""
+SELECT received_at, reward, reward_id, event, value, action, outcome FROM ({REWARD_OUTCOMES})
+WHERE event_id = $event_id ORDER BY {ORDER}
 """
 
 # one row per activation record of the event

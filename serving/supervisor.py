@@ -54,7 +54,7 @@ class ServiceAddress(msgspec.Struct, frozen=True):
 
 
 class ServiceFailed(RewardloopError):
-    """A child refused to start; its own message is on stderr."""
+    """The service did not become ready."""
 
 
 @dataclass(slots=True)
@@ -92,7 +92,10 @@ class Supervisor:
     _socket: socket.socket | None = None
 
     def run(self) -> int:
-        """Run until a signal asks to stop; returns 0. Raises `InvalidInput` for a taken port, `ServiceFailed`."""
+        """Run until a signal asks to stop; returns 0, or 2 where a child refused to start (and said why on stderr).
+
+        Raises `InvalidInput` for a taken port, `ServiceFailed`.
+        """
         self._open()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -102,7 +105,8 @@ class Supervisor:
                 self._start(child)
             deadline = time.monotonic() + READY_S
             while not self._stopping:
-                self._watch()
+                if not self._watch():
+                    return MISUSE
                 if not announced:
                     announced = self._announce()
                     if not announced and time.monotonic() > deadline:
@@ -180,14 +184,15 @@ class Supervisor:
 
     # -- watching ----------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _watch(self) -> bool:
+        """Start again what has ended; False when a child refused to start at all."""
         now = time.monotonic()
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
                 code = child.process.returncode
                 child.process = None
                 if code == MISUSE and not child.once_ready:
-                    raise ServiceFailed(f"the {child.name} did not start")
+                    return False
                 if now - child.started > STABLE_S:
                     child.crashes = 0
                 pause = min(RESTART_S * 2**child.crashes, RESTART_S_MAX)
@@ -198,6 +203,7 @@ class Supervisor:
                     self.on_crash(f"the {child.name} ended ({_ending(code)}); starting it again in {pause:.1f} s")
             if child.process is None and now >= child.restart_at:
                 self._start(child)
+        return True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -19,15 +19,22 @@ OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
 )
+CUT_OFF = """
+for (const details of document.querySelectorAll("details")) details.open = true;
+[...document.querySelectorAll("div")].filter((box) => box.scrollWidth > box.clientWidth + 1
+  && getComputedStyle(box).overflowX !== "visible").map((box) => box.innerText)
+"""
 ANSWER_TIMEOUT_S = 30.0
 
 
 @dataclass
 class Visit:
-    """One page: its visible text, the width it needs, every URL it asked for, and what its console complained of."""
+    """One page: its visible text, the width it needs, the texts of what scrolls sideways within it, every URL it asked
+    for, and what its console complained of."""
 
     text: str = ""
     needed_width: int = 0
+    cut_off: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -74,6 +81,7 @@ class Browser:
         self._listen(until=None, seconds=stay_s)
         self._visit.text = self._evaluate("document.body.innerText", session)
         self._visit.needed_width = self._evaluate("document.documentElement.scrollWidth", session)
+        self._visit.cut_off = self._evaluate(CUT_OFF, session)
         self._call("Target.closeTarget", {"targetId": target})
         return self._visit
 

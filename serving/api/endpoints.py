@@ -211,7 +211,8 @@ class Api:
         limits = hosted.server.limits
         body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
         request = personalizer.parse_rank(body, limits)
-        answer = decode_answer(await hosted.decide(request))
+        with personalizer.in_their_terms():
+            answer = decode_answer(await hosted.decide(request))
         assert isinstance(answer, Answer)
         return personalizer.rank_reply(request, answer)
 
@@ -222,13 +223,16 @@ class Api:
         limits = hosted.server.limits
         check_event_id(event_id, "eventId", limits)
         body = await read_body(receive, headers, limits.body_bytes_max, "limits.body_bytes_max")
-        await hosted.submit(hosted.server.reward_events([personalizer.parse_rank_reward(body, event_id)]))
+        item = personalizer.parse_rank_reward(body, event_id)
+        with personalizer.in_their_terms():
+            await hosted.submit(hosted.server.reward_events([item]))
         hosted.server.counters.add("rewards")
         return _NO_CONTENT
 
     async def rank_activate(self, experiment: str, event_id: str, headers: Headers, receive: Receive) -> Reply:
         """An activate call of Personalizer."""
-        await self.activate(experiment, event_id, headers, receive)
+        with personalizer.in_their_terms():
+            await self.activate(experiment, event_id, headers, receive)
         return _NO_CONTENT
 
     # -- looking after the process -----------------------------------------------------------------------

@@ -7,12 +7,15 @@ as that API documents, and orders the others around them with the chosen one fir
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from bandit.errors import InvalidRequest
+from bandit.errors import Conflict, InvalidInput, InvalidRequest, Problem
 from bandit.settings import Limits
 from bandit.types import Action
 from serving.api.answers import Answer
@@ -63,6 +66,15 @@ _rank_decoder = msgspec.json.Decoder(RankRequest)
 _reward_decoder = msgspec.json.Decoder(RewardRequest)
 _encoder = msgspec.json.Encoder()
 
+_THEIR_NAMES = {
+    "context": "contextFeatures",
+    "deferred": "deferActivation",
+    "event_id": "eventId",
+    "excluded": "excludedActions",
+    "reward": "value",
+}
+_OUR_NAME = re.compile(rf"^({'|'.join(_THEIR_NAMES)})\b")
+
 _CODES = {
     401: "Unauthorized",
     403: "Forbidden",
@@ -80,13 +92,34 @@ def parse_rank(body: bytes, limits: Limits) -> RecommendRequest:
     rank = decode(_rank_decoder, body)
     request = RecommendRequest(
         context=merge_features(rank.context_features or []),
-        actions=[Action(action.id, merge_features(action.features or [])) for action in rank.actions],
+        actions=[
+            Action(action.id, merge_features(action.features or [], f"actions[{position}].features"))
+            for position, action in enumerate(rank.actions)
+        ],
         event_id=rank.event_id or None,
         excluded=rank.excluded_actions or [],
         deferred=bool(rank.defer_activation),
     )
-    check_recommend(request, limits)
+    with in_their_terms():
+        check_recommend(request, limits)
     return request
+
+
+@contextmanager
+def in_their_terms() -> Iterator[None]:
+    """Raises what the block raises, with fields named as that API names them."""
+    try:
+        yield
+    except InvalidInput as error:
+        theirs = [Problem(_their(entry.field), entry.problem, entry.limit) for entry in error.problems]
+        raise InvalidRequest.of(theirs) from None
+    except Conflict as error:
+        raise Conflict(_their(str(error))) from None
+
+
+def _their(text: str) -> str:
+    """`text` with the field that it begins with in that API's name."""
+    return _OUR_NAME.sub(lambda found: _THEIR_NAMES[found.group(1)], text)
 
 
 def parse_rank_reward(body: bytes, event_id: str) -> RewardItem:
@@ -94,8 +127,8 @@ def parse_rank_reward(body: bytes, event_id: str) -> RewardItem:
     return RewardItem(event_id=event_id, reward=decode(_reward_decoder, body).value)
 
 
-def merge_features(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """One feature object out of several: objects of one name are merged, texts of one name become a list.
+def merge_features(parts: list[dict[str, Any]], field: str = "contextFeatures") -> dict[str, Any]:
+    """One feature object out of the several in `field`: objects of one name are merged, texts become a list.
 
     Any other clash of a name is refused: keeping the last one would lose a feature without a word.
 
@@ -105,20 +138,20 @@ def merge_features(parts: list[dict[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
-            merged[name] = _combine(merged[name], value) if name in merged else value
+            merged[name] = _combine(merged[name], value, field) if name in merged else value
     return merged
 
 
-def _combine(known: Any, value: Any) -> Any:
+def _combine(known: Any, value: Any, field: str) -> Any:
     if known == value and type(known) is type(value):
         return known
     if isinstance(known, dict) and isinstance(value, dict):
-        return merge_features([known, value])
+        return merge_features([known, value], field)
     texts = [entry if isinstance(entry, list) else [entry] for entry in (known, value)]
     combined = [text for entry in texts for text in entry]
     if all(isinstance(text, str) for text in combined):
         return combined
-    raise InvalidRequest("contextFeatures", "two of its objects give one feature different values")
+    raise InvalidRequest(field, "two of its objects give one feature different values")
 
 
 def rank_reply(request: RecommendRequest, answer: Answer) -> Reply:

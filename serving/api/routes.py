@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from bandit.errors import Problem
+from bandit.errors import InvalidRequest, Problem
 from serving.api.access import Headers
 from serving.api.docs_page import DOCS_POLICY, render_docs
 from serving.api.endpoints import (
@@ -33,7 +35,8 @@ EXPERIMENT = "/v1/experiments/{experiment}"
 
 def describe(api: Api) -> FastAPI:
     """A FastAPI application over the endpoints."""
-    app = FastAPI(title="rewardloop decision API", docs_url=None, redoc_url=None)
+    # no redirects: a client that follows one may send its POST again as a GET, or without its body
+    app = FastAPI(title="rewardloop decision API", docs_url=None, redoc_url=None, redirect_slashes=False)
     description = document()
     page = render_docs(description).encode()
     app.openapi = lambda: description  # type: ignore[method-assign]
@@ -61,9 +64,11 @@ def describe(api: Api) -> FastAPI:
 
     @app.post(f"{EXPERIMENT}/events/{{event_id:path}}/activate")
     async def activate(experiment: str, event_id: str, request: Request) -> Response:
-        return await run(
-            request, ACTIVATE, experiment, lambda h: api.activate(experiment, event_id, h, request.receive)
-        )
+        async def endpoint(headers: Headers) -> Reply:
+            check_encoding(request, "event_id")
+            return await api.activate(experiment, event_id, headers, request.receive)
+
+        return await run(request, ACTIVATE, experiment, endpoint)
 
     @app.post("/personalizer/v1.0/rank")
     async def rank(request: Request) -> Response:
@@ -73,16 +78,22 @@ def describe(api: Api) -> FastAPI:
     @app.post("/personalizer/v1.0/events/{event_id:path}/reward")
     async def rank_reward(event_id: str, request: Request) -> Response:
         experiment = api.personalizer_experiment(Headers.of(request.scope["headers"]))
-        return await run(
-            request, RANK_REWARD, experiment, lambda h: api.rank_reward(experiment, event_id, h, request.receive)
-        )
+
+        async def endpoint(headers: Headers) -> Reply:
+            check_encoding(request, "eventId")
+            return await api.rank_reward(experiment, event_id, headers, request.receive)
+
+        return await run(request, RANK_REWARD, experiment, endpoint)
 
     @app.post("/personalizer/v1.0/events/{event_id:path}/activate")
     async def rank_activate(event_id: str, request: Request) -> Response:
         experiment = api.personalizer_experiment(Headers.of(request.scope["headers"]))
-        return await run(
-            request, RANK_ACTIVATE, experiment, lambda h: api.rank_activate(experiment, event_id, h, request.receive)
-        )
+
+        async def endpoint(headers: Headers) -> Reply:
+            check_encoding(request, "eventId")
+            return await api.rank_activate(experiment, event_id, headers, request.receive)
+
+        return await run(request, RANK_ACTIVATE, experiment, endpoint)
 
     @app.api_route("/livez", methods=["GET", "HEAD"])
     async def livez(request: Request) -> Response:
@@ -112,9 +123,28 @@ def describe(api: Api) -> FastAPI:
             wrong = Problem("method", "is not taken by this address", (error.headers or {}).get("Allow"))
             return respond(reply_with(problem("method-not-allowed", str(wrong), [wrong]), headers))
         wrong = Problem("path", "is no address of this service; see /docs")
+        if _known(app, request, request.url.path.rstrip("/")):
+            wrong = Problem("path", "is an address of this service only without the slash at its end")
         return respond(reply_with(problem("not-found", str(wrong), [wrong]), ()))
 
     return app
+
+
+def check_encoding(request: Request, field: str) -> None:
+    """Refuse an address whose percent-encoded bytes are no UTF-8; raises `InvalidRequest` that names `field`.
+
+    The server decodes it leniently: different bytes would all become the same replacement characters.
+    """
+    try:
+        unquote_to_bytes(request.scope.get("raw_path", b"")).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(field, "is not valid UTF-8 in the address") from None
+
+
+def _known(app: FastAPI, request: Request, path: str) -> bool:
+    """Whether `path` would be an address for this request."""
+    scope = {**request.scope, "path": path}
+    return any(route.matches(scope)[0] != Match.NONE for route in app.routes)
 
 
 def respond(reply: Reply) -> Response:

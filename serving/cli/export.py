@@ -34,5 +34,8 @@ def command(common: Common, *, what: str, form: str | None, model: str | None, o
     say(f"{rows} written to {out} ({answer['format']}); the log is complete until {answer['complete_until']}.")
     if "vw_arguments" in answer and not answer["complete"]:
         say("The model had learnt other rows too, which are gone by now: VW will not come to its weights.")
+    elif "vw_arguments" in answer and not answer["order_known"]:
+        say("An earlier release made the model and did not note how often it read which rows; each is written once.")
+        say(f"VW need not come to its weights. The arguments: vw --dsjson -d {out} {answer['vw_arguments']}")
     elif "vw_arguments" in answer:
         say(f"VW comes to the same weights with: vw --dsjson -d {out} {answer['vw_arguments']}")

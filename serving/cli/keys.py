@@ -35,15 +35,20 @@ def command() -> None:
 def create(common: Common, name: str, scopes: Sequence[str], all_experiments: bool) -> None:
     """Create a key named NAME and print its secret, this once.
 
-    It holds for the experiment named by --experiment, or the only one there is. Two keys of one name may live at
-    the same time: create the new one, move the client, revoke the old one.
+    It holds for the experiment named by --experiment, which must exist, or the only one there is; while there is
+    none yet it holds for all. Two keys of one name may live at the same time: create the new one, move the client,
+    revoke the old one.
     """
     data_dir = common.make_data_dir()
     if all_experiments and common.experiment is not None:
         raise InvalidInput("--all-experiments", "and --experiment exclude each other")
     experiments = None
-    if not all_experiments and (common.experiment is not None or Experiment.names(data_dir)):
+    there = Experiment.names(data_dir)
+    if not all_experiments and (common.experiment is not None or there):
         experiments = [common.experiment_name()]
+        if experiments[0] not in there:
+            known = f"there is {', '.join(there)}" if there else "there is none yet; --all-experiments needs none"
+            raise InvalidInput("--experiment", f"{experiments[0]} does not exist in {data_dir}: {known}")
     record, secret = create_key(
         data_dir, name=name, scopes=scopes or ("recommend", "reward"), experiments=experiments, now=now()
     )

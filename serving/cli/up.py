@@ -53,7 +53,8 @@ def command(
         on_crash=say,
     )
     code = supervisor.run()
-    say("Stopped; everything acknowledged is on disk.")
+    if code == 0:
+        say("Stopped; everything acknowledged is on disk.")
     click.get_current_context().exit(code)
 
 

@@ -48,11 +48,14 @@ def next_sentence(
             return f"1 decision waits for its reward window to close{matures}; then it counts."
         return f"{_count(waiting, 'decision')} wait for their reward window to close{matures}; then they count."
     start = "It serves the champion" if has_champion else "It serves the cold start"
+    if mode == "apprentice":
+        start = "It answers the baseline"
     return f"{start} and waits for decisions: none has been made that is not learnt yet."
 
 
 def why_nothing_changed(
     *,
+    mode: str,
     running: str | None,
     runs: int,
     last_run: RunReport | None,
@@ -74,6 +77,11 @@ def why_nothing_changed(
         return f"The last run ({at}) published the first model: {last_run.reason}"
     if last_run.outcome == reports.FAILED:
         return f"The last run ({at}) failed and changed nothing: {last_run.error}"
+    if mode == "apprentice" and last_run.outcome != reports.NOTHING:
+        return (
+            "The mode is apprentice: every answer is the baseline, which tells nothing of other actions, so nothing is "
+            f"promoted on it (run {runs}, {at}); `rewardloop report apprentice` says how the model would have done."
+        )
     serves = f"The champion stands since {_clock(champion_since)}" if champion_since else "The cold start still serves"
     verdict = {reports.HOLD: "held its challenger", reports.INSUFFICIENT: "lacked evidence"}.get(last_run.outcome)
     if verdict is None:

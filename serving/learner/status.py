@@ -35,6 +35,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         unknown=intake.unknown,
     )
     why = why_nothing_changed(
+        mode=settings.serving.mode,
         running=cycle.running,
         runs=cycle.runs,
         last_run=cycle.last_run,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -72,3 +74,31 @@ def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:
         return recommender
 
     assert asyncio.run(host()).counters.rewards_dropped == 1
+
+
+def test_a_worker_forked_after_the_recommender_was_used_has_connections_and_a_queue_of_its_own(server: Any) -> None:
+    server.script = [(200, DECISION | TAKEN)]
+    program = (
+        "import asyncio, os\n"
+        "from rewardloop_client import AsyncClient, AsyncRecommender, Choice\n"
+        f"plain, recommender = AsyncClient({server.url!r}), AsyncRecommender({server.url!r}, timeout_s=5)\n"
+        "async def work(who):\n"
+        "    await plain.recommend({'who': who}, ['a', 'b'])\n"
+        "    assert (await recommender.recommend({'who': who}, ['a', 'b'], default='a')).learnable\n"
+        "    recommender.reward(Choice('a', who, True), 1.0)\n"
+        "async def end(count):\n"
+        "    await recommender.close()\n"
+        "    await plain.close()\n"
+        "    assert recommender.counters.rewards_sent == count, recommender.counters\n"
+        "loop = asyncio.new_event_loop()\n"
+        "loop.run_until_complete(work('before'))\n"
+        "child = os.fork()\n"
+        "loop = loop if child else asyncio.new_event_loop()\n"
+        "loop.run_until_complete(work('parent' if child else 'child'))\n"
+        "loop.run_until_complete(end(2 if child else 1))\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert sorted(item["event_id"] for item in rewards_seen(server)) == ["before", "child", "parent"]
+    # asking, asking plainly and reporting: three connections for each of the two processes
+    assert len(server.connections) == 6

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from bandit.errors import InvalidInput, NotFound, Refused
+from bandit.events import Event
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from joiner.copy import copy_warehouse
@@ -150,6 +151,61 @@ def test_the_ledger_says_of_every_event_where_it_is_and_of_every_reward_what_bec
     assert len(found["torn"]["repeated_decisions"]) == 1
     assert "12:02:30" in found["young"]["why"]
     assert [entry["outcome"] for entry in found["nobody"]["rewards"]] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "outcomes", "whys", "value", "of"),
+    [
+        ("first", ["counted", "in_time", "in_time"], ["in time; a reward before it counts"] * 2, 0.5, "the first"),
+        ("last", ["in_time", "in_time", "counted"], ["in time; a reward after it counts"] * 2, 0.75, "the last"),
+        (
+            "min",
+            ["in_time", "counted", "in_time"],
+            ["in time; a lower reward counts", "in time; a lower reward counts"],
+            0.25,
+            "the lowest",
+        ),
+        ("max", ["in_time", "in_time", "counted"], ["in time; a higher reward counts"] * 2, 0.75, "the highest"),
+        ("sum", ["counted"] * 3, [], 1.5, "the sum"),
+        ("mean", ["counted"] * 3, [], 0.5, "the mean"),
+    ],
+)
+def test_the_ledger_says_which_of_several_rewards_counts_and_why_the_others_do_not(
+    tmp_path: Path, aggregation: str, outcomes: list[str], whys: list[str], value: float, of: str
+) -> None:
+    made = experiment(tmp_path, aggregation=aggregation)
+    numbers = [(10, 0.5), (20, 0.25), (30, 0.75)]
+    records: list[Event] = [decision("done", 0), decision("open", 90)]
+    records += [reward("done", at_s, number, reward_id=f"r{at_s}") for at_s, number in numbers]
+    records += [reward("open", 90 + at_s / 10, number, reward_id=f"r{at_s}") for at_s, number in numbers]
+    records += [reward("done", 40, 0.25, reward_id="r20"), reward("done", 70, -1.0, reward_id="late")]
+    logs.write(made, records)
+    with Warehouse(made) as warehouse:
+        warehouse.ingest(logs.write(made, []))
+        warehouse.join(at(100))
+        registry = ModelRegistry(made.paths, durable=False)
+        done, still_open = (trace(warehouse, registry, name, now=at(100)) for name in ("done", "open"))
+    assert done["decision"]["aggregation"] == aggregation
+    assert [entry["outcome"] for entry in done["rewards"]] == [*outcomes, "duplicate", "late"]
+    assert [entry["why"] for entry in done["rewards"] if entry["outcome"] == "in_time"] == whys
+    assert done["interaction"]["reward"] == value and f"{of} of 3 reports" in done["why"]
+    waiting = [outcome.replace("counted", "waiting") for outcome in outcomes]
+    assert [entry["outcome"] for entry in still_open["rewards"]] == waiting
+    unless = [" unless a " in entry["why"] for entry in still_open["rewards"] if entry["outcome"] == "waiting"]
+    assert unless == [aggregation in ("last", "min", "max")] * len(unless)
+
+
+def test_of_equal_rewards_the_ledger_says_that_an_equal_one_counts(tmp_path: Path) -> None:
+    made = experiment(tmp_path, aggregation="max")
+    logs.write(made, [decision("e", 0), *(reward("e", at_s, 0.5, reward_id=f"r{at_s}") for at_s in (5, 6))])
+    with Warehouse(made) as warehouse:
+        warehouse.ingest(logs.write(made, []))
+        warehouse.join(at(100))
+        told = trace(warehouse, ModelRegistry(made.paths, durable=False), "e", now=at(100))["rewards"]
+    assert [(entry["outcome"], entry["why"]) for entry in told] == [
+        ("counted", "counted"),
+        ("in_time", "in time; an equal reward counts"),
+    ]
 
 
 def test_the_ledger_names_the_models_that_learnt_an_event(tmp_path: Path) -> None:

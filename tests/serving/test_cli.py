@@ -18,6 +18,7 @@ from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.settings import ExperimentSettings, settings_to_dict
 from serving.cli import GROUPS, LazyGroup, run
+from serving.cli.common import now
 from serving.cli.config import load_configuration
 from serving.cli.init import template
 
@@ -208,6 +209,21 @@ def test_other_machines_may_not_connect_without_a_key(tmp_path: Path, capsys: py
     assert "rewardloop keys create" in capsys.readouterr().err
 
 
+def test_a_key_for_an_experiment_that_does_not_exist_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create = ["keys", "create", "app", "--data-dir", str(tmp_path)]
+    for there in ("there is none yet", "there is shop"):
+        assert run([*create, "--experiment", "shpo"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("rewardloop: --experiment: shpo does not exist") and there in line
+        assert KeyRing(tmp_path).empty
+        if there == "there is none yet":
+            Experiment.create(tmp_path, "shop", load_configuration(None, {}).settings_for("shop"), now=now())
+    assert run([*create, "--experiment", "shop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["experiments"] == ["shop"]
+
+
 def test_a_foreign_package_named_bandit_is_told_in_one_sentence(tmp_path: Path) -> None:
     foreign = tmp_path / "bandit"
     foreign.mkdir()
@@ -224,8 +240,6 @@ def test_a_foreign_package_named_bandit_is_told_in_one_sentence(tmp_path: Path) 
 
 def test_models_and_status_work_while_no_learner_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = load_configuration(None, {}).settings_for("default")
-    from serving.cli.common import now
-
     Experiment.create(tmp_path, "one", settings, now=now())
     assert run(["status", "--data-dir", str(tmp_path), "--json"]) == 0
     state = json.loads(capsys.readouterr().out)

@@ -9,10 +9,10 @@ from serving.learner.reports import RunReport
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def said(champion_since: datetime | None) -> str:
+def said(champion_since: datetime | None, mode: str = "online") -> str:
     held = RunReport(at=AT, trigger="rows", outcome=reports.HOLD, reason="Not proven better.")
     return why_nothing_changed(
-        running=None, runs=4, last_run=held, champion_since=champion_since, waiting=0, new_rows=0
+        mode=mode, running=None, runs=4, last_run=held, champion_since=champion_since, waiting=0, new_rows=0
     )
 
 
@@ -22,3 +22,8 @@ def test_a_held_challenger_leaves_the_champion_or_the_cold_start_whichever_serve
         "Not proven better."
     )
     assert said(None).startswith("The cold start still serves; run 4 ")
+
+
+def test_an_apprentice_is_not_told_to_wait_for_rows_that_can_never_come() -> None:
+    told = said(None, "apprentice")
+    assert "apprentice" in told and "report apprentice" in told and "Not proven better" not in told

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from vowpalwabbit import Workspace
 
+from bandit.registry import ModelRegistry
 from serving.cli import run
 from tests.serving.learner_support import copy_of, paths_of, played
 
@@ -47,7 +48,7 @@ def test_vw_trained_on_the_export_comes_to_the_weights_of_the_stored_model(
         learnt = json.loads((stored / "manifest.json").read_text())["data"]["rows"]
         out = tmp_path / f"{model_id}.dsjson"
         answer = exported(data_dir, model_id, out, capsys)
-        assert (answer["rows"], answer["complete"]) == (learnt, True)
+        assert (answer["rows"], answer["complete"], answer["order_known"]) == (learnt, True, True)
         assert len(out.read_text().splitlines()) > learnt >= 60  # the first rows were read twice
         theirs = weights([*answer["vw_arguments"].split(), "--dsjson", "-d", str(out)])
         ours = weights(["--initial_regressor", str(stored / "policy.vw"), "--testonly"])
@@ -64,6 +65,41 @@ def test_rows_that_were_learnt_and_are_gone_are_told(
     assert run(["erase", "--event-id", row["event_id"], "--yes", "--data-dir", str(data_dir)]) == 0
     answer = exported(data_dir, first, tmp_path / "out.dsjson", capsys)
     assert (answer["rows"], answer["complete"]) == (59, False)
+
+
+def test_a_model_that_does_not_note_how_often_it_read_its_rows_is_not_promised_again(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir = copy_of(original, tmp_path)
+    [first, *_] = model_ids(data_dir)
+    older = published_without_rereading(data_dir, first)
+    out = tmp_path / "out.dsjson"
+    answer = exported(data_dir, older, out, capsys)
+    assert (answer["complete"], answer["order_known"]) == (True, False)
+    assert len(out.read_text().splitlines()) == answer["rows"]
+    command = ["export", "--format", "dsjson", "--model", older, "--out", str(out), "--data-dir", str(data_dir)]
+    assert run(command) == 0
+    told = capsys.readouterr().err
+    assert "same weights" not in told and "earlier release" in told
+
+
+def published_without_rereading(data_dir: Path, model_id: str) -> str:
+    """A stored model again, as releases wrote it that did not have `reread_rows` in its state; its new id."""
+    registry = ModelRegistry(paths_of(data_dir))
+    stored = registry.load(model_id)
+    state = json.loads(stored.files["state.json"])
+    assert state.pop("reread_rows") > 0
+    manifest = stored.manifest
+    return registry.publish(
+        {**stored.files, "state.json": json.dumps(state).encode()},
+        now=manifest.created_at,
+        parent=manifest.parent,
+        kind=manifest.kind,
+        options=manifest.options,
+        settings_version=manifest.settings_version,
+        data=manifest.data,
+        canaries=manifest.canaries,
+    ).model_id
 
 
 def _interactions(data_dir: Path, out: Path) -> str:

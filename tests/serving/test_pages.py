@@ -69,6 +69,15 @@ def test_the_console_shows_the_loop_and_keeps_itself_fresh(browser: Browser, ser
     assert f"{before + 5:,}\nlive decisions" in fresh.text
 
 
+def test_every_table_of_the_console_can_be_read_on_a_phone_without_scrolling_sideways(
+    browser: Browser, service: Service
+) -> None:
+    page = browser.visit(service.learner.url + "/", width=PHONE)
+    assert page.cut_off == []
+    for shown in (service.status()["workers"][0]["writer_id"], "Models", "All evaluations"):
+        assert shown in page.text
+
+
 def test_an_evaluation_report_is_whole_by_itself(browser: Browser, service: Service) -> None:
     found = service.admin.get("/evaluations").json()["evaluations"]
     for evaluation in found:

@@ -8,8 +8,12 @@ import os
 import random
 import re
 import signal
+import socket
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -184,10 +188,21 @@ def test_the_learner_tells_its_metrics(service: Service) -> None:
     assert told == values['rewardloop_learner_reward_delay_seconds_count{experiment="test"}']
 
 
-def test_a_second_learner_leaves_with_a_clear_line(service: Service) -> None:
+def test_a_second_learner_leaves_with_one_clear_line(service: Service) -> None:
     done = service.cli("learn", "--admin-port", "0")
     assert done.returncode == 2
-    assert "another learner" in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("rewardloop: ") and "another learner" in line
+
+
+def test_a_port_of_the_learner_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.cli", "up", "--data-dir", str(tmp_path), "--port", "0", "--admin-port"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*command, port], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"rewardloop: --admin-port: {port} cannot be used")
 
 
 def test_a_killed_learner_is_back_within_seconds_and_nothing_is_lost(service: Service) -> None:

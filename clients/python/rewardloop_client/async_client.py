@@ -10,12 +10,16 @@ from typing import Any
 import httpx
 
 from rewardloop_client import wire
+from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.types import Action, Recommendation
 from rewardloop_client.wire import CONNECTIONS_MAX, RETRIES_DEFAULT, RETRY_PAUSE_S, TIMEOUT_S
 
 
 class AsyncClient:
-    """An asynchronous client of one experiment; `async with` it, or await `close`. Options as for `Client`."""
+    """An asynchronous client of one experiment; `async with` it, or await `close`. Options as for `Client`.
+
+    A process that is forked opens connections of its own, in an event loop of its own.
+    """
 
     def __init__(
         self,
@@ -30,15 +34,22 @@ class AsyncClient:
     ) -> None:
         self.experiment = experiment
         self._retries = retries
-        self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/"),
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=timeout_s,
-            limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
-            transport=transport,
-            trust_env=False,
-        )
+        self._transport = transport
+
+        def connect() -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                base_url=base_url.rstrip("/"),
+                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+                timeout=timeout_s,
+                limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
+                transport=transport,
+                trust_env=False,
+            )
+
+        self._connect = connect
+        self._http: httpx.AsyncClient | None = connect()
         self._path = f"/v1/experiments/{experiment}"
+        begins_anew_when_forked(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -50,7 +61,13 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.aclose()
+
+    def begin_anew(self) -> None:
+        """In a forked process: leave the parent's connections alone and open others when they are needed."""
+        if self._transport is None:
+            self._http = None
 
     async def recommend(
         self,
@@ -107,11 +124,12 @@ class AsyncClient:
         headers = None if body is None else wire.JSON_HEADERS
         response: httpx.Response | None = None
         reason = ""
+        client = self._http = self._http or self._connect()
         for attempt in range(self._retries + 1):
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1))
             try:
-                response = await self._http.post(self._path + path, content=content, headers=headers)
+                response = await client.post(self._path + path, content=content, headers=headers)
             except httpx.TransportError as error:
                 response, reason = None, type(error).__name__
                 continue

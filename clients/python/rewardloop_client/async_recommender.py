@@ -5,7 +5,8 @@
         show(choice.action)
         recommender.reward(choice, 1.0)
 
-Leaving the block sends what is queued; there is no loop left to do so at the program's exit.
+Leaving the block sends what is queued; there is no loop left to do so at the program's exit. It may be made before a
+server forks its workers: each of them then has connections and a queue of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from rewardloop_client import wire
 from rewardloop_client.async_client import AsyncClient
 from rewardloop_client.errors import RewardloopError
+from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.recommender import (
     BATCH_MAX,
     DECISION_TIMEOUT_S,
@@ -39,7 +41,7 @@ log = logging.getLogger("rewardloop_client")
 
 class AsyncRecommender:
     """Asks with a deadline and reports in the background; none of its calls raises, but for the host's own
-    cancellation. Options and counters as for `Recommender`; belongs to one event loop.
+    cancellation. Options and counters as for `Recommender`; belongs to one event loop in each process.
     """
 
     def __init__(
@@ -55,9 +57,14 @@ class AsyncRecommender:
         self._rewards_max = rewards_max
         self._asking = AsyncClient(base_url, experiment, api_key=api_key, retries=0)
         self._reporting = AsyncClient(base_url, experiment, api_key=api_key, retries=0, connections_max=1)
+        self._closing = False
+        self.begin_anew()
+        begins_anew_when_forked(self)
+
+    def begin_anew(self) -> None:
+        """In a forked process: an empty queue (the parent sends its own) and no task of the parent's loop."""
         self._queue: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
         self.counters = RecommenderCounters()
 
     async def __aenter__(self) -> AsyncRecommender:

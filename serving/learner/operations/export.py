@@ -20,7 +20,8 @@ def run(
     """Export to the absolute path `out`; gives the number of rows. Raises `InvalidInput`, `NotFound`.
 
     `model` is for dsjson: the rows that this model has learnt, in its features, in the order and as often as it read
-    them, with VW's arguments in the answer; `complete` says that all of them are still here.
+    them, with VW's arguments in the answer; `complete` says that all of them are still here, `order_known` that the
+    model's state notes how often it read which (those of releases before that do not).
     """
     target = target_path(out)
     if model is not None and format != "dsjson":
@@ -57,11 +58,17 @@ def _dsjson(workspace: Workspace, target: Path, model: str | None) -> dict[str, 
             settings=learning.settings,
             after=model_time(data, "since"),
             until=model_time(data, "cut"),
-            reread_rows=learning.reread_rows,
+            reread_rows=learning.reread_rows or 0,
         )
     finally:
         learning.close()
-    return {"rows": rows, "model": model, "vw_arguments": arguments, "complete": rows == data.get("rows")}
+    return {
+        "rows": rows,
+        "model": model,
+        "vw_arguments": arguments,
+        "complete": rows == data.get("rows"),
+        "order_known": learning.reread_rows is not None or learning.settings.learning.passes == 1,
+    }
 
 
 def target_path(out: str) -> Path:

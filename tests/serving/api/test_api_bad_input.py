@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.api.http import DISCARDED_BYTES_MAX
 from serving.api.problems import TITLES
-from tests.serving.api.support import JSON, SEVEN, make_experiment, run, served
+from tests.serving.api.support import JSON, SEVEN, decisions, make_experiment, run, served
 
 MARKER = "zzyzx"
 """A string that must never come back."""
@@ -206,6 +206,51 @@ def test_what_is_not_a_request_is_refused_in_the_same_shape(tmp_path: Path) -> N
             assert (await client.post(url, content=good, headers=charset)).status_code == 200
 
     run(scenario())
+
+
+def test_an_address_with_a_slash_at_its_end_says_which_one_is_meant(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for name in ("recommend", "recommend/batch", "rewards", "events/e/activate"):
+                response = await client.post(f"/v1/experiments/default/{name}/", json={"context": {}})
+                check_problem(response, 404, "path")
+                assert "without the slash" in response.json()["detail"]
+            check_problem(await client.get("/readyz//"), 404, "path")
+            nowhere = await client.post("/v1/experiments/default/nowhere/", json={})
+            check_problem(nowhere, 404, "path")
+            assert "slash" not in nowhere.json()["detail"]
+
+    run(scenario())
+
+
+def test_an_event_id_in_an_address_must_be_utf_8(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for ident in ("%FF", "e%C3", "%ED%A0%80", "a%2F%FE"):
+                response = await client.post(f"/v1/experiments/default/events/{ident}/activate")
+                check_problem(response, 422, "event_id")
+            for ident in ("%EF%BF%BD", "%C3%A9", "%25FF"):  # what was meant may be anything, this character too
+                assert (await client.post(f"/v1/experiments/default/events/{ident}/activate")).status_code == 200
+
+    run(scenario())
+
+
+def test_of_a_name_that_an_object_holds_twice_the_last_one_counts(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    body = b'{"context":{"x":1,"x":2},"event_id":"no","event_id":"yes","actions":[{"id":"b","id":"a"}]}'
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for _ in range(2):  # the second time the action is known already
+                response = await client.post("/v1/experiments/default/recommend", content=body, headers=JSON)
+                assert (response.json()["event_id"], response.json()["action"]) == ("yes", "a")
+
+    run(scenario())
+    assert decisions(tmp_path)[0].context == {"x": 2}
 
 
 def test_a_body_without_a_declared_length_is_counted_while_it_is_read(tmp_path: Path) -> None:

@@ -291,6 +291,47 @@ def test_a_connection_that_keeps_the_server_waiting_is_closed(tmp_path: Path) ->
     assert [event.event_id for event in logged(tmp_path)] == ["a"]
 
 
+def test_clients_that_send_a_byte_now_and_then_are_closed_in_time_and_hold_nobody_up(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def drip(connect: Callable[[], Any], sent: bytes, dripped: bytes) -> None:
+        reader, writer = await connect()
+        writer.write(sent)
+        for place in range(len(dripped)):
+            with contextlib.suppress(OSError):
+                writer.write(dripped[place : place + 1])
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                assert await asyncio.wait_for(reader.read(1), 0.1) == b""
+                writer.close()
+                return
+        raise AssertionError("the connection stayed open as long as bytes came")
+
+    async def scenario() -> None:
+        async with listening(tmp_path, patience_s=1) as (connect, _):
+            whole = post(question("never"))
+            large = post(question("never", size=100_000), path=RECOMMEND + "/batch")
+            drips = [
+                *[drip(connect, b"", whole[:-1]) for _ in range(40)],  # the request line, byte by byte
+                *[drip(connect, whole[:-40], whole[-40:-1]) for _ in range(40)],  # the body, on the short way
+                *[drip(connect, large[:-100], large[-100:-1]) for _ in range(40)],  # the body, on the other one
+            ]
+            attack = asyncio.gather(*drips)
+            reader, writer = await connect()
+            answered = 0
+            while not attack.done():
+                writer.write(post(question(f"honest {answered}")))
+                status, _, _ = await asyncio.wait_for(answer(reader), 5)
+                assert status == 200
+                answered += 1
+                await asyncio.sleep(0.02)
+            await attack
+            writer.close()
+            assert answered > 10
+
+    run(scenario())
+    assert not any(event.event_id == "never" for event in logged(tmp_path))
+
+
 def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
 

@@ -107,7 +107,7 @@ def test_errors_arrive_as_the_clients_own_exceptions(service: tuple[str, Path]) 
         client.rank(rank_request=rank_request(excluded_actions=["pasta", "ice cream", "juice"]))
     error = nothing_left.value.error.error
     assert nothing_left.value.response.status_code == 400
-    assert error.code == "BadRequest" and error.target == "excluded" and "no action" in error.message
+    assert error.code == "BadRequest" and error.target == "excludedActions" and "no action" in error.message
     with pytest.raises(ErrorResponseException) as twice:
         client.rank(rank_request=rank_request(actions=[*rank_request().actions, *rank_request().actions]))
     assert twice.value.error.error.details[0].target == "actions[3].id"
@@ -220,6 +220,39 @@ def test_feature_objects_of_one_name_are_merged_and_clashes_are_refused() -> Non
     }
     body = b'{"contextFeatures":[{"a":1},{"a":1}],"actions":[{"id":"x","features":[{"b":true}]}],"future":1}'
     assert parse_rank(body, Limits()).context == {"a": 1}
+
+
+def test_refusals_name_the_fields_of_that_api(service: tuple[str, Path]) -> None:
+    rank = {"actions": [{"id": "a"}, {"id": "b"}]}
+    bad = [
+        (rank | {"excludedActions": ["a", "b"]}, "excludedActions"),
+        (rank | {"excludedActions": ["a", ""]}, "excludedActions[1]"),
+        (rank | {"eventId": "x\n"}, "eventId"),
+        (rank | {"contextFeatures": [{"age": [1]}]}, "contextFeatures.age"),
+        (rank | {"contextFeatures": [{"age": 1}, {"age": 2}]}, "contextFeatures"),
+        ({"actions": [{"id": "a"}, {"id": "b", "features": [{"x": 1}, {"x": 2}]}]}, "actions[1].features"),
+    ]
+    with httpx.Client(base_url=service[0] + "/personalizer/v1.0", trust_env=False) as client:
+        told = [(client.post("/rank", json=body), field) for body, field in bad]
+        told.append((client.post("/events/e/reward", json={"value": 7}), "value"))
+        told.append((client.post(f"/events/{'e' * 300}/activate"), "eventId"))
+        told.append((client.post("/events/e%FF/activate"), "eventId"))
+        told.append((client.post("/events/e%FF/reward", json={"value": 1}), "eventId"))
+        for response, field in told:
+            error = response.json()["error"]
+            assert (response.status_code, error["target"]) == (400, field)
+            assert error["message"].startswith(f"{field}:") and error["details"][0]["target"] == field
+        client.post("/rank", json=rank | {"eventId": "once"})
+        clash = client.post("/rank", json={"actions": [{"id": "c"}], "eventId": "once"})
+        assert (clash.status_code, clash.json()["error"]["target"]) == (409, "eventId")
+
+
+def test_an_address_with_a_slash_at_its_end_is_not_redirected(service: tuple[str, Path]) -> None:
+    with httpx.Client(base_url=service[0] + "/personalizer/v1.0", trust_env=False) as client:
+        for address in ("/rank/", "/events/e/reward/", "/events/e/activate/"):
+            response = client.post(address, json={})
+            assert (response.status_code, response.json()["error"]["code"]) == (404, "ResourceNotFound")
+            assert "without the slash" in response.json()["error"]["message"]
 
 
 @pytest.mark.external

@@ -113,6 +113,40 @@ def test_the_control_slice_reaches_the_interactions_with_its_name_and_the_mixed_
     assert all(abs(pmf[i] - expected[i]) < 1e-12 for pmf in rows.pmf for i in range(7))
 
 
+def test_a_clock_that_jumps_back_and_forth_costs_no_reward_and_invents_none(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    jumps = [0.0, 7200.0, -7200.0, -86400.0, 3.0, 86400.0, -3600.0, 0.5]
+    for number, jump in enumerate(jumps):
+        loop.clock.advance(jump)
+        loop.ask(f"e{number}")
+        loop.clock.advance(1.0)
+        loop.reward(f"e{number}", number / 10)
+    again = loop.ask("e3")
+    assert again == loop.ask("e3")  # retries are known whatever the clock says
+    loop.clock.advance(2 * 86400.0)
+    rows = loop.interactions()
+    assert [rows.reward[f"e{number}"] for number in range(len(jumps))] == [n / 10 for n in range(len(jumps))]
+    assert rows.rewarded.all() and len(rows) == len(jumps)
+    stamps = [rows.decided_at[f"e{number}"] for number in range(len(jumps))]
+    assert stamps == sorted(stamps) and len(set(stamps)) == len(stamps)
+
+
+def test_while_the_clock_is_set_back_nothing_is_said_to_have_matured(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.ask("before")
+    for server in loop.servers:
+        server.close()
+    loop.clock.advance(-3600.0)
+    found = survey(loop.experiment.paths, now=loop.clock.now)
+    assert found.watermark is not None and found.watermark <= loop.clock.now
+    with Warehouse(Experiment.open(tmp_path, "default")) as warehouse:
+        warehouse.ingest(found.segments)
+        warehouse.join(found.watermark)
+        assert len(warehouse.interactions()) == 0
+        warehouse.join(loop.clock.now + timedelta(seconds=3601 + WINDOW_S))
+        assert list(warehouse.interactions()["event_id"]) == ["before"]
+
+
 def test_what_was_logged_replays_after_the_worker_is_gone(tmp_path: Path) -> None:
     from tests.serving.api.support import decisions
 

@@ -1,0 +1,115 @@
+"""A log that was damaged while the service was down: found out at the next start, wherever the damage is."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bandit.eventlog import survey
+from bandit.experiment import Experiment
+from serving.learner.intake import Intake, take_in
+from serving.learner.workspace import Workspace
+from tests.serving.api.support import SEVEN, free_port, make_experiment, worker
+from tests.serving.crash_support import logged, paths_of, service
+
+STEP = 89
+"""Every so many bytes of the last two commits are damaged; 1 takes many minutes."""
+Row = tuple[str, str | None, float]
+
+
+def recorded(folder: Path, kind: str) -> tuple[Path, Path, bytes]:
+    """A directory in which a worker, killed or stopped, left five commits; its only segment, and what is in it."""
+    make_experiment(folder, actions=SEVEN, serving={"seal_interval_s": 60.0}, rewards={"window_s": 1.0})
+    port = free_port()
+    with worker(folder, port) as process:
+        url = f"http://127.0.0.1:{port}/v1/experiments/default"
+        with httpx.Client(base_url=url, trust_env=False) as client:
+            for number in range(3):
+                question = {"event_id": f"e{number}", "context": {"x": number}}
+                assert client.post("/recommend", json=question).status_code == 200
+                if number < 2:
+                    assert client.post("/rewards", json={"event_id": f"e{number}", "reward": 1}).status_code == 200
+        process.send_signal(signal.SIGKILL if kind == "open" else signal.SIGTERM)
+        process.wait()
+    (segment,) = paths_of(folder).events.glob("*.open" if kind == "open" else "*.jsonl")
+    return folder, segment.relative_to(folder), segment.read_bytes()
+
+
+def commit_ends(data: bytes) -> list[int]:
+    """Where each commit ends, in bytes from the start of the segment."""
+    ends, place = [], 0
+    for line in data.splitlines(keepends=True):
+        place += len(line)
+        if line.startswith(b'{"type":"commit"'):
+            ends.append(place)
+    return ends
+
+
+def damaged(data: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """The segment with a byte flipped, and cut, at places of its last two commits and what follows them."""
+    for place in range(commit_ends(data)[-3], len(data), STEP):
+        yield "flipped", place, data[:place] + bytes([data[place] ^ 0x21]) + data[place + 1 :]
+        yield "cut", place, data[:place]
+
+
+def taken_in(folder: Path) -> tuple[list[Row], Intake]:
+    """What the learner has in its database once it has looked at the directory, and what it says about the log."""
+    workspace = Workspace(Experiment.open(folder, "default"), lambda: datetime.now(UTC) + timedelta(hours=1))
+    try:
+        intake = take_in(workspace, take_in(workspace, Intake()))  # damage found at one poll is told at the next
+        rows = workspace.warehouse.cursor().execute(
+            "SELECT event_id, action, probability FROM decision_records "
+            "UNION ALL SELECT event_id, NULL, reward FROM reward_records ORDER BY ALL"
+        )
+        return rows.fetchall(), intake
+    finally:
+        workspace.close()
+
+
+def test_damage_in_the_last_commits_of_a_killed_workers_segment_costs_the_hit_commit_alone(tmp_path: Path) -> None:
+    folder, segment, data = recorded(tmp_path / "data", "open")
+    whole, _ = taken_in(Path(shutil.copytree(folder, tmp_path / "whole")))
+    ends = commit_ends(data)
+    assert len(whole) == len(ends) == 5
+    for how, place, bytes_now in damaged(data):
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+        (copy / segment).write_bytes(bytes_now)
+        rows, _ = taken_in(copy)
+        kept = sum(end <= place for end in ends)
+        assert set(rows) <= set(whole) and len(rows) == len(set(rows)), (how, place)
+        assert len(rows) == (4 if how == "flipped" else kept), (how, place)
+        shutil.rmtree(copy)
+
+
+def test_damage_in_the_last_commits_of_a_sealed_segment_is_always_found_out(tmp_path: Path) -> None:
+    folder, segment, data = recorded(tmp_path / "data", "sealed")
+    for how, place, bytes_now in damaged(data):
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+        (copy / segment).write_bytes(bytes_now)
+        rows, intake = taken_in(copy)
+        assert (rows, intake.segments_quarantined) == ([], 1), (how, place)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("open", ["e0", "e1"]), ("sealed", [])])
+def test_the_service_starts_on_a_damaged_log_and_goes_on(tmp_path: Path, kind: str, kept: list[str]) -> None:
+    folder, segment, data = recorded(tmp_path / "data", kind)
+    place = commit_ends(data)[-2] + 20  # in the last decision
+    (folder / segment).write_bytes(data[:place] + bytes([data[place] ^ 0x21]) + data[place + 1 :])
+    with service(folder) as address:
+        answer = httpx.post(
+            f"{address.url}/v1/experiments/default/recommend",
+            json={"event_id": "after", "context": {"x": 1}},
+            trust_env=False,
+        )
+        assert answer.status_code == 200
+    survey(paths_of(folder), now=datetime.now(UTC))
+    decisions, rewards = logged(folder)
+    assert sorted(event.event_id for event in decisions) == ["after", *kept]
+    assert sorted(event.event_id for event in rewards) == kept
