@@ -29,8 +29,8 @@ _finish = pylibvw.vw._finish_example_multi_ex
 
 _json = msgspec.json.Encoder().encode
 
-PARSED_MAX = 20_000
-"""Most action lines kept parsed; beyond it the memory is emptied and filled again."""
+PARSED_MAX = 5_000
+"""Most action lines kept parsed, some 30 KB each; beyond it the memory is emptied and filled again."""
 
 
 ROOM_BYTES = 256 * 1024**2
