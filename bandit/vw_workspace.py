@@ -36,8 +36,8 @@ PARSED_MAX = 5_000
 ROOM_BYTES = 256 * 1024**2
 """A model on its way in or out takes less than this."""
 
-HEADER_BYTES = 512
-"""The part of a saved model that is not looked at for bad weights: options and counters."""
+HEADER_BYTES = 320
+"""A saved model begins with its options and so many bytes of counters at most, which are no weights."""
 
 
 class VWWorkspace:
@@ -131,7 +131,7 @@ class VWWorkspace:
         with scratch_folder(ROOM_BYTES) as folder:
             path = folder / "model.vw"
             self._vw.save(path)
-            check_weights(path.read_bytes())
+            check_weights(path.read_bytes(), header_bytes(self.arguments))
             # VW saves counters of losses too, but starts them anew when it loads: learning goes on from what is stored
             again = Workspace(arg_list=[*self.resume_arguments, "--initial_regressor", str(path)])
             again.save(path)
@@ -201,14 +201,18 @@ def _start(arguments: Sequence[str]) -> Any:
         raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
 
 
-def check_weights(model: bytes) -> bytes:
-    """Give a saved model back; raises `TrainingFailed` when it is empty or a weight is NaN or infinite.
+def header_bytes(arguments: Sequence[str]) -> int:
+    """How much of a model saved under `arguments` may be something else than weights."""
+    return HEADER_BYTES + len(" ".join(arguments))
+
+
+def check_weights(model: bytes, header: int) -> None:
+    """Raise `TrainingFailed` when a saved model is empty or a weight after its header is NaN or infinite.
 
     A saved model ends with its weights, four bytes each, as are their positions between them.
     """
     if not model:
         raise TrainingFailed("Vowpal Wabbit wrote an empty model; is the temporary folder full?")
-    start = HEADER_BYTES + (len(model) - HEADER_BYTES) % 4
+    start = header + (len(model) - header) % 4
     if start < len(model) and not np.isfinite(np.frombuffer(model, dtype="<f4", offset=start)).all():
         raise TrainingFailed("the model's weights are no numbers any more; train again without the poisoned rows")
-    return model

@@ -21,7 +21,7 @@ from bandit.settings import Algorithm, Encoding, Exploration, Learning
 from bandit.types import Action, Interaction
 from bandit.vw_options import policy_arguments
 from bandit.vw_policy import VWPolicy
-from bandit.vw_workspace import VWWorkspace
+from bandit.vw_workspace import VWWorkspace, header_bytes
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of
 
 ALGORITHMS = get_args(Algorithm)
@@ -281,6 +281,20 @@ def test_a_workspace_gives_one_number_per_action(rows: list[Interaction]) -> Non
     for k in (1, 2, 17, 300):
         assert len(workspace.predict({"x": 1.0}, tuple(Action(f"a{i}") for i in range(k)))) == k
     workspace.close()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_counters_at_the_head_of_a_model_are_not_taken_for_weights(
+    algorithm: Algorithm, rows: list[Interaction], tmp_path: Path
+) -> None:
+    encoder = encoder_of(rows)
+    exploration = Exploration(algorithm=algorithm, epsilon=0.123456789, temperature=0.1234567, bags=9, cover=9)
+    learning = Learning(learning_rate=0.123456789, power_t=0.123456789, l2=0.000123456)
+    arguments = policy_arguments(exploration, learning, encoder.interactions)
+    empty = Workspace(arg_list=arguments)
+    empty.save(tmp_path / "empty.vw")
+    empty.finish()
+    assert (tmp_path / "empty.vw").stat().st_size <= header_bytes(arguments)
 
 
 @pytest.mark.parametrize("algorithm", ["squarecb", "bag", "cover", "softmax"])
