@@ -129,11 +129,11 @@ class FeatureEncoder:
         k = max(offered / sets if sets else 0.0, 1.0)
         crossed = [spec for spec in context_specs if _is_crossed(spec)]
         choice = encoding.interactions
-        products = _pairs_of(len(crossed)) * k
-        two_levels = products + sum(1 for spec in crossed if _has_levels(spec, encoding)) * len(crossed) * k
-        pairs = choice == "pairs" or (choice == "auto" and products <= TERMS_MAX)
+        fine = _pairs_of(len(crossed)) * k
+        two_levels = fine + sum(1 for spec in crossed if _has_levels(spec, encoding)) * len(crossed) * k
+        pairs = choice == "pairs" or (choice == "auto" and fine <= TERMS_MAX)
         levels = choice != "auto" or two_levels <= TERMS_MAX or not pairs
-        action_products = products * (1 + len(action_specs))
+        action_products = (two_levels if levels else fine) * (1 + len(action_specs))
         action_pairs = pairs and bool(action_specs) and (choice == "pairs" or action_products <= TERMS_MAX)
         return cls(
             encoding, context_specs, action_specs, rows=rows, pairs=pairs, action_pairs=action_pairs, levels=levels

@@ -174,7 +174,7 @@ def _load(port: int, path: str, bodies: Path, *, connections: int, seconds: floa
     return result
 
 
-def measure(*, seconds: float = 2.0, rounds: int = 5) -> dict[str, Any]:
+def measure(*, seconds: float = 1.0, rounds: int = 11) -> dict[str, Any]:
     """All runs; returns medians and the ratios that matter."""
     with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as name:
         folder = Path(name)
@@ -207,7 +207,7 @@ def measure(*, seconds: float = 2.0, rounds: int = 5) -> dict[str, Any]:
         return _summary(runs, sync)
 
 
-def measure_workers(*, seconds: float = 2.0, rounds: int = 5) -> dict[str, Any]:
+def measure_workers(*, seconds: float = 1.0, rounds: int = 11) -> dict[str, Any]:
     """Two workers against one, on all cores, the load generator beside them; medians and their ratio."""
     with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as name:
         folder = Path(name)
@@ -266,8 +266,8 @@ BOUNDS: dict[str, dict[str, float]] = {
 def main() -> None:
     """Print the tables, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     result = measure(seconds=chosen.seconds, rounds=chosen.rounds)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit.encoder import FeatureEncoder, bins_for
+from bandit.encoder import TERMS_MAX, FeatureEncoder, bins_for
 from bandit.errors import CorruptModel
 from bandit.feature_stats import cut_points
 from bandit.settings import Encoding
@@ -126,6 +127,24 @@ def test_pairs_are_crossed_only_where_that_is_affordable() -> None:
     assert "cci" not in fit(many).interactions
     assert "cci" not in fit(few, interactions="linear").interactions
     assert "cci" in fit(many, interactions="pairs").interactions
+
+
+@pytest.mark.parametrize("described", [1, 2, 4, 10])
+@pytest.mark.parametrize("numbers", [3, 9, 30])
+def test_what_is_crossed_by_default_stays_within_the_declared_number_of_products(numbers: int, described: int) -> None:
+    contexts = [{f"x{i}": float(i * row) for i in range(numbers)} for row in range(300)]
+    actions = tuple(Action(f"a{n}", {f"f{i}": n % (2 + i) for i in range(described)}) for n in range(10))
+    encoder = fit(contexts, actions)
+    shared = encoder.context_line(contexts[7])
+    pairs = [crossed for crossed in encoder.interactions if len(crossed) == 3]
+    products = sum(_products(crossed, shared, encoder.action_line(action)) for crossed in pairs for action in actions)
+    assert products <= TERMS_MAX
+
+
+def _products(crossed: str, shared: str, action: str) -> int:
+    """How many features VW makes of one interaction: a namespace with itself gives each pair once."""
+    sizes = [len(tokens(action if name in "if" else shared, name)) for name in crossed]
+    return sizes[0] * (sizes[0] + 1) // 2 * sizes[2] if crossed[0] == crossed[1] else math.prod(sizes)
 
 
 def test_pairs_of_fine_bins_wait_until_there_are_rows_to_fill_them() -> None:
