@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 from bandit.types import SLOT_FEATURE
@@ -22,7 +22,7 @@ def history_rows(line: Row) -> Iterator[Row | RefusedRow]:
 
     Refused as a whole, each under its own reason: rewards whose decision is not in the line, slots with actions of
     their own and one reward for all (slates), continuous actions, decisions never activated, and logs thinned out by
-    `pdrop` (their rows would need weights to be unbiased).
+    `pdrop` (their rows would need weights to be unbiased). A line for several slots is then refused once for each.
     """
     try:
         _refuse_others(line)
@@ -32,7 +32,7 @@ def history_rows(line: Row) -> Iterator[Row | RefusedRow]:
             return
         outcomes = _outcomes(line)
     except RefusedRow as refused:
-        yield refused
+        yield from repeat(refused, _slot_count(line))
         return
     slots = line["c"].get("_slots")
     left = list(range(len(actions)))
@@ -48,6 +48,15 @@ def history_rows(line: Row) -> Iterator[Row | RefusedRow]:
         event_id = line.get("EventId")
         name = f"{event_id}:{number}" if isinstance(event_id, str) else event_id
         yield row | {"event_id": name, "decided_at": line.get("Timestamp"), "slot": number}
+    for _ in range(len(outcomes), _slot_count(line)):
+        yield RefusedRow("no_reward", "_outcomes", "say nothing of the slot")
+
+
+def _slot_count(line: Row) -> int:
+    """How many slots a line is about, by what it offers or by what came of it; 1 where it names none."""
+    context = line.get("c")
+    slots = context.get("_slots") if isinstance(context, dict) else None
+    return max(1, *(len(entry) if isinstance(entry, list) else 1 for entry in (slots, line.get("_outcomes"))))
 
 
 def _row(line: Row, context: dict[str, Any], actions: Sequence[dict[str, Any]]) -> Row:
@@ -78,7 +87,7 @@ def _slot_row(
     )
     included = slot.get("_inc")
     offered = [place for place in left if not isinstance(included, list) or place in included]
-    if not order or isinstance(order[0], bool) or order[0] not in offered:
+    if not order or type(order[0]) is not int or order[0] not in offered:
         raise RefusedRow("invalid_action", "_outcomes._a", "does not begin with an action that was left for the slot")
     left.remove(order[0])
     own = features(slot)

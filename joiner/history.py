@@ -41,7 +41,7 @@ _BAD_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 class ImportReport:
     """What became of a file: `rows` = `imported` + the sum of `refused` (reason → count).
 
-    `examples` says of the first refused rows which line it was and what was wrong with it.
+    `examples` says of the first refused rows which line (of a table: which row) it was and what was wrong with it.
     """
 
     rows: int = 0
@@ -50,11 +50,11 @@ class ImportReport:
     refused: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
-    def refuse(self, number: int, reason: str, problem: str) -> None:
-        """Count one refused row."""
+    def refuse(self, place: str, reason: str, problem: str) -> None:
+        """Count one refused row, that of `place` in the file."""
         self.refused[reason] += 1
         if len(self.examples) < EXAMPLES_MAX:
-            self.examples.append(f"line {number}: {problem}")
+            self.examples.append(f"{place}: {problem}")
 
     def as_dict(self) -> dict[str, Any]:
         """The report as a JSON object."""
@@ -93,7 +93,7 @@ def import_history(
     """
     return import_rows(
         experiment,
-        decode_lines(lines),
+        Lines(lines),
         now=now,
         logging_policy=logging_policy,
         durable=durable,
@@ -101,17 +101,33 @@ def import_history(
     )
 
 
-def decode_lines(lines: Iterable[bytes]) -> Iterator[Row | RefusedRow]:
-    """The JSON objects of non-empty lines; a line that is none comes as the refusal to count."""
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            yield RefusedRow("not_json", "line", "is not a JSON object (NaN and Infinity are none)")
-            continue
-        yield row if isinstance(row, dict) else RefusedRow("not_json", "line", "is not a JSON object")
+class Lines:
+    """The rows of a text: of each line that is not empty its JSON object, or what `read` makes of that.
+
+    A line that is no object comes as the refusal to count. `number` is the line of the last row, from 1.
+    """
+
+    def __init__(
+        self, lines: Iterable[bytes], read: Callable[[Row], Iterable[Row | RefusedRow]] = lambda row: (row,)
+    ) -> None:
+        self._lines = lines
+        self._read = read
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Row | RefusedRow]:
+        for number, line in enumerate(self._lines, start=1):
+            self.number = number
+            if not line.strip():
+                continue
+            try:
+                row = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                yield RefusedRow("not_json", "line", "is not a JSON object (NaN and Infinity are none)")
+                continue
+            if isinstance(row, dict):
+                yield from self._read(row)
+            else:
+                yield RefusedRow("not_json", "line", "is not a JSON object")
 
 
 def import_rows(
@@ -163,7 +179,8 @@ def append_rows(
                     raise row
                 made = events(row, report.rows, stamp)
             except RefusedRow as refused:
-                report.refuse(report.rows, refused.reason, str(refused))
+                place = f"line {rows.number}" if isinstance(rows, Lines) else f"row {report.rows}"
+                report.refuse(place, refused.reason, str(refused))
                 continue
             report.imported += 1
             report.rewards += sum(isinstance(event, RewardEvent) for event in made)

@@ -27,11 +27,11 @@ from joiner.connection import connect, quote, without_zones
 from joiner.dsjson import history_rows
 from joiner.history import (
     ImportReport,
+    Lines,
     LoggingPolicy,
     RefusedRow,
     Row,
     append_rows,
-    decode_lines,
     import_rows,
     read_name,
     read_time,
@@ -165,23 +165,18 @@ def _rows(source: Path | IO[bytes], form: str, columns: Columns | None) -> Itera
             raise InvalidInput("FILE", f"{form} is read from a file, not from a stream")
         yield _table_rows(source, form, columns)
         return
-    read = decode_lines if form == "ndjson" else _dsjson_rows
     if not isinstance(source, Path):
-        yield read(source)
+        yield _lines(source, form)
         return
     try:
         with gzip.open(source) if source.suffix == ".gz" else source.open("rb") as file:
-            yield read(file)
+            yield _lines(file, form)
     except (OSError, EOFError) as error:
         raise InvalidInput("FILE", f"{source.name} cannot be read ({error})") from None
 
 
-def _dsjson_rows(lines: Iterable[bytes]) -> Iterator[Row | RefusedRow]:
-    for row in decode_lines(lines):
-        if isinstance(row, RefusedRow):
-            yield row
-        else:
-            yield from history_rows(row)
+def _lines(text: Iterable[bytes], form: str) -> Lines:
+    return Lines(text, history_rows) if form == "dsjson" else Lines(text)
 
 
 def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]:

@@ -94,7 +94,7 @@ def test_events_in_a_dsjson_log_are_interactions_or_counted_refusals(tmp_path: P
         "thinned": 1,
         "no_reward": 2,
         "not_dsjson": 1,
-        "slates": 1,
+        "slates": 2,
         "continuous_action": 1,
         "invalid_action": 1,
         "no_probability": 1,
@@ -102,7 +102,7 @@ def test_events_in_a_dsjson_log_are_interactions_or_counted_refusals(tmp_path: P
         "invalid_actions": 1,
         "not_json": 2,
     }
-    assert report["rows"] == 17 == len(joined(target)) + sum(report["refused"].values())
+    assert report["rows"] == 18 == len(joined(target)) + sum(report["refused"].values())
 
 
 # two slots for three actions: places count from 0, the second list lacks what the first slot took
@@ -159,6 +159,35 @@ def test_slots_that_name_their_actions_choose_among_those_and_each_is_judged_by_
     assert (report["rows"], report["refused"]) == (4, {"invalid_action": 1, "no_reward": 1})
     assert sorted((row["slot"], row["action"], row["reward"]) for row in rows) == [(1, "2", 0.5), (2, "3", -0.25)]
     assert {tuple(row["pmf"]) for row in rows} == {(0.5, 0.5), (1.0,)}
+
+
+@pytest.mark.parametrize(
+    ("change", "imported", "refused"),
+    [
+        ({"pdrop": 0.9}, 0, {"thinned": 2}),
+        ({"_skipLearn": True}, 0, {"not_activated": 2}),
+        ({"_outcomes": SLOTS["_outcomes"][:1]}, 1, {"no_reward": 1}),
+        ({"_outcomes": [SLOTS["_outcomes"][0] | {"_a": [1.0]}, SLOTS["_outcomes"][1]]}, 1, {"invalid_action": 1}),
+        ({"_outcomes": None}, 0, {"no_reward": 2}),
+        ({"_outcomes": []}, 0, {"not_dsjson": 2}),
+    ],
+)
+def test_no_slot_of_a_line_goes_uncounted(
+    tmp_path: Path, change: dict[str, Any], imported: int, refused: dict[str, int]
+) -> None:
+    line = {name: value for name, value in (SLOTS | change).items() if value is not None}
+    report, rows = of_file(tmp_path, [line])
+    assert (len(rows), report["imported"], report["refused"]) == (imported, imported, refused)
+    assert report["rows"] == 2
+
+
+def test_a_refusal_names_the_line_of_the_file_whatever_slots_and_empty_lines_came_before(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    lines = [json.dumps(SLOTS), "", json.dumps(SLOTS | {"EventId": "t"}), '{"torn', json.dumps({"c": 1})]
+    (tmp_path / "log.dsjson").write_bytes("\r\n".join(lines).encode())
+    report = bring_in(target, tmp_path / "log.dsjson")
+    assert (report["rows"], report["imported"]) == (6, 4)
+    assert [example.split(":")[0] for example in report["examples"]] == ["line 4", "line 5"]
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def test_rewards_from_a_file_are_the_rewards_of_a_post(tmp_path: Path, form: str
     report = import_rewards(target, path, form=form, now=at(100), durable=False)
     assert (report.rows, report.imported, report.rewards) == (7, 2, 2)
     assert sum(report.refused.values()) == 5
+    assert report.examples[0].startswith("line 3: " if form == "ndjson" else "row 3: ")
     assert rewards_after(target, [], until=4000) == {"e": 0.5}
 
 
