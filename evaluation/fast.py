@@ -25,7 +25,10 @@ BLOCK_VALUES = 1 << 17
 """Values at a time within a chunk: a block is still in the cache when its logged actions are looked up."""
 
 WIDE = 32
-"""From so many actions on each row is a product of its own; narrower ones are quicker as one product with ones."""
+"""From so many actions on each row is two products of its own; narrower ones are quicker as one product with ones."""
+
+WIDE_BLOCK_VALUES = 1 << 18
+"""The same for wide rows, which need no scratch beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,9 @@ def _terms(rows: ScoredRows, width: int) -> Iterator[tuple[Floats, Floats]]:
     """Paired lift of each row of a chunk, (m,), and both policies' weights, (2, m); the buffers are used again."""
     n = len(rows)
     step = min(n, CHUNK_ROWS)
-    block = max(1, min(step, BLOCK_VALUES // width))
-    scratch, ones = np.empty((block, width)), np.ones(width)
+    wide = width >= WIDE
+    block = max(1, min(step, (WIDE_BLOCK_VALUES if wide else BLOCK_VALUES) // width))
+    scratch, ones = np.empty((0 if wide else block, width)), np.ones(width)
     first = np.arange(block) * width
     at, weights, lifts, missed, change = np.empty_like(first), np.empty((2, step)), *np.empty((3, step))
     for start in range(0, n, step):
@@ -94,15 +98,16 @@ def _terms(rows: ScoredRows, width: int) -> Iterator[tuple[Floats, Floats]]:
             high = min(low + block, m)
             these = slice((start + low) * width, (start + high) * width)
             candidate, champion, q = rows.candidate[these], rows.champion[these], rows.q[these]
-            between = scratch[: high - low]
-            shape = between.shape
-            np.subtract(candidate.reshape(shape), champion.reshape(shape), out=between)
-            if width < WIDE:
+            shape = (high - low, width)
+            if not wide:
+                between = np.subtract(candidate.reshape(shape), champion.reshape(shape), out=scratch[: high - low])
                 between *= q.reshape(shape)
                 np.matmul(between, ones, out=lifts[low:high])
             else:
-                out = lifts[low:high].reshape(-1, 1, 1)
-                np.matmul(between[:, None, :], q.reshape(shape)[:, :, None], out=out)
+                # the same sums in the same order for both policies: equal ones differ by exactly 0
+                np.einsum("ij,ij->i", candidate.reshape(shape), q.reshape(shape), out=lifts[low:high])
+                np.einsum("ij,ij->i", champion.reshape(shape), q.reshape(shape), out=change[low:high])
+                lifts[low:high] -= change[low:high]
             where = np.add(first[: high - low], rows.action[start + low : start + high], out=at[: high - low])
             # positions were checked when the rows were made; "clip" only spares the copy that checking would need
             candidate.take(where, out=weights[0, low:high], mode="clip")
