@@ -49,7 +49,6 @@ class _EncoderFile(msgspec.Struct):
     rows: int
     pairs: bool
     action_pairs: bool
-    levels: bool
     context: list[FeatureSpec]
     action: list[FeatureSpec]
 
@@ -82,7 +81,6 @@ class FeatureEncoder:
         rows: int = 0,
         pairs: bool = False,
         action_pairs: bool = False,
-        levels: bool = True,
     ) -> None:
         self.encoding = encoding
         self.context_specs = tuple(context)
@@ -90,13 +88,12 @@ class FeatureEncoder:
         self.rows = rows
         self.pairs = pairs
         self.action_pairs = action_pairs
-        self.levels = levels
-        coarse = levels and any(_has_levels(spec, encoding) for spec in context)
+        coarse = any(_has_levels(spec, encoding) for spec in context)
         self._fine_pairs = pairs and (rows >= FINE_PAIR_ROWS or not coarse)
         # categories take part in the pairs of coarse bins too, where there are any
         doubled = pairs and coarse
-        self._context = {spec.path: _code(spec, encoding, levels, doubled, placed=True) for spec in context}
-        self._action = {spec.path: _code(spec, encoding, levels, False, placed=False) for spec in action}
+        self._context = {spec.path: _code(spec, encoding, doubled, placed=True) for spec in context}
+        self._action = {spec.path: _code(spec, encoding, False, placed=False) for spec in action}
         self._context_expected = [(s.path, encode_name(s.path) + "@missing") for s in context if s.expected]
         self._action_expected = [(s.path, encode_name(s.path) + "@missing") for s in action if s.expected]
 
@@ -129,15 +126,12 @@ class FeatureEncoder:
         k = max(offered / sets if sets else 0.0, 1.0)
         crossed = [spec for spec in context_specs if _is_crossed(spec)]
         choice = encoding.interactions
-        fine = _pairs_of(len(crossed)) * k
-        two_levels = fine + sum(1 for spec in crossed if _has_levels(spec, encoding)) * len(crossed) * k
-        pairs = choice == "pairs" or (choice == "auto" and fine <= TERMS_MAX)
-        levels = choice != "auto" or two_levels <= TERMS_MAX or not pairs
-        action_products = (two_levels if levels else fine) * (1 + len(action_specs))
+        coarse = sum(1 for spec in crossed if _has_levels(spec, encoding)) * len(crossed)
+        products = (_pairs_of(len(crossed)) + coarse) * k
+        pairs = choice == "pairs" or (choice == "auto" and products <= TERMS_MAX)
+        action_products = products * (1 + len(action_specs))
         action_pairs = pairs and bool(action_specs) and (choice == "pairs" or action_products <= TERMS_MAX)
-        return cls(
-            encoding, context_specs, action_specs, rows=rows, pairs=pairs, action_pairs=action_pairs, levels=levels
-        )
+        return cls(encoding, context_specs, action_specs, rows=rows, pairs=pairs, action_pairs=action_pairs)
 
     def to_json(self) -> bytes:
         """The fitted state as readable JSON; equal states give equal bytes."""
@@ -147,7 +141,6 @@ class FeatureEncoder:
             rows=self.rows,
             pairs=self.pairs,
             action_pairs=self.action_pairs,
-            levels=self.levels,
             context=list(self.context_specs),
             action=list(self.action_specs),
         )
@@ -169,7 +162,6 @@ class FeatureEncoder:
             rows=file.rows,
             pairs=file.pairs,
             action_pairs=file.action_pairs,
-            levels=file.levels,
         )
 
     def explain(self) -> list[dict[str, Any]]:
@@ -324,11 +316,11 @@ def _has_levels(spec: FeatureSpec, encoding: Encoding) -> bool:
     return encoding.numbers == "bins" and len(spec.edges) + 1 > COARSE_BINS
 
 
-def _code(spec: FeatureSpec, encoding: Encoding, levels: bool, doubled: bool, *, placed: bool) -> _Coded:
+def _code(spec: FeatureSpec, encoding: Encoding, doubled: bool, *, placed: bool) -> _Coded:
     token = encode_name(spec.path)
     bins = len(spec.edges) + 1
     coarse = None
-    if levels and _has_levels(spec, encoding):
+    if _has_levels(spec, encoding):
         coarse = [f"{token}@c{index * COARSE_BINS // bins}" for index in range(bins)]
     places = None
     if placed and encoding.numbers == "bins" and bins > 2 and _is_crossed(spec):

@@ -32,6 +32,7 @@ BENCHES = (
     "cycle_bench",
     "joins",
     "evaluation_bench",
+    "simulation_bench",
 )
 
 
