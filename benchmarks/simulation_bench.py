@@ -1,8 +1,7 @@
 """How long a simulated run takes in one process: the Statlog protocol, and a table of many classes at its defaults.
 
-Both play 7,500 interactions with 15 cycles through the real decide, append, join, train, evaluate and promote functions.
-The times are those of the machine that the results name.
-Run with `python -m benchmarks.simulation_bench`.
+Both play 7,500 interactions with 15 cycles through the real functions: decide, append, join, train, evaluate, promote.
+The times are those of the machine that the results name. Run with `python -m benchmarks.simulation_bench`.
 """
 
 from __future__ import annotations
