@@ -20,8 +20,11 @@ from bandit.reward_model import RewardModel
 from bandit.settings import Learning
 from bandit.types import Action, Interaction
 
-RewardExample = tuple[RowText, Sequence[Action], int, float]
-"""A row's text, its actions, the position of the chosen one, and its cost."""
+LabelledRow = tuple[RowText, float, Interaction]
+"""A row's text, its cost, and the row."""
+
+_Task = tuple[bool, list[tuple[RowText, Sequence[Action], int, float]]]
+"""Whether to tell the predicted costs, and of each row its text, its actions, the chosen one's position, its cost."""
 
 
 class SideLearner:
@@ -37,10 +40,13 @@ class SideLearner:
         )
         self._send((reward_model.encoder.to_json(), learning, reward_model.to_bytes()))
 
-    def start(self, examples: Sequence[tuple[RowText, float, Interaction]]) -> Callable[[], list[list[float]]]:
-        """Hand rows over; the answer waits for what they were predicted to cost. Both raise `TrainingFailed`."""
-        self._send([(text, row.actions, row.index, cost) for text, cost, row in examples])
-        return self._receive
+    def start(self, examples: Sequence[LabelledRow], *, told: bool) -> Callable[[], list[list[float]]]:
+        """Hand rows over; the answer waits for what they were predicted to cost. Both raise `TrainingFailed`.
+
+        Rows that are not to be `told` of are only learnt, and nobody waits for them: their answer is empty at once.
+        """
+        self._send((told, [(text, row.actions, row.index, cost) for text, cost, row in examples]))
+        return self._receive if told else list
 
     def model(self) -> bytes:
         """The model as it has become; raises `TrainingFailed`."""
@@ -81,12 +87,13 @@ def _serve() -> None:
     model = RewardModel(FeatureEncoder.from_json(encoder), learning, model=stored)
     while True:
         try:
-            examples: list[RewardExample] | None = pickle.load(given)
+            task: _Task | None = pickle.load(given)
         except EOFError:
             return
-        answer = model.to_bytes() if examples is None else [model.learn(*example) for example in examples]
-        pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
-        told.flush()
+        answer = model.to_bytes() if task is None else [model.learn(*example) for example in task[1]]
+        if task is None or task[0]:
+            pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
+            told.flush()
 
 
 if __name__ == "__main__":

@@ -10,18 +10,19 @@ What comes out depends on the sequence of rows alone, not on how it was cut into
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
-from bandit.example_text import RowText, RowTexts
+from bandit.example_text import RowTexts
 from bandit.policies import ModelState, read_state
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
-from bandit.side_learner import SideLearner
+from bandit.side_learner import LabelledRow, SideLearner
 from bandit.tried import Tried
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
@@ -37,10 +38,7 @@ SIDE_ROWS_MIN = 10_000
 TEXTS_MAX = 2000
 """How many rows are held as text at a time."""
 
-_Example = tuple[RowText, float, Interaction]
-"""A row's text, its cost, and the row."""
-
-_Predictions = Callable[[], list[list[float]]]
+_LearnRewards = Callable[[Sequence[LabelledRow]], Callable[[], list[list[float]]]]
 
 History = Callable[[], Iterable[Interaction]]
 
@@ -190,20 +188,27 @@ class Learning:
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1) -> None:
         size = TEXTS_MAX if passes == 1 else max(len(rows), 1)
-        learn_rewards = self._way_to_learn_rewards(len(rows))
+        learn_rewards = self._way_to_learn_rewards(len(rows), told=scored is not None)
+        examples = self._examples(rows[:size])
         for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            examples = [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in part]
-            for again in range(passes):
-                if again:
-                    self.rows_learnt = 0
-                    self.policy.count_anew()
-                self._learn_some(examples, scored, learn_rewards)
+            for _ in range(1, passes):
+                self._learn_some(examples, None, learn_rewards)()
+                self.rows_learnt = 0
+                self.policy.count_anew()
+            finish = self._learn_some(examples, scored, learn_rewards)
+            examples = self._examples(rows[first + size : first + 2 * size])  # while the reward model still learns
+            finish()
+
+    def _examples(self, rows: Sequence[Interaction]) -> list[LabelledRow]:
+        return [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in rows]
 
     def _learn_some(
-        self, examples: Sequence[_Example], scored: Scoring | None, learn_rewards: Callable[..., _Predictions]
-    ) -> None:
-        """Learn rows in policy and reward model: side by side, or one after the other, as both don't fit a cache."""
+        self, examples: Sequence[LabelledRow], scored: Scoring | None, learn_rewards: _LearnRewards
+    ) -> Callable[[], None]:
+        """Learn rows in policy and reward model: side by side, or one after the other, as both don't fit a cache.
+
+        What it gives waits for the reward model, and scores.
+        """
         predictions = learn_rewards(examples)
         learn, explore, count = self.policy.learn_text, self.policy.explore, self.policy.count
         pmfs = []
@@ -212,18 +217,22 @@ class Learning:
             if scored is not None:
                 pmfs.append(explore(numbers, self.policy.rows_learnt, row.actions))
             count(row.actions[row.index])
-        costs = predictions()
         self.rows_learnt += len(examples)
-        if scored is not None:
-            reward = self._scale.reward
-            for (_, _, row), pmf, predicted in zip(examples, pmfs, costs, strict=True):
-                scored.add(row, pmf, [reward(cost) for cost in predicted])
 
-    def _way_to_learn_rewards(self, rows: int) -> Callable[[Sequence[_Example]], _Predictions]:
+        def finish() -> None:
+            costs = predictions()
+            if scored is not None:
+                reward = self._scale.reward
+                for (_, _, row), pmf, predicted in zip(examples, pmfs, costs, strict=True):
+                    scored.add(row, pmf, [reward(cost) for cost in predicted])
+
+        return finish
+
+    def _way_to_learn_rewards(self, rows: int, *, told: bool) -> _LearnRewards:
         """What takes examples and gives what tells their predicted costs: here, or for many rows another process."""
         if self.settings.training.cores > 1 and rows >= SIDE_ROWS_MIN:
             self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
-            return self._side.start
+            return partial(self._side.start, told=told)
         learn = self.reward_model.learn
         return lambda examples: lambda: [learn(text, row.actions, row.index, cost) for text, cost, row in examples]
 
