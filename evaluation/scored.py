@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -312,8 +311,8 @@ class ScoredRows:
                 sha.update(column_bytes(value))
         return sha.hexdigest()
 
-    def to_frame(self) -> pd.DataFrame:
-        """The table that `from_frame` reads: one row per event, lists for the per-action columns."""
+    def to_columns(self) -> dict[str, Any]:
+        """The columns that `from_frame` reads, one entry per event; per-action ones of shape (n, k), or as n arrays."""
         import pandas as pd
 
         columns: dict[str, Any] = {}
@@ -322,14 +321,18 @@ class ScoredRows:
         if self.decided_at is not None:
             columns["decided_at"] = pd.DatetimeIndex(self.decided_at.astype("datetime64[us]")).tz_localize("UTC")
         columns.update(reward=self.reward, propensity=self.propensity, action=self.action)
-        cuts = self.offsets.tolist()
+        width, cuts = self.width, self.offsets[1:-1]
         for name in _RAGGED:
             flat = getattr(self, name)
             if flat is not None:
-                values = flat.tolist()
-                columns[name] = [values[low:high] for low, high in pairwise(cuts)]
-        columns.update({name: list(getattr(self, name)) for name in _NAMES[1:] if getattr(self, name)})
-        return pd.DataFrame(columns)
+                columns[name] = np.split(flat, cuts) if width is None else flat.reshape(len(self), width)
+        return columns | {name: list(getattr(self, name)) for name in _NAMES[1:] if getattr(self, name)}
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table that `from_frame` reads: one row per event, arrays for the per-action columns."""
+        import pandas as pd
+
+        return pd.DataFrame({name: list(v) if name in _RAGGED else v for name, v in self.to_columns().items()})
 
     def check(self, first: int = 0) -> None:
         """Raise `InvalidScores` at the first column that breaks an invariant; `first`: the number of the first row."""

@@ -59,10 +59,11 @@ def write_parquet(
 ) -> int:
     """Write a DataFrame, or columns of equal length (arrays, lists, lists of lists), as `path`; returns the rows.
 
-    `metadata` goes into the file's footer, each value as text or as JSON. One core does it. `using` saves opening a
-    connection: a cursor of an open one, and the folder on the same disk that it may write to.
+    An array of two dimensions becomes a column of lists. `metadata` goes into the file's footer, each value as text or
+    as JSON. One core does it. `using` saves opening a connection: a cursor of an open one, and the folder on the same
+    disk that it may write to.
     """
-    frame = columns if isinstance(columns, pd.DataFrame) else pd.DataFrame({k: _column(v) for k, v in columns.items()})
+    frame, selection = (columns, "*") if isinstance(columns, pd.DataFrame) else _flat(columns)
     folder = using[1] if using else path.parent
     temporary = folder / f".{path.name}.{uuid.uuid4().hex}"
     options = "FORMAT parquet, COMPRESSION zstd"
@@ -73,7 +74,7 @@ def write_parquet(
     try:
         connection.register("frame", frame)
         row = connection.execute(
-            f"COPY (SELECT * FROM frame) TO {quote(str(temporary.resolve()))} ({options})"
+            f"COPY (SELECT {selection} FROM frame) TO {quote(str(temporary.resolve()))} ({options})"
         ).fetchone()
         os.replace(temporary, path)
     finally:
@@ -102,10 +103,19 @@ def _reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _column(values: Any) -> Any:
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        return list(values)
-    return values
+def _flat(columns: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
+    """A frame without lists where they are as long in every row, and the query that makes them lists again."""
+    flat: dict[str, Any] = {}
+    selection = []
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1]:
+            parts = [f"{name}[{place}]" for place in range(values.shape[1])]
+            flat.update(zip(parts, values.T, strict=True))
+            selection.append(f"[{', '.join(_name(part) for part in parts)}] AS {_name(name)}")
+        else:
+            flat[name] = list(values) if isinstance(values, np.ndarray) and values.ndim == 2 else values
+            selection.append(_name(name))
+    return pd.DataFrame(flat), ", ".join(selection)
 
 
 def _name(column: str) -> str:

@@ -64,7 +64,7 @@ def file_evaluation(
     warehouse = workspace.warehouse
     write_parquet(
         incoming / SCORED,
-        look.rows.to_frame(),
+        look.rows.to_columns(),
         metadata={"evaluation_id": evaluation_id},
         using=(warehouse.cursor(), warehouse.scratch) if len(look.rows) < FEW_ROWS else None,
     )
