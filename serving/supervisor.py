@@ -31,10 +31,10 @@ from bandit.files import write_atomically
 DRAIN_S = 8.0
 """How long children may take to drain before they are ended."""
 
-RESTART_S = 0.2
+RESTART_S = 0.1
 """Pause before a crashed child is started again; doubles while it keeps crashing, up to `RESTART_S_MAX`."""
 
-RESTART_S_MAX = 1.5
+RESTART_S_MAX = 0.8
 STABLE_S = 10.0
 READY_S = 60.0
 MISUSE = 2
