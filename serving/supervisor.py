@@ -31,10 +31,10 @@ from bandit.files import write_atomically
 DRAIN_S = 8.0
 """How long children may take to drain before they are ended."""
 
-RESTART_S = 0.2
+RESTART_S = 0.1
 """Pause before a crashed child is started again; doubles while it keeps crashing, up to `RESTART_S_MAX`."""
 
-RESTART_S_MAX = 1.5
+RESTART_S_MAX = 0.8
 STABLE_S = 10.0
 READY_S = 60.0
 MISUSE = 2
@@ -42,7 +42,6 @@ PR_SET_PDEATHSIG = 1
 BACKLOG = 2048
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Linear algebra gains nothing from more threads here, and they would take the cores that decide."""
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ServiceAddress(msgspec.Struct, frozen=True):
@@ -113,9 +112,9 @@ class Supervisor:
                         raise ServiceFailed(f"the service did not become ready within {READY_S:g} s")
                 time.sleep(0.05)
         finally:
-            self._drain()
             if self._socket is not None:
-                self._socket.close()
+                self._socket.close()  # a new client is refused once the workers have closed theirs, and need not wait
+            self._drain()
             if announced:  # else the file may be that of another service on this directory
                 self._service_file.unlink(missing_ok=True)
         return 0

@@ -39,17 +39,15 @@ class Authority:
     def check(self, headers: Headers, scope: str | None, experiment: str | None) -> Key | None:
         """The key that lets this request in, None where none is needed; raises `ApiProblem` (401, 403, 421).
 
-        `scope` None is what anybody may ask. `experiment` None means that the key itself chooses it.
+        `scope` None is what anybody may ask. `experiment` None is what concerns all of them: the key must do for
+        one, and `visible` says which of them the answer may tell about.
         """
         if self.ring.empty and not self.closed:
             check_host(headers, self.allowed_hosts)
             return None
         if scope is None:
             return None
-        shown = headers.subscription_key
-        if headers.authorization is not None:
-            scheme, _, credentials = headers.authorization.partition(" ")
-            shown = credentials.strip() if scheme.lower() == "bearer" else None
+        shown = shown_key(headers)
         if shown is None:
             raise ApiProblem(
                 "unauthorized",
@@ -62,7 +60,9 @@ class Authority:
             raise ApiProblem(
                 "unauthorized", "This API key is unknown or revoked.", field="authorization", headers=_CHALLENGE
             )
-        if not key.allows(scope, experiment if experiment is not None else _sole(key)):
+        if not key.allows(scope, experiment if experiment is not None else _any_of(key)):
+            if key.allows(scope, _any_of(key)):
+                raise ApiProblem("forbidden", "This API key is made for other experiments.", field="authorization")
             raise ApiProblem(
                 "forbidden",
                 f"This API key does not allow that here: it needs the scope {scope}.",
@@ -71,7 +71,20 @@ class Authority:
             )
         return key
 
+    def visible(self, headers: Headers, scope: str) -> frozenset[str] | None:
+        """The experiments that an answer about all may tell about, None for all; raises as `check` does."""
+        key = self.check(headers, scope, None)
+        return key.experiments if key is not None else None
 
-def _sole(key: Key) -> str | None:
-    """The experiment that a key is made for, where it is one only."""
-    return next(iter(key.experiments)) if key.experiments is not None and len(key.experiments) == 1 else None
+
+def shown_key(headers: Headers) -> str | None:
+    """The secret that a request shows: its Authorization header's, or else the one in Personalizer's header."""
+    if headers.authorization is None:
+        return headers.subscription_key
+    scheme, _, credentials = headers.authorization.partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else None
+
+
+def _any_of(key: Key) -> str | None:
+    """One of the experiments that a key is made for, None where it is made for all."""
+    return next(iter(key.experiments), None) if key.experiments is not None else None

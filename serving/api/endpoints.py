@@ -19,7 +19,7 @@ from bandit.events import RewardEvent
 from serving.api import metrics, personalizer
 from serving.api.access import Headers, check_content_type
 from serving.api.answers import Answer, RewardsAnswer, decode_answer
-from serving.api.authority import Authority
+from serving.api.authority import Authority, shown_key
 from serving.api.durability import Commit
 from serving.api.features import check_event_id
 from serving.api.hosting import Hosted, Hosting, Started, readiness
@@ -116,7 +116,7 @@ class Api:
 
     def personalizer_experiment(self, headers: Headers) -> str:
         """The experiment that Personalizer's routes mean: the key's only one, else the declared or obvious one."""
-        shown = headers.subscription_key
+        shown = shown_key(headers)
         key = self.authority.ring.find(shown) if shown is not None and not self.authority.ring.empty else None
         if key is not None and key.experiments is not None and len(key.experiments) == 1:
             return next(iter(key.experiments))
@@ -246,9 +246,12 @@ class Api:
         ready, body = readiness(self.hosting)
         return Reply(200 if ready else 503, _encoder.encode(body))
 
-    async def metrics(self) -> Reply:
-        """The counters of all workers."""
+    async def metrics(self, headers: Headers) -> Reply:
+        """The counters of all workers, for the experiments that the key is made for."""
+        visible = self.authority.visible(headers, "read")
         heartbeats = await self.hosting.heartbeats()
+        if visible is not None:
+            heartbeats = {name: beats for name, beats in heartbeats.items() if name in visible}
         return Reply(200, metrics.render(heartbeats, self.hosting.clock()), metrics.CONTENT_TYPE)
 
 

@@ -97,9 +97,10 @@ def _paths() -> dict[str, Any]:
                 "recommend",
                 "decide",
                 "Ask for one decision, or for several slots at once",
-                "`actions` may be left out where the experiment declares a catalogue. With `slots: n` the answer is "
-                "`{decisions: […]}`: n distinct actions drawn in order, each with its own event_id and its probability "
-                "given those before it. A `deferred` decision counts once it is activated within the reward window.",
+                "`actions` may be left out where the experiment declares a catalogue. With `slots: n` above 1 the "
+                "answer is `{decisions: […]}`: n distinct actions drawn in order, each with its own event_id and its "
+                "probability given those before it. A `deferred` decision counts once it is activated within the "
+                "reward window.",
                 body=_json("RecommendRequest", "recommend"),
                 answers={200: _answer("The decision is on disk.", "Recommendation", "answer")},
                 codes=(400, 401, 403, 404, 409, 413, 415, 421, 422, 503),

@@ -210,6 +210,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
 
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
+_JSON_TYPES = {"bool": "boolean", "float": "number", "int": "integer", "str": "string"}
+_NAMES_OF_TYPES = re.compile(rf"\b({'|'.join(_JSON_TYPES)})\b")
 
 
 def explain(body: bytes, error: Exception) -> InvalidRequest | MalformedBody:
@@ -240,7 +242,8 @@ def _explain_type(message: str) -> InvalidRequest:
         return InvalidRequest(child(path, name, 0).replace("(member 0)", "(a member)").lstrip("."), "is not known here")
     kinds = re.match(r"Expected `([a-z |]+)`, got `([a-z]+)`$", problem)
     if kinds:
-        return InvalidRequest(path or "body", f"must be of type {kinds.group(1)}, not {kinds.group(2)}")
+        expected, got = (_NAMES_OF_TYPES.sub(lambda name: _JSON_TYPES[name[0]], kind) for kind in kinds.groups())
+        return InvalidRequest(path or "body", f"must be of type {expected}, not {got}")
     return InvalidRequest(path or "body", "is out of range" if "range" in problem else "has the wrong type")
 
 

@@ -105,7 +105,7 @@ def describe(api: Api) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        return await run(request, METRICS, None, lambda h: api.metrics())
+        return await run(request, METRICS, None, api.metrics)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

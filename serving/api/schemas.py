@@ -78,7 +78,7 @@ SCHEMAS: dict[str, Any] = {
                 "type": ["integer", "null"],
                 "minimum": 1,
                 "maximum": _LIMITS.slots_max,
-                "description": "How many distinct actions to draw (`limits.slots_max`).",
+                "description": "How many distinct actions to draw (`limits.slots_max`); 1 is as if left out.",
             },
             "deferred": {"type": "boolean", "default": False, "description": "Counts only once it is activated."},
         },

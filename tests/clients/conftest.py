@@ -13,7 +13,10 @@ import pytest
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers with the scripted (status, body) pairs in order, the last one for ever; keeps what it was sent."""
+    """Answers with the scripted (status, body) pairs in order, the last one for ever; keeps what it was sent.
+
+    `headers` go with every answer.
+    """
 
     daemon_threads = True
 
@@ -23,6 +26,7 @@ class Scripted(ThreadingHTTPServer):
         self.seen: list[tuple[str, Any, dict[str, str]]] = []
         self.connections: set[tuple[str, int]] = set()
         self.delay_s = 0.0
+        self.headers: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -45,6 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

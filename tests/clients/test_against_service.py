@@ -50,6 +50,8 @@ def test_actions_with_features_and_named_rewards(client: Client) -> None:
 def test_slots_are_distinct_choices(client: Client) -> None:
     choices = client.recommend_slots({}, 3, ["a", "b", "c", "d"])
     assert len({choice.action for choice in choices}) == len({choice.event_id for choice in choices}) == 3
+    (alone,) = client.recommend_slots({}, 1, ["a", "b"], event_id="alone")
+    assert alone.event_id == "alone"
 
 
 def test_the_same_question_again_has_the_same_answer_and_another_one_conflicts(client: Client) -> None:

@@ -66,6 +66,34 @@ def test_rewards_are_sent_again_under_the_same_id_and_the_queue_is_bounded(serve
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 2)
 
 
+def test_slots_and_activations_never_raise_either(server: Any) -> None:
+    slots = {"decisions": [DECISION | {"event_id": "e:1"}, DECISION | {"event_id": "e:2"}]}
+    server.script = [(200, slots), (200, {"event_id": "e:1"}), (503, {})]
+
+    async def host() -> None:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            found = await recommender.recommend_slots({}, ["a", "b"], defaults=["a", "b"], deferred=True)
+            assert [choice.event_id for choice in found] == ["e:1", "e:2"]
+            assert await recommender.activate(found[0])
+            assert not await recommender.activate(found[1])
+            instead = await recommender.recommend_slots({}, ["a", "b"], defaults=["a", "b"])
+            assert [(choice.action, choice.learnable) for choice in instead] == [("a", False), ("b", False)]
+            assert not await recommender.activate(instead[0])
+            assert (recommender.counters.decisions, recommender.counters.defaults) == (2, 2)
+
+    asyncio.run(host())
+
+
+def test_rewards_that_json_cannot_say_or_that_no_loop_can_take_yet_hold_up_nothing(server: Any) -> None:
+    server.script = [(200, TAKEN)]
+    recommender = AsyncRecommender(server.url, "shop")
+    for reward in (1.0, float("nan")):
+        recommender.reward(SHOWN, reward)
+    asyncio.run(recommender.close())
+    assert [item["reward"] for item in rewards_seen(server)] == [1.0]
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (1, 1)
+
+
 def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:
     async def host() -> AsyncRecommender:
         recommender = AsyncRecommender("http://127.0.0.1:9")

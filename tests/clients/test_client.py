@@ -123,6 +123,19 @@ def test_an_answer_from_something_else_is_said_to_be_unexpected(server: Any, cli
             client.recommend({})
 
 
+def test_a_body_that_cannot_be_unpacked_is_unavailable_after_the_retries(server: Any, client: Client) -> None:
+    server.script, server.headers = [(200, DECISION)], {"Content-Encoding": "gzip"}
+    with pytest.raises(Unavailable, match="DecodingError"):
+        client.recommend({})
+
+
+@pytest.mark.parametrize("body", [[], 7, {"errors": 7}, {"errors": [7]}, b"[" * 100_000])
+def test_a_refusal_without_a_problem_document_is_still_a_refusal(server: Any, client: Client, body: Any) -> None:
+    server.script = [(422, body)]
+    with pytest.raises(InvalidRequest):
+        client.recommend({})
+
+
 @pytest.mark.parametrize("context", [{"x": math.nan}, {"x": math.inf}, {"x": "\ud800"}, {"x": object()}])
 def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Any, client: Client, context: dict) -> None:
     with pytest.raises(NotEncodable):

@@ -117,6 +117,44 @@ def test_a_refused_reward_is_counted_and_does_not_block_the_next(server: Any, re
     assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (1, 1)
 
 
+def test_a_reward_that_json_cannot_say_does_not_hold_up_the_next(server: Any, recommender: Recommender) -> None:
+    server.script = [(200, TAKEN)]
+    for reward in (float("nan"), object(), 1.0):
+        recommender.reward(shown(), reward)  # type: ignore[arg-type]
+    assert recommender.flush(5)
+    assert [item["reward"] for item in rewards_seen(server)] == [1.0]
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (2, 1)
+
+
+@pytest.mark.parametrize("nonsense", [b"[" * 100_000, b"<html>"])
+def test_an_answer_of_nonsense_does_not_end_the_reporting(
+    server: Any, recommender: Recommender, nonsense: bytes
+) -> None:
+    server.script = [(200, nonsense), (200, TAKEN)]
+    recommender.reward(shown(), 1.0)
+    assert recommender.flush(5)
+    assert recommender.counters.rewards_sent == 1
+
+
+def test_slots_are_filled_with_decisions_or_with_the_defaults(server: Any, recommender: Recommender) -> None:
+    server.script = [(200, {"decisions": [DECISION | {"event_id": "e:1"}, DECISION | {"event_id": "e:2"}]}), (503, {})]
+    found = recommender.recommend_slots({}, ["a", "b", "c"], defaults=["a", "c"], deferred=True)
+    assert [(choice.event_id, choice.learnable) for choice in found] == [("e:1", True), ("e:2", True)]
+    assert (server.seen[0][1]["slots"], server.seen[0][1]["deferred"]) == (2, True)
+    shown_now = recommender.recommend_slots({}, ["a", "b", "c"], defaults=["a", "c"])
+    assert [(choice.action, choice.learnable) for choice in shown_now] == [("a", False), ("c", False)]
+    assert (recommender.counters.decisions, recommender.counters.defaults) == (2, 2)
+
+
+def test_an_activation_says_whether_it_arrived_and_never_raises(server: Any, recommender: Recommender) -> None:
+    server.script = [(200, {"event_id": "e1"}), (503, {})]
+    assert recommender.activate(shown())
+    assert server.seen[0][0] == "/v1/experiments/shop/events/e1/activate"
+    assert not recommender.activate(shown())
+    assert not recommender.activate(Choice("a", "e9", learnable=False))
+    assert len(server.seen) == 2
+
+
 def test_rewards_for_defaults_are_not_sent(server: Any, recommender: Recommender) -> None:
     recommender.reward(Choice("a", "e9", learnable=False), 1.0)
     assert recommender.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from tests.serving.api.support import SEVEN, decisions, make_experiment, wait_fo
 
 URL = "/v1/experiments/default/recommend"
 QUESTION = {"context": {"x": 1}}
+UNFINISHED = b" HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
 
 
 def ask(base: str, answered: list[str], times: int) -> None:
@@ -27,6 +29,14 @@ def ask(base: str, answered: list[str], times: int) -> None:
         response = httpx.post(f"{base}{URL}", json=QUESTION, trust_env=False)
         assert response.status_code == 200
         answered.append(response.json()["event_id"])
+
+
+def refuses_connections(base: str) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", httpx.URL(base).port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_workers_share_a_port_are_replaced_when_they_crash_and_seal_when_they_stop(tmp_path: Path) -> None:
@@ -62,10 +72,14 @@ def test_workers_share_a_port_are_replaced_when_they_crash_and_seal_when_they_st
         ask(base, answered, 20)
         metrics = httpx.get(f"{base}/metrics", trust_env=False).text
         assert 'worker="w0"' in metrics and 'worker="w1"' in metrics
-        started = time.monotonic()
-        supervisor.send_signal(signal.SIGTERM)
-        assert supervisor.wait(timeout=15) == 0
-        assert time.monotonic() - started < 10
+        with socket.create_connection(("127.0.0.1", httpx.URL(base).port)) as slow:  # its request never ends
+            slow.sendall(b"POST " + URL.encode() + UNFINISHED)
+            started = time.monotonic()
+            supervisor.send_signal(signal.SIGTERM)
+            wait_for(lambda: refuses_connections(base), seconds=4)  # who comes now need not wait for the end
+            assert supervisor.poll() is None
+            assert supervisor.wait(timeout=15) == 0
+            assert time.monotonic() - started < 10
     finally:
         if supervisor.poll() is None:
             supervisor.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -35,19 +36,9 @@ class AsyncClient:
         self.experiment = experiment
         self._retries = retries
         self._transport = transport
-
-        def connect() -> httpx.AsyncClient:
-            return httpx.AsyncClient(
-                base_url=base_url.rstrip("/"),
-                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-                timeout=timeout_s,
-                limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
-                transport=transport,
-                trust_env=False,
-            )
-
-        self._connect = connect
-        self._http: httpx.AsyncClient | None = connect()
+        options = wire.connection_options(base_url, api_key, timeout_s, connections_max)
+        self._connect = partial(httpx.AsyncClient, transport=transport, **options)
+        self._http: httpx.AsyncClient | None = self._connect()
         self._path = f"/v1/experiments/{experiment}"
         begins_anew_when_forked(self)
 
@@ -130,7 +121,7 @@ class AsyncClient:
                 await asyncio.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1))
             try:
                 response = await client.post(self._path + path, content=content, headers=headers)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 response, reason = None, type(error).__name__
                 continue
             reason = f"status {response.status_code}"

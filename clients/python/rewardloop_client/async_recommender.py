@@ -12,6 +12,7 @@ server forks its workers: each of them then has connections and a queue of its o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections import deque
@@ -33,6 +34,7 @@ from rewardloop_client.recommender import (
     Choice,
     RecommenderCounters,
     refused_by,
+    sendable,
 )
 from rewardloop_client.types import Action
 
@@ -83,18 +85,57 @@ class AsyncRecommender:
         default: str,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
+        deferred: bool = False,
     ) -> Choice:
         """What to show: the service's decision, or `default` when none came in time. Never raises."""
         ident = event_id or wire.new_event_id()
         try:
             async with asyncio.timeout(self._timeout_s):
-                found = await self._asking.recommend(context, actions, event_id=ident, excluded=excluded)
+                found = await self._asking.recommend(
+                    context, actions, event_id=ident, excluded=excluded, deferred=deferred
+                )
         except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
             self.counters.defaults += 1
             log.warning("the default is shown: %s: %s", type(error).__name__, error)
             return Choice(default, ident, learnable=False)
         self.counters.decisions += 1
-        return Choice(found.action, found.event_id, True, found.probability, found.model_id)
+        return Choice.of(found)
+
+    async def recommend_slots(
+        self,
+        context: Mapping[str, Any],
+        actions: Sequence[Action | str] | None = None,
+        *,
+        defaults: Sequence[str],
+        event_id: str | None = None,
+        excluded: Sequence[str] | None = None,
+        deferred: bool = False,
+    ) -> list[Choice]:
+        """What to show in as many tiles as there are `defaults`: distinct actions, or the defaults. Never raises."""
+        ident = event_id or wire.new_event_id()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._asking.recommend_slots(
+                    context, len(defaults), actions, event_id=ident, excluded=excluded, deferred=deferred
+                )
+        except Exception as error:  # as above
+            self.counters.defaults += len(defaults)
+            log.warning("the defaults are shown: %s: %s", type(error).__name__, error)
+            return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(defaults, 1)]
+        self.counters.decisions += len(found)
+        return [Choice.of(decision) for decision in found]
+
+    async def activate(self, choice: Choice) -> bool:
+        """Say that a deferred choice was shown; see `Recommender.activate`."""
+        if not choice.learnable:
+            return False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._asking.activate(choice.event_id)
+        except Exception as error:  # as above
+            log.warning("an activation was lost: %s: %s", type(error).__name__, error)
+            return False
+        return True
 
     def reward(
         self,
@@ -105,8 +146,16 @@ class AsyncRecommender:
         value: float | None = None,
         reward_id: str | None = None,
     ) -> None:
-        """Queue a reward for a choice; those for defaults are dropped. Returns at once, never raises."""
+        """Queue a reward for a choice; those for defaults are dropped. Returns at once, never raises.
+
+        Called where no event loop runs, it is sent with the next reward, `flush` or `close` that has one.
+        """
         if not choice.learnable:
+            return
+        ident = reward_id or str(uuid.uuid4())
+        item = wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident)
+        if not sendable(item):
+            self.counters.rewards_refused += 1
             return
         if self._closing or self._rewards_max < 1:
             self.counters.rewards_dropped += 1
@@ -114,13 +163,12 @@ class AsyncRecommender:
         if len(self._queue) >= self._rewards_max:
             self._queue.popleft()
             self.counters.rewards_dropped += 1
-        ident = reward_id or str(uuid.uuid4())
-        self._queue.append(wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident))
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._report())
+        self._queue.append(item)
+        self._send_soon()
 
     async def flush(self, timeout_s: float = PATIENCE_S) -> bool:
         """Wait until every queued reward was sent, refused or dropped; whether that happened in time."""
+        self._send_soon()
         if self._task is None:
             return True
         done, _ = await asyncio.wait([self._task], timeout=timeout_s)
@@ -136,6 +184,12 @@ class AsyncRecommender:
         self._queue.clear()
         await self._asking.close()
         await self._reporting.close()
+
+    def _send_soon(self) -> None:
+        """Have a task that sends what is queued, where an event loop runs."""
+        if self._queue and (self._task is None or self._task.done()):
+            with contextlib.suppress(RuntimeError):
+                self._task = asyncio.get_running_loop().create_task(self._report())
 
     async def _report(self) -> None:
         """Send until the queue is empty; rewards stay in it until they have been taken or refused."""

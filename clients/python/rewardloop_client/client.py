@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -47,19 +48,9 @@ class Client:
         self._retries = retries
         self._path = f"/v1/experiments/{experiment}"
         self._transport = transport
-
-        def connect() -> httpx.Client:
-            return httpx.Client(
-                base_url=base_url.rstrip("/"),
-                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-                timeout=timeout_s,
-                limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
-                transport=transport,
-                trust_env=False,
-            )
-
-        self._connect = connect
-        self._http: httpx.Client | None = connect()
+        options = wire.connection_options(base_url, api_key, timeout_s, connections_max)
+        self._connect = partial(httpx.Client, transport=transport, **options)
+        self._http: httpx.Client | None = self._connect()
         begins_anew_when_forked(self)
 
     def __enter__(self) -> Client:
@@ -149,7 +140,7 @@ class Client:
             try:
                 http = self._http = self._http or self._connect()
                 response = http.post(self._path + path, content=content, headers=headers)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 response, reason = None, type(error).__name__
                 continue
             reason = f"status {response.status_code}"

@@ -97,9 +97,10 @@ def rejection(status: int, body: object) -> Rejected:
     kind = _BY_STATUS.get(status, Rejected)
     if not isinstance(body, dict):
         return kind(status, "refused", "")
+    errors = body.get("errors")
     problems = [
         FieldProblem(str(entry.get("field", "")), str(entry.get("problem", "")), _text(entry.get("limit")))
-        for entry in body.get("errors") or []
+        for entry in (errors if isinstance(errors, list) else [])
         if isinstance(entry, dict)
     ]
     return kind(status, str(body.get("title") or "refused"), str(body.get("detail") or ""), problems)

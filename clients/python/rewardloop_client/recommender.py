@@ -19,19 +19,19 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from rewardloop_client import wire
 from rewardloop_client.client import Client
 from rewardloop_client.deadline import DeadlineTransport
-from rewardloop_client.errors import InvalidRequest, Rejected, RewardloopError, TooManyRequests
+from rewardloop_client.errors import InvalidRequest, NotEncodable, Rejected, RewardloopError, TooManyRequests
 from rewardloop_client.forks import begins_anew_when_forked
-from rewardloop_client.types import Action
+from rewardloop_client.types import Action, Recommendation
 
 log = logging.getLogger("rewardloop_client")
 
@@ -42,6 +42,8 @@ LINGER_S = 0.2
 PATIENCE_S = 10.0
 RETRY_PAUSE_MAX_S = 5.0
 _CONNECT_SHARE = 0.3
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,15 @@ class Choice:
     probability: float | None = None
     model_id: str | None = None
 
+    @classmethod
+    def of(cls, found: Recommendation) -> Choice:
+        """The choice that shows a decision of the service."""
+        return cls(found.action, found.event_id, True, found.probability, found.model_id)
+
 
 @dataclass(slots=True)
 class RecommenderCounters:
-    """What happened so far; a queue that was full shows in `rewards_dropped`."""
+    """What happened so far, tile by tile where there are slots; a queue that was full shows in `rewards_dropped`."""
 
     decisions: int = 0
     defaults: int = 0
@@ -134,19 +141,69 @@ class Recommender:
         default: str,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
+        deferred: bool = False,
     ) -> Choice:
         """What to show: the service's decision, or `default` when none came in time. Never raises."""
         ident = event_id or wire.new_event_id()
+
+        def ask(client: Client) -> Recommendation:
+            return client.recommend(context, actions, event_id=ident, excluded=excluded, deferred=deferred)
+
         try:
-            transport, client = self._asking = self._asking or self._connect()
-            with transport.within(self._timeout_s):
-                found = client.recommend(context, actions, event_id=ident, excluded=excluded)
+            found = self._in_time(ask)
         except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
             self.counters.defaults += 1
             log.warning("the default is shown: %s: %s", type(error).__name__, error)
             return Choice(default, ident, learnable=False)
         self.counters.decisions += 1
-        return Choice(found.action, found.event_id, True, found.probability, found.model_id)
+        return Choice.of(found)
+
+    def recommend_slots(
+        self,
+        context: Mapping[str, Any],
+        actions: Sequence[Action | str] | None = None,
+        *,
+        defaults: Sequence[str],
+        event_id: str | None = None,
+        excluded: Sequence[str] | None = None,
+        deferred: bool = False,
+    ) -> list[Choice]:
+        """What to show in as many tiles as there are `defaults`: distinct actions, or the defaults. Never raises."""
+        ident = event_id or wire.new_event_id()
+
+        def ask(client: Client) -> list[Recommendation]:
+            return client.recommend_slots(
+                context, len(defaults), actions, event_id=ident, excluded=excluded, deferred=deferred
+            )
+
+        try:
+            found = self._in_time(ask)
+        except Exception as error:  # as above
+            self.counters.defaults += len(defaults)
+            log.warning("the defaults are shown: %s: %s", type(error).__name__, error)
+            return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(defaults, 1)]
+        self.counters.decisions += len(found)
+        return [Choice.of(decision) for decision in found]
+
+    def activate(self, choice: Choice) -> bool:
+        """Say that a deferred choice was shown; whether that is on the service's disk. Never raises.
+
+        Takes at most the timeout. After False it may be called again: activating twice counts once.
+        """
+        if not choice.learnable:
+            return False
+        try:
+            self._in_time(lambda client: client.activate(choice.event_id))
+        except Exception as error:  # as above
+            log.warning("an activation was lost: %s: %s", type(error).__name__, error)
+            return False
+        return True
+
+    def _in_time(self, ask: Callable[[Client], _T]) -> _T:
+        """What `ask` gets from the service before the timeout; raises whatever goes wrong."""
+        transport, client = self._asking = self._asking or self._connect()
+        with transport.within(self._timeout_s):
+            return ask(client)
 
     def reward(
         self,
@@ -163,6 +220,9 @@ class Recommender:
         ident = reward_id or str(uuid.uuid4())
         item = wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident)
         with self._changed:
+            if not sendable(item):
+                self.counters.rewards_refused += 1
+                return
             if self._closing_at is not None or self._rewards_max < 1:
                 self.counters.rewards_dropped += 1
                 return
@@ -240,6 +300,16 @@ class Recommender:
             self._sending = 0
             self._changed.notify_all()
         return True
+
+
+def sendable(item: dict[str, Any]) -> bool:
+    """Whether a reward can be written as JSON: one that cannot must not hold up those that wait behind it."""
+    try:
+        wire.encode(item)
+    except NotEncodable as error:
+        log.warning("a reward was refused: %s", error)
+        return False
+    return True
 
 
 def refused_by(error: RewardloopError, rewards: int) -> int | None:

@@ -26,6 +26,19 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 _T = TypeVar("_T")
 
 
+def connection_options(
+    base_url: str, api_key: str | None, timeout_s: float | httpx.Timeout, connections_max: int
+) -> dict[str, Any]:
+    """What httpx's clients are made with, synchronous or not, apart from their transport."""
+    return {
+        "base_url": base_url.rstrip("/"),
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": timeout_s,
+        "limits": httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
+        "trust_env": False,
+    }
+
+
 def new_event_id() -> str:
     """An id for a decision whose caller gave none; chosen here, so that a retry asks the same question."""
     return str(uuid.uuid4())
@@ -96,8 +109,8 @@ def read_recommendation(body: Any) -> Recommendation:
 
 
 def read_slots(body: Any) -> list[Recommendation]:
-    """The decisions of several slots, in order; raises `UnexpectedAnswer`."""
-    return _read(lambda wire: [Recommendation.from_wire(entry) for entry in wire["decisions"]], body)
+    """The decisions of several slots, in order (one slot is answered without a list); raises `UnexpectedAnswer`."""
+    return _read(lambda wire: [Recommendation.from_wire(entry) for entry in wire.get("decisions", [wire])], body)
 
 
 def read_accepted(body: Any) -> int:
@@ -113,14 +126,14 @@ def _decode(response: httpx.Response) -> Any:
         return {}
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnexpectedAnswer("the answer is not JSON; is the address that of a decision API?") from None
 
 
 def _refusal(response: httpx.Response) -> Rejected:
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     return rejection(response.status_code, body)
 
@@ -128,5 +141,5 @@ def _refusal(response: httpx.Response) -> Rejected:
 def _read(read: Callable[[Any], _T], body: Any) -> _T:
     try:
         return read(body)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UnexpectedAnswer("the answer lacks a field that the decision API promises") from None

@@ -163,6 +163,26 @@ def test_names_may_hold_anything_that_can_be_printed(tmp_path: Path, name: str) 
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("body", "field", "problem"),
+    [
+        ({"context": 5}, "context", "must be of type object, not integer"),
+        ({"context": {}, "event_id": 5}, "event_id", "must be of type string | null, not integer"),
+        ({"context": {}, "slots": "2"}, "slots", "must be of type integer | null, not string"),
+        ({"context": {}, "deferred": 0.5}, "deferred", "must be of type boolean, not number"),
+    ],
+)
+def test_types_are_named_as_json_names_them(tmp_path: Path, body: dict[str, object], field: str, problem: str) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            response = await client.post("/v1/experiments/default/recommend", json=body)
+            assert response.json()["errors"] == [{"field": field, "problem": problem}]
+
+    run(scenario())
+
+
 def test_a_text_may_hold_line_breaks(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
 

@@ -170,7 +170,7 @@ def test_requests_generated_from_the_description_get_described_answers(tmp_path:
     make_experiment(tmp_path)
     make_experiment(tmp_path, "catalogue", actions=[{"id": f"a{n}"} for n in range(12)])
     posts = [
-        (path, operation)
+        (path, operation, strategy(operation["requestBody"]["content"]["application/json"]["schema"]))
         for path, methods in document()["paths"].items()
         for method, operation in methods.items()
         if method == "post" and "requestBody" in operation
@@ -182,10 +182,9 @@ def test_requests_generated_from_the_description_get_described_answers(tmp_path:
     )
     @given(st.data())
     def generate(data: st.DataObject) -> None:
-        path, operation = data.draw(st.sampled_from(posts))
-        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        path, operation, bodies = data.draw(st.sampled_from(posts))
         name = data.draw(st.sampled_from(["default", "catalogue"]))
-        cases.append((path.replace("{experiment}", name), operation, data.draw(strategy(schema))))
+        cases.append((path.replace("{experiment}", name), operation, data.draw(bodies)))
 
     generate()
 

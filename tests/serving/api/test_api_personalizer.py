@@ -153,13 +153,15 @@ def test_the_key_chooses_the_experiment_and_wrong_keys_are_refused(tmp_path: Pat
             for key, status in (("nonsense", 401), (ranker, 201), (wide, 201)):
                 response = await client.post(url, json=body, headers={"ocp-apim-subscription-key": key})
                 assert response.status_code == status, response.text
+            bearer = {"authorization": f"Bearer {ranker}"}
+            assert (await client.post(url, json=body, headers=bearer)).status_code == 201
             reward = await client.post(
                 "/personalizer/v1.0/events/e/reward", json={"value": 1}, headers={"ocp-apim-subscription-key": ranker}
             )
             assert reward.status_code == 403 and reward.json()["error"]["code"] == "Forbidden"
 
     run(scenario())
-    assert len(logged(tmp_path, "other")) == 1 and len(logged(tmp_path, "default")) == 1
+    assert len(logged(tmp_path, "other")) == 2 and len(logged(tmp_path, "default")) == 1
 
 
 def test_keys_open_what_their_scopes_say_and_close_within_seconds(tmp_path: Path) -> None:
@@ -186,7 +188,10 @@ def test_keys_open_what_their_scopes_say_and_close_within_seconds(tmp_path: Path
                     break
                 await asyncio.sleep(0.05)
             assert [await ask(key) for key in (None, "x", first, second)] == [401, 401, 200, 200]
-            assert await ask(first, "/v1/experiments/other/recommend") == 403
+            elsewhere = await client.post(
+                "/v1/experiments/other/recommend", json={"context": {}}, headers={"authorization": f"Bearer {first}"}
+            )
+            assert elsewhere.status_code == 403 and "other experiments" in elsewhere.json()["detail"]
             assert (await client.get("/metrics", headers={"authorization": f"Bearer {first}"})).status_code == 403
             assert (await client.get("/livez")).status_code == 200
             other_host = {"authorization": f"Bearer {first}", "host": "bandit.example"}
@@ -197,6 +202,25 @@ def test_keys_open_what_their_scopes_say_and_close_within_seconds(tmp_path: Path
                 assert time.monotonic() - started < 5
                 await asyncio.sleep(0.05)
             assert await ask(second) == 200
+
+    run(scenario())
+
+
+def test_a_key_reads_the_metrics_of_its_own_experiments_only(tmp_path: Path) -> None:
+    names = ("default", "other", "third")
+    for name in names:
+        make_experiment(tmp_path, name)
+    reaches: list[list[str] | None] = [None, ["other"], ["default", "third"]]
+    keys = [
+        create_key(tmp_path, name=f"k{number}", scopes=["read"], experiments=reach, now=datetime.now(UTC))[1]
+        for number, reach in enumerate(reaches)
+    ]
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for key, reach in zip(keys, reaches, strict=True):
+                told = (await client.get("/metrics", headers={"authorization": f"Bearer {key}"})).text
+                assert [name for name in names if f'experiment="{name}"' in told] == (reach or list(names))
 
     run(scenario())
 
