@@ -12,7 +12,6 @@ from functools import lru_cache
 
 from serving.api.problems import ApiProblem
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.api.access import LOOPBACK_NAMES
+from bandit.loopback import LOOPBACK_NAMES, is_loopback
 from serving.api.app import create_app
 from serving.api.server import HotServer, configure
 from serving.api.sparing_log import SparingFilter
@@ -46,11 +46,11 @@ def run_worker(
     """
     _raise_file_limit()
     listener = socket.socket(fileno=fd) if fd is not None else _listen(host, port)
-    allowed = frozenset(name.lower() for name in allowed_hosts) | LOOPBACK_NAMES if is_loopback(host) else None
+    names = LOOPBACK_NAMES | {name.lower() for name in (*allowed_hosts, host)}
     app = create_app(
         data_dir,
         writer_id=new_writer_id(worker),
-        allowed_hosts=allowed,
+        allowed_hosts=names if is_loopback(host) else None,
         default_experiment=default_experiment,
         closed=not is_loopback(host) and not insecure,
     )
@@ -77,11 +77,6 @@ class _Server(HotServer):
 def new_writer_id(worker: int) -> str:
     """An id that no earlier process had: a dead writer's segments are told from a living one's by it."""
     return f"w{worker}-{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _raise_file_limit() -> None:

@@ -11,11 +11,10 @@ import click
 from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
+from bandit.loopback import is_loopback
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, now, say
 from serving.cli.config import Configuration, check_all
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 QUICK: dict[str, Any] = {
     "rewards": {"window_s": 5.0},
@@ -57,7 +56,7 @@ def prepare_experiments(common: Common, configuration: Configuration, *, quick: 
 
 def check_exposure(data_dir: Path, host: str, *, insecure: bool) -> None:
     """Refuse to listen to other machines while anyone could ask; raises `InvalidInput`."""
-    if host in LOOPBACK or insecure or not KeyRing(data_dir).empty:
+    if is_loopback(host) or insecure or not KeyRing(data_dir).empty:
         return
     raise InvalidInput(
         "--host",
@@ -70,7 +69,7 @@ def access_sentence(data_dir: Path, host: str) -> str:
     """Who may ask, in one line."""
     if not KeyRing(data_dir).empty:
         return "every request needs one (`Authorization: Bearer …`)"
-    reach = "to this machine only" if host in LOOPBACK else f"to every machine that can reach {host}"
+    reach = "to this machine only" if is_loopback(host) else f"to every machine that can reach {host}"
     return f"none exists: open {reach}, and a key sent anyway is ignored (`rewardloop keys create` makes one)"
 
 

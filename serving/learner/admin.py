@@ -18,6 +18,7 @@ from starlette.background import BackgroundTask
 from bandit.errors import InvalidInput, NotFound
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
+from bandit.loopback import LOOPBACK_NAMES, is_loopback
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 from joiner.history import import_history
 from serving.learner import models, reports, steps
@@ -26,7 +27,6 @@ from serving.learner.console import add_console
 from serving.learner.cron import check_schedule
 from serving.learner.hosting import LearnerService
 from serving.learner.http import (
-    LOOPBACK,
     Doorkeeper,
     JSONResponse,
     install,
@@ -62,7 +62,7 @@ def create_admin(service: LearnerService, *, host: str) -> Any:
     _about_data(app, service)
     add_console(app, service)
     keys = KeyRing(service.data_dir)
-    return Doorkeeper(app, token=service.token, keys=keys, loopback=host in LOOPBACK, hosts=LOOPBACK | {host})
+    return Doorkeeper(app, token=service.token, keys=keys, loopback=is_loopback(host), hosts=LOOPBACK_NAMES | {host})
 
 
 def _about_the_service(app: FastAPI, service: LearnerService) -> None:

@@ -36,7 +36,6 @@ log = logging.getLogger("rewardloop.learner")
 
 KEYS_REFRESH_S = 1.0
 BODY_BYTES_MAX = 4 * 1024 * 1024
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 _STATUS: tuple[tuple[type[RewardloopError], int, str], ...] = (
     (InvalidInput, 422, "The input cannot be accepted"),
