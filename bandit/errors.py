@@ -22,6 +22,7 @@ the value itself, because values come from outside and end in logs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class InvalidInput(RewardloopError):
         error.problems = tuple(problems)
         error.args = ("; ".join(str(problem) for problem in problems),)
         return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies of itself from its problems: what a child process refused must reach its parent as the same error."""
+        return _error_again, (type(self), self.problems, self.args)
 
 
 class InvalidSettings(InvalidInput):
@@ -105,3 +110,9 @@ class TrainingFailed(RewardloopError):
 
 class Busy(RewardloopError):
     """Another process holds the lock that this operation needs."""
+
+
+def _error_again(kind: type[InvalidInput], problems: tuple[Problem, ...], args: tuple[Any, ...]) -> InvalidInput:
+    error = kind(problems[0].field, problems[0].problem, problems[0].limit)
+    error.problems, error.args = problems, args
+    return error

@@ -13,10 +13,21 @@ from typing import Any
 import numpy as np
 
 from evaluation.checks import without_support
-from evaluation.estimators import ESTIMATORS, ROLES, Z_95, Hyper
+from evaluation.estimators import (
+    ESTIMATORS,
+    LIFT,
+    ROLES,
+    Z_95,
+    Estimate,
+    Hyper,
+    columns_of,
+    range_of_values,
+    value_of_means,
+)
 from evaluation.gate import GateRules, Verdict, judge_gathered
 from evaluation.gathering import Gathered, Source
-from evaluation.intervals import BOOTSTRAP_RUNS, Bootstrap, bernstein_of, lift_range
+from evaluation.intervals import BOOTSTRAP_RUNS, Bootstrap, bernstein_of, lift_range, percentile_interval
+from evaluation.scored import Floats
 
 
 def answer(
@@ -24,22 +35,26 @@ def answer(
 ) -> dict[str, Any]:
     """Estimators, paired lift, weights, checks and verdict of one set of rows, JSON-able (no NaN, no infinity).
 
-    `paired.lower` and `paired.upper` are the two-sided 95% interval by normal theory; `paired.bound` is the one-sided
+    `lower` and `upper` are the two-sided 95% interval by normal theory; `bootstrap` and `bernstein` the same by
+    resampling and by the empirical Bernstein bound, where rows stand for themselves. `paired.bound` is the one-sided
     lower bound the verdict rests on, at level α for one look and reckoning with what the log could not show.
     """
     gathered = Gathered.of(rows, hyper)
     single = replace(rules or GateRules(), horizon_rows=max(2, len(rows)), looks="planned", weighted=False)
     verdict = judge_gathered(gathered, single, challengers=challengers)
     audits = gathered.audit.weights() if gathered.n else {}
+    resampled = _resampled(rows, gathered, seed)
     return {
         "n": verdict.n,
         "excluded": verdict.excluded,
-        "estimators": {name: {role: _value(verdict, name, role) for role in ROLES} for name in ESTIMATORS},
+        "estimators": {
+            name: {role: _value(gathered, verdict, name, role, resampled) for role in ROLES} for name in ESTIMATORS
+        },
         "logged": {
             "value": _number(verdict.totals.mean_reward().value),
             "se": _number(verdict.totals.mean_reward().se),
         },
-        "paired": _paired(rows, gathered, verdict, seed),
+        "paired": _paired(gathered, verdict, resampled),
         "segments": gathered.segments.table() if gathered.segments else [],
         "ess": {role: _number(verdict.totals.ess(role)) for role in ROLES},
         "max_weight": max(verdict.totals.max_weight),
@@ -53,31 +68,55 @@ def answer(
     }
 
 
-def _paired(rows: Source, gathered: Gathered, verdict: Verdict, seed: int) -> dict[str, Any]:
+def _resampled(rows: Source, gathered: Gathered, seed: int) -> Floats | None:
+    """Means of what the estimators are functions of over resampled rows, (runs, d); None where rows have subjects."""
+    if gathered.n < 2 or gathered.clustered:
+        return None
+    runs = min(BOOTSTRAP_RUNS, max(200, 20_000_000 // gathered.n))
+    bootstrap = Bootstrap(np.random.default_rng(seed), runs=runs, columns=len(gathered.totals.moments.mean))
+    for chunk in rows.chunks():
+        bootstrap.add(columns_of(chunk.where(~without_support(chunk)).reduce(), gathered.hyper))
+    return bootstrap.means()
+
+
+def _paired(gathered: Gathered, verdict: Verdict, resampled: Floats | None) -> dict[str, Any]:
     lift = verdict.lift
     paired: dict[str, Any] = {
         "lift": _number(lift.value),
-        "se": _number(lift.se),
-        "lower": _number(lift.value - Z_95 * lift.se),
-        "upper": _number(lift.value + Z_95 * lift.se),
+        **_normal(lift),
         "relative": _number(verdict.relative),
         "bound": _number(verdict.lower),
     }
-    if verdict.n >= 2 and not gathered.clustered:
+    if resampled is not None:
         low, high = lift_range(max(verdict.totals.max_weight), *gathered.reward_range)
         low, high = min(low, gathered.lift_range[0]), max(high, gathered.lift_range[1])
-        runs = min(BOOTSTRAP_RUNS, max(200, 20_000_000 // verdict.n))
-        bootstrap = Bootstrap(np.random.default_rng(seed), runs=runs)
-        for chunk in rows.chunks():
-            bootstrap.add(chunk.where(~without_support(chunk)).reduce().lift)
-        paired["bootstrap"] = list(bootstrap.interval())
+        paired["bootstrap"] = list(percentile_interval(resampled[:, LIFT]))
         paired["bernstein"] = list(bernstein_of(lift, low=low, high=high))
     return paired
 
 
-def _value(verdict: Verdict, name: str, role: str) -> dict[str, float | None]:
+def _value(
+    gathered: Gathered, verdict: Verdict, name: str, role: str, resampled: Floats | None
+) -> dict[str, float | list[float | None] | None]:
     estimate = verdict.totals.estimate(name, role)
-    return {"value": _number(estimate.value), "se": _number(estimate.se)}
+    found: dict[str, float | list[float | None] | None] = {"value": _number(estimate.value), **_normal(estimate)}
+    if resampled is not None:
+        ends = percentile_interval(value_of_means(resampled, name, role))
+        found["bootstrap"] = [_number(end) for end in ends]
+        biggest = verdict.totals.max_weight[ROLES.index(role)]
+        reach = range_of_values(name, gathered.hyper, max_weight=biggest, rewards=gathered.reward_range)
+        if reach is not None:
+            found["bernstein"] = list(bernstein_of(estimate, low=reach[0], high=reach[1]))
+    return found
+
+
+def _normal(estimate: Estimate) -> dict[str, float | None]:
+    reach = Z_95 * estimate.se
+    return {
+        "se": _number(estimate.se),
+        "lower": _number(estimate.value - reach),
+        "upper": _number(estimate.value + reach),
+    }
 
 
 def _number(value: float | None) -> float | None:

@@ -94,20 +94,15 @@ class Totals:
         mean = self.moments.mean
         gradient = np.zeros(_DIMENSIONS)
         weight = float(mean[base + _W])
-        if self.n == 0 or (name in {"snips", "sndr"} and weight <= 0):
+        if self.n == 0 or (name in _SELF_NORMALISED and weight <= 0):
             return Estimate(math.nan, math.nan, self.n)
-        if name == "snips":
-            value = float(mean[base + _WR]) / weight
-            gradient[base + _WR], gradient[base + _W] = 1 / weight, -value / weight
-        elif name == "sndr":
-            correction = float(mean[base + _WE]) / weight
-            value = float(mean[base + _D]) + correction
-            gradient[base + _D], gradient[base + _WE], gradient[base + _W] = 1, 1 / weight, -correction / weight
+        if name in _SELF_NORMALISED:
+            plain, divided = _SELF_NORMALISED[name]
+            gradient[[base + part for part in plain]] = 1
+            gradient[base + divided], gradient[base + _W] = 1 / weight, -float(mean[base + divided]) / weight**2
         else:
-            parts = _LINEAR[name]
-            for part in parts:
-                gradient[base + part] = 1
-            value = float(gradient @ mean)
+            gradient[[base + part for part in _LINEAR[name]]] = 1
+        value = float(value_of_means(mean, name, role))
         return Estimate(value, math.sqrt(self.moments.variance_of_mean(gradient)), self.n)
 
     def table(self) -> dict[str, dict[str, Estimate]]:
@@ -158,6 +153,9 @@ class Totals:
         return Estimate(value, math.sqrt(self.moments.variance_of_mean(gradient)), self.n)
 
 
+LIFT = _LIFT
+"""The column that holds the paired DR lift (see `columns_of`)."""
+
 _LINEAR = {
     "dm": (_D,),
     "ips": (_WR,),
@@ -166,6 +164,38 @@ _LINEAR = {
     "switch_dr": (_D, _SE),
     "dros": (_D, _OE),
 }
+_SELF_NORMALISED: dict[str, tuple[tuple[int, ...], int]] = {"snips": ((), _WR), "sndr": ((_D,), _WE)}
+"""Parts whose means are added as they are, and the one whose mean is divided by the mean weight."""
+
+
+def value_of_means(means: Floats, name: str, role: str) -> Floats:
+    """An estimator's value from the means of `columns_of`, shape (…, d) → (…,); NaN where the mean weight is 0."""
+    part = means[..., _PARTS * ROLES.index(role) : _PARTS * (1 + ROLES.index(role))]
+    if name not in _SELF_NORMALISED:
+        return np.asarray(sum(part[..., column] for column in _LINEAR[name]), np.float64)
+    plain, divided = _SELF_NORMALISED[name]
+    nothing = np.full(part.shape[:-1], np.nan)
+    ratio = np.divide(part[..., divided], part[..., _W], out=nothing, where=part[..., _W] > 0)
+    return np.asarray(sum((part[..., column] for column in plain), ratio), np.float64)
+
+
+def range_of_values(
+    name: str, hyper: Hyper, *, max_weight: float, rewards: tuple[float, float]
+) -> tuple[float, float] | None:
+    """Bounds of an estimator's term of one row, for weights up to `max_weight` and rewards and q̂ in `rewards`.
+
+    None for the self-normalised ones, which are no mean of such terms.
+    """
+    if name in _SELF_NORMALISED:
+        return None
+    (low, high), w = rewards, max_weight
+    if name in {"ips", "clipped_ips"}:
+        w = min(w, hyper.clip) if name == "clipped_ips" else w
+        return min(0.0, w * low), max(0.0, w * high)
+    # λw/(w² + λ) is largest at w = √λ, where it is √λ/2
+    caps = {"dm": 0.0, "dr": w, "switch_dr": min(w, hyper.switch), "dros": min(w, math.sqrt(hyper.shrinkage) / 2)}
+    reach = caps[name] * (high - low)
+    return low - reach, high + reach
 
 
 def totals(rows: ScoredRows, hyper: Hyper | None = None) -> Totals:
@@ -202,6 +232,12 @@ def totals_of_events(events: ScoredEvents, hyper: Hyper | None = None) -> Totals
 
 
 def _chunk_totals(events: ScoredEvents, hyper: Hyper) -> Totals:
+    biggest = [float(w.max()) if len(w) else 0.0 for w in (events.w_candidate, events.w_champion)]
+    return Totals(Moments.of(columns_of(events, hyper)), (biggest[0], biggest[1]))
+
+
+def columns_of(events: ScoredEvents, hyper: Hyper) -> Floats:
+    """The numbers per row whose means all estimators are functions of, shape (d, n)."""
     columns = np.empty((_DIMENSIONS, len(events.reward)))
     residual = events.residual
     weights = (events.w_candidate, events.w_champion)
@@ -216,8 +252,7 @@ def _chunk_totals(events: ScoredEvents, hyper: Hyper) -> Totals:
         np.multiply(_shrunk(w, hyper.shrinkage), residual, out=part[_OE])
     columns[_LIFT] = events.lift
     columns[_REWARD] = events.reward
-    biggest = [float(w.max()) if len(w) else 0.0 for w in weights]
-    return Totals(Moments.of(columns), (biggest[0], biggest[1]))
+    return columns
 
 
 def _shrunk(w: Floats, shrinkage: float) -> Floats:

@@ -34,36 +34,43 @@ def normal_interval(values: Floats, *, level: float = 0.95) -> tuple[float, floa
 
 
 class Bootstrap:
-    """The resampled means of values that come bit by bit; the same however they are cut."""
+    """The resampled means of one or several numbers per row that come bit by bit; the same however they are cut."""
 
-    def __init__(self, rng: np.random.Generator, *, runs: int = BOOTSTRAP_RUNS) -> None:
+    def __init__(self, rng: np.random.Generator, *, runs: int = BOOTSTRAP_RUNS, columns: int = 1) -> None:
         self._rng = rng
-        self._sums, self._counts = np.zeros(runs), np.zeros(runs)
+        self._sums, self._counts = np.zeros((runs, columns)), np.zeros(runs)
         self._step = max(1, BOOTSTRAP_VALUES_MAX // runs)
-        self._waiting = np.zeros(0)
+        self._waiting = np.zeros((columns, 0))
 
     def add(self, values: Floats) -> None:
-        """Take in more values."""
-        self._waiting = np.concatenate([self._waiting, values])
-        while len(self._waiting) >= self._step:
-            self._draw(self._waiting[: self._step])
-            self._waiting = self._waiting[self._step :]
+        """Take in more rows: shape (n,), or (columns, n)."""
+        self._waiting = np.concatenate([self._waiting, np.atleast_2d(values)], axis=1)
+        while self._waiting.shape[1] >= self._step:
+            self._draw(self._waiting[:, : self._step])
+            self._waiting = self._waiting[:, self._step :]
 
-    def interval(self, *, level: float = 0.95) -> tuple[float, float]:
-        """The percentile interval of all values so far (Efron 1979); nothing can be added after it."""
-        if len(self._waiting):
+    def means(self) -> Floats:
+        """The means of all rows so far in each run, shape (runs, columns), NaN without rows; nothing comes after it."""
+        if self._waiting.shape[1]:
             self._draw(self._waiting)
-            self._waiting = np.zeros(0)
+            self._waiting = self._waiting[:, :0]
         if not self._counts.any():
-            return math.nan, math.nan
-        means = self._sums / np.maximum(self._counts, 1)
-        low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-        return float(low), float(high)
+            return np.full_like(self._sums, np.nan)
+        return np.asarray(self._sums / np.maximum(self._counts, 1)[:, None], np.float64)
 
     def _draw(self, part: Floats) -> None:
-        times = self._rng.poisson(1.0, (len(self._sums), len(part)))
-        self._sums += times @ part
+        times = self._rng.poisson(1.0, (len(self._sums), part.shape[1])).astype(np.float64)
+        self._sums += times @ part.T
         self._counts += times.sum(axis=1)
+
+
+def percentile_interval(resampled: Floats, *, level: float = 0.95) -> tuple[float, float]:
+    """Where the middle `level` of resampled values lies (Efron 1979); those that are NaN do not count."""
+    known = resampled[np.isfinite(resampled)]
+    if len(known) == 0:
+        return math.nan, math.nan
+    low, high = np.quantile(known, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
 
 
 def bootstrap_interval(
@@ -75,7 +82,7 @@ def bootstrap_interval(
     """
     bootstrap = Bootstrap(rng, runs=runs)
     bootstrap.add(values)
-    return bootstrap.interval(level=level)
+    return percentile_interval(bootstrap.means()[:, 0], level=level)
 
 
 def bernstein_interval(values: Floats, *, low: float, high: float, level: float = 0.95) -> tuple[float, float]:

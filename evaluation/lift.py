@@ -1,4 +1,4 @@
-"""The paired doubly-robust lift, fast: one pass over the rows in chunks that fit the cache.
+"""The paired doubly-robust lift with its standard error, over rows or over subjects.
 
 Per row D = Σ_k (c_k − b_k) q̂_k + (w_c − w_b)(r − q̂_a); the lift is its mean. Where both policies agree D is
 exactly 0 and adds no noise (Dudík, Langford & Li 2011; Jeunen & Ustimenko 2024). With subjects the standard error

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
+
+import numpy as np
 
 from evaluation.audit import propensity_checks
 from evaluation.caution import caution
@@ -48,19 +50,39 @@ def rank(policies: Mapping[str, ScoredRows], *, level: float = 0.95, rules: Gate
     """Evaluate each policy on its rows (π in `candidate`, the comparison in `champion`), best first.
 
     Intervals count subjects where there are any, are widened for their number (Bonferroni) and for skewness, and are
-    never narrower than what the log can vouch for (`evaluation.caution`). Policies without an answer come last.
+    never narrower than what the log can vouch for (`evaluation.caution`). Policies without an answer come last. An
+    alarm that one policy raises is about the log: no other is answered from the very same rows.
     """
     rules = rules or GateRules()
     z = NormalDist().inv_cdf(1 - (1 - level) / 2 / max(1, len(policies)))
-    found = [_one(name, rows, z, rules) for name, rows in policies.items()]
+    found, alarms = [], []
+    for name, rows in policies.items():
+        entry, alarm = _one(name, rows, z, rules)
+        found.append(entry)
+        if alarm:
+            alarms.append((name, rows, alarm))
+    for name, rows, alarm in alarms:
+        found = [
+            replace(entry, answered=False, answer=f"The same rows raise an alarm with {name}: {alarm}")
+            if entry.answered and _same_rows(policies[entry.policy], rows)
+            else entry
+            for entry in found
+        ]
     return sorted(found, key=lambda entry: (not entry.answered, -(entry.value or 0.0), entry.policy))
 
 
-def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
+def _same_rows(one: ScoredRows, other: ScoredRows) -> bool:
+    """Whether both were drawn alike: what the audit asks the log about, the policies aside."""
+    return np.array_equal(one.propensity, other.propensity) and np.array_equal(one.action, other.action)
+
+
+def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> tuple[Ranked, str]:
+    """One policy's entry, and the alarm that its weights raise (empty without one)."""
     used = rows.where(~without_support(rows))
     n = len(used)
     if n == 0:
-        return Ranked(name, 0, None, None, None, None, None, None, 0.0, False, "No row of the log can speak about it.")
+        nothing = "No row of the log can speak about it."
+        return Ranked(name, 0, None, None, None, None, None, None, 0.0, False, nothing), ""
     events = used.reduce()
     totals = totals_of_events(events)
     terms = events.dm_candidate + events.w_candidate * events.residual
@@ -88,7 +110,7 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
     if lower <= used.reward.min() and upper >= used.reward.max():
         poor.append(f"The interval from {lower:.2f} to {upper:.2f} holds every reward there was: the log cannot tell.")
     answer = " ".join(wrong + poor)
-    return Ranked(
+    entry = Ranked(
         policy=name,
         n=n,
         value=value.value,
@@ -101,6 +123,7 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> Ranked:
         answered=not answer,
         answer=answer,
     )
+    return entry, " ".join(wrong)
 
 
 def _mean(values: Floats, rows: ScoredRows) -> Estimate:

@@ -26,7 +26,8 @@ from serving.cli.common import Common, Number, common, figure, print_json, print
     "--policy",
     "policies",
     multiple=True,
-    help="uniform, champion, model:ID, greedy:ID, action:ID, train:ALGORITHM or table:FILE; may be given repeatedly.",
+    help="uniform, champion, model:ID, greedy:ID, action:ID, table:FILE or train:ALGORITHM,NAME=VALUE,… (settings of "
+    "`exploration` and `learning`); may be given repeatedly.",
 )
 @click.option("--last", help="Only decisions of this long ago or later, such as 72h or 14d.")
 @click.option(

@@ -103,6 +103,7 @@ def track_record(common: Common) -> None:
         for entry in past
         if entry.get("kind") == "confirmed"
     }
+    watched = _watched(past)
     undone = {entry["previous"]: entry for entry in past if entry.get("kind") == "rollback" and entry.get("automatic")}
     records = []
     for entry in past:
@@ -110,7 +111,8 @@ def track_record(common: Common) -> None:
             continue
         model_id = entry["model_id"]
         promised = by_id.get(entry.get("evaluation_id") or "", entry)
-        seen = realised.get(model_id) or _rolled_back(undone.get(model_id), by_id)
+        ended = realised.get(model_id) or _rolled_back(undone.get(model_id), by_id)
+        seen = ended or watched.get(model_id)
         records.append(
             {
                 "model_id": model_id,
@@ -120,8 +122,10 @@ def track_record(common: Common) -> None:
                 "outcome": "rolled back"
                 if model_id in undone
                 else "confirmed"
+                if ended
+                else "not decided so far"
                 if seen
-                else "on watch or not yet known",
+                else "not yet known",
             }
         )
     if common.as_json:
@@ -132,13 +136,35 @@ def track_record(common: Common) -> None:
             r["model_id"],
             *(figure(value, "+.4f") for value in r["predicted"].values()),
             *(figure((r["realised"] or {}).get(k), "+.4f") for k in ("lift", "lower", "upper")),
+            figure((r["realised"] or {}).get("rows")),
             r["outcome"],
         ]
         for r in records
     ]
-    names = ["model", "predicted", "lower", "upper", "realised", "lower ", "upper ", ""]
+    names = ["model", "predicted", "lower", "upper", "realised", "lower ", "upper ", "rows", ""]
     print_table("Champions: lift over the one before", names, lines)
     say("A prediction that led to a promotion was selected for being high: expect the realised lift to be lower.")
+
+
+def _watched(past: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By champion what the newest look of its watch says it earned over the one before, however the watch ended."""
+    found = {}
+    for run in past:
+        for look in run.get("verdicts") or []:
+            if look["challenger"] == "former" and look.get("lift") is not None and run.get("champion"):
+                found[run["champion"]] = _turned(look, look["rows"])
+    return found
+
+
+def _turned(former: dict[str, Any], rows: int) -> dict[str, Any]:
+    """The former champion's lift over its successor, turned round."""
+    low, high = former["lower"], former["upper"]
+    return {
+        "lift": -former["lift"],
+        "lower": None if high is None else -high,
+        "upper": None if low is None else -low,
+        "rows": rows,
+    }
 
 
 def _rolled_back(entry: dict[str, Any] | None, by_id: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -146,7 +172,7 @@ def _rolled_back(entry: dict[str, Any] | None, by_id: dict[str, dict[str, Any]])
     former = by_id.get((entry or {}).get("evaluation_id") or "")
     if former is None or former["lift"] is None:
         return None
-    return {"lift": -former["lift"], "lower": -former["upper"], "upper": -former["lower"], "rows": former["n"]}
+    return _turned(former, former["n"])
 
 
 def _verified(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.errors import CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory
 from bandit.registry import Champion
@@ -116,8 +117,9 @@ def _about(
         "created_at": look.at,
         "challenger": state.name,
         "tests": "procedure" if state.model_id is None else "artefact",
-        "candidate": {"model_id": model_id or state.model_id, "learnt": state.learnt},
-        "champion": {"model_id": champion.model_id if champion else COLD_START_MODEL_ID},
+        "as_of": state.cut,
+        "candidate": {**_identity(workspace, model_id or state.model_id), "learnt": state.learnt},
+        "champion": _identity(workspace, champion.model_id if champion else COLD_START_MODEL_ID),
         "data": {
             "rows": len(look.rows),
             "rows_digest": digest,
@@ -138,6 +140,15 @@ def _about(
     }
     plain: dict[str, Any] = msgspec.to_builtins(about)
     return plain
+
+
+def _identity(workspace: Workspace, model_id: str | None) -> dict[str, Any]:
+    """A model's id and the digests of its files; None where it has none (unpublished, the cold start, damaged)."""
+    try:
+        files = dict(workspace.registry.manifest(model_id).files) if model_id else None
+    except (NotFound, CorruptModel):  # `doctor` names it; the rows were scored all the same
+        files = None
+    return {"model_id": model_id, "files": files}
 
 
 def _write(path: Path, data: bytes, durable: bool) -> None:

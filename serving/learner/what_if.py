@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.errors import InvalidInput, NotFound
+from bandit.errors import InvalidInput, InvalidSettings, NotFound
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.policies import FixedActionPolicy, UniformPolicy, load_policy
 from bandit.registry import ModelRegistry
 from bandit.rows import read_interactions
 from bandit.scoring import Scores
-from bandit.settings import Algorithm, ExperimentSettings
-from bandit.training import Learning
+from bandit.settings import Algorithm, ExperimentSettings, Exploration, Learning, merge_settings
+from bandit.training import Learning as Learner
 from bandit.types import Action, Interaction, Policy
 
 CHUNK_ROWS = 10_000
@@ -67,7 +67,7 @@ def score_policies(asked: Asked) -> Answered:
         kind, _, argument = name.partition(":")
         everything = np.ones(len(rows), bool)
         if kind == "train":
-            trained, counts = _progressive(_with_algorithm(settings, argument), rows)
+            trained, counts = _progressive(training_settings(settings, argument), rows)
             pmfs[name], allowed[name] = trained.candidate, everything & counts
         elif kind == "table":
             pmfs[name], allowed[name] = _from_table(asked.tables[argument], rows)
@@ -93,18 +93,57 @@ def check_names(policies: Sequence[str]) -> None:
             continue
         if kind in ("model", "greedy", "action", "table") and argument:
             continue
-        if kind == "train" and argument in get_args(Algorithm):
+        if kind == "train" and argument:
+            training_settings(ExperimentSettings(), argument)
             continue
         raise InvalidInput(
             "--policy",
             "is not a policy",
-            "uniform, champion, model:ID, greedy:ID, action:ID, table:FILE or train:" + "|".join(get_args(Algorithm)),
+            "uniform, champion, model:ID, greedy:ID, action:ID, table:FILE or train:ALGORITHM,NAME=VALUE,…",
         )
+
+
+def training_settings(settings: ExperimentSettings, options: str) -> ExperimentSettings:
+    """`settings` with options such as `egreedy,epsilon=0.1,learning_rate=0.2` laid over.
+
+    An algorithm's name may come first; the others are settings of `exploration` and `learning`, which are all that VW
+    is ever told. Raises `InvalidInput` that names the option, its problem and its limit.
+    """
+    changes: dict[str, dict[str, Any]] = {"exploration": {}, "learning": {}}
+    for position, part in enumerate(options.split(",")):
+        name, given, text = part.strip().partition("=")
+        if not given and not position:
+            name, text = "algorithm", name
+        section = _SECTION_OF.get(name.strip())
+        if section is None:
+            raise InvalidInput("--policy train", "holds what is no option", f"NAME=VALUE of {', '.join(_SECTION_OF)}")
+        changes[section][name.strip()] = _plain(text.strip())
+    try:
+        return merge_settings(settings, changes)
+    except InvalidSettings as error:
+        limit = "|".join(get_args(Algorithm)) if error.problems[0].field == "exploration.algorithm" else None
+        raise InvalidInput("--policy train", str(error), limit) from None
+
+
+_SECTION_OF = {
+    field: section
+    for section, kind in (("exploration", Exploration), ("learning", Learning))
+    for field in kind.__struct_fields__
+}
+"""Every option that a policy on trial may be trained with, and the section of the settings it stands in."""
+
+
+def _plain(text: str) -> Any:
+    """A number or a truth value where the text is one in JSON, else the text."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _progressive(settings: ExperimentSettings, rows: Sequence[Interaction]) -> tuple[Scores, NDArray[np.bool_]]:
     """Scores of a learner that starts from nothing, each row before it is learnt; and the rows with any past."""
-    learning = Learning.fresh(settings, [])
+    learning = Learner.fresh(settings, [])
     try:
         past: list[Interaction] = []
         scores = learning.step(rows, champion=UniformPolicy(), champion_id=None, history=lambda: past)
@@ -158,6 +197,7 @@ def _pmf(policy: Policy, row: Interaction, *, greedy: bool) -> NDArray[np.float6
 def _from_table(
     table: Mapping[str, Sequence[float]], rows: Sequence[Interaction]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The pmf of each row (uniform where the table has none), and the rows that the table knows."""
     parts, allowed = [], np.zeros(len(rows), bool)
     for position, row in enumerate(rows):
         k = len(row.actions)
@@ -167,17 +207,14 @@ def _from_table(
             continue
         pmf = np.asarray(given, np.float64)
         if pmf.shape != (k,) or not (pmf >= 0).all() or abs(pmf.sum() - 1) > 1e-6:
-            raise InvalidInput("--policy table", "a row's probabilities must be one per offered action, and sum to 1")
+            raise InvalidInput(
+                "--policy table",
+                f"the pmf of decision {position:,} (counted from 0) must hold one probability for each offered action",
+                f"{k} that sum to 1 ± 1e-06",
+            )
         parts.append(pmf)
         allowed[position] = True
     return np.concatenate(parts), allowed
-
-
-def _with_algorithm(settings: ExperimentSettings, algorithm: str) -> ExperimentSettings:
-    chosen = msgspec.convert(algorithm, Algorithm)
-    return msgspec.structs.replace(
-        settings, exploration=msgspec.structs.replace(settings.exploration, algorithm=chosen)
-    )
 
 
 def _catalogues(experiment: Experiment) -> dict[int, tuple[Action, ...]]:
@@ -190,5 +227,12 @@ def _catalogues(experiment: Experiment) -> dict[int, tuple[Action, ...]]:
 
 
 def as_table(events: Sequence[Any], probabilities: Sequence[Any]) -> dict[str, list[float]]:
-    """A table of probabilities from the columns of a file."""
-    return {str(event): [float(p) for p in pmf] for event, pmf in zip(events, probabilities, strict=True)}
+    """A table of probabilities from the columns of a file; raises `InvalidInput` that names the row."""
+    table = {}
+    for row, (event, pmf) in enumerate(zip(events, probabilities, strict=True)):
+        try:
+            table[str(event)] = [float(p) for p in pmf]
+        except (TypeError, ValueError):
+            problem = f"pmf must be a list of numbers (row {row:,}, counted from 0)"
+            raise InvalidInput("--policy table", problem) from None
+    return table

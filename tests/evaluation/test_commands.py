@@ -23,6 +23,7 @@ from joiner.parquet import write_parquet
 from serving.cli.scored_file import ScoredFile
 from serving.learner.operations.evaluate import evaluate
 from serving.learner.workspace import Workspace
+from tests.evaluation.test_checks import greedy_log
 from tests.evaluation.test_gate import classes
 from tests.evaluation.worlds import make_world
 
@@ -147,6 +148,71 @@ def test_policies_are_ranked_on_a_log(loop: Path) -> None:
     assert rewardloop("evaluate", "--policy", "action:none", "--data-dir", str(loop))[0] == 2
     # the champion learnt from most of the log, so that few rows may speak about it
     assert found["champion"]["n"] < found["uniform"]["n"]
+
+
+def test_options_are_trained_on_the_log_and_those_that_vw_may_not_see_are_refused(loop: Path) -> None:
+    asked = ("train:egreedy", "train:egreedy,epsilon=0.6", "train:egreedy,epsilon=0.6,learning_rate=1e-9,cb_type=dr")
+    options = [part for name in asked for part in ("--policy", name)]
+    code, out, err = rewardloop("evaluate", *options, "--data-dir", str(loop), "--json")
+    assert code == 0, err
+    value = {entry["policy"]: entry["value"] for entry in json.loads(out)["policies"]}
+    assert value[asked[0]] > value[asked[1]] + 0.1
+    assert value[asked[1]] > value[asked[2]]
+    for wrong, said in (
+        ("train:egreedy,epsilon=2", "exploration.epsilon"),
+        ("train:epsilon=much", "exploration.epsilon"),
+        ("train:best", "squarecb|egreedy"),
+        ("train:final_regressor=/tmp/x", "NAME=VALUE of algorithm, epsilon"),
+        ("train:egreedy,bag", "NAME=VALUE of algorithm, epsilon"),
+        ("train:", "train:ALGORITHM,NAME=VALUE"),
+    ):
+        code, out, err = rewardloop("evaluate", "--policy", wrong, "--data-dir", str(loop))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_what_the_scoring_process_refuses_is_one_line(loop: Path, tmp_path: Path) -> None:
+    code, _, err = rewardloop("evaluate", "--policy", "uniform", "--last", "1s", "--data-dir", str(loop))
+    assert (code, err) == (2, "rewardloop: evaluate: no interaction has matured in this window\n")
+    for pmf, said in (([[0.5, 0.6]], "decision 0"), ([None], "row 0"), ([["much"]], "row 0")):
+        write_parquet(tmp_path / "table.parquet", {"event_id": ["h0-0000000"], "pmf": pmf})
+        code, _, err = rewardloop(
+            "evaluate", "--policy", f"table:{tmp_path / 'table.parquet'}", "--data-dir", str(loop)
+        )
+        assert (code, err.count("\n"), said in err) == (2, 1, True), err
+
+
+def test_an_alarm_is_about_the_log_and_takes_all_answers_from_the_same_rows_with_it() -> None:
+    log = greedy_log(np.random.default_rng(2), 60_000, 0.1, fault=True, pmf=False)
+    uniform = replace(log, candidate=np.full(log.values, 1 / log.lengths[0]))
+    later = greedy_log(np.random.default_rng(3), 5_000, 0.1, pmf=False)
+    found = {entry.policy: entry for entry in rank({"greedy": log, "uniform": uniform, "later": later})}
+    assert [found[name].answered for name in ("greedy", "uniform", "later")] == [False, False, True]
+    assert "not those the actions were drawn with" in found["greedy"].answer
+    assert found["uniform"].answer.startswith("The same rows raise an alarm with greedy: ")
+
+
+def test_the_track_record_has_what_a_champion_on_watch_has_earned_so_far(loop: Path) -> None:
+    records = json.loads(rewardloop("report", "track-record", "--data-dir", str(loop), "--json")[1])["champions"]
+    (history,) = loop.glob("experiments/*/history.jsonl")
+    looks = [
+        (run["champion"], look)
+        for run in map(json.loads, history.read_text().splitlines())
+        for look in run.get("verdicts", ())
+        if look["challenger"] == "former" and look["lift"] is not None
+    ]
+    assert looks
+    newest = dict(looks)
+    for record in records:
+        look = newest.get(record["model_id"])
+        if look is not None and record["outcome"] == "not decided so far":
+            assert record["realised"] == {
+                "lift": -look["lift"],
+                "lower": -look["upper"],
+                "upper": -look["lower"],
+                "rows": look["rows"],
+            }
+    assert any(record["outcome"] == "not decided so far" for record in records)
 
 
 def test_from_python_the_ranking_is_a_frame_with_the_documented_columns(loop: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.answer import answer
-from evaluation.estimators import ESTIMATORS, ROLES, Hyper, totals
+from evaluation.estimators import ESTIMATORS, ROLES, Hyper, columns_of, range_of_values, totals, value_of_means
 from evaluation.gate import GateRules, judge
 from evaluation.lift import clustered_mean, paired_lift
 from evaluation.ranking import rank
@@ -104,6 +104,44 @@ def test_ragged_rows_give_what_rows_of_one_width_give() -> None:
     for name in ESTIMATORS:
         expected = parts.estimate(name, "candidate").value
         assert totals(wide).estimate(name, "candidate").value == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_estimator_has_three_intervals_and_they_agree_where_they_should() -> None:
+    rows = make_world(6).log(np.random.default_rng(6), 4000)
+    found = answer(rows)["estimators"]
+    for name in ESTIMATORS:
+        for role in ROLES:
+            entry = found[name][role]
+            normal, boot = (entry["lower"], entry["upper"]), entry["bootstrap"]
+            assert normal == pytest.approx(
+                (entry["value"] - 1.96 * entry["se"], entry["value"] + 1.96 * entry["se"]), 1e-4
+            )
+            # the ends of 1,000 resampled means are off by some twentieth of the interval
+            assert boot == pytest.approx(normal, abs=0.3 * (normal[1] - normal[0]) / 2)
+            if name in ("snips", "sndr"):
+                assert "bernstein" not in entry
+            else:
+                assert entry["bernstein"][0] < normal[0] < normal[1] < entry["bernstein"][1]
+
+
+@given(seed=st.integers(0, 10_000), clip=st.floats(0.1, 5), switch=st.floats(0, 5), shrinkage=st.floats(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_no_row_leaves_the_range_that_its_empirical_bernstein_bound_rests_on(
+    seed: int, clip: float, switch: float, shrinkage: float
+) -> None:
+    events = make_world(7).log(np.random.default_rng(seed), 200).reduce()
+    hyper = Hyper(clip=clip, switch=switch, shrinkage=shrinkage)
+    seen = np.concatenate([events.reward, events.q_logged, events.dm_candidate, events.dm_champion])
+    columns = columns_of(events, hyper).T
+    for role, weights in zip(ROLES, (events.w_candidate, events.w_champion), strict=True):
+        for name in ESTIMATORS:
+            known = range_of_values(
+                name, hyper, max_weight=float(weights.max()), rewards=(float(seen.min()), float(seen.max()))
+            )
+            if known is not None:
+                terms = value_of_means(columns, name, role)
+                assert known[0] - 1e-12 <= terms.min()
+                assert terms.max() <= known[1] + 1e-12
 
 
 def test_unbiased_estimators_find_the_truth() -> None:

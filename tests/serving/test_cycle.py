@@ -83,6 +83,10 @@ def test_no_promotion_without_a_certificate_that_its_scored_rows_confirm(tmp_pat
         rows = ScoredRows.from_frame(read_parquet(folder / "scored.parquet"))
         assert certificate["verdict"]["outcome"] == "promote"
         assert certificate["candidate"]["model_id"] == promotions[0]["model_id"]
+        published = workspace.registry.manifest(promotions[0]["model_id"])
+        assert certificate["candidate"]["files"] == dict(published.files)
+        assert certificate["champion"] == {"model_id": "cold-start", "files": None}
+        assert certificate["as_of"] == certificate["data"]["cut"]
         assert not verify_certificate(certificate, rows)
         assert "<html" in (folder / "report.html").read_text()
 

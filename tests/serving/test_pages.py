@@ -83,6 +83,7 @@ def test_an_evaluation_report_is_whole_by_itself(browser: Browser, service: Serv
     for evaluation in found:
         url = f"{service.learner.url}/v1/experiments/test/evaluations/{evaluation['id']}?format=html"
         assert evaluation["verdict"]["reason"] in look(browser, url).text
+        assert browser.visit(url, width=PHONE).cut_off == []
 
 
 def test_the_docs_page_of_the_decision_api_needs_no_network(browser: Browser, service: Service) -> None:
