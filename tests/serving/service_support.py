@@ -73,13 +73,18 @@ def served(data_dir: Path) -> Iterator[Service]:
     command = [sys.executable, "-m", "serving.cli", "up", "--data-dir", str(data_dir), "--port", "0"]
     with (data_dir / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--admin-port", "0"], stderr=log)
-    until = time.monotonic() + 40
-    while (address := running_service(data_dir)) is None:
-        assert process.poll() is None and time.monotonic() < until, (data_dir / "log").read_text()
-        time.sleep(0.05)
-    running = Service(data_dir, process, address)
-    yield running
-    running.close()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0, (data_dir / "log").read_text()
+    try:
+        until = time.monotonic() + 40
+        while (address := running_service(data_dir)) is None:
+            assert process.poll() is None and time.monotonic() < until, (data_dir / "log").read_text()
+            time.sleep(0.05)
+        running = Service(data_dir, process, address)
+        yield running
+        running.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0, (data_dir / "log").read_text()
+    finally:
+        if process.poll() is None:  # something failed: the service must not outlive its test
+            process.kill()
+            process.wait()
     assert running_service(data_dir) is None
