@@ -22,6 +22,7 @@ the value itself, because values come from outside and end in logs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class InvalidInput(RewardloopError):
     def __init__(self, field: str, problem: str, limit: str | None = None) -> None:
         self.problems: tuple[Problem, ...] = (Problem(field, problem, limit),)
         super().__init__(str(self.problems[0]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it cross from a child process to its parent whole, whatever a subclass takes to be made."""
+        return _remade, (type(self), self.args, self.__dict__)
 
     @classmethod
     def of(cls, problems: list[Problem]) -> InvalidInput:
@@ -105,3 +110,10 @@ class TrainingFailed(RewardloopError):
 
 class Busy(RewardloopError):
     """Another process holds the lock that this operation needs."""
+
+
+def _remade(kind: type[InvalidInput], arguments: tuple[Any, ...], state: dict[str, Any]) -> InvalidInput:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error

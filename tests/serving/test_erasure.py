@@ -19,8 +19,8 @@ from bandit.types import Action
 from serving.cli import run
 from serving.cli.common import now
 from serving.in_process import in_process
-from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations import erase as erase_module
+from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question

@@ -103,14 +103,10 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         for folder in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
             shutil.rmtree(folder)
         # a decision tells whose the records of its event are, so decisions go last: erasing again finds the rest
-        for decisions_too in (False, True):
-            for segment in sorted(marked.segments):
-                erase_from_segment(
-                    segment,
-                    lambda event, all_=decisions_too: (
-                        event.event_id in marked.event_ids and (all_ or not isinstance(event, DecisionEvent))
-                    ),
-                )
+        for segment in sorted(marked.segments):
+            erase_from_segment(segment, lambda e: e.event_id in marked.event_ids and not isinstance(e, DecisionEvent))
+        for segment in sorted(marked.segments):
+            erase_from_segment(segment, lambda e: e.event_id in marked.event_ids)
         rebuild(experiment, watermark=until)
     return {"erased": True, "evaluations": evaluations, "canaries": canaries, "quarantined_lines": lines}
 

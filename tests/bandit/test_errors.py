@@ -1,0 +1,24 @@
+"""Errors: what a child process refuses reaches its parent as it was said."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from bandit.errors import InvalidHistory, InvalidInput, NotFound, Problem, RewardloopError
+from joiner.history import RefusedRow
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput("last", "is too long a time", "9999 days"),
+        InvalidHistory.of([Problem("a", "is missing"), Problem("b", "is missing")]),
+        RefusedRow("no_reward", "reward", "is missing"),
+        NotFound("there is no such model"),
+    ],
+)
+def test_an_error_that_crosses_processes_keeps_its_kind_its_words_and_its_problems(error: RewardloopError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.__dict__) == (type(error), str(error), error.__dict__)
