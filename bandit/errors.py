@@ -49,6 +49,10 @@ class InvalidInput(RewardloopError):
         self.problems: tuple[Problem, ...] = (Problem(field, problem, limit),)
         super().__init__(str(self.problems[0]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it cross from a child process to its parent whole, whatever a subclass takes to be made."""
+        return _remade, (type(self), self.args, self.__dict__)
+
     @classmethod
     def of(cls, problems: list[Problem]) -> InvalidInput:
         """Build one error out of several problems; raises ValueError when there are none."""
@@ -58,10 +62,6 @@ class InvalidInput(RewardloopError):
         error.problems = tuple(problems)
         error.args = ("; ".join(str(problem) for problem in problems),)
         return error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies of itself from its problems: what a child process refused must reach its parent as the same error."""
-        return _error_again, (type(self), self.problems, self.args)
 
 
 class InvalidSettings(InvalidInput):
@@ -112,7 +112,8 @@ class Busy(RewardloopError):
     """Another process holds the lock that this operation needs."""
 
 
-def _error_again(kind: type[InvalidInput], problems: tuple[Problem, ...], args: tuple[Any, ...]) -> InvalidInput:
-    error = kind(problems[0].field, problems[0].problem, problems[0].limit)
-    error.problems, error.args = problems, args
+def _remade(kind: type[InvalidInput], arguments: tuple[Any, ...], state: dict[str, Any]) -> InvalidInput:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(state)
     return error

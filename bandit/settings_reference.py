@@ -51,7 +51,7 @@ MEANING: dict[str, str] = {
     "learning.cb_type": "how logged rewards become regression targets",
     "learning.passes": "how often a log of up to 5,000 rows is read when it is learnt anew",
     "learning.importance_max": "bound on 1/probability as an example's weight (squarecb: at most 10)",
-    "learning.propensity_min": "rows decided with a smaller probability are not learnt from",
+    "learning.propensity_min": "smallest probability that a row is weighted by; a smaller one counts as this",
     "learning.seed": "seed of the learner's own randomness",
     "training.time_s_max": "seconds after which a training job is ended; the run fails, and the next one tries again",
     "training.cores": "with 2, a long log is learnt by policy and reward model at once; with 1, the other cores decide",

@@ -187,6 +187,8 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]
         named = _roles(columns)
         relation = without_zones(connection.sql(f"SELECT * FROM {_source(connection, path, form, named)}"))
         names = relation.columns
+        if columns is not None:
+            _check_columns(names, columns)
         cursor = connection.execute(relation.sql_query())
         while batch := cursor.fetchmany(_FETCH_ROWS):
             for values in batch:
@@ -198,6 +200,17 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]
         raise InvalidInput("FILE", f"{path.name} cannot be read ({str(error).splitlines()[0]})") from None
     finally:
         connection.close()
+
+
+def _check_columns(names: Sequence[str], columns: Columns) -> None:
+    """Raise `InvalidInput` where a table lacks a column that was declared, or the one that no row can do without."""
+    there = ", ".join(names)
+    ours = Columns()
+    for role in fields(Columns):
+        name = getattr(columns, role.name)
+        if name not in names and (role.name == "action" or name != getattr(ours, role.name)):
+            cure = "" if name != getattr(ours, role.name) else f"; say which it is (--column {role.name}=NAME)"
+            raise InvalidInput("column", f"{role.name}: the table has no column {name}{cure}", there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +261,18 @@ def _declared(row: dict[str, Any], columns: Columns) -> Row:
             except msgspec.DecodeError:
                 found[role] = text  # refused later, under the reason of its role
     if "context" not in found:
-        rest = {name: _plain(value) for name, value in row.items() if name not in taken.values()}
+        rest = {name: _feature(value) for name, value in row.items() if name not in taken.values()}
         found["context"] = {name: value for name, value in rest.items() if value is not None}
     found["decided_at"] = found.pop("time", None)
     for role in ("event_id", "action"):
         if isinstance(found.get(role), int) and not isinstance(found[role], bool):
             found[role] = str(found[role])
     return found
+
+
+def _feature(value: Any) -> Any:
+    """A cell of a context's column; a time is told as text."""
+    return value.isoformat() if isinstance(value, datetime) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -109,9 +109,8 @@ def _state(
             return "waiting", f"It waits for rewards until {when}; then it becomes an interaction."
         until = f"{complete_until:%Y-%m-%d %H:%M:%S} UTC" if complete_until else "no time yet"
         return "waiting", f"Its window closed at {when}; the log is known to be complete until {until}."
-    learnt = (
-        f"learnt by {len(answer['learnt_by'])} models" if answer["learnt_by"] else "no stored model has learnt it yet"
-    )
+    models = len(answer["learnt_by"])
+    learnt = f"learnt by {models} model{'s' if models > 1 else ''}" if models else "no stored model has learnt it yet"
     if not interaction["rewarded"]:
         return "defaulted", f"No reward counted, so it has the default reward {interaction['reward']:g}; {learnt}."
     count = interaction["rewards_counted"]
@@ -121,12 +120,14 @@ def _state(
 
 
 def _models(registry: ModelRegistry, interaction: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The models whose rows reach up to this interaction, in the order of their making."""
+    """The models whose rows, matured in (since, cut], hold this interaction, in the order of their making."""
     if interaction is None:
         return []
     found = []
     for manifest in registry.manifests():
-        cut = manifest.data.get("cut")
+        since, cut = manifest.data.get("since"), manifest.data.get("cut")
+        if since is not None and datetime.fromisoformat(since) >= interaction["matures_at"]:
+            continue
         if cut is not None and datetime.fromisoformat(cut) >= interaction["matures_at"]:
             found.append(
                 {"model_id": manifest.model_id, "created_at": manifest.created_at.isoformat(), "kind": manifest.kind}

@@ -54,11 +54,12 @@ def run_query(
     Raises `InvalidInput` when it is not exactly one SELECT or DuckDB refuses it, `Refused` when it takes longer
     than `seconds_max`.
     """
+    warehouse.keep_watermark()
     cursor = warehouse.cursor()
     try:
         _check_only_select(cursor, sql)
-        cursor.register("runs", _runs(registry))
-        cursor.register("models", _models(registry))
+        for name, frame in registry_tables(registry).items():
+            cursor.register(name, frame)
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         timer = threading.Timer(seconds_max, cursor.interrupt)
         timer.start()
@@ -81,6 +82,11 @@ def _check_only_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
     statements = cursor.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise InvalidInput("sql", "is not one SELECT; the warehouse can only be read")
+
+
+def registry_tables(registry: ModelRegistry) -> dict[str, pd.DataFrame]:
+    """`runs` (one row per run of the learner) and `models` (one row per stored model), times as UTC without a zone."""
+    return {"runs": _runs(registry), "models": _models(registry)}
 
 
 def _runs(registry: ModelRegistry) -> pd.DataFrame:

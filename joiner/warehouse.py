@@ -156,6 +156,15 @@ class Warehouse:
             )
         return JoinReport(joined, aside, from_utc(until))
 
+    def keep_watermark(self) -> None:
+        """Write down the watermark that idle joins moved in memory only, for those who read it from the file."""
+        with self._writing:
+            until = self.joined_until()
+            if until is None or self._read_only:
+                return
+            with self._transaction() as cursor:
+                cursor.execute("UPDATE state SET joined_until = $1 WHERE joined_until < $1", [to_utc(until)])
+
     # -- reading -----------------------------------------------------------------------------------------
 
     def segment_names(self) -> set[str]:

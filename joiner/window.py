@@ -6,6 +6,7 @@ counts back from the moment of the join.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -127,5 +128,7 @@ def write(warehouse: Warehouse, path: Path, rows: RowFilter, summary: JoinSummar
     """Write the selected interactions to `path`; a Parquet file states the window in its metadata."""
     metadata = {"experiment": warehouse.experiment.name, "what": "interactions"}
     described = {"mode": rows.mode, "slice": rows.slice, "model_id": rows.model_id, "origin": rows.origin}
-    metadata |= {name: str(value) for name, value in (summary.as_dict() | described).items() if value is not None}
+    for name, value in (summary.as_dict() | described).items():
+        if value is not None:
+            metadata[name] = json.dumps(value) if isinstance(value, dict) else str(value)
     return warehouse.export(path, what="interactions", form=form, rows=rows, metadata=metadata)

@@ -30,6 +30,12 @@ from serving.cli.common import Common, Number, common, figure, print_json, print
     "`exploration` and `learning`); may be given repeatedly.",
 )
 @click.option("--last", help="Only decisions of this long ago or later, such as 72h or 14d.")
+@click.option("--since", help="Only decisions from this time on (RFC 3339; UTC where no zone is given).")
+@click.option("--until", help="Only decisions before this time.")
+@click.option("--logged-mode", help="Only decisions made in this mode (online, apprentice, …).")
+@click.option("--slice", help="Only decisions of this slice (policy, trial, control).")
+@click.option("--model", help="Only decisions of this model.")
+@click.option("--origin", type=click.Choice(["live", "import"]), help="Only live decisions, or only imported ones.")
 @click.option(
     "--clip",
     type=Number(0, min_open=True),
@@ -62,7 +68,6 @@ def command(
     *,
     scored: Path | None,
     policies: tuple[str, ...],
-    last: str | None,
     clip: float,
     switch: float,
     shrinkage: float,
@@ -71,9 +76,15 @@ def command(
     """Say what a policy is worth, before anybody meets it."""
     if (scored is None) == (not policies):
         raise InvalidInput("evaluate", "needs either --scored FILE or --policy NAME (which may be repeated)")
+    restricted = {
+        name: rules.pop(name) for name in ("last", "since", "until", "logged_mode", "slice", "model", "origin")
+    }
     if scored is None:
-        _what_if(common, policies, last)
+        _what_if(common, policies, restricted)
         return
+    for name, value in restricted.items():
+        if value is not None:
+            raise InvalidInput(f"--{name.replace('_', '-')}", "goes with --policy; scored rows are taken as they are")
     from evaluation.answer import answer
     from evaluation.estimators import Hyper
     from evaluation.gate import GateRules
@@ -127,11 +138,13 @@ def _print(found: dict[str, Any]) -> None:
     print_table("Checks", ["", "check", "finding"], checks)
 
 
-def _what_if(common: Common, policies: tuple[str, ...], last: str | None) -> None:
+def _what_if(common: Common, policies: tuple[str, ...], restricted: dict[str, str | None]) -> None:
     from serving.cli.access import operate
 
     wanted = [f"table:{Path(p[6:]).resolve()}" if p.startswith("table:") else p for p in policies]
-    found = operate(common, "evaluate", policies=wanted, last=last)
+    rows = restricted | {"mode": restricted["logged_mode"], "model_id": restricted["model"]}
+    del rows["logged_mode"], rows["model"]
+    found = operate(common, "evaluate", policies=wanted, **rows)
     if common.as_json:
         print_json(found)
     else:

@@ -56,7 +56,7 @@ def _decision(decision: dict[str, Any], repeats: int) -> list[tuple[str, Any]]:
         ("settings version", decision["settings_version"]),
         ("in segment", decision["segment"]),
     ]
-    return [*rows, ("repeated", f"{repeats} more times in the log")] if repeats else rows
+    return [*rows, ("repeated", f"{repeats} more time{'s' if repeats > 1 else ''} in the log")] if repeats else rows
 
 
 def _names(names: list[str]) -> str:

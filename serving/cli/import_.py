@@ -75,6 +75,8 @@ def command(
         print_json(report.as_dict())
     else:
         rows = [("rows", report.rows), ("imported", report.imported)]
+        if what == "history":
+            rows.append(("  with a reward", report.rewards))
         rows += [(f"refused: {reason}", count) for reason, count in report.refused.most_common()]
         print_table(None, ("what", "count"), [(name, f"{count:,}") for name, count in rows])
         for example in report.examples:

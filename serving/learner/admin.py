@@ -205,7 +205,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
         return JSONResponse(await anyio.to_thread.run_sync(work))
 
-    @app.get(PREFIX + "/events/{event_id}")
+    @app.get(PREFIX + "/events/{event_id:path}")  # an event_id may hold slashes
     def trace_event(name: str, event_id: str) -> Response:
         return JSONResponse(run_operation(service.cycle(name).workspace, "events", {"event_id": event_id}))
 

@@ -1,20 +1,24 @@
-"""Errors say the same wherever they are told, in the process that raised them or in its parent."""
+"""Errors: what a child process refuses reaches its parent as it was said."""
+
+from __future__ import annotations
 
 import pickle
 
 import pytest
 
-from bandit.errors import InvalidInput, InvalidScores, Problem
+from bandit.errors import InvalidHistory, InvalidInput, NotFound, Problem, RewardloopError
+from joiner.history import RefusedRow
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidInput("reward", "must be a finite number"),
-        InvalidScores("pmf", "does not sum to 1", "1 ± 1e-06"),
-        InvalidInput.of([Problem("a", "is missing"), Problem("b", "is too long", "256")]),
+        InvalidInput("last", "is too long a time", "9999 days"),
+        InvalidHistory.of([Problem("a", "is missing"), Problem("b", "is missing")]),
+        RefusedRow("no_reward", "reward", "is missing"),
+        NotFound("there is no such model"),
     ],
 )
-def test_what_a_child_process_refuses_reaches_its_parent_unchanged(error: InvalidInput) -> None:
-    again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), again.problems) == (type(error), str(error), error.problems)
+def test_an_error_that_crosses_processes_keeps_its_kind_its_words_and_its_problems(error: RewardloopError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.__dict__) == (type(error), str(error), error.__dict__)

@@ -227,6 +227,35 @@ def test_from_python_the_ranking_is_a_frame_with_the_documented_columns(loop: Pa
     assert ((frame["lower"] < frame["value"]) & (frame["value"] < frame["upper"])).all()
 
 
+def test_an_evaluation_is_restricted_to_a_time_a_mode_a_slice_a_model_or_an_origin_as_a_join_is(loop: Path) -> None:
+    common = ("--data-dir", str(loop), "--json")
+
+    def found(command: str, *options: str) -> int:
+        code, out, err = rewardloop(command, *options, *common)
+        assert code in (0, 1), err  # 1: too few rows to tell what the policy is worth
+        return int(json.loads(out)["interactions"])
+
+    everything = found("join")
+    (model,) = (row[0] for row in _sql(loop, "SELECT model_id FROM interactions GROUP BY 1 ORDER BY count(*) LIMIT 1"))
+    ((median,),) = _sql(loop, "SELECT quantile_disc(decided_at, 0.5) FROM interactions")
+    for options in (("--until", median), ("--since", median), ("--model", model), ("--origin", "live")):
+        wanted = found("join", *options)
+        assert found("evaluate", "--policy", "uniform", *options) == wanted
+        assert wanted <= everything
+    assert found("evaluate", "--policy", "uniform", "--logged-mode", "online", "--slice", "policy") == found(
+        "join", "--mode", "online", "--slice", "policy"
+    )
+    code, _, err = rewardloop("evaluate", "--policy", "uniform", "--logged-mode", "apprentice", *common)
+    assert (code, "no interaction" in err) == (2, True)
+    code, _, err = rewardloop("evaluate", "--scored", "any.parquet", "--slice", "policy", *common)
+    assert (code, "--slice" in err) == (2, True)
+
+
+def _sql(data_dir: Path, query: str) -> list[list[str]]:
+    answer: dict[str, list[list[str]]] = json.loads(rewardloop("sql", query, "--data-dir", str(data_dir), "--json")[1])
+    return [list(row.values()) if isinstance(row, dict) else row for row in answer["rows"]]
+
+
 def test_a_table_of_probabilities_is_a_policy_too(loop: Path, tmp_path: Path) -> None:
     exported = tmp_path / "interactions.parquet"
     export = ("export", "--what", "interactions", "--format", "parquet", "--out", str(exported))

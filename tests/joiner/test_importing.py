@@ -98,6 +98,25 @@ def test_unknown_formats_and_roles_are_refused_by_name(tmp_path: Path) -> None:
         parse_columns({"color": "red"})
 
 
+def test_a_declared_column_that_the_table_has_not_is_named_beside_those_that_it_has(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    (tmp_path / "h.csv").write_text("user,what,probability,reward\nu1,a,0.5,1\n")
+    with pytest.raises(InvalidInput, match=r"action: the table has no column done .*user, what"):
+        bring_in(target, tmp_path / "h.csv", columns=parse_columns({"action": "done"}))
+    with pytest.raises(InvalidInput, match=r"no column action; say which it is \(--column action=NAME\)"):
+        bring_in(target, tmp_path / "h.csv")
+
+
+def test_a_time_among_the_columns_of_the_context_is_a_text(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    (tmp_path / "h.csv").write_text(
+        'seen_at,action,probability,reward,actions\n2026-01-02 03:04:05,a,0.5,1,"[""a"",""b""]"\n'
+    )
+    assert bring_in(target, tmp_path / "h.csv")["imported"] == 1
+    [row] = joined(target).to_dict("records")
+    assert json.loads(row["context"]) == {"seen_at": "2026-01-02T03:04:05"}
+
+
 REWARDS = [
     {"event_id": "e", "reward": 0.5, "time": "2026-03-01T12:00:20Z"},
     {"event_id": "e", "event": "watched", "value": 30},

@@ -26,6 +26,7 @@ from tests.joiner import logs
 from tests.joiner.logs import START, activation, at, decision, experiment, reward
 
 NOW = START + timedelta(hours=100)
+DOCUMENTED_VIEWS = ("decisions", "rewards", "interactions", "runs", "models", "health", "delays")
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_a_window_is_stated_in_the_files_metadata(target: Experiment, tmp_path: 
     metadata = read_metadata(tmp_path / "w.parquet")
     assert metadata["since"] == "2026-03-02T00:00:00+00:00" and metadata["until"] == "2026-03-03T00:00:00+00:00"
     assert metadata["model_id"] == "m1" and metadata["experiment"] == "test" and metadata["interactions"] == "48"
+    assert json.loads(metadata["rewards"]) == {"counted": 16}
     assert len(read_parquet(tmp_path / "w.parquet")) == count == 48
 
 
@@ -220,14 +222,16 @@ def test_the_ledger_names_the_models_that_learnt_an_event(tmp_path: Path) -> Non
             kind="initial",
             options={},
             settings_version=1,
-            data={"cut": at(cut).isoformat()},
+            data={"since": since and at(since).isoformat(), "cut": at(cut).isoformat()},
             canaries=[],
         )
-        for place, (name, cut) in enumerate([("before", 59.0), ("after", 60.0)])
+        for place, (name, since, cut) in enumerate(
+            [("before", None, 59.0), ("after", None, 60.0), ("newer rows only", 60.0, 90.0), ("a window", 59.0, 90.0)]
+        )
     ]
     with opened(made) as warehouse:
         learnt = trace(warehouse, registry, "e", now=NOW)["learnt_by"]
-        assert [model["model_id"] for model in learnt] == [made_models[1].model_id]
+        assert [model["model_id"] for model in learnt] == [made_models[1].model_id, made_models[3].model_id]
         shown = run_query(warehouse, registry, "SELECT model_id, is_champion FROM models ORDER BY created_at")
     assert shown.rows == [[manifest.model_id, False] for manifest in made_models]
 
@@ -291,12 +295,28 @@ def test_sql_can_only_read_the_warehouse(target: Experiment, query: str) -> None
 
 def test_a_copy_of_the_warehouse_is_a_database_of_its_own(target: Experiment, tmp_path: Path) -> None:
     with opened(target) as warehouse:
-        copy_warehouse(warehouse, tmp_path / "copy.duckdb")
-        copy_warehouse(warehouse, tmp_path / "copy.duckdb")
+        registry = ModelRegistry(target.paths, durable=False)
+        registry.record("run", now=NOW, outcome="hold", rows=5)
+        copy_warehouse(warehouse, registry, tmp_path / "copy.duckdb")
+        copy_warehouse(warehouse, registry, tmp_path / "copy.duckdb")
+        views = {view: run_query(warehouse, registry, f"DESCRIBE {view}").rows for view in DOCUMENTED_VIEWS}
     with duckdb.connect(str(tmp_path / "copy.duckdb"), read_only=True) as mine:
         row = mine.execute("SELECT count(*), any_value(context) FROM interactions").fetchone()
+        runs = mine.execute('SELECT "at", outcome, "rows" FROM runs').fetchall()
+        assert {view: [list(row) for row in mine.execute(f"DESCRIBE {view}").fetchall()] for view in views} == views
     assert row is not None
     assert row[0] == 198 and json.loads(row[1])["x"] == 1.5
+    assert runs == [(NOW.replace(tzinfo=None), "hold", 5)]
+
+
+def test_the_watermark_that_people_read_moves_on_while_nothing_matures(target: Experiment, tmp_path: Path) -> None:
+    registry, later = ModelRegistry(target.paths, durable=False), NOW + timedelta(minutes=1)
+    with opened(target) as warehouse:
+        warehouse.join(later)
+        shown = run_query(warehouse, registry, "SELECT joined_until FROM health").rows
+        warehouse.join(later + timedelta(hours=9))
+        assert shown == [[later.replace(tzinfo=None)]]
+        assert warehouse.counts()["interactions"] == 200
 
 
 def test_the_health_of_the_loop_is_one_row_and_the_delays_of_rewards_a_histogram(tmp_path: Path) -> None:
@@ -341,6 +361,6 @@ def test_the_docs_name_every_column_of_every_view(tmp_path: Path) -> None:
     with Warehouse(made) as warehouse:
         found = {
             view: [row[0] for row in run_query(warehouse, ModelRegistry(made.paths), f"DESCRIBE {view}").rows]
-            for view in ("decisions", "rewards", "interactions", "runs", "models", "health", "delays")
+            for view in DOCUMENTED_VIEWS
         }
     assert {view: told.get(view, "").split(", ") for view in found} == found

@@ -11,7 +11,7 @@ import pytest
 
 from bandit.errors import InvalidInput
 from bandit.eventlog import read_events, verify_segment
-from bandit.eventlog.erasure import tombstone
+from bandit.eventlog.erasure import erase_from_segment, tombstone
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
@@ -19,6 +19,7 @@ from bandit.types import Action
 from serving.cli import run
 from serving.cli.common import now
 from serving.in_process import in_process
+from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.workspace import Workspace
@@ -136,6 +137,54 @@ def test_erasing_twice_finds_nothing_the_second_time(data_dir: Path) -> None:
     before = _digests(data_dir)
     assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["records"] == 0
     assert _digests(data_dir) == before
+
+
+def test_erasing_somebody_who_is_not_in_the_log_leaves_the_challengers_and_the_database(data_dir: Path) -> None:
+    paths = paths_of(data_dir)
+    before = sorted(path.name for path in paths.challengers.iterdir())
+    stamp = paths.warehouse.stat().st_ino
+    assert before and _operate(data_dir, erase, subject="nobody", confirmed=True)["records"] == 0
+    assert (sorted(path.name for path in paths.challengers.iterdir()), paths.warehouse.stat().st_ino) == (before, stamp)
+
+
+@pytest.mark.parametrize("rewritten", [0, 1, 2, 4, 5])
+def test_an_erasure_cut_short_after_any_segment_is_finished_by_erasing_again(
+    data_dir: Path, rewritten: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Path] = []
+
+    def cut_short(segment: Path, erased: Any) -> int:
+        if len(done) == rewritten:
+            raise KeyboardInterrupt
+        done.append(segment)
+        return erase_from_segment(segment, erased)
+
+    monkeypatch.setattr(erase_module, "erase_from_segment", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    monkeypatch.undo()
+    _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    holding = [path for path in data_dir.rglob("*") if path.is_file() and PERSON.encode() in path.read_bytes()]
+    assert {path.name for path in holding} <= {"encoder.json"}
+    left = [event.event_id for segment in sealed_segments(paths_of(data_dir).events) for event in read_events(segment)]
+    assert not {f"b{batch}-e{n}" for batch in range(2) for n in range(3, 140, 7)} & set(left)
+
+
+def test_scored_rows_of_a_subject_go_although_the_log_has_dropped_the_events(data_dir: Path) -> None:
+    paths = paths_of(data_dir)
+    for segment in sealed_segments(paths.events):
+        segment.unlink()
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["evaluations"] >= 1
+    assert not any(PERSON.encode() in path.read_bytes() for path in paths.evaluations.rglob("*") if path.is_file())
+
+
+def test_a_number_that_names_a_subject_is_found_in_bytes_put_aside(data_dir: Path) -> None:
+    folder = paths_of(data_dir).events / "quarantine"
+    folder.mkdir()
+    aside = folder / "w0-00000001.open.10.torn"
+    aside.write_bytes(b'{"context":{"user":47}}\n{"context":{"user":4711}}\n')
+    assert _operate(data_dir, erase, subject="47", confirmed=True)["quarantined_lines"] == 1
+    assert aside.read_bytes() == b'{"context":{"user":4711}}\n'
 
 
 def test_bytes_put_aside_are_erased_too(data_dir: Path) -> None:

@@ -15,6 +15,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -135,6 +136,14 @@ def test_the_admin_api_refuses_in_words_and_never_with_a_500(
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("event_id", ["a/b", "/", "ü é?x=1#y", "a%2Fb"])
+def test_the_ledger_of_any_event_id_is_found_under_its_address(service: Service, event_id: str) -> None:
+    body = {"context": {}, "actions": [{"id": "a"}, {"id": "b"}], "event_id": event_id}
+    assert service.api.post("/v1/experiments/test/recommend", json=body).status_code == 200
+    answer = service.admin.get(f"{service.learner.url}/v1/experiments/test/events/{quote(event_id, safe='')}")
+    assert (answer.status_code, answer.json()["event_id"]) == (200, event_id)
 
 
 def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewhere(service: Service) -> None:

@@ -26,6 +26,7 @@ from bandit.eventlog.erasure import (
     tombstone,
 )
 from bandit.eventlog.survey import sealed_segments
+from bandit.events import DecisionEvent
 from bandit.files import write_atomically
 from joiner.archive import archives, holds_any, unpack, unpack_into_log
 from joiner.connection import remove_database
@@ -85,13 +86,9 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         segments=len(marked.segments),
         tombstones=sorted(tombstone(experiment.secret, event_id) for event_id in marked.event_ids),
     )
-    workspace.release_warehouse()
-    remove_database(paths.warehouse)  # before the log: if this is cut short, the next start makes it from what is left
-    for segment in sorted(marked.segments):
-        erase_from_segment(segment, lambda event: event.event_id in marked.event_ids)
     lines = erase_from_quarantine(paths, _needles(marked, subject, fields))
     evaluations = sum(
-        _erase_from_evaluation(folder, marked.event_ids, moment.isoformat())
+        _erase_from_evaluation(folder, marked.event_ids, subject, moment.isoformat())
         for folder in sorted(paths.evaluations.glob("e*"))
     )
     canaries = workspace.registry.erase_canaries(
@@ -100,9 +97,17 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
             or (subject is not None and any(as_text(canary["context"].get(name)) == subject for name in fields))
         )
     )
-    for folder in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
-        shutil.rmtree(folder)
-    rebuild(experiment, watermark=until)
+    if marked.records:
+        workspace.release_warehouse()
+        remove_database(paths.warehouse)  # if this is cut short, the next start makes it from what is left
+        for folder in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
+            shutil.rmtree(folder)
+        # a decision tells whose the records of its event are, so decisions go last: erasing again finds the rest
+        for segment in sorted(marked.segments):
+            erase_from_segment(segment, lambda e: e.event_id in marked.event_ids and not isinstance(e, DecisionEvent))
+        for segment in sorted(marked.segments):
+            erase_from_segment(segment, lambda e: e.event_id in marked.event_ids)
+        rebuild(experiment, watermark=until)
     return {"erased": True, "evaluations": evaluations, "canaries": canaries, "quarantined_lines": lines}
 
 
@@ -125,12 +130,14 @@ def _unpack_concerned(
             unpack_into_log(paths, archive)
 
 
-def _erase_from_evaluation(folder: Path, event_ids: set[str], moment: str) -> int:
+def _erase_from_evaluation(folder: Path, event_ids: set[str], subject: str | None, moment: str) -> int:
     scored = folder / SCORED
     if not scored.exists():
         return 0
     frame = read_parquet(scored)
     concerned = frame["event_id"].isin(event_ids)
+    if subject is not None and "cluster" in frame:  # also of events that the log has dropped by now
+        concerned |= frame["cluster"] == subject
     if not concerned.any():
         return 0
     rows = int(concerned.sum())
@@ -142,7 +149,7 @@ def _erase_from_evaluation(folder: Path, event_ids: set[str], moment: str) -> in
     write_parquet(replacement, frame[~concerned], metadata={"evaluation_id": folder.name})
     replacement.rename(scored)
     report = folder / REPORT
-    if report.exists() and any(event_id in report.read_text() for event_id in event_ids):
+    if report.exists() and any(event_id in report.read_text() for event_id in frame["event_id"][concerned]):
         report.unlink()
     return 1
 
@@ -181,7 +188,9 @@ def _check(subject: str | None, event_ids: Sequence[str], fields: Sequence[str])
 def _needles(marked: Marked, subject: str | None, fields: Sequence[str]) -> list[bytes]:
     needles = [b'"event_id":' + msgspec.json.encode(event_id) for event_id in marked.event_ids]
     if subject is not None:
-        needles += [msgspec.json.encode(name) + b":" + msgspec.json.encode(subject) for name in fields]
+        # a text, or a number or boolean as in JSON, where something else follows
+        values = (msgspec.json.encode(subject), subject.encode() + b",", subject.encode() + b"}")
+        needles += [msgspec.json.encode(name) + b":" + value for name in fields for value in values]
     return needles
 
 

@@ -24,20 +24,35 @@ from serving.learner.what_if import Answered, Asked, as_table, check_names, scor
 from serving.learner.workspace import Workspace
 
 
-def run(workspace: Workspace, *, policies: Sequence[str], last: str | None = None) -> dict[str, Any]:
-    """Evaluate each policy on the matured interactions (of the window `last`); raises `InvalidInput`."""
+def run(
+    workspace: Workspace,
+    *,
+    policies: Sequence[str],
+    last: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    mode: str | None = None,
+    slice: str | None = None,
+    model_id: str | None = None,
+    origin: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate each policy on the matured interactions that the window selects, as in `join`; the default is all.
+
+    What is trained here is trained on these alone. Raises `InvalidInput`.
+    """
     check_names(policies)
     tables = {name[6:]: _table(Path(name[6:])) for name in policies if name.startswith("table:")}
-    filter_ = window(workspace.clock(), last=last)
+    asked_for = {"last": last, "since": since, "until": until, "mode": mode, "slice": slice}
+    filter_ = window(workspace.clock(), **asked_for, model_id=model_id, origin=origin)
     catch_up(workspace)
-    until = workspace.warehouse.joined_until()
-    if until is None:
+    joined_until = workspace.warehouse.joined_until()
+    if joined_until is None:
         raise InvalidInput("evaluate", "no interaction has matured yet")
     paths = workspace.experiment.paths
     with tempfile.TemporaryDirectory(dir=paths.root, prefix=".evaluate-") as folder:
         file = Path(folder) / "rows.ndjson"
         with workspace.lock:
-            workspace.warehouse.write_training_rows(file, after=None, until=until, rows=filter_)
+            workspace.warehouse.write_training_rows(file, after=None, until=joined_until, rows=filter_)
         asked = Asked(paths.root, workspace.experiment.name, file, tuple(dict.fromkeys(policies)), tables)
         answered = _in_child(asked)
     rows = ScoredRows.of(answered.scores)
@@ -57,13 +72,14 @@ def run(workspace: Workspace, *, policies: Sequence[str], last: str | None = Non
     }
 
 
-def evaluate(workspace: Workspace, *, policies: Sequence[str], last: str | None = None) -> pd.DataFrame:
+def evaluate(workspace: Workspace, *, policies: Sequence[str], **window: str | None) -> pd.DataFrame:
     """The same from Python: one row per policy, best first, with the columns of `evaluation.ranking.Ranked`.
 
-    Values, intervals and lifts are in reward units per decision; NaN where the log cannot tell (`answered` is false,
-    `answer` says why). Raises `InvalidInput`.
+    `window` takes last, since, until, mode, slice, model_id and origin, as `run` does. Values, intervals and lifts are
+    in reward units per decision; NaN where the log cannot tell (`answered` is false, `answer` says why). Raises
+    `InvalidInput`.
     """
-    ranked = run(workspace, policies=policies, last=last)["policies"]
+    ranked = run(workspace, policies=policies, **window)["policies"]
     columns = [field.name for field in fields(Ranked)]
     numbers = [name for name in columns if name not in {"policy", "n", "answered", "answer"}]
     return pd.DataFrame(ranked, columns=columns).astype(dict.fromkeys(numbers, float))

@@ -24,23 +24,24 @@ def run(
     model's state notes how often it read which (those of releases before that do not).
     """
     target = target_path(out)
-    if model is not None and format != "dsjson":
-        raise InvalidInput("model", "goes with the format dsjson only")
     if what == "warehouse" and format is not None:
         raise InvalidInput("format", "is for rows; the warehouse is a DuckDB file")
+    if format is None and what != "warehouse":
+        format = guess_output_format(target)
+    if model is not None and format != "dsjson":
+        raise InvalidInput("model", "goes with the format dsjson only")
     if format == "dsjson" and what != "interactions":
         raise InvalidInput("format", "dsjson is a format of interactions")
     intake = catch_up(workspace)
     until = intake.watermark.isoformat() if intake.watermark else None
     answer: dict[str, Any] = {"what": what, "out": out, "complete_until": until}
     if what == "warehouse":
-        copy_warehouse(workspace.warehouse, target)
+        copy_warehouse(workspace.warehouse, workspace.registry, target)
         return answer | {"format": "duckdb"}
     if format == "dsjson":
         return answer | {"format": format} | _dsjson(workspace, target, model)
-    form = format or guess_output_format(target)
-    rows = workspace.warehouse.export(target, what=what, form=form)
-    return answer | {"format": form, "rows": rows}
+    rows = workspace.warehouse.export(target, what=what, form=format or "ndjson")
+    return answer | {"format": format, "rows": rows}
 
 
 def _dsjson(workspace: Workspace, target: Path, model: str | None) -> dict[str, Any]:
@@ -82,5 +83,10 @@ def target_path(out: str) -> Path:
 
 
 def guess_output_format(path: Path) -> str:
-    """`parquet` for that ending, else `ndjson`."""
-    return "parquet" if path.suffix == ".parquet" else "ndjson"
+    """The format that a file's ending tells, `ndjson` where there is none; raises `InvalidInput` for another ending."""
+    known = {"": "ndjson", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson"}
+    known |= {".parquet": "parquet", ".dsjson": "dsjson"}
+    form = known.get(path.suffix.lower())
+    if form is None:
+        raise InvalidInput("format", f"must be given, the ending {path.suffix} does not tell it", "ndjson, parquet, …")
+    return form

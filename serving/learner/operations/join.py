@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bandit.errors import InvalidInput
 from joiner.window import summarise, window, write
 from serving.learner.catch_up import catch_up
 from serving.learner.operations.export import guess_output_format, target_path
@@ -30,10 +31,12 @@ def run(
     now = workspace.clock()
     rows = window(now, last=last, since=since, until=until, mode=mode, slice=slice, model_id=model_id, origin=origin)
     target = target_path(out) if out is not None else None
+    form = format or (guess_output_format(target) if target is not None else "ndjson")
+    if form not in ("ndjson", "parquet"):
+        raise InvalidInput("format", "is not one of a join; `export` writes dsjson", "ndjson, parquet")
     catch_up(workspace)
     summary = summarise(workspace.warehouse, rows, now=now)
     answer = summary.as_dict()
     if target is not None:
-        form = format or guess_output_format(target)
         answer |= {"out": out, "rows": write(workspace.warehouse, target, rows, summary, form=form)}
     return answer
