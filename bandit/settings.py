@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -76,7 +77,7 @@ class Exploration(_Section, frozen=True):
 
 
 class Learning(_Section, frozen=True):
-    """How the policy is fitted by Vowpal Wabbit."""
+    """How the policy is fitted by Vowpal Wabbit, and which interactions it is fitted to and evaluated on."""
 
     learning_rate: Positive = 0.5
     power_t: Annotated[float, Meta(ge=0, le=1)] = 0.5
@@ -87,6 +88,10 @@ class Learning(_Section, frozen=True):
     importance_max: Positive = 100.0
     propensity_min: Annotated[float, Meta(gt=0, le=0.1)] = 1e-4
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    only_since: Annotated[datetime, Meta(tz=True)] | None = None
+    only_mode: str | None = None
+    only_slice: str | None = None
+    only_model: str | None = None
 
 
 class Training(_Section, frozen=True):
@@ -113,6 +118,7 @@ class Challenger(_Section, frozen=True):
     """
 
     window_interactions: Annotated[int, Meta(ge=50)] = 2000
+    window_h: Positive | None = None
     every_interactions: Annotated[int, Meta(ge=50)] = 1000
     exploration: Exploration | None = None
     learning: Learning | None = None

@@ -53,6 +53,10 @@ MEANING: dict[str, str] = {
     "learning.importance_max": "bound on 1/probability as an example's weight (squarecb: at most 10)",
     "learning.propensity_min": "smallest probability that a row is weighted by; a smaller one counts as this",
     "learning.seed": "seed of the learner's own randomness",
+    "learning.only_since": "learn from, and evaluate on, decisions from this time on (2026-03-01T00:00:00Z)",
+    "learning.only_mode": "… decisions made in this mode only (see serving.mode)",
+    "learning.only_slice": "… decisions of this slice only: policy, trial or control",
+    "learning.only_model": "… decisions of the model of this id only",
     "training.time_s_max": "seconds after which a training job is ended; the run fails, and the next one tries again",
     "training.cores": "with 2, a long log is learnt by policy and reward model at once; with 1, the other cores decide",
     "training.memory_bytes_max": "address space of a training process; a job that needs more fails",
@@ -140,6 +144,7 @@ def _in_words(kind: inspect.Type) -> tuple[str, str | None]:
     names: dict[type[inspect.Type], str] = {
         inspect.BoolType: "true or false",
         inspect.StrType: "text",
+        inspect.DateTimeType: "time",
         inspect.ListType: "list",
         inspect.DictType: "table",
     }

@@ -21,7 +21,7 @@ from bandit.scoring import RewardScale
 from bandit.settings import ExperimentSettings
 from bandit.types import Action, Interaction
 from bandit.vw_policy import learnt_propensity
-from joiner.export import scratch_file
+from joiner.export import EVERYTHING, learnt_rows, scratch_file
 from joiner.warehouse import Warehouse
 
 
@@ -45,11 +45,12 @@ def export_dsjson(
     known_until = warehouse.joined_until()
     until = min(until, known_until) if until is not None and known_until is not None else known_until
     rows = warehouse.scratch / f"{uuid.uuid4().hex}.ndjson"
+    selected = EVERYTHING if encoder is None else learnt_rows(settings.learning)
     count = 0
     first: list[str] = []
     try:
         with scratch_file(warehouse.scratch, path) as target, target.open("w", encoding="utf-8") as file:
-            if until is not None and warehouse.write_training_rows(rows, after=after, until=until):
+            if until is not None and warehouse.write_training_rows(rows, after=after, until=until, rows=selected):
                 for interaction in read_interactions(rows, _catalogues(warehouse.experiment)):
                     line = plain_line(interaction) if encoder is None else encoded_line(interaction, encoder, settings)
                     file.write(line + "\n")

@@ -21,6 +21,7 @@ import duckdb
 import pandas as pd
 
 from bandit.errors import InvalidInput
+from bandit.settings import Learning
 from joiner.connection import from_utc, quote, to_utc
 
 What = Literal["decisions", "rewards", "interactions"]
@@ -43,6 +44,30 @@ class RowFilter:
 
 
 EVERYTHING = RowFilter()
+
+
+def learnt_rows(learning: Learning) -> RowFilter:
+    """What settings of learning restrict a model to."""
+    return RowFilter(learning.only_mode, learning.only_slice, learning.only_model, decided_from=learning.only_since)
+
+
+def lets_through(rows: RowFilter, interaction: Mapping[str, Any]) -> bool:
+    """Whether `rows` selects an interaction that has the columns of the view."""
+    since, until = rows.decided_from, rows.decided_until
+    return (
+        all(
+            wanted is None or interaction[column] == wanted
+            for column, wanted in (
+                ("mode", rows.mode),
+                ("slice", rows.slice),
+                ("model_id", rows.model_id),
+                ("origin", rows.origin),
+            )
+        )
+        and (since is None or interaction["decided_at"] >= since)
+        and (until is None or interaction["decided_at"] < until)
+    )
+
 
 _FILTER = """
   ($mode IS NULL OR mode = $mode) AND ($slice IS NULL OR slice = $slice)
@@ -124,6 +149,32 @@ def write_training_rows(
 ) -> int:
     """Write training rows as NDJSON; times are naive UTC here. Returns the number of rows."""
     return _copy(cursor, scratch, path, _TRAINING_ROWS, options="FORMAT json", parameters=_bounds(after, until, rows))
+
+
+def count_matured(cursor: duckdb.DuckDBPyConnection, *, after: datetime, until: datetime, rows: RowFilter) -> int:
+    """How many interactions of `rows` have after < matures_at ≤ until."""
+    query = f"SELECT count(*) FROM {_source(rows)} WHERE matures_at > $after AND matures_at <= $until AND {_FILTER}"
+    found = cursor.execute(query, _bounds(after, until, rows)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def nth_newest_maturity(
+    cursor: duckdb.DuckDBPyConnection, n: int, *, until: datetime, rows: RowFilter
+) -> datetime | None:
+    """When the n-th newest interaction of `rows` that matured by `until` did; None when there are fewer."""
+    query = f"SELECT matures_at FROM {_source(rows)} WHERE matures_at <= $until AND {_FILTER} ORDER BY matures_at DESC"
+    parameters = _filters(rows) | {"until": until, "skip": max(n, 1) - 1}
+    found = cursor.execute(f"{query} LIMIT 1 OFFSET $skip", parameters).fetchone()
+    return from_utc(found[0]) if found else None
+
+
+def _source(rows: RowFilter) -> str:
+    """The slim table, made to look like the view, where nothing is asked that it does not hold."""
+    if rows == RowFilter(origin=rows.origin):
+        return (
+            "(SELECT matures_at, origin, NULL AS mode, NULL AS slice, NULL AS model_id, NULL AS decided_at FROM joined)"
+        )
+    return "interactions"
 
 
 def interactions_frame(

@@ -14,7 +14,9 @@ import msgspec
 from bandit.errors import NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.registry import ModelRegistry
+from bandit.settings import Learning
 from joiner.connection import connect, from_utc, quote
+from joiner.export import learnt_rows, lets_through
 from joiner.statements import ORDER, REWARD_OUTCOMES
 from joiner.warehouse import Warehouse
 
@@ -67,7 +69,7 @@ def trace(warehouse: Warehouse, registry: ModelRegistry, event_id: str, *, now: 
         "activations": activations,
         "rewards": rewards,
         "interaction": interaction,
-        "learnt_by": _models(registry, interaction),
+        "learnt_by": _models(registry, decisions[0] | interaction) if interaction else [],
         "evaluated_in": _evaluations(warehouse.experiment.paths, event_id) if interaction else [],
     }
     answer["state"], answer["why"] = _state(answer, aside, warehouse.joined_until(), now)
@@ -119,14 +121,15 @@ def _state(
     return "rewarded", f"Its reward is {interaction['reward']:g}, {made}; {learnt}."
 
 
-def _models(registry: ModelRegistry, interaction: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The models whose rows, matured in (since, cut], hold this interaction, in the order of their making."""
-    if interaction is None:
-        return []
+def _models(registry: ModelRegistry, interaction: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models whose rows, matured in (since, cut] and let through, hold this interaction; in order of making."""
     found = []
     for manifest in registry.manifests():
         since, cut = manifest.data.get("since"), manifest.data.get("cut")
         if since is not None and datetime.fromisoformat(since) >= interaction["matures_at"]:
+            continue
+        learning = msgspec.convert(manifest.options.get("learning", {}), Learning)
+        if not lets_through(learnt_rows(learning), interaction):
             continue
         if cut is not None and datetime.fromisoformat(cut) >= interaction["matures_at"]:
             found.append(

@@ -176,32 +176,16 @@ class Warehouse:
         stored = from_utc(_value(self._read().execute("SELECT joined_until FROM state").fetchone()))
         return stored if self._idle_until is None or stored is None else max(stored, self._idle_until)
 
-    def count_matured(self, after: datetime | None, until: datetime, origin: str | None = None) -> int:
-        """How many interactions have after < matures_at ≤ until, of one origin (`live`, `import`) or of both."""
-        return int(
-            _value(
-                self._read()
-                .execute(
-                    "SELECT count(*) FROM joined WHERE matures_at > $after AND matures_at <= $until "
-                    "AND ($origin IS NULL OR origin = $origin)",
-                    {"after": to_utc(after) if after else LONG_AGO, "until": to_utc(until), "origin": origin},
-                )
-                .fetchone()
-            )
-        )
+    def count_matured(self, after: datetime | None, until: datetime, rows: export.RowFilter = export.EVERYTHING) -> int:
+        """How many interactions of `rows` have after < matures_at ≤ until."""
+        start = to_utc(after) if after else LONG_AGO
+        return export.count_matured(self._read(), after=start, until=to_utc(until), rows=rows)
 
-    def nth_newest_maturity(self, n: int, until: datetime) -> datetime | None:
-        """The latest instant after which at least `n` interactions matured by `until`; None when there are fewer."""
-        row = (
-            self._read()
-            .execute(
-                "SELECT matures_at FROM joined WHERE matures_at <= $until "
-                "ORDER BY matures_at DESC LIMIT 1 OFFSET $skip",
-                {"until": to_utc(until), "skip": max(n, 1) - 1},
-            )
-            .fetchone()
-        )
-        newest = from_utc(_value(row))
+    def nth_newest_maturity(
+        self, n: int, until: datetime, rows: export.RowFilter = export.EVERYTHING
+    ) -> datetime | None:
+        """The latest instant after which at least `n` of `rows` matured by `until`; None when there are fewer."""
+        newest = export.nth_newest_maturity(self._read(), n, until=to_utc(until), rows=rows)
         return None if newest is None else newest - timedelta(microseconds=1)
 
     def next_maturity(self) -> tuple[int, datetime | None]:

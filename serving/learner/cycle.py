@@ -19,6 +19,7 @@ import msgspec
 from bandit.errors import Busy, RewardloopError
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
+from joiner.export import EVERYTHING, RowFilter, learnt_rows
 from serving.learner import reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
 from serving.learner.cron import next_after
@@ -38,6 +39,8 @@ from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")
 
+
+LIVE = RowFilter(origin=ORIGIN_LIVE)
 
 UNSCHEDULED = ("logging_only", "frozen")
 """Modes in which no run starts by itself."""
@@ -99,7 +102,7 @@ class Cycle:
         """Live interactions that matured since the last run took its rows."""
         if self.intake.watermark is None:
             return 0
-        return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, origin=ORIGIN_LIVE)
+        return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, LIVE)
 
     def next_run_at(self) -> datetime:
         """When the interval is over, or cron says so; a run then starts if anything matured."""
@@ -187,7 +190,7 @@ class Cycle:
         with self._step(report, "train"):
             states = self.advance(champion, watermark, report)
         if not states:
-            report.reason = "no interaction has matured since the last run"
+            report.reason = "no interaction has matured since the last run" + _restriction(self.workspace)
             return
         with self._step(report, "evaluate"):
             looks = judge_all(self.workspace, self.store, states, at=report.at)
@@ -257,6 +260,12 @@ class Cycle:
         fields = reports.to_plain(report)
         fields["run"] = self.runs
         self.workspace.registry.record("run", now=fields.pop("at"), **fields)
+
+
+def _restriction(workspace: Workspace) -> str:
+    """What the settings leave out of learning, as the end of a sentence about there being no rows."""
+    restricted = learnt_rows(workspace.experiment.settings.learning) != EVERYTHING
+    return " that learning.only_… lets through" if restricted else ""
 
 
 def _summarise(report: RunReport, winner: Look | None, looks: list[Look]) -> None:

@@ -1,6 +1,7 @@
 """The declared field: challengers beside the standing one, each a learner of its own that starts anew on a schedule.
 
-Such a challenger learns the newest `window_interactions` rows with its own settings, then goes on learning, scored
+Such a challenger learns the newest `window_interactions` rows (or those of the last `window_h` hours) with its own
+settings, then goes on learning, scored
 progressively, until `every_interactions` rows later it starts anew on what is then the newest window, with fresh
 scores and what is left of its α. The default member relearns the recent past: when the world drifts, the champion's
 plain continuation is slow to forget.
@@ -8,12 +9,14 @@ plain continuation is slow to forget.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
+from joiner.export import RowFilter, learnt_rows
+from joiner.warehouse import Warehouse
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerStore
 from serving.learner.training_step import Plan, inherited, model_time, new_state
 from serving.learner.workspace import Workspace
@@ -70,11 +73,14 @@ def _plan(
     cut = max((moment for moment in cuts if moment is not None), default=None)
     if cut is None:
         return None
-    since = workspace.warehouse.nth_newest_maturity(declared.window_interactions, cut)
+    since = _window_start(workspace.warehouse, declared, cut, learnt_rows(settings.learning))
     if since is None:  # the log is no longer than the window: this would be the standing challenger once more
         return None
     fresh = new_state(workspace, name, champion.model_id, state)
-    fresh.made_of, fresh.since, fresh.born_with = made_of, since, declared.window_interactions
+    fresh.made_of, fresh.since = made_of, since
+    fresh.born_with = declared.window_interactions
+    if declared.window_h is not None:
+        fresh.born_with = workspace.warehouse.count_matured(since, cut, learnt_rows(settings.learning))
     # each incarnation proves itself on its own rows: lifts from before a drift would dilute those after it
     return Plan(
         fresh,
@@ -86,6 +92,15 @@ def _plan(
         fresh_epoch=True,
         gate=None if changed or state is None else inherited(state),
     )
+
+
+def _window_start(warehouse: Warehouse, declared: Challenger, cut: datetime, rows: RowFilter) -> datetime | None:
+    """From when on the newest window is, in time of maturity; None where it holds the whole log, or nothing."""
+    if declared.window_h is None:
+        return warehouse.nth_newest_maturity(declared.window_interactions, cut, rows)
+    since = cut - timedelta(hours=declared.window_h)
+    whole = warehouse.count_matured(None, since, rows) == 0
+    return None if whole or warehouse.count_matured(since, cut, rows) == 0 else since
 
 
 def fingerprint(settings: ExperimentSettings, declared: Challenger) -> str:

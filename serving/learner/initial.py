@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 
 from bandit.settings import settings_to_dict
 from bandit.types import ORIGIN_IMPORT
 from evaluation.gate import GateRules, judge
 from evaluation.scored import ScoredRows
+from joiner.export import learnt_rows
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore, Origin
@@ -30,7 +32,8 @@ def wants_initial(workspace: Workspace, watermark: datetime) -> bool:
     """Whether there is imported history to learn from and no model yet."""
     if workspace.registry.champion() is not None:
         return False
-    return workspace.warehouse.count_matured(None, watermark, origin=ORIGIN_IMPORT) > 0
+    rows = replace(learnt_rows(workspace.experiment.settings.learning), origin=ORIGIN_IMPORT)
+    return workspace.warehouse.count_matured(None, watermark, rows) > 0
 
 
 def publish_initial(
@@ -48,7 +51,13 @@ def publish_initial(
     """
     state = new_state(workspace, STANDING, None, store.load(STANDING))
     state.cut, state.origin = watermark, Origin()
-    with step("train"), rows_file(workspace, "initial", after=None, until=watermark) as (path, report.rows):
+    with (
+        step("train"),
+        rows_file(workspace, "initial", workspace.experiment.settings.learning, after=None, until=watermark) as (
+            path,
+            report.rows,
+        ),
+    ):
         job = Job(
             root=workspace.experiment.paths.root,
             name=STANDING,

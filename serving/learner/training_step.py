@@ -18,9 +18,10 @@ from bandit.experiment import Experiment
 from bandit.policies import read_state
 from bandit.registry import Champion
 from bandit.scratch import ROOM_BYTES, scratch_folder
-from bandit.settings import ExperimentSettings, settings_to_dict
+from bandit.settings import ExperimentSettings, Learning, settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.sequential import AlphaLedger
+from joiner.export import RowFilter, learnt_rows
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.jobs import Job, Outcome
 from serving.learner.trainer import Call, Trainer
@@ -179,16 +180,17 @@ def model_options(settings: ExperimentSettings) -> dict[str, object]:
 
 @contextmanager
 def rows_file(
-    workspace: Workspace, name: str, *, after: datetime | None, until: datetime
+    workspace: Workspace, name: str, learning: Learning, *, after: datetime | None, until: datetime
 ) -> Iterator[tuple[Path, int]]:
-    """The training rows matured in (after, until] as a file that lives as long as the block, and their number."""
+    """The rows that `learning` wants of those matured in (after, until], as a file for the block, and their number."""
+    wanted = learnt_rows(learning)
     with workspace.lock:
-        expected = workspace.warehouse.count_matured(after, until)
+        expected = workspace.warehouse.count_matured(after, until, wanted)
     room = max(ROOM_BYTES, expected * ROW_BYTES)
     with scratch_folder(room, otherwise=workspace.experiment.paths.challengers) as folder:
         path = folder / f"{name}.ndjson"
         with workspace.lock:
-            rows = workspace.warehouse.write_training_rows(path, after=after, until=until)
+            rows = workspace.warehouse.write_training_rows(path, after=after, until=until, rows=wanted)
         yield path, rows
 
 
@@ -198,24 +200,24 @@ class _RowFiles:
     def __init__(self, workspace: Workspace, stack: ExitStack) -> None:
         self._workspace = workspace
         self._stack = stack
-        self._written: dict[tuple[datetime | None, datetime], tuple[Path, int]] = {}
+        self._written: dict[tuple[RowFilter, datetime | None, datetime], tuple[Path, int]] = {}
 
-    def of(self, after: datetime | None, until: datetime) -> tuple[Path, int]:
-        """The rows matured in (after, until], and their number."""
-        if (after, until) not in self._written:
-            name = f"rows-{len(self._written)}"
-            file = self._stack.enter_context(rows_file(self._workspace, name, after=after, until=until))
-            self._written[after, until] = file
-        return self._written[after, until]
+    def of(self, learning: Learning, after: datetime | None, until: datetime) -> tuple[Path, int]:
+        """The rows that `learning` wants of those matured in (after, until], and their number."""
+        key = (learnt_rows(learning), after, until)
+        if key not in self._written:
+            file = rows_file(self._workspace, f"rows-{len(self._written)}", learning, after=after, until=until)
+            self._written[key] = self._stack.enter_context(file)
+        return self._written[key]
 
 
 def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetime) -> tuple[Call | None, int]:
     """The job of a plan with its row files, and how many rows it scores; no job where there is nothing to do."""
-    state, name = plan.state, plan.state.name
+    state, name, wanted = plan.state, plan.state.name, plan.settings.learning
     learn, learnt = None, 0
     if plan.learn_until is not None:
-        learn, learnt = files.of(plan.learn_after, plan.learn_until)
-    score, scored = files.of(plan.score_after, watermark)
+        learn, learnt = files.of(wanted, plan.learn_after, plan.learn_until)
+    score, scored = files.of(wanted, plan.score_after, watermark)
     if learnt + scored == 0:
         return None, 0
     history = None
@@ -224,7 +226,7 @@ def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetim
         # only where the encoder is due to be fitted anew are all rows learnt so far needed again
         due = past.refit_at <= past.rows_learnt + learnt + scored
         if due and past.rows_learnt <= plan.settings.encoding.refit_rows_max:
-            history, _ = files.of(state.since, plan.learn_after or plan.score_after)
+            history, _ = files.of(wanted, state.since, plan.learn_after or plan.score_after)
     job = Job(
         root=workspace.experiment.paths.root,
         name=name,

@@ -129,6 +129,7 @@ _SECTION_OF = {
     field: section
     for section, kind in (("exploration", Exploration), ("learning", Learning))
     for field in kind.__struct_fields__
+    if not field.startswith("only_")  # which rows are evaluated on is said once, for all policies
 }
 """Every option that a policy on trial may be trained with, and the section of the settings it stands in."""
 

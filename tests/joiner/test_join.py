@@ -11,6 +11,7 @@ import pytest
 from bandit.events import Event
 from bandit.experiment import Experiment
 from bandit.settings import merge_settings
+from joiner.export import RowFilter
 from joiner.warehouse import Warehouse
 from tests.joiner.logs import FAR, START, activation, at, decision, experiment, reward, write
 
@@ -243,7 +244,7 @@ def test_counting_matured_interactions_follows_the_cut(tmp_path: Path) -> None:
     with Warehouse(target) as warehouse:
         assert warehouse.count_matured(None, FAR) == 6
         assert warehouse.count_matured(at(60), at(62)) == 2
-        assert warehouse.count_matured(at(60), at(62), "import") == 0
+        assert warehouse.count_matured(at(60), at(62), RowFilter(origin="import")) == 0
         assert warehouse.next_maturity() == (4, at(66))
         assert warehouse.joined_until() == START + timedelta(seconds=65)
 

@@ -41,7 +41,7 @@ def digest(files: dict[str, bytes]) -> str:
 
 def publish_reversed(workspace: Workspace, watermark: datetime) -> str:
     """Publish a model that was trained on reversed rewards; gives its id."""
-    with rows_file(workspace, "test", after=None, until=watermark) as (path, _):
+    with rows_file(workspace, "test", workspace.experiment.settings.learning, after=None, until=watermark) as (path, _):
         rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
         path.write_bytes(b"\n".join(msgspec.json.encode({**row, "reward": 1 - row["reward"]}) for row in rows))
         plain, root = settings_to_dict(workspace.experiment.settings), workspace.experiment.paths.root

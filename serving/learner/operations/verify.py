@@ -63,16 +63,17 @@ def run(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
 
 def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Derivation) -> ScoredRows:
     experiment, registry = workspace.experiment, workspace.registry
-    settings = experiment.settings_of(certificate["settings_version"])
+    settings = settings_of_challenger(experiment.settings_of(certificate["settings_version"]), derivation.challenger)
+    learning = settings.learning
     champion = UNIFORM if certificate["kind"] == "initial" else certificate["champion"]["model_id"]
     origin = derivation.origin or Origin(score_after=derivation.scored_after)
     assert derivation.cut is not None, "an evaluation rests on rows up to a cut"
     with ExitStack() as stack:
         learn = None
         if origin.learn_until is not None:
-            files = rows_file(workspace, "verify-learn", after=origin.learn_after, until=origin.learn_until)
+            files = rows_file(workspace, "verify-learn", learning, after=origin.learn_after, until=origin.learn_until)
             learn, _ = stack.enter_context(files)
-        scored = rows_file(workspace, "verify-score", after=origin.score_after, until=derivation.cut)
+        scored = rows_file(workspace, "verify-score", learning, after=origin.score_after, until=derivation.cut)
         score, _ = stack.enter_context(scored)
         history = None
         if origin.base is not None:
@@ -80,11 +81,13 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
             if until is not None:
                 since = registry.manifest(origin.base).data.get("since")
                 after = datetime.fromisoformat(since) if since else None
-                history, _ = stack.enter_context(rows_file(workspace, "verify-history", after=after, until=until))
+                history, _ = stack.enter_context(
+                    rows_file(workspace, "verify-history", learning, after=after, until=until)
+                )
         job = Job(
             root=experiment.paths.root,
             name=f"verify {derivation.challenger}",
-            settings=settings_to_dict(settings_of_challenger(settings, derivation.challenger)),
+            settings=settings_to_dict(settings),
             champion=champion or COLD_START_MODEL_ID,
             files=registry.load(origin.base).files if origin.base else None,
             history=history,
