@@ -68,6 +68,12 @@ class VWPolicy:
         self.rows_learnt = rows_learnt
         self._best_cost = best_cost
         self.action_counts = dict(action_counts or {})
+        # looked up once, not at every decision
+        self._squares = exploration.algorithm == "squarecb"
+        self._uniform_below = {"uniform": math.inf, "explore_first": exploration.explore_first}.get(
+            exploration.algorithm, 0
+        )
+        self._floor = exploration.probability_floor
         self._headroom = exploration.headroom
         self._gamma_rows, self._gamma = 0, 0.0
         self._ramps: list[float] | None = None
@@ -85,21 +91,13 @@ class VWPolicy:
 
     def explore(self, numbers: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
         """The pmf out of VW's k numbers (costs for squarecb, else probabilities), given after `rows_learnt` rows."""
-        k = len(numbers)
-        exploration = self.exploration
-        if exploration.algorithm == "uniform" or (
-            exploration.algorithm == "explore_first" and rows_learnt < exploration.explore_first
-        ):
-            return [1.0 / k] * k
+        if rows_learnt < self._uniform_below:
+            return [1.0 / len(numbers)] * len(numbers)
         try:
-            pmf = (
-                self._squarecb(numbers, rows_learnt, actions)
-                if exploration.algorithm == "squarecb"
-                else scaled(numbers)
-            )
+            pmf = self._squarecb(numbers, rows_learnt, actions) if self._squares else scaled(numbers)
         except ValueError:
             raise CorruptModel("the model's predictions are not numbers; roll back to an earlier one") from None
-        return with_floor(pmf, exploration.probability_floor)
+        return with_floor(pmf, self._floor) if self._floor > 0.0 else pmf
 
     def _squarecb(self, costs: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
         rows = rows_learnt or 1

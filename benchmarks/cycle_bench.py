@@ -252,7 +252,7 @@ def measure(data_dir: Path, rows: int) -> None:
     # the log ends now: a worker's clock and the learner's must not be far apart
     start = datetime.now(UTC) - timedelta(microseconds=rows * STEP_US, seconds=2 * WINDOW_S)
     traffic_experiment(data_dir, pool, start)
-    experiment = Experiment.create(data_dir, "stored", settings_for(training={"cores": 2}), now=start)
+    experiment = Experiment.create(data_dir, "stored", settings_for(), now=start)
     started = time.perf_counter()
     write_log(experiment, rows, start)
     show(f"writing a log of {rows:,} interactions", time.perf_counter() - started)
