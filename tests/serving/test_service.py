@@ -29,22 +29,22 @@ from tests.serving.service_support import Service, served
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that was given history, made its first model of it, and has learnt from 200 decisions under it."""
     with served(tmp_path_factory.mktemp("service")) as running:
+        past = history(120, random.Random(0), lambda sky, action: float(BEST[sky] == action))
+        rows = "\n".join(json.dumps(row) for row in past)
+        imported = running.admin.post("/import", content=rows, headers={"content-type": "application/x-ndjson"})
+        assert imported.json()["imported"] == 120
+        running.wait("the initial model", lambda: running.status()["runs"])
+        initial = running.status()["champion"]
+        assert running.status()["last_run"]["outcome"] == "initial"
+        running.wait("the worker serves it", lambda: running.status()["workers"][0]["model_id"] == initial)
+        assert running.play(200) > 0.4
+        running.wait("a run by rows", lambda: running.status()["runs"] >= 2)
         yield running
 
 
-def test_the_loop_turns_from_history_over_decisions_to_a_promotion(service: Service) -> None:
-    past = history(120, random.Random(0), lambda sky, action: float(BEST[sky] == action))
-    rows = "\n".join(json.dumps(row) for row in past)
-    imported = service.admin.post("/import", content=rows, headers={"content-type": "application/x-ndjson"})
-    assert imported.json()["imported"] == 120
-    service.wait("the initial model", lambda: service.status()["runs"])
-    initial = service.status()["champion"]
-    assert service.status()["last_run"]["outcome"] == "initial"
-    service.wait("the worker serves it", lambda: service.status()["workers"][0]["model_id"] == initial)
-    before = service.play(200)
-    assert before > 0.4
-    service.wait("a run by rows", lambda: service.status()["runs"] >= 2)
+def test_the_loop_turns_from_history_over_decisions_to_a_verdict(service: Service) -> None:
     report = service.admin.post("/models/train").json()
     assert report["outcome"] in ("promote", "hold", "insufficient", "nothing")
     state = service.status()
