@@ -157,7 +157,8 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/models/{model_id}/diff/{other}")
     def diff_models(name: str, model_id: str, other: str) -> Response:
-        return JSONResponse(models.diff(service.cycle(name).workspace, model_id, other))
+        cycle = service.cycle(name)
+        return JSONResponse(models.diff(cycle.workspace, cycle.trainer, model_id, other))
 
     @app.post(PREFIX + "/models/{model_id}/promote")
     async def promote_model(name: str, model_id: str, request: Request) -> Response:

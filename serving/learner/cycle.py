@@ -71,7 +71,8 @@ class Cycle:
             self.last_verdict = {"outcome": self.last_run.outcome, "reason": self.last_run.reason}
         standing = self.store.load(STANDING)
         self._attempted_until: datetime | None = standing.cut if standing else None
-        self._attempted_at: datetime = workspace.clock()
+        # what was missed while no learner ran is made good by one run
+        self._attempted_at: datetime = self.last_run.at if self.last_run is not None else workspace.clock()
 
     # -- polling -----------------------------------------------------------------------------------------
 
@@ -94,8 +95,11 @@ class Cycle:
         new = self.new_rows()
         if new >= schedule.interactions:
             return "rows"
-        if new and self.workspace.clock() >= self.next_run_at():
-            return "interval"
+        if self.workspace.clock() >= self.next_run_at():
+            if new:
+                return "interval"
+            if schedule.cron is not None:  # nothing to learn then: the next run is at the next such time, not before
+                self._attempted_at = self.workspace.clock()
         return None
 
     def new_rows(self) -> int:
@@ -223,7 +227,7 @@ class Cycle:
         earlier = registry.champions()
         if champion is None or not earlier or not rules.enabled or self.workspace.pinned is not None:
             return
-        if earlier[0].model_id == champion.model_id or champion.reason.startswith(UNDONE):
+        if earlier[0].model_id == champion.model_id or champion.restored:  # going back is no promotion
             return
         manifest = registry.manifest(champion.model_id)
         found = self._watch.problem(champion, manifest, self.intake.live, rules, now=self.workspace.clock())

@@ -179,7 +179,7 @@ def set_back(
     evaluation_id: str | None = None,
 ) -> None:
     """Make the former champion champion again, without further ado; raises `Conflict` when another one stands."""
-    workspace.registry.swap(former, expected=champion.model_id, now=workspace.clock(), reason=reason)
+    workspace.registry.swap(former, expected=champion.model_id, now=workspace.clock(), reason=reason, restored=True)
     workspace.registry.record(
         "rollback",
         now=workspace.clock(),

@@ -45,8 +45,10 @@ def test_the_same_name_goes_on_where_it_stood(service: Service) -> None:
     with ExperimentManager("step-by-step", url=str(service.api.base_url), admin_url=service.learner.url) as manager:
         status = manager.status()
         assert status.last_model is not None and status.imported == 100
+        row = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": 1.0}
         with pytest.raises(Refused, match="champion already"):
-            manager.initialize_first_model([])
+            manager.initialize_first_model([row])
+        assert manager.status().imported == 100
         with pytest.raises(NotFound):
             manager.get_eval_score("m20000101t000000-00000000")
         handle = manager.join(wait=False)

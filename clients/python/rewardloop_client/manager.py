@@ -199,6 +199,8 @@ class ExperimentManager:
         lines = Path(data).read_bytes() if isinstance(data, (str, Path)) else b"\n".join(_line(row) for row in data)
 
         def work() -> str:
+            if self._status()["champion"] is not None:  # asked first: what is imported stays
+                raise Refused(403, "Refused", "there is a champion already; the first model can be made once")
             report = self._call("POST", "/import", content=lines)
             if not report["imported"] and not self._status()["counts"]["imported"]:
                 raise Refused(422, "Nothing was imported", f"all rows were refused: {report.get('refused')}")
