@@ -20,7 +20,7 @@ from bandit.errors import Busy, RewardloopError
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
 from joiner.export import EVERYTHING, RowFilter, learnt_rows
-from serving.learner import reports
+from serving.learner import recovery, reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
 from serving.learner.cron import next_after
 from serving.learner.field import plan_field
@@ -130,6 +130,7 @@ class Cycle:
                 with self._step(report, "intake"):
                     self.tick()
                 if force or self.due_now():
+                    recovery.begin(self.workspace, report)
                     self._run(report)
                 else:
                     report.reason = "no run was due"
@@ -142,6 +143,14 @@ class Cycle:
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
+
+    def recover(self) -> None:
+        """Put into history what a learner that was killed could not; for whoever opens an experiment to run it."""
+        with self.exclusive("recovery"):
+            recovery.record_champion(self.workspace, self.store)
+            report = recovery.cut_short(self.workspace)
+            if report is not None:
+                self._record(report)
 
     def mark_attempt(self) -> None:
         """Count rows and the interval from here on."""
@@ -264,6 +273,7 @@ class Cycle:
         fields = reports.to_plain(report)
         fields["run"] = self.runs
         self.workspace.registry.record("run", now=fields.pop("at"), **fields)
+        recovery.end(self.workspace)
 
 
 def _restriction(workspace: Workspace) -> str:
