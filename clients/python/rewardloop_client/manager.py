@@ -275,6 +275,14 @@ class ExperimentManager:
         """Ask the gate about a model against the champion, on rows that neither has learnt from."""
         return self._do(lambda: _verdict(self._call("POST", "/steps/evaluate", json={"model_id": model_id})), wait)
 
+    def withdraw_model(self, model_id: str) -> None:
+        """Take a model that `evaluate_model` brought into the field out of it, without a verdict.
+
+        Any model but the newest candidate is judged as it is, run after run, until its verdict; at most 4 may be.
+        Raises `NotFound` when the model is not in the field.
+        """
+        self._call("DELETE", f"/models/{quote(model_id, safe='')}/offer")
+
     # -- looking -----------------------------------------------------------------------------------------
 
     def get_eval_score(self, model_id: str) -> EvalScore:
