@@ -59,12 +59,13 @@ class StoredModel:
 
 
 class Champion(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model serves since when; `generation` counts the swaps, from 1."""
+    """Which model serves since when; `generation` counts the swaps, from 1; `restored`: it came back by rollback."""
 
     model_id: str
     since: datetime
     generation: int
     reason: str = ""
+    restored: bool = False
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,8 +234,10 @@ class ModelRegistry:
         pointer = self._pointer()
         return pointer.earlier if pointer else []
 
-    def swap(self, model_id: str, *, expected: str | None, now: datetime, reason: str) -> Champion:
-        """Make `model_id` the champion if `expected` (None: none yet) still is.
+    def swap(
+        self, model_id: str, *, expected: str | None, now: datetime, reason: str, restored: bool = False
+    ) -> Champion:
+        """Make `model_id` the champion if `expected` (None: none yet) still is; `restored` says that it comes back.
 
         Raises `Conflict` when another one is, `NotFound` or `CorruptModel` when the new one is not sound: the
         pointer never moves to a model that cannot be loaded.
@@ -249,7 +252,11 @@ class ModelRegistry:
                     f"{expected or 'unset'} as expected; look again and decide anew"
                 )
             champion = Champion(
-                model_id=model_id, since=now, generation=current.generation + 1 if current else 1, reason=reason
+                model_id=model_id,
+                since=now,
+                generation=current.generation + 1 if current else 1,
+                reason=reason,
+                restored=restored,
             )
             earlier = [current, *(pointer.earlier if pointer else [])][:CHAMPIONS_KEPT_MAX] if current else []
             write_atomically(

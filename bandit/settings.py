@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, inspect
 
 from bandit.errors import InvalidSettings
 
@@ -26,6 +26,7 @@ EXPERIMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 Algorithm = Literal["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first", "uniform"]
 Aggregation = Literal["first", "last", "sum", "mean", "min", "max"]
 Mode = Literal["online", "apprentice", "logging_only", "frozen"]
+Slice = Literal["policy", "trial", "control"]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,8 +90,8 @@ class Learning(_Section, frozen=True):
     propensity_min: Annotated[float, Meta(gt=0, le=0.1)] = 1e-4
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     only_since: Annotated[datetime, Meta(tz=True)] | None = None
-    only_mode: str | None = None
-    only_slice: str | None = None
+    only_mode: Mode | None = None
+    only_slice: Slice | None = None
     only_model: str | None = None
 
 
@@ -221,7 +222,8 @@ def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
         settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
     except msgspec.ValidationError as error:
         field, problem = _explain(str(error))
-        raise InvalidSettings(field, problem) from None
+        limit = _choices(field) if problem.startswith("invalid enum value") else None
+        raise InvalidSettings(field, "is not one of the values there are" if limit else problem, limit) from None
     _check_across_fields(settings)
     return settings
 
@@ -265,6 +267,19 @@ def _explain(message: str) -> tuple[str, str]:
         name = unknown.group(1)
         return (f"{path}.{name}" if path else name), "is not a known setting"
     return path or "settings", problem[:1].lower() + problem[1:]
+
+
+def _choices(field: str) -> str | None:
+    """The names that a setting may have as its value, None where it is not one of a few."""
+    kind: inspect.Type = inspect.type_info(ExperimentSettings)
+    for name in field.replace("[...]", ".*").split("."):
+        if isinstance(kind, inspect.StructType):
+            kind = {known.name: known.type for known in kind.fields}[name]
+        elif isinstance(kind, inspect.DictType):
+            kind = kind.value_type
+        if isinstance(kind, inspect.UnionType):  # a section or value that may be left out
+            kind = next(option for option in kind.types if not isinstance(option, inspect.NoneType))
+    return ", ".join(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else None
 
 
 def _check_finite(value: Any, path: str) -> None:

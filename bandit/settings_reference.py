@@ -62,7 +62,7 @@ MEANING: dict[str, str] = {
     "training.memory_bytes_max": "address space of a training process; a job that needs more fails",
     "schedule.interval_s": "train after so many seconds, when something new matured",
     "schedule.interactions": "train after so many newly matured interactions, if that comes first",
-    "schedule.cron": "five cron fields in UTC (30 4 * * *) in place of the interval",
+    "schedule.cron": "five cron fields in UTC (30 4 * * *, weekdays 0-7 from Sunday) in place of the interval",
     "schedule.poll_s": "how often the learner looks for sealed segments",
     "gate.enabled": "promote only what offline evaluation proves better; false promotes every retrained policy",
     "gate.mode": "prove the challenger better, or only not worse than `margin`",

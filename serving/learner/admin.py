@@ -34,7 +34,7 @@ from serving.learner.http import (
     read_object,
 )
 from serving.learner.metrics import CONTENT_TYPE, learner_metrics
-from serving.learner.offered import offer
+from serving.learner.offered import offer, withdraw
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
 from serving.learner.workspace import Workspace
@@ -157,7 +157,8 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/models/{model_id}/diff/{other}")
     def diff_models(name: str, model_id: str, other: str) -> Response:
-        return JSONResponse(models.diff(service.cycle(name).workspace, model_id, other))
+        cycle = service.cycle(name)
+        return JSONResponse(models.diff(cycle.workspace, cycle.trainer, model_id, other))
 
     @app.post(PREFIX + "/models/{model_id}/promote")
     async def promote_model(name: str, model_id: str, request: Request) -> Response:
@@ -176,6 +177,13 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
     def offer_model(name: str, model_id: str) -> Response:
         cycle = service.cycle(name)
         return JSONResponse(msgspec.to_builtins(offer(cycle.workspace, cycle.store, model_id)), 201)
+
+    @app.delete(PREFIX + "/models/{model_id}/offer")
+    def withdraw_model(name: str, model_id: str) -> Response:
+        cycle = service.cycle(name)
+        with cycle.exclusive("withdrawal", wait_s=RUN_WAIT_S):
+            withdraw(cycle.workspace, cycle.store, model_id)
+        return JSONResponse({"withdrawn": model_id})
 
     @app.post(PREFIX + "/pin")
     def pin(name: str) -> Response:

@@ -20,7 +20,7 @@ from bandit.errors import Busy, RewardloopError
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
 from joiner.export import EVERYTHING, RowFilter, learnt_rows
-from serving.learner import reports
+from serving.learner import recovery, reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
 from serving.learner.cron import next_after
 from serving.learner.field import plan_field
@@ -71,7 +71,8 @@ class Cycle:
             self.last_verdict = {"outcome": self.last_run.outcome, "reason": self.last_run.reason}
         standing = self.store.load(STANDING)
         self._attempted_until: datetime | None = standing.cut if standing else None
-        self._attempted_at: datetime = workspace.clock()
+        # what was missed while no learner ran is made good by one run
+        self._attempted_at: datetime = self.last_run.at if self.last_run is not None else workspace.clock()
 
     # -- polling -----------------------------------------------------------------------------------------
 
@@ -94,8 +95,11 @@ class Cycle:
         new = self.new_rows()
         if new >= schedule.interactions:
             return "rows"
-        if new and self.workspace.clock() >= self.next_run_at():
-            return "interval"
+        if self.workspace.clock() >= self.next_run_at():
+            if new:
+                return "interval"
+            if schedule.cron is not None:  # nothing to learn then: the next run is at the next such time, not before
+                self._attempted_at = self.workspace.clock()
         return None
 
     def new_rows(self) -> int:
@@ -126,6 +130,7 @@ class Cycle:
                 with self._step(report, "intake"):
                     self.tick()
                 if force or self.due_now():
+                    recovery.begin(self.workspace, report)
                     self._run(report)
                 else:
                     report.reason = "no run was due"
@@ -138,6 +143,14 @@ class Cycle:
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
+
+    def recover(self) -> None:
+        """Put into history what a learner that was killed could not; for whoever opens an experiment to run it."""
+        with self.exclusive("recovery"):
+            recovery.record_champion(self.workspace, self.store)
+            report = recovery.cut_short(self.workspace)
+            if report is not None:
+                self._record(report)
 
     def mark_attempt(self) -> None:
         """Count rows and the interval from here on."""
@@ -223,7 +236,7 @@ class Cycle:
         earlier = registry.champions()
         if champion is None or not earlier or not rules.enabled or self.workspace.pinned is not None:
             return
-        if earlier[0].model_id == champion.model_id or champion.reason.startswith(UNDONE):
+        if earlier[0].model_id == champion.model_id or champion.restored:  # going back is no promotion
             return
         manifest = registry.manifest(champion.model_id)
         found = self._watch.problem(champion, manifest, self.intake.live, rules, now=self.workspace.clock())
@@ -260,6 +273,7 @@ class Cycle:
         fields = reports.to_plain(report)
         fields["run"] = self.runs
         self.workspace.registry.record("run", now=fields.pop("at"), **fields)
+        recovery.end(self.workspace)
 
 
 def _restriction(workspace: Workspace) -> str:

@@ -78,6 +78,14 @@ class Desk:
             del self.row_files[next(iter(self.row_files))]
         yield from rows
 
+    def close(self) -> None:
+        """Free the memory of all that is remembered."""
+        for _, learning in self.learnings.values():
+            learning.close()
+        for model in self.models.values():
+            model.close()
+        self.learnings, self.models, self.row_files = {}, {}, {}
+
     def _load(self, root: Path, model_id: str) -> Frozen:
         return Frozen(ModelRegistry(ExperimentPaths(root)).load(model_id))
 

@@ -130,7 +130,9 @@ class LearnerService:
     def _open(self, name: str) -> None:
         try:
             experiment = Experiment.open(self.data_dir, name)
-            self.cycles[name] = Cycle(Workspace(experiment, self.clock), self.trainer)
+            cycle = Cycle(Workspace(experiment, self.clock), self.trainer)
+            cycle.recover()
+            self.cycles[name] = cycle
             self.failures.pop(name, None)
         except Exception as error:  # a damaged warehouse, say: the other experiments go on
             self._failed(name, error)

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bandit.canaries import make_canaries
+from bandit.canaries import answer_canaries, make_canaries
 from bandit.errors import CorruptModel, NotFound, TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.policies import UniformPolicy, cold_start_policy, policy_from_files
@@ -142,12 +142,23 @@ def verify(desk: Desk, root: Path, model_id: str) -> None:
     desk.verify(root, model_id)
 
 
+def answer(desk: Desk, root: Path, model_id: str, canaries: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """The pmf of a stored model for the question of each canary; raises `CorruptModel` or `NotFound`."""
+    return answer_canaries(desk.model(root, model_id), canaries)
+
+
 def ping(desk: Desk) -> int:
     """How many learnings the process remembers; shows that it is alive."""
     return len(desk.learnings)
 
 
-JOBS: dict[str, Callable[..., Any]] = {"advance": advance, "score_frozen": score_frozen, "verify": verify, "ping": ping}
+JOBS: dict[str, Callable[..., Any]] = {
+    "advance": advance,
+    "score_frozen": score_frozen,
+    "verify": verify,
+    "answer": answer,
+    "ping": ping,
+}
 
 
 def _experiment(root: Path) -> Experiment:

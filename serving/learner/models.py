@@ -47,8 +47,8 @@ def show(workspace: Workspace, model_id: str) -> dict[str, Any]:
     return {**msgspec.to_builtins(manifest), "encoding": encoding, "history": related}
 
 
-def diff(workspace: Workspace, model_id: str, other: str) -> dict[str, Any]:
-    """How two models differ: options, data, and the probabilities they gave to the same canaries.
+def diff(workspace: Workspace, trainer: Trainer, model_id: str, other: str) -> dict[str, Any]:
+    """How two models differ: options, data, and the probabilities that both give to the canaries of either.
 
     Raises `NotFound` or `CorruptModel`.
     """
@@ -61,22 +61,27 @@ def diff(workspace: Workspace, model_id: str, other: str) -> dict[str, Any]:
         "settings_version": [left.settings_version, right.settings_version],
         "vw_version": [left.vw_version, right.vw_version],
         "identical": left.files == right.files,
-        "choices": compare_choices(left, right),
+        "choices": compare_choices(workspace, trainer, left, right),
     }
 
 
-def compare_choices(left: Manifest, right: Manifest) -> list[dict[str, Any]]:
-    """Each canary question of `right` that `left` was asked too: both pmfs and their total variation distance."""
-    asked = {_question(canary): canary["pmf"] for canary in left.canaries}
-    found = []
-    for canary in right.canaries:
-        other = asked.get(_question(canary))
-        if other is not None:
-            distance = sum(abs(a - b) for a, b in zip(other, canary["pmf"], strict=True)) / 2
-            ids = [action["id"] for action in canary["actions"]]
-            pmfs = {"left": other, "right": canary["pmf"], "actions": ids}
-            found.append({"context": canary["context"], **pmfs, "distance": distance})
-    return found
+def compare_choices(workspace: Workspace, trainer: Trainer, left: Manifest, right: Manifest) -> list[dict[str, Any]]:
+    """Each question among the canaries of either model: the pmfs of both and their total variation distance."""
+    canaries = list({_question(canary): canary for canary in [*left.canaries, *right.canaries]}.values())
+    if not canaries:
+        return []
+    root = workspace.experiment.paths.root
+    pmfs = (trainer.run("answer", root, model.model_id, canaries) for model in (left, right))
+    return [
+        {
+            "context": canary["context"],
+            "actions": [action["id"] for action in canary["actions"]],
+            "left": of_left,
+            "right": of_right,
+            "distance": sum(abs(a - b) for a, b in zip(of_left, of_right, strict=True)) / 2,
+        }
+        for canary, of_left, of_right in zip(canaries, *pmfs, strict=True)
+    ]
 
 
 def promote_by_hand(
@@ -145,8 +150,9 @@ def _set_champion(
     champion = workspace.registry.champion()
     previous = champion.model_id if champion else None
     trainer.run("verify", workspace.experiment.paths.root, model_id)
-    swapped = workspace.registry.swap(model_id, expected=previous, now=workspace.clock(), reason=reason)
-    if kind == "rollback":
+    back = kind == "rollback"
+    swapped = workspace.registry.swap(model_id, expected=previous, now=workspace.clock(), reason=reason, restored=back)
+    if back:
         store.drop(FORMER)
     else:
         start_guard(workspace, store, swapped, previous)

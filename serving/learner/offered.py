@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bandit.errors import Conflict, Refused
+from bandit.errors import Conflict, NotFound, Refused
 from bandit.frozen import REWARD_MODEL
 from bandit.registry import Champion
 from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
@@ -39,7 +39,7 @@ def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> Challe
     if name in present:
         raise Conflict("this model is in the field already")
     if len(present) >= OFFERED_MAX:
-        raise Refused(f"{OFFERED_MAX} offered models are in the field; wait for their verdicts")
+        raise Refused(f"{OFFERED_MAX} offered models are in the field; wait for their verdicts, or withdraw one")
     state = ChallengerState(
         name=name,
         kind=KIND_FROZEN,
@@ -52,6 +52,16 @@ def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> Challe
     state = store.save(state)
     workspace.registry.record("offer", now=workspace.clock(), model_id=model_id)
     return state
+
+
+def withdraw(workspace: Workspace, store: ChallengerStore, model_id: str) -> None:
+    """Let an offered model leave the field without a verdict; what α it spent stays spent. Raises `NotFound`."""
+    state = store.load(PREFIX + model_id)
+    if state is None:
+        raise NotFound("no offered model of that id is in the field")
+    store.retire(state.champion, float(state.gate.get("spent", 0.0)))
+    store.drop(state.name)
+    workspace.registry.record("withdrawal", now=workspace.clock(), model_id=model_id)
 
 
 def plan_offered(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:

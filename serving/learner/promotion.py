@@ -122,6 +122,7 @@ def crown(
     model_id = judgement.model_id
     assert model_id is not None, "only what is published can be crowned"
     crowned = workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=judgement.reason)
+    start_guard(workspace, store, crowned, parent)
     workspace.registry.record(
         "promotion",
         now=workspace.clock(),
@@ -138,7 +139,6 @@ def crown(
         store.drop(state.name)
     elif state.name == STANDING:
         stand_on(store, state, model_id)
-    start_guard(workspace, store, crowned, parent)
     remove_old_models(workspace, store)
 
 
@@ -179,7 +179,7 @@ def set_back(
     evaluation_id: str | None = None,
 ) -> None:
     """Make the former champion champion again, without further ado; raises `Conflict` when another one stands."""
-    workspace.registry.swap(former, expected=champion.model_id, now=workspace.clock(), reason=reason)
+    workspace.registry.swap(former, expected=champion.model_id, now=workspace.clock(), reason=reason, restored=True)
     workspace.registry.record(
         "rollback",
         now=workspace.clock(),

@@ -69,7 +69,7 @@ class InlineTrainer:
         return [_attempt(self, call) for call in calls]
 
     def close(self) -> None:
-        self._desk = Desk()
+        self._desk.close()
 
 
 class ChildTrainer:

@@ -108,3 +108,21 @@ def test_the_secret_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 
 def test_every_setting_has_its_meaning_written_down_and_nothing_else_has() -> None:
     assert {setting.key for setting in settings_reference()} == set(MEANING)
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "limit"),
+    [
+        ({"exploration": {"algorithm": "regcb"}}, "exploration.algorithm", "squarecb"),
+        ({"learning": {"only_mode": "onlin"}}, "learning.only_mode", "apprentice"),
+        ({"learning": {"only_slice": "controls"}}, "learning.only_slice", "control, policy, trial"),
+        ({"challengers": {"x": {"exploration": {"algorithm": "rnd"}}}}, "algorithm", "egreedy"),
+    ],
+)
+def test_a_value_that_is_none_of_a_few_is_refused_with_those_there_are(
+    raw: dict[str, object], field: str, limit: str
+) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        parse_settings(raw)
+    assert field in str(refused.value) and limit in str(refused.value)
+    assert not any(value in str(refused.value) for value in ("regcb", "onlin,", "controls", "rnd"))

@@ -328,6 +328,22 @@ def test_a_run_starts_by_rows_or_by_interval_whichever_comes_first(tmp_path: Pat
         assert cycle.run(trigger="rows").rows == 100
 
 
+def test_a_run_missed_while_no_learner_ran_is_made_good_by_one_run(tmp_path: Path) -> None:
+    with world(tmp_path, schedule={"interactions": 1000, "interval_s": 60.0}) as here:
+        here.play(50)
+        here.transport.settle()
+        workspace, clock = here.transport.cycle.workspace, here.transport.clock
+        here.play(20)
+        here.transport.server.writer.seal()
+        clock.advance(600)
+        here.transport.server.heartbeat()
+        again = Cycle(Workspace(workspace.experiment, clock, warehouse=workspace.warehouse), InlineTrainer())
+        again.tick()
+        assert again.due() == "interval"
+        assert again.run(trigger="interval").rows == 20
+        assert again.due() is None
+
+
 def test_the_history_of_runs_survives_a_restart(tmp_path: Path) -> None:
     with world(tmp_path) as here:
         here.play(50)

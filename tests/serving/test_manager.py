@@ -13,6 +13,7 @@ from rewardloop_client import EvalScore, ExperimentManager, NotFound, Refused
 from bandit import errors
 from serving.learner import steps
 from serving.learner.challengers import STANDING
+from serving.learner.offered import OFFERED_MAX, withdraw
 from tests.serving.learner_support import world
 from tests.serving.service_support import Service, served
 
@@ -45,8 +46,10 @@ def test_the_same_name_goes_on_where_it_stood(service: Service) -> None:
     with ExperimentManager("step-by-step", url=str(service.api.base_url), admin_url=service.learner.url) as manager:
         status = manager.status()
         assert status.last_model is not None and status.imported == 100
+        row = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": 1.0}
         with pytest.raises(Refused, match="champion already"):
-            manager.initialize_first_model([])
+            manager.initialize_first_model([row])
+        assert manager.status().imported == 100
         with pytest.raises(NotFound):
             manager.get_eval_score("m20000101t000000-00000000")
         handle = manager.join(wait=False)
@@ -102,3 +105,29 @@ def test_a_model_without_a_promote_verdict_is_deployed_only_with_an_override(tmp
         assert steps.deploy(cycle, candidate, override=True)["recorded"] == "override"
         with pytest.raises(errors.Refused, match="nothing to learn"):
             steps.train(cycle)
+
+
+def test_a_full_field_takes_another_model_once_one_is_withdrawn(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}, challengers={}) as here:
+        here.transport.warm_start(here.history(60))
+        cycle, transport = here.transport.cycle, here.transport
+
+        def matured() -> None:
+            here.play(60)
+            transport.server.writer.seal()
+            transport.clock.advance(3)
+            transport.server.heartbeat()
+
+        trained = []
+        for _ in range(OFFERED_MAX + 2):
+            matured()
+            trained.append(steps.train(cycle)["model_id"])
+        matured()
+        for model_id in trained[:OFFERED_MAX]:
+            assert steps.evaluate(cycle, model_id)["outcome"] in ("hold", "insufficient")
+        with pytest.raises(errors.Refused, match="withdraw"):
+            steps.evaluate(cycle, trained[OFFERED_MAX])
+        withdraw(cycle.workspace, cycle.store, trained[0])
+        assert steps.evaluate(cycle, trained[OFFERED_MAX])["outcome"] in ("hold", "insufficient")
+        with pytest.raises(errors.NotFound):
+            withdraw(cycle.workspace, cycle.store, trained[0])

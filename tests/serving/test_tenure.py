@@ -182,6 +182,30 @@ def test_a_worker_whose_canaries_differ_or_that_cannot_load_undoes_the_promotion
     assert ask([beat("m-old", at=now)], late) is None  # a heartbeat that old says nothing about now
 
 
+def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(60)
+        here.transport.settle()
+        cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
+
+        def a_worker_lags() -> str:
+            here.transport.clock.advance(30)
+            cycle.intake.live = [beat("m-old", at=here.transport.clock())]
+            cycle._watch_champion()
+            champion = registry.champion()
+            assert champion is not None
+            return champion.model_id
+
+        bad, good = crown_a_bad_model(here)
+        assert a_worker_lags() == good  # undone
+        assert a_worker_lags() == good
+        models.promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, bad, override=True)
+        models.roll_back(cycle.workspace, cycle.store, cycle.trainer)
+        assert a_worker_lags() == good  # what was left by hand does not come back
+        assert [entry.get("automatic", False) for entry in registry.history("rollback")] == [True, False]
+
+
 def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
     with world(tmp_path) as here:
         here.transport.warm_start(here.history(40))
@@ -262,6 +286,49 @@ def test_a_cron_expression_takes_the_place_of_the_interval(tmp_path: Path) -> No
         assert here.transport.cycle.due() is None
         here.transport.clock.advance(3600)
         assert here.transport.cycle.due() == "interval"
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("0 3 * * 0", "2026-01-04"),  # Sunday, as crontab counts
+        ("0 3 * * 7", "2026-01-04"),
+        ("0 3 * * sun", "2026-01-04"),
+        ("0 3 * * 1-5", "2026-01-02"),
+        ("0 3 * * 6-7", "2026-01-03"),
+        ("0 3 * * MON,tue", "2026-01-05"),
+        ("0 3 * * */2", "2026-01-03"),  # Sunday, Tuesday, Thursday, Saturday
+        ("0 3 * * 5/9", "2026-01-02"),
+        ("0 3 15 * 1", "2026-01-05"),  # either the 15th or a Monday
+        ("0 3 * 2 *", "2026-02-01"),
+    ],
+)
+def test_cron_fields_mean_what_crontab_says(expression: str, expected: str) -> None:
+    thursday = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert next_after(expression, thursday) == datetime.fromisoformat(expected + "T03:00:00+00:00")
+
+
+@pytest.mark.parametrize("weekday", ["8", "-1", "1-", "x", "1/0", "1/x", ","])
+def test_weekdays_that_mean_nothing_are_refused(weekday: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"schedule\.cron"):
+        next_after(f"0 3 * * {weekday}", NOW)
+
+
+def test_a_cron_time_with_nothing_to_learn_is_not_made_up_for_at_another_time(tmp_path: Path) -> None:
+    with world(tmp_path, schedule={"cron": "0 * * * *", "interactions": 1000}) as here:
+        cycle, clock = here.transport.cycle, here.transport.clock
+        clock.advance(4000)
+        here.transport.server.heartbeat()
+        cycle.tick()
+        assert cycle.due() is None
+        here.play(20)
+        here.transport.server.writer.seal()
+        clock.advance(60)
+        here.transport.server.heartbeat()
+        cycle.tick()
+        assert cycle.new_rows() == 20 and cycle.due() is None
+        clock.advance(3600)
+        assert cycle.due() == "interval"
 
 
 def test_every_evaluation_can_be_derived_again_from_the_log(tmp_path: Path) -> None:

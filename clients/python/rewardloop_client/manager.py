@@ -199,6 +199,8 @@ class ExperimentManager:
         lines = Path(data).read_bytes() if isinstance(data, (str, Path)) else b"\n".join(_line(row) for row in data)
 
         def work() -> str:
+            if self._status()["champion"] is not None:  # asked first: what is imported stays
+                raise Refused(403, "Refused", "there is a champion already; the first model can be made once")
             report = self._call("POST", "/import", content=lines)
             if not report["imported"] and not self._status()["counts"]["imported"]:
                 raise Refused(422, "Nothing was imported", f"all rows were refused: {report.get('refused')}")
@@ -272,6 +274,14 @@ class ExperimentManager:
     def evaluate_model(self, model_id: str, *, wait: bool = True) -> Verdict | Handle[Verdict]:
         """Ask the gate about a model against the champion, on rows that neither has learnt from."""
         return self._do(lambda: _verdict(self._call("POST", "/steps/evaluate", json={"model_id": model_id})), wait)
+
+    def withdraw_model(self, model_id: str) -> None:
+        """Take a model that `evaluate_model` brought into the field out of it, without a verdict.
+
+        Any model but the newest candidate is judged as it is, run after run, until its verdict; at most 4 may be.
+        Raises `NotFound` when the model is not in the field.
+        """
+        self._call("DELETE", f"/models/{quote(model_id, safe='')}/offer")
 
     # -- looking -----------------------------------------------------------------------------------------
 

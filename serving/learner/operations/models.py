@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -18,25 +19,26 @@ def run(
 ) -> dict[str, Any]:
     """Do one of list, show, diff, promote, rollback, pin, unpin; raises `InvalidInput` for another."""
     store = ChallengerStore(workspace.experiment.paths, durable=workspace.durable)
-    if action == "list":
-        answer = models.listing(workspace)
-    elif action == "rollback":
-        answer = models.roll_back(workspace, store, InlineTrainer())
-    elif action == "pin":
-        answer = models.pin(workspace)
-    elif action == "unpin":
-        answer = models.unpin(workspace)
-    elif model_id is None:
-        raise InvalidInput("model_id", "is missing")
-    elif action == "show":
-        answer = models.show(workspace, model_id)
-    elif action == "diff":
-        if other is None:
-            raise InvalidInput("other", "is missing")
-        answer = models.diff(workspace, model_id, other)
-    elif action == "promote":
-        answer = models.promote_by_hand(workspace, store, InlineTrainer(), model_id, override=override)
-    else:
-        raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback, pin, unpin")
+    with closing(InlineTrainer()) as trainer:
+        if action == "list":
+            answer = models.listing(workspace)
+        elif action == "rollback":
+            answer = models.roll_back(workspace, store, trainer)
+        elif action == "pin":
+            answer = models.pin(workspace)
+        elif action == "unpin":
+            answer = models.unpin(workspace)
+        elif model_id is None:
+            raise InvalidInput("model_id", "is missing")
+        elif action == "show":
+            answer = models.show(workspace, model_id)
+        elif action == "diff":
+            if other is None:
+                raise InvalidInput("other", "is missing")
+            answer = models.diff(workspace, trainer, model_id, other)
+        elif action == "promote":
+            answer = models.promote_by_hand(workspace, store, trainer, model_id, override=override)
+        else:
+            raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback, pin, unpin")
     plain: dict[str, Any] = msgspec.to_builtins(answer)
     return plain

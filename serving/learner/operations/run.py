@@ -12,4 +12,6 @@ from serving.learner.workspace import Workspace
 
 def run(workspace: Workspace) -> dict[str, Any]:
     """The run's report; trains in this very process."""
-    return reports.to_plain(Cycle(workspace, InlineTrainer()).run(force=True))
+    cycle = Cycle(workspace, InlineTrainer())
+    cycle.recover()
+    return reports.to_plain(cycle.run(force=True))

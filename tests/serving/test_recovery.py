@@ -1,0 +1,133 @@
+"""A learner killed at any moment of a run: history still tells of the run and of every champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bandit.registry import ModelRegistry
+from serving.learner import cycle as cycles
+from serving.learner import models, promotion
+from serving.learner.challengers import STANDING
+from serving.learner.cycle import Cycle
+from serving.learner.guard import FORMER
+from serving.learner.recovery import CHANGES
+from serving.learner.trainer import InlineTrainer
+from serving.learner.workspace import Workspace
+from tests.serving.learner_support import World, world
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Let the process die as soon as that function has done its work."""
+    original = getattr(owner, name)
+
+    def dies(*arguments: Any, **named: Any) -> None:
+        original(*arguments, **named)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, dies)
+
+
+def restarted(here: World) -> Cycle:
+    """The cycle that the next learner opens on the same files."""
+    workspace = here.transport.cycle.workspace
+    again = Workspace(workspace.experiment, workspace.clock, durable=False, warehouse=workspace.warehouse)
+    here.transport.cycle = Cycle(again, InlineTrainer())
+    here.transport.cycle.recover()
+    return here.transport.cycle
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (cycles, "judge_all"),
+        (ModelRegistry, "publish"),
+        (promotion, "file_evaluation"),
+        (ModelRegistry, "swap"),
+        (promotion, "start_guard"),
+        (promotion, "stand_on"),
+        (cycles, "update_trial"),
+    ],
+)
+def test_a_run_killed_at_any_step_is_a_line_of_history_and_no_row_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(400)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            killed_after(patched, owner, name)
+            for _ in range(6):
+                here.transport.settle()
+                here.play(200)
+        before = len(here.transport.cycle.workspace.registry.history("run"))
+        cycle = restarted(here)
+        registry = cycle.workspace.registry
+        line = registry.history("run")[before]
+        assert line["outcome"] == "failed" and "the learner ended" in line["error"]
+        cycle.run(force=True)
+        here.play(100)
+        here.transport.settle()
+        champion, standing = registry.champion(), cycle.store.load(STANDING)
+        assert champion is not None and standing is not None
+        changes = [entry for entry in registry.history() if entry["kind"] in CHANGES]
+        assert changes[-1]["model_id"] == champion.model_id
+        assert [entry["model_id"] for entry in changes[:-1]] == [each.model_id for each in registry.champions()[::-1]]
+        assert all(entry["evaluation_id"] for entry in changes)
+        counts = cycle.workspace.warehouse.counts()
+        assert standing.learnt == counts["interactions"] + counts["imported"]
+        assert len(registry.history("run")) == cycle.runs
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_champion_set_by_hand_in_the_moment_of_death_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        (first,) = workspace.registry.model_ids()
+        stored = workspace.registry.load(first)
+        here.transport.clock.advance(5)
+        copy = workspace.registry.publish(
+            stored.files | {"note.txt": b"copy"},
+            now=workspace.clock(),
+            parent=first,
+            kind="offered",
+            options={},
+            settings_version=1,
+            data=stored.manifest.data,
+            canaries=stored.manifest.canaries,
+        ).model_id
+        trainer = here.transport.cycle.trainer
+        if back:
+            models.promote_by_hand(workspace, store, trainer, copy, override=True)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            killed_after(patched, ModelRegistry, "swap")
+            if back:
+                models.roll_back(workspace, store, trainer)
+            else:
+                models.promote_by_hand(workspace, store, trainer, copy, override=True)
+        cycle = restarted(here)
+        entry = [entry for entry in cycle.workspace.registry.history() if entry["kind"] in CHANGES][-1]
+        expected = ("rollback", first, copy) if back else ("override", copy, first)
+        assert (entry["kind"], entry["model_id"], entry["previous"]) == expected
+        watched = cycle.store.load(FORMER)
+        assert back or (watched is not None and watched.champion == copy)
+        cycle.recover()
+        assert cycle.workspace.registry.history()[-1] == entry
+
+
+def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(100)
+        here.transport.settle()
+        before = here.transport.cycle.workspace.registry.history()
+        assert restarted(here).workspace.registry.history() == before
