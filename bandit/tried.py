@@ -14,6 +14,8 @@ from bandit.types import MODE_ONLINE, Interaction
 
 ROUNDING = 1e-6
 """A probability this little below 0 is rounding; anything more, and the mixture was another one than declared."""
+ALIKE = 1e-12
+"""Probabilities that differ by no more are equal, computed in two ways."""
 
 
 class Tried:
@@ -60,7 +62,10 @@ class Tried:
             first = serving.control_policy == "baseline"
             control = [float(i == 0) if first else 1.0 / len(mixed) for i in range(len(mixed))]
             mixed = _without(mixed, control, serving.control_fraction)
-        return _proper(_without(mixed, champion, 1.0 - row.trial_share))
+        tried = _proper(_without(mixed, champion, 1.0 - row.trial_share))
+        if tried is not None and all(abs(own - its) <= ALIKE for own, its in zip(tried, champion, strict=True)):
+            return list(champion)  # what is left of a mixture of equal policies is rounding, always to the same side
+        return tried
 
 
 def _without(mixed: Sequence[float], other: Sequence[float], fraction: float) -> list[float]:

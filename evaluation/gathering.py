@@ -20,6 +20,9 @@ from evaluation.estimators import Estimate, Hyper, Totals, no_totals, totals_of_
 from evaluation.lift import effective_subjects
 from evaluation.scored import ScoredRows
 
+ALIKE = 1e-12
+"""Policies whose probabilities differ by no more chose alike: what is left between them is rounding."""
+
 
 class Source(Protocol):
     """Scored rows that come in chunks, again and again in the same order: `ScoredRows` itself, or a file of them."""
@@ -73,7 +76,7 @@ class Gathered:
         self.audit.add(used)
         self.evidence.add(used)
         self._caution += caution_sums(used)
-        self.identical = self.identical and not lifts.any()
+        self.identical = self.identical and bool((abs(used.candidate - used.champion) <= ALIKE).all())
         self.lift_range = _wider(self.lift_range, lifts.min(), lifts.max())
         low, high = min(used.reward.min(), used.q.min()), max(used.reward.max(), used.q.max())
         self.reward_range = _wider(self.reward_range, low, high)

@@ -48,6 +48,14 @@ def test_the_version_on_trial_is_what_is_left_of_the_mixture(share: float, contr
     assert found is not None and max(a / b for a, b in zip(found, pmf, strict=True)) <= 1 / share / 0.8 + 1e-9
 
 
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("k", [3, 7, 10])
+def test_a_challenger_that_chooses_as_the_champion_does_has_its_very_probabilities(share: float, k: int) -> None:
+    same = [1 / k] * k
+    logged = row(mix(same, same, share), trial_share=share, actions=tuple(Action(str(place)) for place in range(k)))
+    assert tried().pmf(logged, same) == same
+
+
 def test_a_row_is_left_alone_unless_this_challenger_was_on_trial_beside_this_champion() -> None:
     pmf = mix(CHAMPION, CHALLENGER, 0.1)
     assert tried().pmf(row(pmf), CHAMPION) is not None

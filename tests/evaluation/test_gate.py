@@ -67,6 +67,16 @@ def test_an_identical_challenger_is_never_promoted() -> None:
         assert not verdict.rejected
 
 
+def test_rounding_between_equal_policies_promotes_nothing() -> None:
+    rows = make_world(12).log(np.random.default_rng(1), 3000)
+    up = np.where(rows.q > rows.q.mean(), 1e-16, -1e-16)  # the better actions a last bit up: a lift without variance
+    verdict = judge(replace(rows, candidate=rows.champion + up), GateRules())
+    assert (verdict.outcome, verdict.reason) == (
+        "hold",
+        "Both policies chose alike in all 3,000 rows: there is nothing to promote.",
+    )
+
+
 def test_equal_challengers_are_promoted_no_more_often_than_alpha_over_thirty_looks() -> None:
     """200 tenures of thirty looks. Their rows are sums over the kinds of row there are: what the gate's bound knows."""
     world = make_world(13, lift=0.0)
