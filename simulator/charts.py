@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from simulator import style
-from simulator.curves import ROLLING, action_shares, band, rolling_mean
+from simulator.curves import ROLLING, SHARES_BINS, action_shares, band, rolling_mean
 from simulator.environment import ReferenceLines, Vector
 from simulator.runner import Run
 
@@ -48,7 +49,8 @@ def comparison_picture(
     """Expected reward above, cumulative regret below, two panels beside each other; drawn to `path` (.png or .svg).
 
     Without `lines` (a drifting world has no constant ones, and each panel may show another world) the rolling means of
-    what random choice and the oracle would have earned in the panel's own rounds are drawn.
+    what random choice and the oracle would have earned in the panel's own rounds are drawn; nothing where nobody
+    knows that, in a replayed log, and then there is no regret either.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -77,11 +79,16 @@ def _draw_panel(
     labels = _references(above, panel, lines, fixed_label)
     for series in panel.series:
         labels.append(_draw_series(above, below, series))
-    below.set_xlim(0, max(series.runs[0].played for series in panel.series))
+    below.set_xlim(0, max(min(run.played for run in series.runs) for series in panel.series))
+    below.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     below.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     below.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     above.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}".rstrip("0").rstrip("."))
     below.set_ylim(bottom=0)
+    if np.isnan(panel.series[0].runs[0].oracle).any():
+        below.set_yticks([])
+        below.text(0.01, 0.5, "unknown: a log does not tell what other actions would have earned",
+                   transform=below.transAxes, fontsize=8.5, color=style.MUTED)  # fmt: skip
     _place(above, labels)
 
 
@@ -178,9 +185,12 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
     labels = []
     run = panel.series[0].runs[0]
     x = np.arange(1, run.played + 1)
+    start = min(_SKIP, run.played - 1)
+    if np.isnan(run.oracle).any():
+        return []
     for values, label, colour in ((run.oracle, "oracle", style.ORACLE), (run.random, "random", style.RANDOM)):
         curve = rolling_mean(values)
-        axes.plot(x[_SKIP:], curve[_SKIP:], **{**drawn, "color": colour})
+        axes.plot(x[start:], curve[start:], **{**drawn, "color": colour})
         labels.append(_Label(float(curve[-1]), f"{label}  {values.mean():.3f}", colour))
     return labels
 
@@ -214,7 +224,8 @@ def _place(axes: Any, labels: Sequence[_Label]) -> None:
 
 
 def _mean_shares(runs: Sequence[Run]) -> dict[str, Vector]:
-    every = [action_shares(run) for run in runs]
+    bins = min(SHARES_BINS, *(run.played for run in runs))
+    every = [action_shares(run, bins) for run in runs]
     names = {name: None for one in every for name in one}
     zeros = np.zeros(len(next(iter(every[0].values()))))
     means = {name: np.mean([one.get(name, zeros) for one in every], axis=0) for name in names}
