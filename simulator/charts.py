@@ -22,6 +22,8 @@ from simulator.runner import Run
 SHARES_MAX = 9
 _SKIP = 20  # the very first rolling means rest on a handful of rewards and only flicker
 _LETTER = 0.083  # inches of a label, besides what its number takes
+_ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each letter in it
+_ENTRY_LINE = 0.2  # inches of a line of the legend
 _LABEL_GAP = 0.058  # of the height of a panel, between two labels
 
 
@@ -95,12 +97,6 @@ def _draw_panel(
 def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     """How often each action was chosen over time: one row a panel, one column a series, seeds taken together."""
     columns, rows = max(len(panel.series) for panel in panels), len(panels)
-    height = 2.2 * rows + 1.0
-    figure = style.new_figure(2.7 * columns + 0.8, height)
-    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    figure.subplots_adjust(
-        left=0.8 / (2.7 * columns + 0.8), right=0.985, top=1 - 0.4 / height, bottom=0.8 / height, wspace=0.1, hspace=0.3
-    )
     shares = [[_mean_shares(series.runs) for series in panel.series] for panel in panels]
     totals: dict[str, float] = {}
     for one in (one for row in shares for one in row):
@@ -109,6 +105,16 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     ranked = sorted(totals, key=lambda name: -totals[name])
     shown, rest = ranked[:SHARES_MAX], ranked[SHARES_MAX:]
     colours = [*style.LAYERS[: len(shown)], *([style.GRID] if rest else [])]
+    labels = [name if len(name) <= 18 else name[:17] + "…" for name in shown] + (["others"] if rest else [])
+    width = 2.7 * columns + 0.8
+    across = max(1, min(len(labels), int(width / (_ENTRY + _ENTRY_LETTER * max(map(len, labels))))))
+    foot = 0.8 + _ENTRY_LINE * (-(-len(labels) // across) - 1)
+    height = 2.2 * rows + 0.2 + foot
+    figure = style.new_figure(width, height)
+    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure.subplots_adjust(
+        left=0.8 / width, right=0.985, top=1 - 0.4 / height, bottom=foot / height, wspace=0.1, hspace=0.3
+    )
     for row, panel in enumerate(panels):
         for column in range(columns):
             cell = axes[row][column]
@@ -119,9 +125,8 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
             style.dress(cell, ylabel=panel.title.partition(",")[0] if column == 0 else "")
             _stack(cell, one, shown, rest, colours, series.runs[0].played)
             cell.set_title(series.label, loc="left", fontsize=9, color=style.INK)
-    labels = [name if len(name) <= 18 else name[:17] + "…" for name in shown] + (["others"] if rest else [])
     handles = [Patch(color=colour) for colour in colours]
-    figure.legend(handles, labels, loc="lower center", ncols=min(10, len(labels)), frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="lower center", ncols=across, frameon=False, fontsize=8)
     return style.save(figure, path)
 
 

@@ -11,7 +11,15 @@ import click
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.cli.demo import fresh_data_dir
-from serving.cli.simulate import ENCODERS, command_line, constant_lines, count_replayed, fixed_label, number
+from serving.cli.simulate import (
+    ENCODERS,
+    check_algorithm,
+    command_line,
+    constant_lines,
+    count_replayed,
+    fixed_label,
+    number,
+)
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
@@ -113,6 +121,7 @@ def configuration(name: str, encoder: str, gate: str | None) -> Configuration:
     if recipe is not None:
         changes |= {"exploration": recipe, "learning": PUBLISHED_LEARNING}
     elif name != "default":
+        check_algorithm(name)
         changes["exploration"] = {"algorithm": name}
     return Configuration(name, LABELS.get(name, name), encoder, changes)
 
@@ -155,9 +164,11 @@ def _present(
     lines = constant_lines(world, options)
     panels = _panels(chosen, runs)
     title = f"Exploration strategies on {world.name}"
+    several = len(next(iter(runs.values()))) > 1
+    over = f"mean and range over seeds {options.seeds}" if several else f"seed {options.seeds}"
     subtitle = (
         f"{options.interactions:,} interactions in batches of {options.batch:,} after {options.warm_start} rows of "
-        f"uniform history; mean and range over seeds {options.seeds}{counted}"
+        f"uniform history; {over}{counted}"
     )
     picture = comparison_picture(
         panels, lines, data_dir / "comparison.png", title=title, subtitle=subtitle, fixed_label=fixed_label(lines)

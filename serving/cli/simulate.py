@@ -27,6 +27,7 @@ API_KEY = "REWARDLOOP_API_KEY"
 """The environment variable of the key that --url asks with; on the command line others could read it."""
 ENCODERS = ("bins", "zscore")
 EXPERIMENT = "simulation"
+NAME_SHOWN_MAX = 24
 
 
 @click.command(name="simulate")
@@ -77,10 +78,21 @@ def setting_changes(algorithm: str | None, encoder: str | None, gate: str | None
     if gate is not None:
         changes["gate"] = {"enabled": gate == "on"}
     if algorithm is not None:
+        check_algorithm(algorithm)
         changes["exploration"] = {"algorithm": algorithm}
     if encoder is not None:
         changes["encoding"] = {"numbers": encoder}
     return changes
+
+
+def check_algorithm(name: str) -> None:
+    """Raise `InvalidInput` for what is no exploration algorithm."""
+    from typing import get_args
+
+    from bandit.settings import Algorithm
+
+    if name not in get_args(Algorithm):
+        raise InvalidInput("--algorithm", "is not an exploration algorithm", ", ".join(get_args(Algorithm)))
 
 
 def _check_playable(options: WorldOptions, url: str) -> None:
@@ -216,7 +228,10 @@ def constant_lines(world: Environment, options: WorldOptions) -> ReferenceLines 
 
 def fixed_label(lines: ReferenceLines | None) -> str:
     """How the best single action is called beside its line."""
-    return "" if lines is None else f"always {lines.fixed_action}"
+    if lines is None:
+        return ""
+    name = lines.fixed_action
+    return f"always {name if len(name) <= NAME_SHOWN_MAX else name[: NAME_SHOWN_MAX - 1] + '…'}"
 
 
 def summary_rows(

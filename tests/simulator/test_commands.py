@@ -91,7 +91,8 @@ def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path:
         (("simulate", "--seeds", "3-1"), "--seeds"),
         (("simulate", "--seeds", "x"), "--seeds"),
         (("simulate", "--env", "news", "--drift", "abrupt"), "--drift"),
-        (("simulate", "--algorithm", "magic"), "exploration.algorithm"),
+        (("simulate", "--algorithm", "magic"), "--algorithm"),
+        (("compare", "--algorithm", "default,magic"), "squarecb"),
         (("compare", "--encoder", "morse"), "--encoder"),
         (("simulate", "--env", "table", "--data", "/nowhere.csv", "--label", "x"), "--data"),
         (("simulate", "--reward-delay", "inf"), "--reward-delay"),
@@ -119,6 +120,16 @@ def test_on_a_narrow_screen_a_picture_is_moved_sideways_rather_than_made_illegib
     page = (tmp_path / "simulation.html").read_text("utf-8")
     width = int.from_bytes((tmp_path / "simulation.png").read_bytes()[16:20], "big")
     assert f'style="min-width: {int(0.4 * width)}px"' in page and width * 0.4 > 390
+
+
+def test_labels_that_look_like_formulas_and_long_ones_are_drawn_as_they_are(tmp_path: Path) -> None:
+    table = tmp_path / "$\\frac$.csv"
+    labels = ["$\\bad{$", "<b>", "x" * 300, "😀"]
+    table.write_text("\n".join(["size,kind", *(f"{i},{labels[i % 4]}" for i in range(40))]), "utf-8")
+    command = ("simulate", "--env", "table", "--data", str(table), "--label", "kind", *SMALL, "--json")
+    said(rewardloop(*command, "--data-dir", str(tmp_path / "out")))
+    picture = (tmp_path / "out/simulation.png").read_bytes()
+    assert int.from_bytes(picture[16:20], "big") < 2000
 
 
 def a_log(path: Path) -> Path:
