@@ -113,7 +113,12 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     figure = style.new_figure(width, height)
     axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     figure.subplots_adjust(
-        left=0.8 / width, right=0.985, top=1 - 0.4 / height, bottom=foot / height, wspace=0.1, hspace=0.3
+        left=0.8 / width,
+        right=min(0.985, 1 - 0.2 / width),
+        top=1 - 0.4 / height,
+        bottom=foot / height,
+        wspace=0.1,
+        hspace=0.3,
     )
     for row, panel in enumerate(panels):
         for column in range(columns):
