@@ -34,6 +34,9 @@ def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
         ).df()
         return frame
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
-        raise InvalidInput("file", f"{path.name} cannot be read as CSV ({str(error).splitlines()[0]})") from None
+        lines = str(error).splitlines()
+        # DuckDB says where in its first line, and only further down that the bytes are at fault
+        reason = "it is not UTF-8 text" if any("utf-8" in line.lower() for line in lines) else lines[0]
+        raise InvalidInput("file", f"{path.name} cannot be read as CSV ({reason})") from None
     finally:
         connection.close()

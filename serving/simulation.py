@@ -7,14 +7,16 @@ neither their number nor their order changes a result.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, RewardloopError
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.in_process import QUESTION_EVERY_S, in_process
 from simulator.channel import Channel, Delay
@@ -59,22 +61,33 @@ def run_jobs(
 ) -> list[Run]:
     """Run all jobs, `processes` at a time; the runs in the order of the jobs.
 
-    `on_progress` is told how many more interactions were played. Raises what the first failing job raised.
+    `on_progress` is told how many more interactions were played. Raises what the first failing job raised; then, and
+    when interrupted, the other runs end after the batch they are in.
     """
     tell = on_progress or (lambda _: None)
     if processes <= 1 or len(jobs) == 1:
         return [run_job(worlds[job.world], job, data_dir, tell) for job in jobs]
     context = multiprocessing.get_context("spawn")
     played: Any = context.Queue()
+    stopped: Any = context.Event()
     runs: dict[int, Run] = {}
     with ProcessPoolExecutor(
-        min(processes, len(jobs)), context, initializer=_start_worker, initargs=(list(worlds), data_dir, played)
+        min(processes, len(jobs)),
+        context,
+        initializer=_start_worker,
+        initargs=(list(worlds), data_dir, played, stopped),
     ) as pool:
-        waiting = {pool.submit(_work, job): number for number, job in enumerate(jobs)}
-        while waiting:
-            _drain(played, tell)
-            for future in [future for future in waiting if future.done()]:
-                runs[waiting.pop(future)] = future.result()
+        try:
+            with _interrupts_held_back():
+                waiting = {pool.submit(_work, job): number for number, job in enumerate(jobs)}
+            while waiting:
+                _drain(played, tell)
+                for future in [future for future in waiting if future.done()]:
+                    runs[waiting.pop(future)] = future.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
         _drain(played, tell, wait_s=0.0)
     return [runs[number] for number in range(len(jobs))]
 
@@ -116,15 +129,31 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes started in the block never see Ctrl-C, which reaches all of a terminal: the parent alone answers it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _WORKER: dict[str, Any] = {}
 
 
-def _start_worker(worlds: list[Environment], data_dir: Path, played: Any) -> None:
-    _WORKER.update(worlds=worlds, data_dir=data_dir, played=played)
+def _start_worker(worlds: list[Environment], data_dir: Path, played: Any, stopped: Any) -> None:
+    _WORKER.update(worlds=worlds, data_dir=data_dir, played=played, stopped=stopped)
 
 
 def _work(job: Job) -> Run:
-    return run_job(_WORKER["worlds"][job.world], job, _WORKER["data_dir"], _WORKER["played"].put)
+    return run_job(_WORKER["worlds"][job.world], job, _WORKER["data_dir"], _tell)
+
+
+def _tell(count: int) -> None:
+    if _WORKER["stopped"].is_set():
+        raise RewardloopError("the other runs were stopped")
+    _WORKER["played"].put(count)
 
 
 def _drain(played: Any, tell: Callable[[int], None], wait_s: float = 0.1) -> None:

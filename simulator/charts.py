@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from simulator import style
-from simulator.curves import ROLLING, action_shares, band, rolling_mean
+from simulator.curves import ROLLING, SHARES_BINS, action_shares, band, rolling_mean
 from simulator.environment import ReferenceLines, Vector
 from simulator.runner import Run
 
 SHARES_MAX = 9
 _SKIP = 20  # the very first rolling means rest on a handful of rewards and only flicker
 _LETTER = 0.083  # inches of a label, besides what its number takes
+_ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each letter in it
+_ENTRY_LINE = 0.2  # inches of a line of the legend
 _LABEL_GAP = 0.058  # of the height of a panel, between two labels
 
 
@@ -48,7 +51,8 @@ def comparison_picture(
     """Expected reward above, cumulative regret below, two panels beside each other; drawn to `path` (.png or .svg).
 
     Without `lines` (a drifting world has no constant ones, and each panel may show another world) the rolling means of
-    what random choice and the oracle would have earned in the panel's own rounds are drawn.
+    what random choice and the oracle would have earned in the panel's own rounds are drawn; nothing where nobody
+    knows that, in a replayed log, and then there is no regret either.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -77,23 +81,22 @@ def _draw_panel(
     labels = _references(above, panel, lines, fixed_label)
     for series in panel.series:
         labels.append(_draw_series(above, below, series))
-    below.set_xlim(0, max(series.runs[0].played for series in panel.series))
+    below.set_xlim(0, max(min(run.played for run in series.runs) for series in panel.series))
+    below.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     below.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     below.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     above.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}".rstrip("0").rstrip("."))
     below.set_ylim(bottom=0)
+    if np.isnan(panel.series[0].runs[0].oracle).any():
+        below.set_yticks([])
+        below.text(0.01, 0.5, "unknown: a log does not tell what other actions would have earned",
+                   transform=below.transAxes, fontsize=8.5, color=style.MUTED)  # fmt: skip
     _place(above, labels)
 
 
 def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     """How often each action was chosen over time: one row a panel, one column a series, seeds taken together."""
     columns, rows = max(len(panel.series) for panel in panels), len(panels)
-    height = 2.2 * rows + 1.0
-    figure = style.new_figure(2.7 * columns + 0.8, height)
-    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    figure.subplots_adjust(
-        left=0.8 / (2.7 * columns + 0.8), right=0.985, top=1 - 0.4 / height, bottom=0.8 / height, wspace=0.1, hspace=0.3
-    )
     shares = [[_mean_shares(series.runs) for series in panel.series] for panel in panels]
     totals: dict[str, float] = {}
     for one in (one for row in shares for one in row):
@@ -102,6 +105,21 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     ranked = sorted(totals, key=lambda name: -totals[name])
     shown, rest = ranked[:SHARES_MAX], ranked[SHARES_MAX:]
     colours = [*style.LAYERS[: len(shown)], *([style.GRID] if rest else [])]
+    labels = [name if len(name) <= 18 else name[:17] + "…" for name in shown] + (["others"] if rest else [])
+    width = 2.7 * columns + 0.8
+    across = max(1, min(len(labels), int(width / (_ENTRY + _ENTRY_LETTER * max(map(len, labels))))))
+    foot = 0.8 + _ENTRY_LINE * (-(-len(labels) // across) - 1)
+    height = 2.2 * rows + 0.2 + foot
+    figure = style.new_figure(width, height)
+    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure.subplots_adjust(
+        left=0.8 / width,
+        right=min(0.985, 1 - 0.2 / width),
+        top=1 - 0.4 / height,
+        bottom=foot / height,
+        wspace=0.1,
+        hspace=0.3,
+    )
     for row, panel in enumerate(panels):
         for column in range(columns):
             cell = axes[row][column]
@@ -112,9 +130,8 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
             style.dress(cell, ylabel=panel.title.partition(",")[0] if column == 0 else "")
             _stack(cell, one, shown, rest, colours, series.runs[0].played)
             cell.set_title(series.label, loc="left", fontsize=9, color=style.INK)
-    labels = [name if len(name) <= 18 else name[:17] + "…" for name in shown] + (["others"] if rest else [])
     handles = [Patch(color=colour) for colour in colours]
-    figure.legend(handles, labels, loc="lower center", ncols=min(10, len(labels)), frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="lower center", ncols=across, frameon=False, fontsize=8)
     return style.save(figure, path)
 
 
@@ -178,9 +195,12 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
     labels = []
     run = panel.series[0].runs[0]
     x = np.arange(1, run.played + 1)
+    start = min(_SKIP, run.played - 1)
+    if np.isnan(run.oracle).any():
+        return []
     for values, label, colour in ((run.oracle, "oracle", style.ORACLE), (run.random, "random", style.RANDOM)):
         curve = rolling_mean(values)
-        axes.plot(x[_SKIP:], curve[_SKIP:], **{**drawn, "color": colour})
+        axes.plot(x[start:], curve[start:], **{**drawn, "color": colour})
         labels.append(_Label(float(curve[-1]), f"{label}  {values.mean():.3f}", colour))
     return labels
 
@@ -214,7 +234,8 @@ def _place(axes: Any, labels: Sequence[_Label]) -> None:
 
 
 def _mean_shares(runs: Sequence[Run]) -> dict[str, Vector]:
-    every = [action_shares(run) for run in runs]
+    bins = min(SHARES_BINS, *(run.played for run in runs))
+    every = [action_shares(run, bins) for run in runs]
     names = {name: None for one in every for name in one}
     zeros = np.zeros(len(next(iter(every[0].values()))))
     means = {name: np.mean([one.get(name, zeros) for one in every], axis=0) for name in names}

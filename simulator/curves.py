@@ -13,6 +13,7 @@ from simulator.runner import Run
 
 ROLLING = 100
 EDGE = 500
+SHARES_BINS = 15
 
 
 def rolling_mean(values: Vector, width: int = ROLLING) -> Vector:
@@ -34,12 +35,13 @@ class Band:
 
 
 def band(curves: Sequence[Vector]) -> Band:
-    """The band of several curves of equal length."""
-    stacked = np.stack(curves)
+    """The band of several curves, as far as the shortest goes (replays of one log count a different number)."""
+    shortest = min(map(len, curves))
+    stacked = np.stack([curve[:shortest] for curve in curves])
     return Band(stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
 
 
-def action_shares(run: Run, bins: int = 15) -> dict[str, Vector]:
+def action_shares(run: Run, bins: int = SHARES_BINS) -> dict[str, Vector]:
     """Share of each action in `bins` equal stretches of the run; actions in order of their total."""
     chosen = np.asarray(run.actions)
     stretches = np.array_split(chosen, min(bins, len(chosen)))

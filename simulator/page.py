@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment as Templates
 
+_LEAST = 0.4
+"""The share of its pixels below which a picture is not legible; on a narrow screen it is moved sideways instead."""
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,">
@@ -22,7 +24,8 @@ th { font-weight: 600 } th:first-child, td:first-child { text-align: left }
 pre { background: #f9fafb; padding: .6rem .8rem; overflow-x: auto }
 </style></head><body>
 <h1>{{ title }}</h1><p>{{ subtitle }}</p>
-{% for figure in figures %}<figure><img alt="{{ figure.caption }}" src="data:image/png;base64,{{ figure.data }}">
+{% for figure in figures %}<figure><div class="scroll"><img alt="{{ figure.caption }}"
+style="min-width: {{ figure.least }}px" src="data:image/png;base64,{{ figure.data }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}{% for table in tables %}<h2>{{ table.title }}</h2>
 <div class="scroll"><table><thead><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
@@ -44,11 +47,14 @@ def write_page(
 ) -> Path:
     """Write the page; `figures` are PNG files with captions, `tables` have title, columns and rows of text."""
     templates = Templates(autoescape=True)
-    embedded = [
-        {"data": base64.b64encode(file.read_bytes()).decode("ascii"), "caption": caption} for file, caption in figures
-    ]
+    embedded = [_embedded(file.read_bytes(), caption) for file, caption in figures]
     html = templates.from_string(_TEMPLATE).render(
         title=title, subtitle=subtitle, figures=embedded, tables=tables, command=command
     )
     path.write_text(html, encoding="utf-8")
     return path
+
+
+def _embedded(png: bytes, caption: str) -> dict[str, Any]:
+    width = int.from_bytes(png[16:20], "big")  # the first number of a PNG's header
+    return {"data": base64.b64encode(png).decode("ascii"), "caption": caption, "least": int(_LEAST * width)}

@@ -8,6 +8,7 @@ makes its overall lift `lift` × the champion's value. Both explore uniformly wi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -62,6 +63,20 @@ class Assumptions:
         noise = self.differing * gap * (new * (1 - new) / rare + old * (1 - old) / common)
         spread = self.differing * (1 - self.differing) * ((1 - self.exploration) * self.advantage) ** 2
         return math.sqrt(noise + spread)
+
+
+def exploration_cost(pmf: Sequence[Vector], q: Sequence[Vector], action: Vector, reward: Vector) -> tuple[float, float]:
+    """Reward per decision that a log's policy gave up against always taking its own favourite, and its standard error.
+
+    Mean of q(fav) + 1{a = fav}(r − q(a))/π(a) − r over n rows: π is `pmf` (k,) of each row, `q` (k,) its predicted
+    rewards; `action` (n,) are positions, `reward` (n,). Doubly robust: right where π or q is.
+    """
+    missed = np.empty(len(reward))
+    for row, (chances, predicted) in enumerate(zip(pmf, q, strict=True)):
+        favourite, taken = int(np.argmax(chances)), int(action[row])
+        seen = (reward[row] - predicted[taken]) / chances[taken] if taken == favourite else 0.0
+        missed[row] = predicted[favourite] + seen - reward[row]
+    return float(missed.mean()), float(missed.std(ddof=1) / np.sqrt(len(missed)))
 
 
 def rows_needed(deviation: float, effect: float, *, alpha: float = 0.05, power: float = 0.8) -> int:

@@ -10,6 +10,7 @@ contextual-bandit-based news article recommendation algorithms").
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,17 +84,17 @@ class LoggedWorld:
 def logged_world(rows: Iterable[Mapping[str, Any]], *, name: str = "replayed log") -> LoggedWorld:
     """A world from objects as exports and imports have them: context, actions, action, probability, reward.
 
-    Rows that name no actions are offered all actions that any row chose; rows without a usable probability are
-    left out. Raises `UnusableLog` when nothing is left.
+    Rows that name no actions are offered all actions that any row chose; rows without a usable probability, reward
+    or list of actions are left out. Raises `UnusableLog` when nothing is left.
     """
     kept = [row for row in rows if isinstance(row.get("context"), dict) and isinstance(row.get("action"), str)]
     catalogue = tuple(Action(ident) for ident in sorted({str(row["action"]) for row in kept}))
     usable = []
     for row in kept:
-        actions = _offered(row.get("actions")) or catalogue
+        actions = _offered(row.get("actions")) if row.get("actions") else catalogue
         index = next((position for position, action in enumerate(actions) if action.id == row["action"]), None)
         propensity, reward = row.get("probability"), row.get("reward") or 0.0
-        if index is None or not isinstance(reward, int | float):
+        if index is None or not isinstance(reward, int | float) or not math.isfinite(reward):
             continue
         if isinstance(propensity, int | float) and PROPENSITY_MIN <= propensity <= 1:
             usable.append(LoggedRow(row["context"], actions, index, float(propensity), float(reward)))
@@ -111,12 +112,14 @@ def read_logged_world(path: Path) -> LoggedWorld:
 
 
 def _offered(named: Any) -> tuple[Action, ...]:
-    if not isinstance(named, list):
-        return ()
-    return tuple(
-        Action(entry) if isinstance(entry, str) else Action(str(entry["id"]), entry.get("features") or {})
-        for entry in named
-    )
+    """The actions that a row names; none when they are not what exports and imports have."""
+    actions = []
+    for entry in named if isinstance(named, list) else ():
+        named_one: Any = {"id": entry} if isinstance(entry, str) else entry
+        if not (isinstance(named_one, dict) and isinstance(named_one.get("id"), str)):
+            return ()
+        actions.append(Action(named_one["id"], named_one.get("features") or {}))
+    return tuple(actions)
 
 
 def _round(row: LoggedRow, *, accepted: bool) -> Round:

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 INK = "#1f2937"
 MUTED = "#6b7280"
@@ -49,7 +50,10 @@ def heading(axes: Any, title: str, subtitle: str = "") -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as its suffix says (.png or .svg); the same figure gives the same bytes."""
+    """Write the figure as its suffix says (.png or .svg); the same figure gives the same bytes, and its texts are
+    drawn as they are (names of actions may hold dollar signs, which are no formulas)."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     metadata = {"Software": None} if path.suffix == ".png" else {"Date": None}
     with rc_context({"svg.hashsalt": "rewardloop", "svg.fonttype": "path"}):
         figure.savefig(path, metadata=metadata, facecolor="white")

@@ -55,9 +55,10 @@ class LabelledTable:
         texts = [_text(labels[row]) for row in kept]
         offered = [_text(label) for label in actions] if actions is not None else sorted(set(texts), key=_by_size)
         if not 2 <= len(offered) <= ACTIONS_MAX:
-            raise UnusableTable(
-                f"the label column has {len(offered)} different values; 2 to {ACTIONS_MAX} can be actions"
-            )
+            values = f"{len(offered):,} different value{'s' * (len(offered) != 1)}"
+            empty = len(labels) - len(kept)
+            left_out = f" ({empty:,} of {len(labels):,} rows have none and are left out)" if empty else ""
+            raise UnusableTable(f"the label column has {values}{left_out}; 2 to {ACTIONS_MAX:,} can be actions")
         positions = {label: index for index, label in enumerate(offered)}
         unknown = set(texts) - positions.keys()
         if unknown:
@@ -122,9 +123,10 @@ def _text(label: Any) -> str:
 
 def _by_size(label: str) -> tuple[int, float, str]:
     try:
-        return 0, float(label), label
+        size = float(label)
     except ValueError:
-        return 1, 0.0, label
+        size = math.nan
+    return (1, 0.0, label) if math.isnan(size) else (0, size, label)  # not-a-number has no place among numbers
 
 
 def _printable(name: str) -> str:

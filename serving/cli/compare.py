@@ -11,7 +11,15 @@ import click
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.cli.demo import fresh_data_dir
-from serving.cli.simulate import ENCODERS, command_line, constant_lines, fixed_label
+from serving.cli.simulate import (
+    ENCODERS,
+    check_algorithm,
+    command_line,
+    constant_lines,
+    count_replayed,
+    fixed_label,
+    number,
+)
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
@@ -113,6 +121,7 @@ def configuration(name: str, encoder: str, gate: str | None) -> Configuration:
     if recipe is not None:
         changes |= {"exploration": recipe, "learning": PUBLISHED_LEARNING}
     elif name != "default":
+        check_algorithm(name)
         changes["exploration"] = {"algorithm": name}
     return Configuration(name, LABELS.get(name, name), encoder, changes)
 
@@ -151,12 +160,15 @@ def _present(
     from simulator.curves import summarise
     from simulator.page import write_page
 
+    counted = count_replayed(options, [run for series in runs.values() for run in series])
     lines = constant_lines(world, options)
     panels = _panels(chosen, runs)
     title = f"Exploration strategies on {world.name}"
+    several = len(next(iter(runs.values()))) > 1
+    over = f"mean and range over seeds {options.seeds}" if several else f"seed {options.seeds}"
     subtitle = (
         f"{options.interactions:,} interactions in batches of {options.batch:,} after {options.warm_start} rows of "
-        f"uniform history; mean and range over seeds {options.seeds}"
+        f"uniform history; {over}{counted}"
     )
     picture = comparison_picture(
         panels, lines, data_dir / "comparison.png", title=title, subtitle=subtitle, fixed_label=fixed_label(lines)
@@ -169,7 +181,11 @@ def _present(
         title=title,
         subtitle=subtitle,
         figures=[
-            (picture, "Above: expected reward, mean of the last 100. Below: what the oracle would have earned more."),
+            (
+                picture,
+                "Above: expected reward, mean of the last 100; the numbers are means over the whole run. "
+                "Below: what the oracle would have earned more; triangles mark promotions of ours.",
+            ),
             (shares, "Share of each action over time."),
         ],
         tables=[{"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows}],
@@ -212,8 +228,7 @@ def _table(
         means, errors = over_seeds(summaries[one.name, one.encoder])
 
         def cell(measure: str, places: int, means: Any = means, errors: Any = errors) -> str:
-            error = errors[measure]
-            return f"{means[measure]:,.{places}f}" + ("" if error is None else f" ± {error:,.{places}f}")
+            return number(means[measure], places, errors[measure])
 
         rows.append(
             [

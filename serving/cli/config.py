@@ -21,7 +21,7 @@ from bandit.errors import InvalidInput, InvalidSettings
 from bandit.settings import ExperimentSettings, check_experiment_name, merge_settings, parse_settings
 
 PREFIX = "REWARDLOOP_"
-OPTIONS = ("DATA_DIR", "CONFIG", "EXPERIMENT")
+OPTIONS = ("DATA_DIR", "CONFIG", "EXPERIMENT", "API_KEY")
 """Variables that stand for command-line options; the others are settings."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, Number, common, print_json, print_table, say
+from serving.cli.simulate import given
 
 if TYPE_CHECKING:
     from simulator.planning import Assumptions
@@ -19,6 +21,8 @@ SECONDS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600
 EXPLORATIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SIMULATED_RUNS = 12
 SIMULATED_ROWS_MAX = 60_000
+LIFT_MIN = 1e-6
+ASSUMED = ("value", "exploration", "differing", "seed")
 FIRST_LOOK_ROWS = 500
 LOOK_GROWTH = 1.3
 
@@ -27,7 +31,7 @@ LOOK_GROWTH = 1.3
 @click.option("--actions", type=click.IntRange(2, 1000), help="How many actions are on offer.")
 @click.option(
     "--lift",
-    type=Number(0, min_open=True),
+    type=Number(LIFT_MIN),
     default=0.1,
     show_default=True,
     help="The relative lift worth finding: 0.1 is ten per cent more reward.",
@@ -69,12 +73,15 @@ def command(
 ) -> None:
     """Estimate how long a lift takes to detect and what exploration costs.
 
-    With --actions: from a simulated log, judged by the real gate as rows come in. Without: from the variance of the
+    With --actions: from a simulated log, judged by the real gate as rows come in. Without: from the rows of the
     newest evaluation of the experiment in --data-dir.
     """
     from simulator.planning import Assumptions, ImpossiblePlan
 
     if actions is None:
+        for name in ASSUMED:
+            if given(name):
+                raise InvalidInput(f"--{name}", "is assumed of a simulated log; it belongs to --actions")
         _from_log(common, lift, traffic)
         return
     if traffic is None:
@@ -90,7 +97,7 @@ def command(
         print_json({"explorations": rows, "gate": found | _time(found["rows_median"], per_day)})
         return
     print_table(
-        f"A lift of {lift:.0%} over {value:g}, {actions} actions, {per_day:,.0f} decisions a day",
+        f"A lift of {lift * 100:.3g}% over {value:g}, {actions} actions, {per_day:,.0f} decisions a day",
         ["exploration", "rows needed", "time", "explored away, a day", "gained by the lift, a day"],
         [
             [f"{row['exploration']:.0%}", f"{row['rows']:,}", _span(row["days"]), f"{row['cost_per_day']:,.0f}",
@@ -111,7 +118,7 @@ def parse_traffic(text: str) -> float:
         per_day = float(number) * SECONDS["day"] / SECONDS[unit if unit in SECONDS else unit.removesuffix("s")]
     except (KeyError, ValueError):
         per_day = 0.0
-    if not per_day > 0:
+    if not 0 < per_day < math.inf:
         raise InvalidInput("--traffic", "is not a number per time, such as 50000/day, 300/hour or 20/min")
     return per_day
 
@@ -176,8 +183,9 @@ def _first_promotion(assumed: Assumptions, seed: int, run: int) -> int | None:
 def _from_log(common: Common, lift: float, traffic: str | None) -> None:
     from datetime import datetime
 
-    from serving.learner.certificates import CERTIFICATE
-    from simulator.planning import rows_needed
+    from joiner.parquet import read_parquet
+    from serving.learner.certificates import CERTIFICATE, SCORED
+    from simulator.planning import exploration_cost, rows_needed
 
     experiment = common.open_experiment()
     certificate = _newest(experiment.paths.evaluations, CERTIFICATE)
@@ -192,17 +200,26 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
     else:
         span_s = (datetime.fromisoformat(data["last"]) - datetime.fromisoformat(data["first"])).total_seconds()
         per_day = data["rows"] / max(span_s, 1e-6) * SECONDS["day"]
+    scored = read_parquet(experiment.paths.evaluations / certificate["id"] / SCORED)
+    chances = scored["pmf" if "pmf" in scored else "champion"].tolist()
+    cost, cost_se = exploration_cost(
+        chances, scored["q"].tolist(), scored["action"].to_numpy(), scored["reward"].to_numpy()
+    )
     plan = {"rows": rows, "days": rows / per_day, "per_day": per_day, "value": value, "deviation": deviation,
-            "evaluation": certificate["id"]}  # fmt: skip
+            "cost_per_day": cost * per_day, "cost_per_day_se": cost_se * per_day,
+            "gain_per_day": lift * abs(value) * per_day, "evaluation": certificate["id"]}  # fmt: skip
     if common.as_json:
         print_json(plan)
         return
     print_table(
-        f"A lift of {lift:.0%} over the champion's {value:.4g}, by the variance of evaluation {certificate['id']}",
-        ["rows needed", "time", "decisions a day", "deviation of a row"],
-        [[f"{rows:,}", _span(rows / per_day), f"{per_day:,.0f}", f"{deviation:.3g}"]],
-    )
+        f"A lift of {lift * 100:.3g}% over the champion's {value:.4g}, by the rows of evaluation {certificate['id']}",
+        ["rows needed", "time", "decisions a day", "deviation of a row", "explored away, a day",
+         "gained by the lift, a day"],
+        [[f"{rows:,}", _span(rows / per_day), f"{per_day:,.0f}", f"{deviation:.3g}",
+          f"{plan['cost_per_day']:,.0f} ± {plan['cost_per_day_se']:,.0f}", f"{plan['gain_per_day']:,.0f}"]],
+    )  # fmt: skip
     say("One planned look at α = .05 with power .8; a challenger that differs more varies more.")
+    say("Explored away: what always taking the favourite of each decision would have earned more (± standard error).")
 
 
 def _newest(evaluations: Any, name: str) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
     from simulator.environment import Environment, ReferenceLines
     from simulator.runner import Run
 
+API_KEY = "REWARDLOOP_API_KEY"
+"""The environment variable of the key that --url asks with; on the command line others could read it."""
 ENCODERS = ("bins", "zscore")
 EXPERIMENT = "simulation"
+NAME_SHOWN_MAX = 24
 
 
 @click.command(name="simulate")
@@ -29,7 +35,11 @@ EXPERIMENT = "simulation"
 @click.option("--algorithm", default=None, help="Exploration algorithm.  [default: that of the settings]")
 @click.option("--encoder", type=click.Choice(ENCODERS), default=None, help="How numbers become features.")
 @click.option("--gate", type=click.Choice(["on", "off"]), default="on", show_default=True, help="The promotion gate.")
-@click.option("--url", default=None, help="Play against the running service at this address instead.")
+@click.option(
+    "--url",
+    default=None,
+    help="Play against the running service at this address instead (REWARDLOOP_API_KEY: the key it asks for).",
+)
 @common
 def command(
     *,
@@ -43,17 +53,17 @@ def command(
     """Play a simulated world against the loop and say what it earned.
 
     In one process, with a simulated clock: the same seed gives the same result. With --url the client app plays
-    against a running service instead.
+    against a running service instead, which keeps its own settings.
     """
     from serving.simulation import parse_seeds, simulated_settings
 
     seeds = parse_seeds(options.seeds)
+    if url is not None:
+        _check_playable(options, url)
     world = options.world()
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
     changes = setting_changes(algorithm, encoder, gate)
     if url is not None:
-        if options.env == "replay":
-            raise InvalidInput("--env", "replay needs the simulated clock; leave --url out")
         runs = _play_over_http(world, options, seeds, url, common)
     else:
         name = common.experiment or EXPERIMENT
@@ -68,10 +78,36 @@ def setting_changes(algorithm: str | None, encoder: str | None, gate: str | None
     if gate is not None:
         changes["gate"] = {"enabled": gate == "on"}
     if algorithm is not None:
+        check_algorithm(algorithm)
         changes["exploration"] = {"algorithm": algorithm}
     if encoder is not None:
         changes["encoding"] = {"numbers": encoder}
     return changes
+
+
+def check_algorithm(name: str) -> None:
+    """Raise `InvalidInput` for what is no exploration algorithm."""
+    from typing import get_args
+
+    from bandit.settings import Algorithm
+
+    if name not in get_args(Algorithm):
+        raise InvalidInput("--algorithm", "is not an exploration algorithm", ", ".join(get_args(Algorithm)))
+
+
+def _check_playable(options: WorldOptions, url: str) -> None:
+    """Raise `InvalidInput` for an address that is none, and for options that a running service decides itself."""
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInput("--url", "is not the address of a service, such as http://127.0.0.1:8000")
+    if options.env == "replay":
+        raise InvalidInput("--env", "replay needs the simulated clock; leave --url out")
+    if options.warm_start and given("warm_start"):
+        raise InvalidInput("--warm-start", "cannot be played through --url; use `rewardloop import`")
+    for name in ("algorithm", "encoder", "gate", "config"):
+        if given(name):
+            raise InvalidInput(f"--{name}", "does not reach a running service: its own settings hold; leave --url out")
+    if options.continuous:
+        raise InvalidInput("--continuous", "belongs to the simulated clock; a running service's traffic never stops")
 
 
 def _play_in_process(  # noqa: PLR0917
@@ -91,26 +127,29 @@ def _play_in_process(  # noqa: PLR0917
 
 
 def _play_over_http(world: Environment, options: WorldOptions, seeds: list[int], url: str, common: Common) -> list[Run]:
-    from click.core import ParameterSource
     from rewardloop_client import Client
+    from rewardloop_client.errors import RewardloopError as ClientError
 
     from serving.over_http import DecisionsOnly
     from simulator.client_app import ClientApp
     from simulator.console import progress_bar
     from simulator.runner import Script, play
 
-    asked = click.get_current_context().get_parameter_source("warm_start") is ParameterSource.COMMANDLINE
-    if options.warm_start and asked:
-        raise InvalidInput("--warm-start", "cannot be played through --url; use `rewardloop import`")
+    rate_per_s = options.rate if given("rate") else None
+    key = os.environ.get(API_KEY)
     runs = []
-    with (
-        progress_bar("playing", options.interactions * len(seeds)) as advance,
-        Client(url, common.experiment or "default", timeout_s=5.0, retries=5) as client,
-    ):
-        for seed in seeds:
-            transport = DecisionsOnly(ClientApp(client), on_answer=lambda _number, _answer: advance(1))
-            script = Script(options.interactions, options.batch, 0, seed, unique=True)
-            runs.append(play(world, transport, script, channel=options.channel(), send_actions=True))
+    try:
+        with (
+            progress_bar("playing", options.interactions * len(seeds)) as advance,
+            Client(url, common.experiment or "default", api_key=key, timeout_s=5.0, retries=5) as client,
+        ):
+            for seed in seeds:
+                app = ClientApp(client, rate_per_s=rate_per_s)
+                transport = DecisionsOnly(app, on_answer=lambda _number, _answer: advance(1))
+                script = Script(options.interactions, options.batch, 0, seed, unique=True)
+                runs.append(play(world, transport, script, channel=options.channel(), send_actions=True))
+    except ClientError as error:
+        raise InvalidInput("--url", f"the service did not play along: {error}") from None
     return runs
 
 
@@ -122,11 +161,15 @@ def _present(world: Environment, options: WorldOptions, runs: list[Run], data_di
     from simulator.page import write_page
     from simulator.style import AGENT
 
+    counted = count_replayed(options, runs)
     summaries = [summarise(run) for run in runs]
     means, errors = over_seeds(summaries)
     lines = constant_lines(world, options)
     panel = Panel("", [Series("rewardloop", runs, AGENT, emphasis=True)])
-    subtitle = f"{options.interactions:,} interactions in batches of {options.batch:,}, seeds {options.seeds}"
+    subtitle = (
+        f"{options.interactions:,} interactions in batches of {options.batch:,}, "
+        f"seed{'s' * (len(runs) > 1)} {options.seeds}{counted}"
+    )
     picture = comparison_picture(
         [panel],
         lines,
@@ -141,7 +184,10 @@ def _present(world: Environment, options: WorldOptions, runs: list[Run], data_di
         data_dir / "simulation.html",
         title=f"rewardloop on {world.name}",
         subtitle=subtitle,
-        figures=[(picture, "Reward and regret; triangles mark promotions."), (shares, "Share of each action.")],
+        figures=[
+            (picture, "Reward and regret; triangles mark promotions, numbers are means over the whole run."),
+            (shares, "Share of each action."),
+        ],
         tables=[{"title": "Summary", "columns": columns, "rows": rows}],
         command=command_line(),
     )
@@ -150,6 +196,23 @@ def _present(world: Environment, options: WorldOptions, runs: list[Run], data_di
     else:
         print_table(None, columns, rows)
     say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
+
+
+def count_replayed(options: WorldOptions, runs: Sequence[Run]) -> str:
+    """How many questions of a replay count, as the end of a sentence; empty for other worlds.
+
+    Raises `InvalidInput` when a run has nothing to show.
+    """
+    if options.env != "replay":
+        return ""
+    least, most = min(run.played for run in runs), max(run.played for run in runs)
+    if least == 0:
+        raise InvalidInput(
+            "--interactions",
+            f"of {options.interactions:,} questions none met what the log tells of, so that nothing counts; ask more",
+        )
+    count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"; {count} of them met the logged action and count"
 
 
 def constant_lines(world: Environment, options: WorldOptions) -> ReferenceLines | None:
@@ -165,7 +228,10 @@ def constant_lines(world: Environment, options: WorldOptions) -> ReferenceLines 
 
 def fixed_label(lines: ReferenceLines | None) -> str:
     """How the best single action is called beside its line."""
-    return "" if lines is None else f"always {lines.fixed_action}"
+    if lines is None:
+        return ""
+    name = lines.fixed_action
+    return f"always {name if len(name) <= NAME_SHOWN_MAX else name[: NAME_SHOWN_MAX - 1] + '…'}"
 
 
 def summary_rows(
@@ -177,7 +243,7 @@ def summary_rows(
         [
             str(one.seed),
             *(f"{value:.4f}" for value in (one.mean_reward, one.first_500, one.last_500)),
-            f"{one.regret:,.1f}",
+            number(one.regret, 1),
             *(str(count) for count in (one.promotions, one.holds, one.insufficient)),
         ]
         for one in summaries
@@ -185,11 +251,25 @@ def summary_rows(
     if len(summaries) > 1:
         digits = (4, 4, 4, 1, 1, 1, 1)
         cells = [
-            f"{mean:,.{places}f} ± {error:,.{places}f}"
+            number(mean, places, error)
             for mean, error, places in zip(means.values(), errors.values(), digits, strict=True)
         ]
         rows.append(["mean ± se", *cells])
     return columns, rows
+
+
+def number(value: float, places: int, error: float | None = None) -> str:
+    """A number (± its standard error) as people read it; a dash where nobody knows it."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.{places}f}" + ("" if error is None else f" ± {error:,.{places}f}")
+
+
+def given(name: str) -> bool:
+    """Whether a parameter of the running command was typed, rather than left to its default."""
+    from click.core import ParameterSource
+
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def command_line() -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from simulator.environment import Environment
 
 ENVIRONMENTS = ("statlog", "table", "linear", "nonlinear", "news", "replay")
+COLUMNS_NAMED_MAX = 20
+DELAY_MAX_S = 1e6
+RATE_MIN, RATE_MAX = 1e-3, 1e6
 DRIFTS = ("none", "abrupt", "gradual", "seasonal")
 
 
@@ -121,10 +124,14 @@ class WorldOptions:
             raise InvalidInput("--data", "is required with --env table: a CSV or Parquet file")
         if self.label is None:
             raise InvalidInput("--label", "is required with --env table: the column that holds the classes")
-        frame = read_table(self.data)
+        try:
+            frame = read_table(self.data)
+        except InvalidInput as error:
+            raise InvalidInput("--data", error.problems[0].problem, error.problems[0].limit) from None
         columns = {str(name): frame[name].tolist() for name in frame.columns}
         if self.label not in columns:
-            raise InvalidInput("--label", "is not a column of the table")
+            named = ", ".join(list(columns)[:COLUMNS_NAMED_MAX]) + ", …" * (len(columns) > COLUMNS_NAMED_MAX)
+            raise InvalidInput("--label", "is not a column of the table", named)
         labels = columns.pop(self.label)
         try:
             return LabelledTable(columns, labels, name=self.data.name)
@@ -173,13 +180,13 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
                      help="Interactions between two runs of the learner."),
         click.option("--warm-start", type=click.IntRange(min=0), default=100, show_default=True,
                      help="Rows of uniformly logged history before the first interaction."),
-        click.option("--reward-delay", type=Number(min=0), default=0.0, show_default=True,
+        click.option("--reward-delay", type=Number(0, DELAY_MAX_S), default=0.0, show_default=True,
                      help="Mean of the (exponential) delay of rewards, in simulated seconds."),
         click.option("--reward-loss", type=share, default=0.0, show_default=True, help="Share of rewards lost."),
         click.option("--reward-twice", type=share, default=0.0, show_default=True, help="Share sent twice."),
         click.option("--reward-noise", type=share, default=0.0, show_default=True, help="Share of rewards flipped."),
-        click.option("--rate", type=Number(min=0, min_open=True), default=100.0, show_default=True,
-                     help="Questions per simulated second."),
+        click.option("--rate", type=Number(RATE_MIN, RATE_MAX), default=100.0, show_default=True,
+                     help="Questions per simulated second; with --url, if given, per real one."),
         click.option("--continuous", is_flag=True,
                      help="Never wait for the reward window: each run trains on what has matured so far."),
         click.option("--seeds", default=seeds, show_default=True, help="3, a range 0-9, or a list 1,5,7."),

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
 from serving.cli.plan import parse_traffic
-from simulator.planning import Assumptions, ImpossiblePlan, rows_needed, simulate_log
+from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
 
 SMALL = ("--interactions", "100", "--batch", "50", "--warm-start", "40", "--jobs", "1")
 
@@ -90,8 +91,18 @@ def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path:
         (("simulate", "--seeds", "3-1"), "--seeds"),
         (("simulate", "--seeds", "x"), "--seeds"),
         (("simulate", "--env", "news", "--drift", "abrupt"), "--drift"),
-        (("simulate", "--algorithm", "magic"), "exploration.algorithm"),
+        (("simulate", "--algorithm", "magic"), "--algorithm"),
+        (("compare", "--algorithm", "default,magic"), "squarecb"),
         (("compare", "--encoder", "morse"), "--encoder"),
+        (("simulate", "--env", "table", "--data", "/nowhere.csv", "--label", "x"), "--data"),
+        (("simulate", "--reward-delay", "inf"), "--reward-delay"),
+        (("simulate", "--url", "nowhere"), "--url"),
+        (("simulate", "--env", "linear", "--url", "http://127.0.0.1:1", "--interactions", "1"), "--url"),
+        (("simulate", "--url", "http://127.0.0.1:1", "--gate", "off"), "--gate"),
+        (("simulate", "--url", "http://127.0.0.1:1", "--algorithm", "bag"), "--algorithm"),
+        (("simulate", "--url", "http://127.0.0.1:1", "--continuous"), "--continuous"),
+        (("plan", "--value", "0.5"), "--value"),
+        (("plan", "--actions", "3", "--traffic", "5/day", "--lift", "1e-300"), "--lift"),
         (("plan", "--actions", "3"), "--traffic"),
         (("plan", "--actions", "3", "--traffic", "many"), "--traffic"),
         (("plan", "--actions", "3", "--traffic", "5/day", "--lift", "50"), "--lift"),
@@ -99,8 +110,82 @@ def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path:
 )
 def test_misuse_names_the_option(arguments: tuple[str, ...], names: str) -> None:
     result = rewardloop(*arguments)
-    assert result.exception is not None
-    assert names in str(result.exception)
+    error = result.exception
+    assert error is not None
+    assert names in (error.format_message() if isinstance(error, ClickException) else str(error))
+
+
+def test_on_a_narrow_screen_a_picture_is_moved_sideways_rather_than_made_illegible(tmp_path: Path) -> None:
+    said(rewardloop("simulate", "--env", "linear", *SMALL, "--json", "--data-dir", str(tmp_path)))
+    page = (tmp_path / "simulation.html").read_text("utf-8")
+    width = int.from_bytes((tmp_path / "simulation.png").read_bytes()[16:20], "big")
+    assert f'style="min-width: {int(0.4 * width)}px"' in page and width * 0.4 > 390
+
+
+def test_labels_that_look_like_formulas_and_long_ones_are_drawn_as_they_are(tmp_path: Path) -> None:
+    table = tmp_path / "$\\frac$.csv"
+    labels = ["$\\bad{$", "<b>", "x" * 300, "😀"]
+    table.write_text("\n".join(["size,kind", *(f"{i},{labels[i % 4]}" for i in range(40))]), "utf-8")
+    command = ("simulate", "--env", "table", "--data", str(table), "--label", "kind", *SMALL, "--json")
+    said(rewardloop(*command, "--data-dir", str(tmp_path / "out")))
+    picture = (tmp_path / "out/simulation.png").read_bytes()
+    assert int.from_bytes(picture[16:20], "big") < 2000
+
+
+def a_log(path: Path) -> Path:
+    """Sixty rows over two actions, half of them rewarded."""
+    rows = [{"context": {"n": i}, "action": "ab"[i % 2], "probability": 0.5, "reward": i % 2} for i in range(60)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_a_replay_over_several_seeds_says_how_much_of_it_counts_and_leaves_out_what_nobody_knows(
+    tmp_path: Path,
+) -> None:
+    log = a_log(tmp_path / "log.ndjson")
+    result = rewardloop("simulate", "--env", "replay", "--data", str(log), *SMALL, "--seeds", "0-2",
+                        "--data-dir", str(tmp_path / "out"))  # fmt: skip
+    assert result.exception is None, result.exception
+    assert "nan" not in result.stdout and "–" in result.stdout
+    page = (tmp_path / "out/simulation.html").read_text("utf-8")
+    assert (
+        "of them met the logged action and count" in page and "nan" not in page.replace("base64", "").split("<h2>")[1]
+    )
+
+
+def test_a_replay_of_which_nothing_counts_asks_for_more(tmp_path: Path) -> None:
+    rows = [{"context": {}, "action": "a", "probability": p, "reward": 1} for p in [1.0] * 300 + [0.001]]
+    log = tmp_path / "log.ndjson"
+    log.write_text("\n".join(json.dumps(row) for row in rows))
+    result = rewardloop("simulate", "--env", "replay", "--data", str(log), "--interactions", "2", "--warm-start", "0",
+                        "--data-dir", str(tmp_path / "out"))  # fmt: skip
+    assert "--interactions" in str(result.exception) and "none met" in str(result.exception)
+
+
+def test_a_missing_label_column_is_answered_with_the_columns_there_are(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("size,kind\n1,a\n2,b\n")
+    result = rewardloop("simulate", "--env", "table", "--data", str(table), "--label", "sort")
+    assert "--label" in str(result.exception) and "size, kind" in str(result.exception)
+
+
+def test_a_log_says_what_exploring_costs_too(tmp_path: Path) -> None:
+    simulated = ("--env", "statlog", "--interactions", "400", "--batch", "200", "--warm-start", "50", "--jobs", "1")
+    said(rewardloop("simulate", *simulated, "--json", "--data-dir", str(tmp_path)))
+    answer = said(rewardloop("plan", "--data-dir", str(tmp_path), "--traffic", "1000/day", "--json"))
+    assert 0 < answer["cost_per_day"] < 1000 and answer["cost_per_day_se"] > 0
+    assert answer["gain_per_day"] == pytest.approx(0.1 * answer["value"] * 1000)
+
+
+def test_the_cost_of_exploring_is_that_of_the_world_behind_the_log() -> None:
+    import numpy as np
+
+    assumed = Assumptions(actions=4, lift=0.5, value=0.3, exploration=0.2)
+    log = simulate_log(assumed, 50_000, np.random.default_rng(0))
+    cost, error = exploration_cost(log.champion, log.q, log.action, log.reward)
+    # where the challenger's favourite is another one, exploring also finds what is better
+    found = assumed.differing * (assumed.value / 2 + assumed.advantage) * assumed.exploration / assumed.actions
+    assert abs(cost - (assumed.cost - found)) < 3 * error
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -141,6 +141,13 @@ def test_whole_numbers_stored_as_floats_make_the_same_labels() -> None:
     assert [a.id for a in LabelledTable({"x": [1, 2, 3]}, [1.0, 2.0, 10.0]).catalogue] == ["1", "2", "10"]
 
 
+def test_the_order_of_the_classes_depends_on_no_other_label_and_no_run() -> None:
+    labels = ["2", "nan", "1", "NaN", "b", "10", "-inf"]
+    for order in (labels, labels[::-1]):
+        table = LabelledTable({"x": range(len(order))}, order)  # type: ignore[dict-item]
+        assert [action.id for action in table.catalogue] == ["-inf", "1", "2", "10", "NaN", "b", "nan"]
+
+
 @pytest.mark.parametrize("labels", [["a", "a"], [None, None], list(range(1001))])
 def test_a_table_without_a_choice_is_refused(labels: list[Any]) -> None:
     with pytest.raises(UnusableTable):

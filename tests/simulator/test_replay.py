@@ -89,6 +89,8 @@ def test_a_file_is_read_and_rows_without_support_are_left_out(tmp_path: Path) ->
         {"context": {}, "action": "b", "probability": 0.5},
         {"context": {}, "action": "b", "reward": 1},
         {"context": {}, "action": "b", "probability": 0, "reward": 1},
+        {"context": {}, "actions": [{"name": "b"}], "action": "b", "probability": 0.5, "reward": 1},
+        {"context": {}, "action": "b", "probability": 0.5, "reward": float("nan")},
     ]
     path = tmp_path / "log.ndjson"
     path.write_text("\n".join(json.dumps(row) for row in rows))

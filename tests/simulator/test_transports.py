@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rewardloop_client import Client
 
+from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings, merge_settings
 from joiner.warehouse import Warehouse
+from serving.cli import cli
 from serving.in_process import in_process, secret_of
 from serving.over_http import Admin, OverHttp, Service
 from serving.sabotage import read_log
@@ -108,6 +117,25 @@ def test_a_simulated_directory_opens_under_the_real_service(tmp_path: Path) -> N
     assert status["counts"]["interactions"] == 200
 
 
+def test_the_client_app_keeps_to_the_rate_and_asks_with_the_key_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(LinearWorld(3), tmp_path / "data", Script(50, 50, 0, seed=1))
+    made = CliRunner().invoke(cli, ["keys", "create", "app", "--data-dir", str(tmp_path / "data"), "--json"])
+    with Service(tmp_path / "data", log=tmp_path / "service.log") as service:
+        command = ["simulate", "--env", "linear", "--actions", "3", "--url", service.url, "--experiment", "world",
+                   "--interactions", "40", "--rate", "20", "--json"]  # fmt: skip
+        refused = CliRunner().invoke(cli, command)
+        monkeypatch.setenv("REWARDLOOP_API_KEY", json.loads(made.stdout)["secret"])
+        started = time.monotonic()
+        played = CliRunner().invoke(cli, command)
+        took_s = time.monotonic() - started
+    assert isinstance(refused.exception, InvalidInput) and "401" in str(refused.exception)
+    assert played.exception is None, played.exception
+    assert 0 <= json.loads(played.stdout)["mean"]["mean_reward"] <= 1
+    assert took_s >= 39 / 20
+
+
 def test_without_history_every_pmf_is_exactly_uniform_until_the_first_model(tmp_path: Path) -> None:
     world = LinearWorld(4)
     run = simulate(world, tmp_path, Script(300, 150, 0, seed=3))
@@ -153,6 +181,40 @@ def test_several_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert [said(run) for run in alone] == [said(run) for run in together]
     assert sum(seen) == 400
     assert sorted(path.name for path in (tmp_path / "two" / "experiments").iterdir()) == ["w0", "w1"]
+
+
+def test_a_run_that_fails_stops_the_others(tmp_path: Path) -> None:
+    world, started = LinearWorld(3), time.monotonic()
+    bad = Job("Bad Name", settings_for(world), Script(50, 50, 0, 0))
+    long = [Job(f"w{seed}", settings_for(world), Script(1_000_000, 50, 0, seed)) for seed in (1, 2)]
+    with pytest.raises(InvalidInput):
+        run_jobs([world], [bad, *long], tmp_path, processes=2)
+    assert time.monotonic() - started < 60  # a million interactions would take hours
+
+
+def test_an_interrupt_ends_all_runs_and_leaves_the_log_whole(tmp_path: Path) -> None:
+    answering = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import serving.cli.__main__"
+    world = ("--env", "linear", "--interactions", "100000", "--batch", "50", "--seeds", "0-3", "--jobs", "2")
+    process = subprocess.Popen(
+        (sys.executable, "-c", answering, "simulate", *world, "--data-dir", str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("experiments/*/champion.json")):
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+        _, said_last = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert "interrupted" in said_last and "Traceback" not in said_last
+    assert not list(tmp_path.glob("experiments/*/events/*.open"))
 
 
 def test_event_ids_and_secret_come_from_the_seed(tmp_path: Path) -> None:
