@@ -66,8 +66,7 @@ def _announce(
     say(f"Keys          {access}")
     for experiment in experiments:
         say(f"Experiment    {experiment.name}: {defaults_sentence(experiment.settings)}")
-    name = experiments[0].name
-    say(f"Ask with:     {_curl(address.url or '', name, key_needed=key_needed)}")
+    say(f"Ask with:     {_curl(address.url or '', experiments[0], key_needed=key_needed)}")
     say(f"Next:         it waits for decisions and rewards; `rewardloop status` says what happens then{_hint(quick)}.")
 
 
@@ -75,8 +74,10 @@ def _hint(quick: bool) -> str:
     return "" if quick else " (`--quick` makes everything happen within seconds)"
 
 
-def _curl(url: str, name: str, *, key_needed: bool) -> str:
-    body: dict[str, Any] = {"context": {"hour": 20}, "actions": [{"id": "news"}, {"id": "sport"}]}
+def _curl(url: str, experiment: Experiment, *, key_needed: bool) -> str:
+    body: dict[str, Any] = {"context": {"hour": 20}}
+    if experiment.catalogue() is None:
+        body["actions"] = [{"id": "news"}, {"id": "sport"}]
     key = '-H "authorization: Bearer $KEY" ' if key_needed else ""
-    address = f"{url}/v1/experiments/{name}/recommend"
+    address = f"{url}/v1/experiments/{experiment.name}/recommend"
     return f"curl -s {address} {key}-H 'content-type: application/json' -d '{json.dumps(body)}'"
