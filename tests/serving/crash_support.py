@@ -128,9 +128,12 @@ def paths_of(data_dir: Path) -> ExperimentPaths:
 
 def kill_worker(data_dir: Path) -> int:
     """kill -9 of one decision worker; its process id."""
-    pid = next(heartbeat.pid for heartbeat in live_heartbeats(paths_of(data_dir)) if heartbeat.kind == "worker")
-    os.kill(pid, signal.SIGKILL)
-    return pid
+    for heartbeat in live_heartbeats(paths_of(data_dir)):
+        if heartbeat.kind == "worker":
+            with contextlib.suppress(ProcessLookupError):  # the last sign of one that was killed before
+                os.kill(heartbeat.pid, signal.SIGKILL)
+                return heartbeat.pid
+    raise AssertionError("no decision worker is alive")
 
 
 def kill_learner(data_dir: Path) -> int:
