@@ -162,7 +162,7 @@ def test_options_are_trained_on_the_log_and_those_that_vw_may_not_see_are_refuse
         ("train:egreedy,epsilon=2", "exploration.epsilon"),
         ("train:epsilon=much", "exploration.epsilon"),
         ("train:best", "squarecb|egreedy"),
-        ("train:final_regressor=/tmp/x", "NAME=VALUE of algorithm, epsilon"),
+        ("train:final_regressor=x", "NAME=VALUE of algorithm, epsilon"),
         ("train:egreedy,bag", "NAME=VALUE of algorithm, epsilon"),
         ("train:", "train:ALGORITHM,NAME=VALUE"),
     ):
