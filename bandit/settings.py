@@ -119,7 +119,7 @@ class Challenger(_Section, frozen=True):
     """
 
     window_interactions: Annotated[int, Meta(ge=50)] = 2000
-    window_h: Positive | None = None
+    window_h: Annotated[float, Meta(gt=0, le=100_000)] | None = None
     every_interactions: Annotated[int, Meta(ge=50)] = 1000
     exploration: Exploration | None = None
     learning: Learning | None = None

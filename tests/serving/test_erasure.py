@@ -19,9 +19,11 @@ from bandit.types import Action
 from serving.cli import run
 from serving.cli.common import now
 from serving.in_process import in_process
+from serving.learner import recovery
 from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
+from serving.learner.reports import RunReport
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question
 from tests.serving.learner_support import copy_of, paths_of, settings
@@ -145,6 +147,15 @@ def test_erasing_somebody_who_is_not_in_the_log_leaves_the_challengers_and_the_d
     stamp = paths.warehouse.stat().st_ino
     assert before and _operate(data_dir, erase, subject="nobody", confirmed=True)["records"] == 0
     assert (sorted(path.name for path in paths.challengers.iterdir()), paths.warehouse.stat().st_ino) == (before, stamp)
+
+
+def test_a_run_that_was_killed_does_not_stand_in_the_way_of_an_erasure(data_dir: Path) -> None:
+    killed = RunReport(at=now(), trigger="rows", outcome="nothing", reason="")
+    _operate(data_dir, lambda workspace: recovery.begin(workspace, killed))
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["erased"]
+    assert _operate(data_dir, doctor)["healthy"]
+    found = _operate(data_dir, recovery.cut_short)
+    assert found is not None and found.outcome == "failed"
 
 
 @pytest.mark.parametrize("rewritten", [0, 1, 2, 4, 5])

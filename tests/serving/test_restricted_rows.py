@@ -107,6 +107,12 @@ def test_a_challenger_of_the_last_hours_starts_anew_on_them_alone(tmp_path: Path
         assert state is not None and state.born_with > 60 and state.learnt - state.born_with <= 120
 
 
+@pytest.mark.parametrize("hours", [0, -1, 1e9])
+def test_a_window_that_no_calendar_holds_is_refused(hours: float) -> None:
+    with pytest.raises(InvalidSettings, match="window_h"):
+        parse_settings({"challengers": {"recent": {"window_h": hours}}})
+
+
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="only_since"):
         parse_settings({"learning": {"only_since": "2026-03-01T00:00:00"}})
