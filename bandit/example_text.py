@@ -14,7 +14,10 @@ from bandit.types import Action, Context
 
 
 class RowText(NamedTuple):
-    """One row as lines: the context's, those before the chosen action's, its own, and those after it."""
+    """One row as lines: the context's, those before the chosen action's, its own, and those after it.
+
+    A text that is not whole lacks the lines before and after.
+    """
 
     shared: str
     before: str
@@ -26,7 +29,7 @@ class RowText(NamedTuple):
         return f"{self.shared}{self.before}\n0:{cost!r}:{propensity!r} {self.chosen}{self.after}"
 
     def chosen_only(self, cost: float, propensity: float) -> str:
-        """The context's line and the chosen action's with its label, for who has the other actions at hand."""
+        """The context's line and the chosen action's with its label."""
         return f"{self.shared}\n0:{cost!r}:{propensity!r} {self.chosen}"
 
 
@@ -37,9 +40,9 @@ class RowTexts:
         self._encoder = encoder
         self._last: Sequence[Action] | None = None
         self._lines: list[str] = []
-        self._parts: dict[int, tuple[str, str, str]] = {}
+        self._parts: dict[tuple[int, bool], tuple[str, str, str]] = {}
 
-    def of(self, context: Context, actions: Sequence[Action], index: int) -> RowText:
+    def of(self, context: Context, actions: Sequence[Action], index: int, *, whole: bool = True) -> RowText:
         """The text of one row, whose chosen action is at `index`; an offer that is a tuple is known by identity.
 
         Raises ValueError when no action was offered at `index`.
@@ -48,12 +51,16 @@ class RowTexts:
             raise ValueError("a training example needs an action that was offered")
         if actions is not self._last:
             self._last = actions if isinstance(actions, tuple) else None  # a list could be changed in place
-            self._lines = [self._encoder.action_line(action) for action in actions]
+            self._lines = []
             self._parts = {}
-        parts = self._parts.get(index)
+        parts = self._parts.get((index, whole))
         if parts is None:
-            before, after = (
-                "".join(f"\n{line}" for line in part) for part in (self._lines[:index], self._lines[index + 1 :])
-            )
-            parts = self._parts[index] = (before, self._lines[index], after)
+            parts = self._parts[index, whole] = self._parts_of(actions, index, whole)
         return RowText(self._encoder.context_line(context), *parts)
+
+    def _parts_of(self, actions: Sequence[Action], index: int, whole: bool) -> tuple[str, str, str]:
+        if not whole:
+            return "", self._encoder.action_line(actions[index]), ""
+        lines = self._lines = self._lines or [self._encoder.action_line(action) for action in actions]
+        before, after = ("".join(f"\n{line}" for line in part) for part in (lines[:index], lines[index + 1 :]))
+        return before, lines[index], after

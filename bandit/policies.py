@@ -18,7 +18,7 @@ from bandit.settings import ExperimentSettings, Exploration, Learning
 from bandit.types import Action, Context, Policy
 from bandit.vw_policy import VWPolicy
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class UniformPolicy:
@@ -73,6 +73,10 @@ class ModelState(msgspec.Struct, kw_only=True):
     best_cost: float = -1.0
     """The cost of the best possible reward."""
     action_counts: dict[str, int] = {}
+    updates: int = 0
+    """How often rows have been learnt, those read several times as often; 0 where VW counts for itself."""
+    offered: int = 0
+    """How many actions those rows offered, one after the other."""
     refit_at: int = 0
     """The encoder is fitted anew, and everything learnt again, once this many rows have been learnt."""
     reread_rows: int | None = None
@@ -106,6 +110,8 @@ def policy_from_files(files: Mapping[str, bytes]) -> VWPolicy:
         rows_learnt=state.rows_learnt,
         best_cost=state.best_cost,
         action_counts=state.action_counts,
+        updates=state.updates,
+        offered=state.offered,
     )
 
 

@@ -27,9 +27,12 @@ class RewardModel:
         """k predicted costs in the order of `actions`; `line` as for `VWPolicy.pmf`."""
         return self._vw.predict(context, actions, line)
 
-    def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float) -> list[float]:
-        """One update from the observed cost of the chosen action; gives the predicted costs as they were before it."""
-        return self._vw.learn(row, actions, index, cost, propensity_of_one(actions))
+    def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float, *, told: bool) -> list[float]:
+        """One update from the observed cost of the chosen action.
+
+        Gives the predicted costs as they were before it where they are to be `told`; that takes the row's whole text.
+        """
+        return self._vw.regress(row, actions, index, cost, 1.0, told=told)
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""
@@ -38,8 +41,3 @@ class RewardModel:
     def close(self) -> None:
         """Free the memory."""
         self._vw.close()
-
-
-def propensity_of_one(actions: Sequence[Action]) -> float:
-    """What VW is told so that a row counts once: it weighs by 1/(k·propensity)."""
-    return 1.0 / len(actions)

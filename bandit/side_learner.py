@@ -90,10 +90,16 @@ def _serve() -> None:
             task: _Task | None = pickle.load(given)
         except EOFError:
             return
-        answer = model.to_bytes() if task is None else [model.learn(*example) for example in task[1]]
-        if task is None or task[0]:
-            pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
-            told.flush()
+        answer: Any
+        if task is None:
+            answer = model.to_bytes()
+        else:
+            wanted, examples = task
+            answer = [model.learn(*example, told=wanted) for example in examples]
+            if not wanted:
+                continue
+        pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
+        told.flush()
 
 
 if __name__ == "__main__":

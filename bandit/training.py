@@ -98,6 +98,7 @@ class Learning:
         self._wanted: ExperimentSettings | None = None
         self.encoder = encoder
         self._texts = RowTexts(encoder)
+        state = read_state(files) if files else None
         self.policy = VWPolicy(
             encoder,
             settings.exploration,
@@ -105,7 +106,9 @@ class Learning:
             model=files["policy.vw"] if files else None,
             rows_learnt=self.rows_learnt,
             best_cost=self._scale.best_cost,
-            action_counts=read_state(files).action_counts if files else None,
+            action_counts=state.action_counts if state else None,
+            updates=state.updates if state else 0,
+            offered=state.offered if state else 0,
         )
         self._side: SideLearner | None = None
         self._reward_model = RewardModel(encoder, settings.learning, model=files["reward_model.vw"] if files else None)
@@ -120,6 +123,8 @@ class Learning:
             rows_learnt=self.rows_learnt,
             best_cost=self._scale.best_cost,
             action_counts=self.policy.action_counts,
+            updates=self.policy.updates,
+            offered=self.policy.offered,
             refit_at=self._refit_at,
             reread_rows=self.reread_rows,
         )
@@ -188,19 +193,23 @@ class Learning:
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1) -> None:
         size = TEXTS_MAX if passes == 1 else max(len(rows), 1)
-        learn_rewards = self._way_to_learn_rewards(len(rows), told=scored is not None)
-        examples = self._examples(rows[:size])
+        told = scored is not None
+        learn_rewards = self._way_to_learn_rewards(len(rows), told=told)
+        examples = self._examples(rows[:size], told=told)
         for first in range(0, len(rows), size):
             for _ in range(1, passes):
                 self._learn_some(examples, None, learn_rewards)()
                 self.rows_learnt = 0
                 self.policy.count_anew()
             finish = self._learn_some(examples, scored, learn_rewards)
-            examples = self._examples(rows[first + size : first + 2 * size])  # while the reward model still learns
+            following = rows[first + size : first + 2 * size]
+            examples = self._examples(following, told=told)  # while the reward model still learns
             finish()
 
-    def _examples(self, rows: Sequence[Interaction]) -> list[LabelledRow]:
-        return [(self._texts.of(r.context, r.actions, r.index), self._scale.cost(r.reward), r) for r in rows]
+    def _examples(self, rows: Sequence[Interaction], *, told: bool) -> list[LabelledRow]:
+        whole = told or self.policy.learns_whole_texts
+        text, cost = self._texts.of, self._scale.cost
+        return [(text(r.context, r.actions, r.index, whole=whole), cost(r.reward), r) for r in rows]
 
     def _learn_some(
         self, examples: Sequence[LabelledRow], scored: Scoring | None, learn_rewards: _LearnRewards
@@ -211,10 +220,11 @@ class Learning:
         """
         predictions = learn_rewards(examples)
         learn, explore, count = self.policy.learn_text, self.policy.explore, self.policy.count
+        told = scored is not None
         pmfs = []
         for text, cost, row in examples:
-            numbers = learn(text, row.actions, row.index, cost, row.propensity)
-            if scored is not None:
+            numbers = learn(text, row.actions, row.index, cost, row.propensity, told=told)
+            if told:
                 pmfs.append(explore(numbers, self.policy.rows_learnt, row.actions))
             count(row.actions[row.index])
         self.rows_learnt += len(examples)
@@ -234,7 +244,9 @@ class Learning:
             self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
             return partial(self._side.start, told=told)
         learn = self.reward_model.learn
-        return lambda examples: lambda: [learn(text, row.actions, row.index, cost) for text, cost, row in examples]
+        return lambda examples: lambda: [
+            learn(text, row.actions, row.index, cost, told=told) for text, cost, row in examples
+        ]
 
     @property
     def reward_model(self) -> RewardModel:

@@ -6,13 +6,15 @@ looked up in a table, numbers are formatted as numbers, interactions are letters
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from bandit.settings import Exploration, Learning
 
 _REGRESSION = ("--cb_adf", "--cb_type", "mtr", "--rank_all")  # all k costs, where VW writes them to a file too
+WEIGHT_UNIT = 4.0**10
+"""The weight that a probability of 1 stands for where rows are learnt by their chosen action alone."""
 REWARD_MODEL_RATE = 0.15
 """The reward model's learning rate as a share of the policy's."""
 
@@ -43,6 +45,24 @@ def reward_arguments(learning: Learning, interactions: Iterable[str]) -> list[st
     """
     slower = msgspec.structs.replace(learning, learning_rate=learning.learning_rate * REWARD_MODEL_RATE)
     return [*_REGRESSION, *_common(slower, interactions)]
+
+
+def one_action_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments under which a regression comes to the same weights from the chosen actions alone.
+
+    VW takes a row's weight as 1/probability, of at most 1: so weights are told in units of `WEIGHT_UNIT`. A step of its
+    adaptive, normalized gradient descent grows by that to the power of 1 − power_t, by which the learning rate is
+    divided; the rest is as `arguments` say. At the default power_t of ½ both are powers of 2, and nothing is rounded.
+    """
+    values = dict(zip(arguments, arguments[1:], strict=False))
+    power_t = float(values["--power_t"])
+    scales = {"--learning_rate": WEIGHT_UNIT ** (power_t - 1.0), "--l2": WEIGHT_UNIT**-power_t}
+    names = ["", *arguments]  # what stands before each
+    scaled = [
+        _number(float(value) * scales[name]) if name in scales else value
+        for name, value in zip(names, arguments, strict=False)
+    ]
+    return [*scaled, "--no_predict"]
 
 
 def _common(learning: Learning, interactions: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from bandit.exploration import headroom, scaled, squarecb, with_floor
 from bandit.settings import Exploration, Learning
 from bandit.types import Action, Context
 from bandit.vw_options import policy_arguments
-from bandit.vw_workspace import VWWorkspace
+from bandit.vw_workspace import VWWorkspace, unseeded
 
 KNOWN_ROWS = 10
 """From so many rows on, an action without features stands on its own estimate."""
@@ -56,11 +56,14 @@ class VWPolicy:
         rows_learnt: int = 0,
         best_cost: float = -1.0,
         action_counts: Mapping[str, int] | None = None,
+        updates: int = 0,
+        offered: int = 0,
     ) -> None:
         """Start empty, or from the bytes of a saved model; raises `CorruptModel` when VW refuses them.
 
         `best_cost` is the cost of the best possible reward, `action_counts` how often actions without features
-        have been learnt, as far as `KNOWN_ROWS`.
+        have been learnt, as far as `KNOWN_ROWS`; `updates` and `offered` say how often rows have been learnt, and how
+        many actions they offered.
         """
         self.encoder = encoder
         self.exploration = exploration
@@ -68,6 +71,7 @@ class VWPolicy:
         self.rows_learnt = rows_learnt
         self._best_cost = best_cost
         self.action_counts = dict(action_counts or {})
+        self.updates, self.offered = updates, offered
         # looked up once, not at every decision
         self._squares = exploration.algorithm == "squarecb"
         self._uniform_below = {"uniform": math.inf, "explore_first": exploration.explore_first}.get(
@@ -144,14 +148,31 @@ class VWPolicy:
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
-        self.learn_text(RowTexts(self.encoder).of(context, actions, index), actions, index, cost, propensity)
+        text = RowTexts(self.encoder).of(context, actions, index)
+        self.learn_text(text, actions, index, cost, propensity, told=False)
         self.count(actions[index])
 
     def learn_text(
-        self, text: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float
+        self, text: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float, *, told: bool
     ) -> list[float]:
-        """The same with the row's text at hand, and without `count`; gives what `explore` takes, from before it."""
-        return self._vw.learn(text, actions, index, cost, self.bounded(cost, propensity))
+        """The same with the row's text at hand, and without `count`.
+
+        Gives what `explore` takes, from before it, where it is to be `told`; the text must then be whole, as it must
+        for whoever `learns_whole_texts`.
+        """
+        propensity = self.bounded(cost, propensity)
+        if not self._vw.regresses:
+            return self._vw.learn(text, actions, index, cost, propensity)
+        self.updates += 1
+        self.offered += len(actions)
+        # as VW weighs in its multi-task regression (Bietti, Agarwal, Langford 2021)
+        weight = self.updates / (self.offered * propensity)
+        return self._vw.regress(text, actions, index, cost, weight, told=told)
+
+    @property
+    def learns_whole_texts(self) -> bool:
+        """Whether learning a row takes the lines of all its actions."""
+        return not self._vw.regresses
 
     def bounded(self, cost: float, propensity: float) -> float:
         """The propensity to learn with, see `learnt_propensity`; raises ValueError for what would poison."""
@@ -162,7 +183,7 @@ class VWPolicy:
     @property
     def arguments(self) -> list[str]:
         """VW's arguments for going on from this model."""
-        return self._vw.resume_arguments
+        return unseeded(self._vw.arguments)
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

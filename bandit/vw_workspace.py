@@ -20,6 +20,7 @@ from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
 from bandit.example_text import RowText
 from bandit.scratch import scratch_folder
 from bandit.types import Action, Context
+from bandit.vw_options import WEIGHT_UNIT, one_action_arguments
 
 # The undecorated methods of the native class: several times faster than the Python wrappers around them.
 _parse = pylibvw.vw._parse
@@ -47,8 +48,9 @@ class VWWorkspace:
         """Start empty, or from `model` (then the same arguments must be given); raises `CorruptModel`."""
         self.encoder = encoder
         self.arguments = list(arguments)
-        # VW's explorers look up each prediction's example again when they take them back: they get whole texts
-        self._regresses = "--cb_adf" in self.arguments
+        # an explorer learns from the whole offer, a regression of costs from the chosen action alone
+        self.regresses = "--cb_adf" in self.arguments
+        self._start_arguments = one_action_arguments(arguments) if self.regresses else self.arguments
         self._parsed: dict[tuple[str, bytes], Any] = {}
         self._by_action: dict[int, tuple[Action, Any]] = {}
         self._last_actions: Sequence[Action] | None = None
@@ -57,19 +59,12 @@ class VWWorkspace:
         self._seen = 0
         self._closed = False
         if model is None:
-            self._vw = _start(arguments)
+            self._vw = _start(self._start_arguments)
             return
         with scratch_folder(ROOM_BYTES) as folder:
             path = folder / "model.vw"
             path.write_bytes(model)
-            # the model carries the state of its random numbers on, so no seed may be given again
-            self._vw = _start([*self.resume_arguments, "--initial_regressor", str(path)])
-
-    @property
-    def resume_arguments(self) -> list[str]:
-        """The arguments for going on from this model, which brings the state of its random numbers along."""
-        position = self.arguments.index("--random_seed")
-        return [*self.arguments[:position], *self.arguments[position + 2 :]]
+            self._vw = _start([*unseeded(self._start_arguments), "--initial_regressor", str(path)])
 
     def predict(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """VW's k numbers in the order of `actions`: probabilities of a policy, costs of a regression.
@@ -91,34 +86,62 @@ class VWWorkspace:
         return numbers
 
     def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float) -> list[float]:
-        """One update from the action at `index`; gives what `predict` would have answered before it.
+        """One update of an explorer from a whole text; gives what `predict` would have answered before it.
 
-        `cost` must be finite and `propensity` in (0, 1]. A regression parses actions that come again, as those of a
-        catalogue do, once: its model is bit for bit the one of the whole text.
+        `cost` must be finite and `propensity` in (0, 1]. Raises ValueError where `regress` is the way to learn.
         """
-        if self._closed:
-            raise RuntimeError("this model has been closed")
-        vw = self._vw
-        first = actions[0]
-        known = self._by_action.get(id(first))
-        if self._regresses and (first is self._last_first or (known is not None and known[0] is first)):
-            offered = self._last_examples if actions is self._last_actions else self._examples(actions)
-            own = _parse(vw, row.chosen_only(cost, propensity))
-            expected = 2
-            examples = [own[0], *offered[:index], own[-1], *offered[index + 1 :]]
-        else:
-            self._last_first = first
-            own = examples = _parse(vw, row.labelled(cost, propensity))
-            expected = len(actions) + 1
-        if len(own) != expected:
-            raise InvalidRequest("actions", "context and actions did not encode to one line each")
-        _learn(vw, examples)
+        if self.regresses:
+            raise ValueError("a regression learns from the chosen action alone")
+        own = self._parse_row(row.labelled(cost, propensity), len(actions) + 1)
+        _learn(self._vw, own)
         self._seen += 1
         numbers: list[float] = own[0].get_action_scores()
-        _finish(vw, own)
+        _finish(self._vw, own)
         if len(numbers) != len(actions):
             raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
         return numbers
+
+    def regress(
+        self, row: RowText, actions: Sequence[Action], index: int, cost: float, weight: float, *, told: bool
+    ) -> list[float]:
+        """One update of a regression from the action at `index` alone, which counts `weight` times (finite, positive).
+
+        The weights are those that VW comes to from whole texts, up to rounding. Gives what `predict` would have
+        answered before it where it is to be `told`, which takes a whole text, and else nothing.
+        """
+        probability = 1.0 / (weight * WEIGHT_UNIT)
+        first = actions[0]
+        known = self._by_action.get(id(first))
+        asked: list[Any] = []
+        if not told:
+            own = taught = self._parse_row(row.chosen_only(cost, probability), 2)
+        elif first is self._last_first or (known is not None and known[0] is first):
+            # actions that come again, as those of a catalogue do, are parsed once
+            offered = self._last_examples if actions is self._last_actions else self._examples(actions)
+            own = taught = self._parse_row(row.chosen_only(cost, probability), 2)
+            asked = [own[0], *offered]
+        else:
+            self._last_first = first
+            own = asked = self._parse_row(row.labelled(cost, probability), len(actions) + 1)
+            taught = [own[0], own[index + 1]]
+        numbers: list[float] = []
+        if told:
+            _predict(self._vw, asked)
+            numbers = own[0].get_action_scores()
+        _learn(self._vw, taught)
+        self._seen += 1
+        _finish(self._vw, own)
+        if told and len(numbers) != len(actions):
+            raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
+        return numbers
+
+    def _parse_row(self, text: str, lines: int) -> list[Any]:
+        if self._closed:
+            raise RuntimeError("this model has been closed")
+        examples: list[Any] = _parse(self._vw, text)
+        if len(examples) != lines:
+            raise InvalidRequest("actions", "context and actions did not encode to one line each")
+        return examples
 
     def to_bytes(self) -> bytes:
         """The model, from which learning continues exactly; the same steps give the same bytes, interrupted or not.
@@ -131,9 +154,9 @@ class VWWorkspace:
         with scratch_folder(ROOM_BYTES) as folder:
             path = folder / "model.vw"
             self._vw.save(path)
-            check_weights(path.read_bytes(), header_bytes(self.arguments))
+            check_weights(path.read_bytes(), header_bytes(self._start_arguments))
             # VW saves counters of losses too, but starts them anew when it loads: learning goes on from what is stored
-            again = Workspace(arg_list=[*self.resume_arguments, "--initial_regressor", str(path)])
+            again = Workspace(arg_list=[*unseeded(self._start_arguments), "--initial_regressor", str(path)])
             again.save(path)
             self._forget()
             self._vw.finish()
@@ -190,6 +213,12 @@ class VWWorkspace:
         self._parsed.clear()
         self._by_action.clear()
         self._last_actions, self._last_examples = None, []
+
+
+def unseeded(arguments: Sequence[str]) -> list[str]:
+    """The arguments for going on from a saved model, which brings the state of its random numbers along."""
+    position = arguments.index("--random_seed")
+    return [*arguments[:position], *arguments[position + 2 :]]
 
 
 def _start(arguments: Sequence[str]) -> Any:

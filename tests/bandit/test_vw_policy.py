@@ -301,48 +301,77 @@ def test_the_counters_at_the_head_of_a_model_are_not_taken_for_weights(
 def test_weights_that_are_no_numbers_are_found_when_the_model_is_saved(
     algorithm: Algorithm, rows: list[Interaction]
 ) -> None:
-    encoder = encoder_of(rows)
-    exploration = Exploration(algorithm=algorithm)
-    workspace = VWWorkspace(encoder, policy_arguments(exploration, Learning(), encoder.interactions))
-    texts = RowTexts(encoder)
-    for row in rows[:200]:
-        text = texts.of(row.context, row.actions, row.index)
-        workspace.learn(text, row.actions, row.index, -row.reward, row.propensity)
-    assert workspace.to_bytes()
-    text = texts.of(rows[0].context, rows[0].actions, 0)
-    workspace.learn(text, rows[0].actions, 0, 1e39, 0.5)  # what `VWPolicy.learn` would refuse
+    policy = VWPolicy(encoder_of(rows), Exploration(algorithm=algorithm), Learning())
+    learn(policy, rows[:200])
+    assert policy.to_bytes()
+    policy.learn(rows[0].context, rows[0].actions, 0, 1e39, 0.5)  # finite here, but not in VW's single precision
     with pytest.raises(TrainingFailed, match="no numbers"):
-        workspace.to_bytes()
-    workspace.close()
+        policy.to_bytes()
+    policy.close()
 
 
-@pytest.mark.parametrize("algorithm", ["squarecb", "egreedy", "bag", "cover", "softmax"])
-def test_actions_parsed_once_teach_what_vw_learns_when_it_reads_the_whole_text(
-    algorithm: Algorithm, rows: list[Interaction], tmp_path: Path
-) -> None:
-    asked = list(rows[:600])  # a catalogue, all of it and all but its last action, and actions of the request's own
+def varied(rows: list[Interaction]) -> list[Interaction]:
+    """A catalogue, all of it and all but its last action, and actions of the request's own."""
+    asked = list(rows[:600])
     for number in range(1, 600, 3):
-        own = tuple(Action(f"r{number}-{i}", {"size": number % 7 + i}) for i in range(4))
+        own = tuple(Action(f"r{number}-{i}", {"size": number % 7 + i}) for i in range(5))
         asked[number] = replace(asked[number], actions=ACTIONS[:-1], index=0)
         asked[number + 1] = replace(asked[number + 1], actions=own, index=1)
-    encoder = encoder_of(asked)
-    arguments = policy_arguments(Exploration(algorithm=algorithm), Learning(), encoder.interactions)
+    return asked
+
+
+def read_by_vw(rows: list[Interaction], encoder: FeatureEncoder, arguments: list[str], folder: Path) -> bytes:
+    """The model of VW alone, out of a file that holds every row's whole text."""
     texts = RowTexts(encoder)
-    ours = VWWorkspace(encoder, arguments)
-    written = []
-    for row in asked:
-        text = texts.of(row.context, row.actions, row.index)
-        ours.learn(text, row.actions, row.index, -row.reward, row.propensity)
-        written.append(text.labelled(-row.reward, row.propensity) + "\n\n")
-    (tmp_path / "rows.txt").write_text("".join(written))
-    reader = Workspace(arg_list=[*arguments, "--data", str(tmp_path / "rows.txt")])
-    assert reader.get_weighted_examples() == len(asked)
-    reader.save(tmp_path / "model.vw")
+    examples = [texts.of(r.context, r.actions, r.index).labelled(-r.reward, r.propensity) for r in rows]
+    (folder / "rows.txt").write_text("".join(f"{example}\n\n" for example in examples))
+    reader = Workspace(arg_list=[*arguments, "--data", str(folder / "rows.txt")])
+    assert reader.get_weighted_examples() == len(rows)
+    reader.save(folder / "model.vw")
     reader.finish()
-    theirs = VWWorkspace(encoder, arguments, (tmp_path / "model.vw").read_bytes())
+    return (folder / "model.vw").read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ["egreedy", "bag", "cover", "softmax"])
+def test_an_explorer_learns_what_vw_learns_when_it_reads_the_whole_text(
+    algorithm: Algorithm, rows: list[Interaction], tmp_path: Path
+) -> None:
+    asked = varied(rows)
+    encoder = encoder_of(asked)
+    exploration = Exploration(algorithm=algorithm)
+    ours = VWPolicy(encoder, exploration, Learning())
+    learn(ours, asked)
+    arguments = policy_arguments(exploration, Learning(), encoder.interactions)
+    theirs = VWPolicy(encoder, exploration, Learning(), model=read_by_vw(asked, encoder, arguments, tmp_path))
     assert ours.to_bytes() == theirs.to_bytes()
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize(
+    "learning", [Learning(), Learning(learning_rate=0.05, power_t=0.3), Learning(l2=0.001), Learning(l2=0.01, power_t=0.7)]
+)
+def test_chosen_actions_alone_teach_a_regression_what_vw_learns_from_the_whole_text(
+    learning: Learning, rows: list[Interaction], tmp_path: Path
+) -> None:
+    asked = varied(rows)
+    encoder = encoder_of(asked)
+    arguments = policy_arguments(Exploration(), learning, encoder.interactions)
+    theirs = VWWorkspace(encoder, arguments, read_by_vw(asked, encoder, arguments, tmp_path))
+    alone, told = (VWPolicy(encoder, Exploration(), learning) for _ in range(2))
+    texts = RowTexts(encoder)
+    for row in asked:
+        alone.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
+        before = told._vw.predict(row.context, row.actions)
+        text = texts.of(row.context, row.actions, row.index)
+        said = told.learn_text(text, row.actions, row.index, -row.reward, row.propensity, told=True)
+        assert said == pytest.approx(before, abs=1e-6)
+    costs = [(alone._vw.predict(r.context, r.actions), theirs.predict(r.context, r.actions)) for r in asked]
+    assert max(abs(one - other) for ours, vw in costs for one, other in zip(ours, vw, strict=True)) < 2e-5
+    assert np.std([cost for ours, _ in costs for cost in ours]) > 0.02
+    assert alone.to_bytes() != b"" and alone._vw.predict({}, ACTIONS) == told._vw.predict({}, ACTIONS)
+    for policy in (alone, told, theirs):
+        policy.close()
 
 
 def test_a_rarely_drawn_action_moves_squarecb_no_further_than_one_drawn_one_time_in_ten(
