@@ -8,7 +8,7 @@ from bandit.errors import CorruptModel
 from bandit.policies import load_policy
 from bandit.registry import StoredModel
 from bandit.reward_model import RewardModel
-from bandit.scoring import RewardScale, Scores, Scoring
+from bandit.scoring import Scores, Scoring
 from bandit.settings import ExperimentSettings
 from bandit.types import Action, Context, Interaction, Policy
 
@@ -45,11 +45,11 @@ class Frozen:
     ) -> Scores:
         """Score rows that the model has not learnt, by its own reward model; raises `CorruptModel` without one."""
         reward_model = self._rewards()
-        scored, scale = Scoring(champion, champion_id, settings), RewardScale(settings.rewards)
+        scored = Scoring(champion, champion_id, settings)
         for row in rows:
             line = self._policy.encoder.context_line(row.context)
-            costs = reward_model.costs(row.context, row.actions, line)
-            scored.add(row, self.pmf(row.context, row.actions, line), [scale.reward(cost) for cost in costs])
+            pmf = self.pmf(row.context, row.actions, line)
+            scored.add(row, pmf, reward_model.costs(row.context, row.actions, line))
         return scored.scores()
 
     def close(self) -> None:

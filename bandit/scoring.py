@@ -72,9 +72,9 @@ class RewardScale:
             raise TrainingFailed("a reward is not a finite number; it must not reach the learner")
         return (self.zero - min(max(reward, self.low), self.high)) / self.unit
 
-    def reward(self, cost: float) -> float:
-        """The reward of a predicted cost, within the possible range."""
-        return min(max(self.zero - cost * self.unit, self.low), self.high)
+    def rewards(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rewards of predicted costs, within the possible range."""
+        return np.clip(self.zero - costs * self.unit, self.low, self.high)
 
 
 class Scoring:
@@ -88,22 +88,23 @@ class Scoring:
         tried: Tried | None = None,
     ) -> None:
         self._logged = _LoggedPmfs(champion, champion_id, settings)
+        self._scale = RewardScale(settings.rewards)
         self._tried = tried
         self._segment_field = settings.serving.segment_field
         self._rows: list[Interaction] = []
         self._offsets = [0]
         self._candidate: list[float] = []
         self._champion: list[float] = []
-        self._q: list[float] = []
+        self._costs: list[float] = []
         self._pmf: list[float] = []
 
-    def add(self, row: Interaction, candidate: Sequence[float], q: Sequence[float]) -> None:
-        """Append one row with the candidate's pmf and the predicted reward of each action."""
+    def add(self, row: Interaction, candidate: Sequence[float], costs: Sequence[float]) -> None:
+        """Append one row with the candidate's pmf and the predicted cost of each action."""
         champion = self._logged.of(row)
         served = self._tried.pmf(row, champion) if self._tried is not None else None
         self._rows.append(row)
         self._candidate += candidate if served is None else served
-        self._q += q
+        self._costs += costs
         self._champion += champion
         self._pmf += row.pmf if row.pmf is not None else [math.nan] * len(row.actions)
         self._offsets.append(len(self._candidate))
@@ -117,7 +118,7 @@ class Scoring:
             offsets=np.asarray(self._offsets, dtype=np.int64),
             candidate=np.asarray(self._candidate, dtype=np.float64),
             champion=np.asarray(self._champion, dtype=np.float64),
-            q=np.asarray(self._q, dtype=np.float64),
+            q=self._scale.rewards(np.asarray(self._costs, dtype=np.float64)),
             pmf=np.asarray(self._pmf, dtype=np.float64),
             action=np.asarray([row.index for row in rows], dtype=np.int64),
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),

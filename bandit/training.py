@@ -232,9 +232,8 @@ class Learning:
         def finish() -> None:
             costs = predictions()
             if scored is not None:
-                reward = self._scale.reward
                 for (_, _, row), pmf, predicted in zip(examples, pmfs, costs, strict=True):
-                    scored.add(row, pmf, [reward(cost) for cost in predicted])
+                    scored.add(row, pmf, predicted)
 
         return finish
 
@@ -244,9 +243,9 @@ class Learning:
             self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
             return partial(self._side.start, told=told)
         learn = self.reward_model.learn
-        return lambda examples: lambda: [
-            learn(text, row.actions, row.index, cost, told=told) for text, cost, row in examples
-        ]
+        return lambda examples: (
+            lambda: [learn(text, row.actions, row.index, cost, told=told) for text, cost, row in examples]
+        )
 
     @property
     def reward_model(self) -> RewardModel:

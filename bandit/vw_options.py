@@ -7,6 +7,7 @@ looked up in a table, numbers are formatted as numbers, interactions are letters
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -54,13 +55,11 @@ def one_action_arguments(arguments: Sequence[str]) -> list[str]:
     adaptive, normalized gradient descent grows by that to the power of 1 − power_t, by which the learning rate is
     divided; the rest is as `arguments` say. At the default power_t of ½ both are powers of 2, and nothing is rounded.
     """
-    values = dict(zip(arguments, arguments[1:], strict=False))
-    power_t = float(values["--power_t"])
+    power_t = float(arguments[arguments.index("--power_t") + 1])
     scales = {"--learning_rate": WEIGHT_UNIT ** (power_t - 1.0), "--l2": WEIGHT_UNIT**-power_t}
-    names = ["", *arguments]  # what stands before each
     scaled = [
-        _number(float(value) * scales[name]) if name in scales else value
-        for name, value in zip(names, arguments, strict=False)
+        _number(float(argument) * scales[before]) if before in scales else argument
+        for before, argument in pairwise(["", *arguments])
     ]
     return [*scaled, "--no_predict"]
 

@@ -349,7 +349,8 @@ def test_an_explorer_learns_what_vw_learns_when_it_reads_the_whole_text(
 
 
 @pytest.mark.parametrize(
-    "learning", [Learning(), Learning(learning_rate=0.05, power_t=0.3), Learning(l2=0.001), Learning(l2=0.01, power_t=0.7)]
+    "learning",
+    [Learning(), Learning(learning_rate=0.05, power_t=0.3), Learning(l2=0.001), Learning(l2=0.01, power_t=0.7)],
 )
 def test_chosen_actions_alone_teach_a_regression_what_vw_learns_from_the_whole_text(
     learning: Learning, rows: list[Interaction], tmp_path: Path
