@@ -26,7 +26,7 @@ from serving.learner.challengers import concatenate
 from serving.learner.desk import Desk
 
 CHUNK_ROWS = 50_000
-"""How many rows are in memory at a time; VW reads that many from a file by itself, much faster than one by one."""
+"""How many rows are in memory at a time."""
 
 FIT_ROWS = 50_000
 """The encoder of a fresh learning is fitted on the first so many rows."""
