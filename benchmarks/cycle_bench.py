@@ -266,7 +266,7 @@ def measure(data_dir: Path, rows: int) -> None:
     busy: list[tuple[float, float]] = []
     with decision_worker(data_dir) as port:
         with asking(port, idle):
-            time.sleep(10)
+            time.sleep(30)
         with asking(port, busy):
             lower_learner()  # what was started before is not concerned
             begun = time.time()
