@@ -33,7 +33,6 @@ _json = msgspec.json.Encoder().encode
 PARSED_MAX = 5_000
 """Most action lines kept parsed, some 30 KB each; beyond it the memory is emptied and filled again."""
 
-
 ROOM_BYTES = 256 * 1024**2
 """A model on its way in or out takes less than this."""
 
@@ -210,6 +209,7 @@ class VWWorkspace:
             request = _parse(self._vw, "shared |c") + list(self._parsed.values())
             _predict(self._vw, request)
             _finish(self._vw, request)
+            self._seen += 1
         self._parsed.clear()
         self._by_action.clear()
         self._last_actions, self._last_examples = None, []

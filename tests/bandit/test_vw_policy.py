@@ -243,7 +243,28 @@ def test_the_memory_of_parsed_actions_is_bounded(rows: list[Interaction], monkey
         policy.pmf(rows[0].context, (Action(f"id{number}", {"f": float(number)}), Action("b")))
         assert len(policy._vw._parsed) <= 50
     assert policy.pmf(rows[0].context, ACTIONS) == expected
+    assert policy.to_bytes()  # whose examples are counted, those that emptied the memory too
     policy.close()
+
+
+def test_a_log_of_more_actions_than_are_kept_parsed_is_learnt_and_stored(
+    rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bandit.vw_workspace.PARSED_MAX", 20)
+    encoder = encoder_of(rows)
+    alone, told = (VWPolicy(encoder, Exploration(), Learning()) for _ in range(2))
+    texts = RowTexts(encoder)
+    for number in range(60):
+        offered = tuple(Action(f"id{number // 2}-{place}", {"f": float(place)}) for place in range(8))
+        for row in rows[2 * number : 2 * number + 2]:
+            text = texts.of(row.context, offered, row.index)
+            alone.learn_text(text, offered, row.index, -row.reward, 0.125, told=False)
+            told.learn_text(text, offered, row.index, -row.reward, 0.125, told=True)
+            assert len(told._vw._parsed) <= 20
+    for policy in (alone, told):
+        assert policy.pmf(rows[0].context, ACTIONS) == pytest.approx([0.25] * 4, abs=0.25)
+        assert policy.to_bytes()
+        policy.close()
 
 
 def test_a_foreign_or_damaged_model_is_refused(rows: list[Interaction]) -> None:
