@@ -57,11 +57,10 @@ def one_action_arguments(arguments: Sequence[str]) -> list[str]:
     """
     power_t = float(arguments[arguments.index("--power_t") + 1])
     scales = {"--learning_rate": WEIGHT_UNIT ** (power_t - 1.0), "--l2": WEIGHT_UNIT**-power_t}
-    scaled = [
+    return [
         _number(float(argument) * scales[before]) if before in scales else argument
         for before, argument in pairwise(["", *arguments])
     ]
-    return [*scaled, "--no_predict"]
 
 
 def _common(learning: Learning, interactions: Iterable[str]) -> list[str]:
