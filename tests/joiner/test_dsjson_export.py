@@ -23,8 +23,8 @@ from tests.joiner.logs import FAR, START, at, decision, experiment, reward, writ
 from tests.joiner.test_history import joined
 
 
-def filled(folder: Path, numbers: str = "bins") -> Experiment:
-    """400 decisions with features of every kind, two in three rewarded."""
+def filled(folder: Path, numbers: str = "bins", *, offered_min: int = 3) -> Experiment:
+    """400 decisions with features of every kind, two in three rewarded, among `offered_min` to 3 actions each."""
     rng = random.Random(3)
     settings = parse_settings({"rewards": {"window_s": 60.0}, "encoding": {"numbers": numbers}})
     target = Experiment.create(folder, "test", settings, now=START)
@@ -35,9 +35,11 @@ def filled(folder: Path, numbers: str = "bins") -> Experiment:
         context |= {"land": rng.choice(["de", "fr: |"]), "n": {"y": rng.random()}, "none": None}
         if n > 300:
             context |= {"new": rng.random() * 3, "_hidden": 2.5}
-        index = rng.randrange(3)
-        pmf = [0.004, 0.3, 0.696]  # the first is below 1 / importance_max
-        fields = {"context": context, "actions": actions, "index": index, "pmf": pmf, "probability": pmf[index]}
+        offered = actions[: 3 - n % (4 - offered_min)]
+        index = rng.randrange(len(offered))
+        # the first is below 1 / importance_max
+        pmf = {1: [1.0], 2: [0.004, 0.996], 3: [0.004, 0.3, 0.696]}[len(offered)]
+        fields = {"context": context, "actions": offered, "index": index, "pmf": pmf, "probability": pmf[index]}
         events.append(decision(f"e{n}", n, **fields, action="a") if index == 0 else _chosen(n, index, fields))
         if n % 3:
             events.append(reward(f"e{n}", n + 0.5, rng.choice([0.0, 0.5, 1.0])))
@@ -82,6 +84,29 @@ def test_vw_trained_on_the_encoded_export_comes_to_the_weights_of_our_training(t
     resume = ["--initial_regressor", str(tmp_path / "ours.vw"), "--testonly", "--quiet"]
     ours = weights_after(resume, tmp_path / "ours.txt")
     theirs = weights_after([*arguments, "--dsjson", "-d", str(tmp_path / "log.dsjson")], tmp_path / "theirs.txt")
+    assert len(ours) > 100 and ours.keys() == theirs.keys()
+    assert max(abs(ours[index] - theirs[index]) for index in ours) < 1e-5
+
+
+def test_vw_comes_to_the_weights_of_a_model_that_read_rows_of_one_to_three_actions_twice(tmp_path: Path) -> None:
+    target = filled(tmp_path / "data", offered_min=1)
+    with Warehouse(target) as warehouse:
+        warehouse.write_training_rows(tmp_path / "rows", after=None, until=FAR)
+        rows = list(read_interactions(tmp_path / "rows", {}))
+        learning = Learning.fresh(target.settings, [])
+        for cut in (130, 390):  # scored, then learnt anew from 200 rows on, then scored again
+            past = rows[: learning.rows_learnt]
+            learning.step(rows[len(past) : cut], champion=None, champion_id=None, history=lambda past=past: past)  # type: ignore[misc]
+        (tmp_path / "ours.vw").write_bytes(learning.files()["policy.vw"])
+        assert learning.reread_rows == 200
+        matured = at(389 + 60)
+        log = tmp_path / "log.dsjson"
+        assert export_dsjson(warehouse, log, encoder=learning.encoder, until=matured, reread_rows=200) == 390
+    arguments = [*learning.policy.arguments, "--random_seed", "0"]
+    learning.close()
+    ours = weights_after(["--initial_regressor", str(tmp_path / "ours.vw"), "--testonly", "--quiet"], tmp_path / "ours")
+    theirs = weights_after([*arguments, "--dsjson", "-d", str(log)], tmp_path / "theirs")
+    assert len(log.read_text().splitlines()) == 390 + 200
     assert len(ours) > 100 and ours.keys() == theirs.keys()
     assert max(abs(ours[index] - theirs[index]) for index in ours) < 1e-5
 
