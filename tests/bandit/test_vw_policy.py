@@ -12,15 +12,15 @@ from msgspec.structs import replace
 from vowpalwabbit import Workspace
 
 from bandit.encoder import FeatureEncoder
-from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
+from bandit.errors import CorruptModel, InvalidRequest, InvalidSettings, TrainingFailed
 from bandit.example_text import RowTexts
 from bandit.exploration import headroom, squarecb, with_floor
 from bandit.policies import UniformPolicy
 from bandit.sampling import draw_index
-from bandit.settings import Algorithm, Encoding, Exploration, Learning
+from bandit.settings import Algorithm, Encoding, Exploration, Learning, parse_settings
 from bandit.types import Action, Interaction
-from bandit.vw_options import policy_arguments
-from bandit.vw_policy import VWPolicy
+from bandit.vw_options import WEIGHT_UNIT, policy_arguments
+from bandit.vw_policy import REGRESSION_IMPORTANCE_MAX, VWPolicy, learnt_propensity
 from bandit.vw_workspace import VWWorkspace, header_bytes
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of
 
@@ -371,7 +371,14 @@ def test_an_explorer_learns_what_vw_learns_when_it_reads_the_whole_text(
 
 @pytest.mark.parametrize(
     "learning",
-    [Learning(), Learning(learning_rate=0.05, power_t=0.3), Learning(l2=0.001), Learning(l2=0.01, power_t=0.7)],
+    [
+        Learning(),
+        Learning(learning_rate=0.05, power_t=0.3),
+        Learning(l2=0.001),
+        Learning(l2=0.01, power_t=0.7),
+        Learning(power_t=0.0),
+        Learning(power_t=1.0),
+    ],
 )
 def test_chosen_actions_alone_teach_a_regression_what_vw_learns_from_the_whole_text(
     learning: Learning, rows: list[Interaction], tmp_path: Path
@@ -391,8 +398,90 @@ def test_chosen_actions_alone_teach_a_regression_what_vw_learns_from_the_whole_t
     costs = [(alone._vw.predict(r.context, r.actions), theirs.predict(r.context, r.actions)) for r in asked]
     assert max(abs(one - other) for ours, vw in costs for one, other in zip(ours, vw, strict=True)) < 2e-5
     assert np.std([cost for ours, _ in costs for cost in ours]) > 0.02
-    assert alone.to_bytes() != b"" and alone._vw.predict({}, ACTIONS) == told._vw.predict({}, ACTIONS)
+    assert alone._vw.predict({}, ACTIONS) == told._vw.predict({}, ACTIONS)
     for policy in (alone, told, theirs):
+        policy.close()
+
+
+def stored(policy: VWPolicy) -> VWPolicy:
+    """The policy once more, out of what is stored of it; the given one is closed."""
+    again = VWPolicy(
+        policy.encoder,
+        policy.exploration,
+        policy.learning,
+        model=policy.to_bytes(),
+        rows_learnt=policy.rows_learnt,
+        action_counts=policy.action_counts,
+        updates=policy.updates,
+        offered=policy.offered,
+    )
+    policy.close()
+    return again
+
+
+def test_a_regression_is_the_same_to_the_bit_told_or_not_and_stored_in_between(rows: list[Interaction]) -> None:
+    asked = varied(rows)[:90]
+    encoder = encoder_of(asked)
+    alone, told, resumed = (VWPolicy(encoder, Exploration(), Learning(l2=0.001)) for _ in range(3))
+    texts = RowTexts(encoder)
+    for number, row in enumerate(asked):
+        label = (row.actions, row.index, -row.reward, row.propensity)
+        alone.learn(row.context, *label)
+        told.learn_text(texts.of(row.context, row.actions, row.index), *label, told=True)
+        resumed.learn(row.context, *label)
+        if number % 7 < 2:
+            resumed = stored(resumed)
+    assert alone.to_bytes() == told.to_bytes() == resumed.to_bytes()
+    for policy in (alone, told, resumed):
+        policy.close()
+
+
+def test_few_and_thousands_of_actions_rare_draws_and_costs_of_any_size_teach_a_regression_what_vw_learns(
+    rows: list[Interaction], tmp_path: Path
+) -> None:
+    many = tuple(Action(f"many-{number}", {"size": number % 9}) for number in range(2000))
+    offers = (ACTIONS[:1], ACTIONS, many, many[:7], ACTIONS[1:3])
+    propensities = (1.0, 0.9, 0.1, 1e-4, 0.03)
+    asked = []
+    for number, row in enumerate(rows[:300]):
+        offered = offers[number % 5 if number % 50 == 2 else number % 2]
+        propensity = learnt_propensity(Exploration(), Learning(), propensities[number % 4])
+        reward = (row.reward - 0.5) * (1e-3, 1.0, 100.0)[number % 3]
+        asked.append(
+            replace(row, actions=offered, index=number % len(offered), propensity=propensity, reward=reward, pmf=None)
+        )
+    encoder = encoder_of(asked)
+    arguments = policy_arguments(Exploration(), Learning(), encoder.interactions)
+    theirs = VWWorkspace(encoder, arguments, read_by_vw(asked, encoder, arguments, tmp_path))
+    ours = VWPolicy(encoder, Exploration(), Learning())
+    learn(ours, asked)
+    costs = [(ours._vw.predict(row.context, ACTIONS), theirs.predict(row.context, ACTIONS)) for row in asked]
+    assert np.ptp([cost for _, vw in costs for cost in vw]) > 1.0
+    assert max(abs(one - other) for own, vw in costs for one, other in zip(own, vw, strict=True)) < 1e-4
+    assert ours.to_bytes()
+    ours.close()
+    theirs.close()
+
+
+def test_every_weight_that_the_settings_allow_is_a_probability_to_vw() -> None:
+    offered_max, propensity_min = 10_000, 1.0 / REGRESSION_IMPORTANCE_MAX
+    smallest, largest = 1.0 / offered_max, 1.0 / propensity_min
+    assert 0.0 < 1.0 / (largest * WEIGHT_UNIT) < 1.0 / (smallest * WEIGHT_UNIT) <= 1.0
+    with pytest.raises(InvalidSettings):
+        parse_settings({"limits": {"actions_max": offered_max + 1}})
+
+
+def test_an_explorer_takes_whole_texts_and_a_regression_the_chosen_action(rows: list[Interaction]) -> None:
+    row, encoder = rows[0], encoder_of(rows)
+    text = RowTexts(encoder).of(row.context, row.actions, row.index, whole=False)
+    explorer, regression = (VWPolicy(encoder, Exploration(algorithm=name), Learning()) for name in ("bag", "squarecb"))
+    assert explorer.learns_whole_texts and not regression.learns_whole_texts
+    assert regression.learn_text(text, row.actions, row.index, -1.0, 0.25, told=False) == []
+    with pytest.raises(InvalidRequest, match="one line each"):
+        explorer.learn_text(text, row.actions, row.index, -1.0, 0.25, told=False)
+    with pytest.raises(ValueError, match="chosen action alone"):
+        regression._vw.learn(text, row.actions, row.index, -1.0, 0.25)
+    for policy in (explorer, regression):
         policy.close()
 
 
