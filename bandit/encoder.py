@@ -174,7 +174,7 @@ class FeatureEncoder:
         except msgspec.DecodeError as error:
             raise CorruptModel(f"encoder.json cannot be read: {error}") from None
         if file.version != ENCODER_VERSION:
-            raise CorruptModel(f"encoder.json has version {file.version}; this release reads {ENCODER_VERSION}")
+            raise CorruptModel.of_another_release("encoder.json", file.version, ENCODER_VERSION)
         return cls(
             file.encoding,
             file.context,

@@ -101,7 +101,15 @@ class CorruptLog(RewardloopError):
 
 
 class CorruptModel(RewardloopError):
-    """A stored model does not match its manifest or its canaries."""
+    """A stored model does not match its manifest or its canaries, or is of a form that is not read."""
+
+    @classmethod
+    def of_another_release(cls, file: str, version: int, read: int) -> CorruptModel:
+        """The refusal of a model whose `file` has another version than the one that is `read`."""
+        return cls(
+            f"{file} has version {version}, and this release reads {read}; "
+            "with the experiment's champion.json removed, the next run learns the whole log anew"
+        )
 
 
 class TrainingFailed(RewardloopError):

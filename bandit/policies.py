@@ -92,7 +92,7 @@ def read_state(files: Mapping[str, bytes]) -> ModelState:
     except msgspec.DecodeError as error:
         raise CorruptModel(f"state.json cannot be read: {error}") from None
     if state.version != STATE_VERSION:
-        raise CorruptModel(f"state.json has version {state.version}; this release reads {STATE_VERSION}")
+        raise CorruptModel.of_another_release("state.json", state.version, STATE_VERSION)
     return state
 
 
