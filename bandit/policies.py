@@ -14,7 +14,7 @@ from bandit.canaries import check_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
 from bandit.registry import StoredModel
-from bandit.settings import ExperimentSettings, Exploration, Learning
+from bandit.settings import Exploration, Learning, Serving
 from bandit.types import Action, Context, Policy
 from bandit.vw_policy import VWPolicy
 
@@ -56,10 +56,10 @@ class FixedActionPolicy:
         return chosen if any(chosen) else [1.0 / len(actions)] * len(actions)
 
 
-def cold_start_policy(settings: ExperimentSettings) -> Policy:
-    """What is served while there is no model: uniform, or the baseline with its declared share of exploration."""
-    if settings.serving.cold_start == "baseline":
-        return BaselinePolicy(settings.serving.cold_start_exploration)
+def cold_start_policy(settings: Serving) -> Policy:
+    """What answers where no model can: uniform, or the baseline with its declared share of exploration."""
+    if settings.cold_start == "baseline":
+        return BaselinePolicy(settings.cold_start_exploration)
     return UniformPolicy()
 
 

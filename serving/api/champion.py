@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bandit.canaries import canary_digest
 from bandit.errors import CorruptModel, NotFound, RewardloopError
-from bandit.policies import BaselinePolicy, UniformPolicy, load_policy
+from bandit.policies import cold_start_policy, load_policy
 from bandit.registry import Champion, ModelRegistry, StoredModel, Trial
 from bandit.settings import Serving
 from bandit.types import COLD_START_MODEL_ID, Policy
@@ -113,13 +113,6 @@ def wanted_trial(registry: ModelRegistry, settings: Serving, model: ServedModel)
         log.error("the trial cannot be read: %s", error)
         return None
     return trial if trial is not None and trial.champion == model.model_id else None
-
-
-def cold_start_policy(settings: Serving) -> Policy:
-    """What is declared to answer where no model can: uniform, or the baseline with a share of exploration."""
-    if settings.cold_start == "baseline":
-        return BaselinePolicy(settings.cold_start_exploration)
-    return UniformPolicy()
 
 
 def _earlier(registry: ModelRegistry, wanted: Sequence[str], reasons: list[str]) -> list[str]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bandit.errors import InvalidRequest, RewardloopError
+from bandit.policies import cold_start_policy
 from bandit.registry import Trial
 from bandit.sampling import draw_index, mix, uniform_draw
 from bandit.settings import ExperimentSettings
 from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, SLICE_TRIAL, Action, Policy
-from serving.api.champion import ServedModel, ServedTrial, cold_start_policy
+from serving.api.champion import ServedModel, ServedTrial
 from serving.api.counters import Counters
 from serving.api.requests import RecommendRequest
 

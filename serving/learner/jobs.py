@@ -189,7 +189,7 @@ def _champion(desk: Desk, settings: ExperimentSettings, job: Job) -> Policy:
     if job.champion == UNIFORM:
         return UniformPolicy()
     if job.champion == COLD_START_MODEL_ID:
-        return cold_start_policy(settings)
+        return cold_start_policy(settings.serving)
     return desk.model(job.root, job.champion)
 
 

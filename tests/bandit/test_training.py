@@ -293,9 +293,9 @@ def test_the_simple_policies_do_what_they_say() -> None:
     assert BaselinePolicy().pmf({}, ACTIONS) == [1.0, 0.0, 0.0, 0.0]
     assert FixedActionPolicy("a2").pmf({}, ACTIONS) == [0.0, 0.0, 1.0, 0.0]
     assert FixedActionPolicy("gone").pmf({}, (Action("b"), Action("c"))) == [0.5, 0.5]
-    assert cold_start_policy(settings()).pmf({}, ACTIONS) == [0.25] * 4
+    assert cold_start_policy(settings().serving).pmf({}, ACTIONS) == [0.25] * 4
     chosen = settings(serving={"cold_start": "baseline", "cold_start_exploration": 0.2})
-    assert cold_start_policy(chosen).pmf({}, ACTIONS) == pytest.approx([0.85, 0.05, 0.05, 0.05])
+    assert cold_start_policy(chosen.serving).pmf({}, ACTIONS) == pytest.approx([0.85, 0.05, 0.05, 0.05])
     with pytest.raises(ValueError, match="exploration"):
         BaselinePolicy(1.5)
 
