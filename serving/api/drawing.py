@@ -86,8 +86,10 @@ def draw(
     slice_: str = SLICE_POLICY
     trial: Trial | None = None
     if state.trial is not None and state.trial.policy is not None and model_id == state.model.model_id:
-        tried = _trial_pmf(state.trial.policy, context, offered, counters)
-        if tried is not None:
+        tried = _asked(state.trial.policy, state.trial.trial.model_id, context, offered)
+        if tried is None:
+            counters.add("trial_errors")  # it costs nobody an answer
+        else:
             trial = state.trial.trial
             pmf, slice_ = mix(pmf, tried, trial.share), SLICE_TRIAL
     tried_as = (trial.model_id, trial.share) if trial is not None else (None, None)
@@ -107,29 +109,24 @@ def draw(
 def _pmf(
     state: State, context: dict[str, Any], offered: tuple[Action, ...], counters: Counters
 ) -> tuple[list[float], str]:
+    """The pmf of the model that is served and its id; where it fails, which is counted, those of the cold start."""
     model_id = state.model.model_id
-    try:
-        pmf = state.model.policy.pmf(context, offered)
-        if len(pmf) == len(offered):
-            return pmf, model_id
-        log.error("model %s gave %d probabilities for %d actions", model_id, len(pmf), len(offered))
-    except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
-        log.exception("model %s failed to predict", model_id)
+    pmf = _asked(state.model.policy, model_id, context, offered)
+    if pmf is not None:
+        return pmf, model_id
     counters.add("policy_errors")
     return cold_start_policy(state.settings.serving).pmf(context, offered), COLD_START_MODEL_ID
 
 
-def _trial_pmf(
-    policy: Policy, context: dict[str, Any], offered: tuple[Action, ...], counters: Counters
-) -> list[float] | None:
-    """The pmf of the challenger on trial; None when it fails, which is counted and costs nobody an answer."""
+def _asked(policy: Policy, model_id: str, context: dict[str, Any], offered: tuple[Action, ...]) -> list[float] | None:
+    """The policy's pmf, None when it fails to give one."""
     try:
         pmf = policy.pmf(context, offered)
         if len(pmf) == len(offered):
             return pmf
+        log.error("model %s gave %d probabilities for %d actions", model_id, len(pmf), len(offered))
     except (RewardloopError, RuntimeError, ValueError, ArithmeticError):
-        log.exception("the challenger on trial failed to predict")
-    counters.add("trial_errors")
+        log.exception("model %s failed to predict", model_id)
     return None
 
 
