@@ -74,15 +74,13 @@ class VWWorkspace:
         if self._closed:
             raise RuntimeError("this model has been closed")
         vw = self._vw
-        examples = self._last_examples if actions is self._last_actions else self._examples(actions)
+        examples = self._examples(actions)
         shared = _parse(vw, line or self.encoder.context_line(context))
         _predict(vw, shared + examples)
-        numbers: list[float] = shared[0].get_action_scores()
+        numbers = shared[0].get_action_scores()
         _finish(vw, shared)
         self._seen += 1
-        if len(numbers) != len(examples):
-            raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
-        return numbers
+        return _complete(numbers, len(examples))
 
     def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float) -> list[float]:
         """One update of an explorer from a whole text; gives what `predict` would have answered before it.
@@ -94,11 +92,9 @@ class VWWorkspace:
         own = self._parse_row(row.labelled(cost, propensity), len(actions) + 1)
         _learn(self._vw, own)
         self._seen += 1
-        numbers: list[float] = own[0].get_action_scores()
+        numbers = own[0].get_action_scores()
         _finish(self._vw, own)
-        if len(numbers) != len(actions):
-            raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
-        return numbers
+        return _complete(numbers, len(actions))
 
     def regress(
         self, row: RowText, actions: Sequence[Action], index: int, cost: float, weight: float, *, told: bool
@@ -109,20 +105,13 @@ class VWWorkspace:
         answered before it where it is to be `told`, which takes a whole text, and else nothing.
         """
         probability = 1.0 / (weight * WEIGHT_UNIT)
-        first = actions[0]
-        known = self._by_action.get(id(first))
-        asked: list[Any] = []
-        if not told:
-            own = taught = self._parse_row(row.chosen_only(cost, probability), 2)
-        elif first is self._last_first or (known is not None and known[0] is first):
-            # actions that come again, as those of a catalogue do, are parsed once
-            offered = self._last_examples if actions is self._last_actions else self._examples(actions)
-            own = taught = self._parse_row(row.chosen_only(cost, probability), 2)
-            asked = [own[0], *offered]
-        else:
-            self._last_first = first
+        if told and not self._come_again(actions):
             own = asked = self._parse_row(row.labelled(cost, probability), len(actions) + 1)
             taught = [own[0], own[index + 1]]
+        else:
+            offered = self._examples(actions) if told else []
+            own = taught = self._parse_row(row.chosen_only(cost, probability), 2)
+            asked = [own[0], *offered]
         numbers: list[float] = []
         if told:
             _predict(self._vw, asked)
@@ -130,9 +119,14 @@ class VWWorkspace:
         _learn(self._vw, taught)
         self._seen += 1
         _finish(self._vw, own)
-        if told and len(numbers) != len(actions):
-            raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
-        return numbers
+        return _complete(numbers, len(actions)) if told else []
+
+    def _come_again(self, actions: Sequence[Action]) -> bool:
+        """Whether actions are those of the row before, or known, as a catalogue's are: then parsing them once pays."""
+        first = actions[0]
+        known = self._by_action.get(id(first))
+        before, self._last_first = self._last_first, first
+        return first is before or (known is not None and known[0] is first)
 
     def _parse_row(self, text: str, lines: int) -> list[Any]:
         if self._closed:
@@ -171,6 +165,8 @@ class VWWorkspace:
 
     def _examples(self, actions: Sequence[Action]) -> list[Any]:
         """The parsed example of each action; those of the last request, and of known actions, are used again."""
+        if actions is self._last_actions:
+            return self._last_examples
         if not actions:
             raise InvalidRequest("actions", "must not be empty")
         if len({action.id for action in actions}) != len(actions):
@@ -213,6 +209,12 @@ class VWWorkspace:
         self._parsed.clear()
         self._by_action.clear()
         self._last_actions, self._last_examples = None, []
+
+
+def _complete(numbers: list[float], k: int) -> list[float]:
+    if len(numbers) != k:
+        raise CorruptModel("Vowpal Wabbit gave another number of results than there are actions")
+    return numbers
 
 
 def unseeded(arguments: Sequence[str]) -> list[str]:
