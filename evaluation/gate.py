@@ -301,17 +301,11 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     z = look.z if look else case.standing_z()
     lower, upper = case.weighed.value - case.caution.reach(z), case.weighed.value + case.caution.reach_up(z)
     needed = case.rows_needed(z)
+    over = rules.looks == "planned" and not shut and after.rows_before + n >= rules.horizon_rows
+    ended = over and (look is not None or after.spent >= case.alpha)
 
     def ruling(outcome: Outcome, reason: str, *, rejected: bool = False) -> _Ruling:
-        over = rules.looks == "planned" and not shut and after.rows_before + n >= rules.horizon_rows
-        ended = over and (look is not None or after.spent >= case.alpha)
-        keep, carried = True, after
-        if outcome == "promote":
-            keep, carried = False, AlphaLedger()
-        elif ended:
-            keep, carried = False, after.next_epoch()
-        elif rejected:
-            keep, carried = False, after.rejected(n)
+        keep, ledger = _carried(after, n, promoted=outcome == "promote", ended=ended, rejected=rejected)
         return _Ruling(
             outcome=outcome,
             reason=reason,
@@ -323,7 +317,7 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
             looked=look is not None,
             keep_rows=keep,
             alpha_look=look.alpha if look else 0.0,
-            ledger=carried,
+            ledger=ledger,
         )
 
     if not rules.enabled:
@@ -349,6 +343,17 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     if upper < 0:
         return ruling("hold", f"Worse: {numbers}, and even its upper bound {upper:+.4f} is below 0.", rejected=True)
     return ruling("hold", f"Not proven better: {numbers}, and its lower bound {lower:+.4f} is not {bound}.{forecast}")
+
+
+def _carried(after: AlphaLedger, n: int, *, promoted: bool, ended: bool, rejected: bool) -> tuple[bool, AlphaLedger]:
+    """Whether the `n` rows judged belong to the next look too, and the ledger that it goes on with."""
+    if promoted:
+        return False, AlphaLedger()
+    if ended:
+        return False, after.next_epoch()
+    if rejected:
+        return False, after.rejected(n)
+    return True, after
 
 
 def rules_to_dict(rules: GateRules) -> dict[str, Any]:
