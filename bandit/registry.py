@@ -115,11 +115,7 @@ class ModelRegistry:
         Publishing the same content in the same second again gives the manifest that is there. Raises ValueError
         for a file name that is not plain, OSError when the disk does not take it.
         """
-        if not files:
-            raise ValueError("a model needs at least one file")
-        for name in files:
-            if not _FILE_NAME.match(name) or name == MANIFEST:
-                raise ValueError("a model's files have plain lower-case names, and the manifest is not one of them")
+        _check_names(files)
         digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
         content = hashlib.sha256(msgspec.json.encode(digests)).hexdigest()
         model_id = f"m{now:%Y%m%dt%H%M%S}-{content[:8]}"
@@ -142,23 +138,9 @@ class ModelRegistry:
         with locked(self.paths.lock):
             for leftover in self.paths.models.glob(f"{_INCOMING}*"):  # from a process that died while publishing
                 shutil.rmtree(leftover)
-            place = self.paths.models / model_id
-            if place.exists():
+            if (self.paths.models / model_id).exists():
                 return self.load(model_id).manifest
-            incoming = self.paths.models / f"{_INCOMING}{model_id}"
-            incoming.mkdir()
-            try:
-                for name, content_bytes in files.items():
-                    self._write_new(incoming / name, content_bytes)
-                self._write_new(incoming / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-                if self.durable:
-                    fsync_directory(incoming)
-                incoming.rename(place)
-            except OSError:
-                shutil.rmtree(incoming, ignore_errors=True)
-                raise
-            if self.durable:
-                fsync_directory(self.paths.models)
+            self._store(manifest, files)
         return manifest
 
     def load(self, model_id: str) -> StoredModel:
@@ -349,6 +331,23 @@ class ModelRegistry:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CorruptModel(f"champion.json cannot be read ({error}); restore it from a backup") from None
 
+    def _store(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        """Write a model beside its place, then move it there whole."""
+        incoming = self.paths.models / f"{_INCOMING}{manifest.model_id}"
+        incoming.mkdir()
+        try:
+            for name, content in files.items():
+                self._write_new(incoming / name, content)
+            self._write_new(incoming / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+            if self.durable:
+                fsync_directory(incoming)
+            incoming.rename(self.paths.models / manifest.model_id)
+        except OSError:
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
+        if self.durable:
+            fsync_directory(self.paths.models)
+
     def _write_new(self, path: Path, content: bytes) -> None:
         with path.open("xb") as file:
             file.write(content)
@@ -380,6 +379,14 @@ def _entry(line: bytes) -> dict[str, Any]:
 def _as_read_back(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as JSON gives them back, so that a fresh manifest equals a loaded one."""
     return msgspec.json.decode(msgspec.json.encode(fields), type=dict[str, Any])
+
+
+def _check_names(files: Mapping[str, bytes]) -> None:
+    if not files:
+        raise ValueError("a model needs at least one file")
+    for name in files:
+        if not _FILE_NAME.match(name) or name == MANIFEST:
+            raise ValueError("a model's files have plain lower-case names, and the manifest is not one of them")
 
 
 def _signed(manifest: Manifest) -> Manifest:
