@@ -14,33 +14,38 @@ from bandit.types import Action, Context
 
 
 class RowText(NamedTuple):
-    """One row as lines: the context's, those before the chosen action's, its own, and those after it.
+    """One row as lines: the context's, and those of the actions, of which the one at `chosen` is to be labelled.
 
-    A text that is not whole lacks the lines before and after.
+    The lines are shared by the rows of one offer: joined, a large catalogue's would fill the memory. A text that is not
+    whole has the line of the chosen action only.
     """
 
     shared: str
-    before: str
-    chosen: str
-    after: str
+    lines: tuple[str, ...]
+    chosen: int
 
     def labelled(self, cost: float, propensity: float) -> str:
-        """The whole example: the chosen action had this cost, and was chosen with this propensity."""
-        return f"{self.shared}{self.before}\n0:{cost!r}:{propensity!r} {self.chosen}{self.after}"
+        """The whole text of an example, with its label on the chosen action's line."""
+        lines = [self.shared, *self.lines]
+        lines[self.chosen + 1] = self._labelled_line(cost, propensity)
+        return "\n".join(lines)
 
     def chosen_only(self, cost: float, propensity: float) -> str:
         """The context's line and the chosen action's with its label."""
-        return f"{self.shared}\n0:{cost!r}:{propensity!r} {self.chosen}"
+        return f"{self.shared}\n{self._labelled_line(cost, propensity)}"
+
+    def _labelled_line(self, cost: float, propensity: float) -> str:
+        return f"0:{cost!r}:{propensity!r} {self.lines[self.chosen]}"
 
 
 class RowTexts:
-    """Writes rows as examples of one encoder."""
+    """The texts of rows in one encoding; the actions' lines are kept for the next row with the same offer."""
 
     def __init__(self, encoder: FeatureEncoder) -> None:
         self._encoder = encoder
         self._last: Sequence[Action] | None = None
-        self._lines: list[str] = []
-        self._parts: dict[tuple[int, bool], tuple[str, str, str]] = {}
+        self._all: tuple[str, ...] = ()
+        self._alone: dict[int, tuple[str]] = {}
 
     def of(self, context: Context, actions: Sequence[Action], index: int, *, whole: bool = True) -> RowText:
         """The text of one row, whose chosen action is at `index`; an offer that is a tuple is known by identity.
@@ -51,16 +56,13 @@ class RowTexts:
             raise ValueError("a training example needs an action that was offered")
         if actions is not self._last:
             self._last = actions if isinstance(actions, tuple) else None  # a list could be changed in place
-            self._lines = []
-            self._parts = {}
-        parts = self._parts.get((index, whole))
-        if parts is None:
-            parts = self._parts[index, whole] = self._parts_of(actions, index, whole)
-        return RowText(self._encoder.context_line(context), *parts)
-
-    def _parts_of(self, actions: Sequence[Action], index: int, whole: bool) -> tuple[str, str, str]:
-        if not whole:
-            return "", self._encoder.action_line(actions[index]), ""
-        lines = self._lines = self._lines or [self._encoder.action_line(action) for action in actions]
-        before, after = ("".join(f"\n{line}" for line in part) for part in (lines[:index], lines[index + 1 :]))
-        return before, lines[index], after
+            self._all = ()
+            self._alone = {}
+        shared = self._encoder.context_line(context)
+        if whole:
+            self._all = self._all or tuple(self._encoder.action_line(action) for action in actions)
+            return RowText(shared, self._all, index)
+        alone = self._alone.get(index)
+        if alone is None:
+            alone = self._alone[index] = (self._encoder.action_line(actions[index]),)
+        return RowText(shared, alone, 0)
