@@ -18,7 +18,7 @@ from bandit.exploration import headroom, scaled, squarecb, with_floor
 from bandit.settings import Exploration, Learning
 from bandit.types import Action, Context
 from bandit.vw_options import policy_arguments
-from bandit.vw_workspace import VWWorkspace, unseeded
+from bandit.vw_workspace import VWWorkspace
 
 KNOWN_ROWS = 10
 """From so many rows on, an action without features stands on its own estimate."""
@@ -182,8 +182,8 @@ class VWPolicy:
 
     @property
     def arguments(self) -> list[str]:
-        """VW's arguments for going on from this model."""
-        return unseeded(self._vw.arguments)
+        """VW's arguments for coming to this model's weights, from nothing, by reading the whole texts of its rows."""
+        return list(self._vw.arguments)
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

@@ -63,7 +63,7 @@ class VWWorkspace:
         with scratch_folder(ROOM_BYTES) as folder:
             path = folder / "model.vw"
             path.write_bytes(model)
-            self._vw = _start([*unseeded(self._start_arguments), "--initial_regressor", str(path)])
+            self._vw = _start([*_unseeded(self._start_arguments), "--initial_regressor", str(path)])
 
     def predict(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """VW's k numbers in the order of `actions`: probabilities of a policy, costs of a regression.
@@ -149,7 +149,7 @@ class VWWorkspace:
             self._vw.save(path)
             check_weights(path.read_bytes(), header_bytes(self._start_arguments))
             # VW saves counters of losses too, but starts them anew when it loads: learning goes on from what is stored
-            again = Workspace(arg_list=[*unseeded(self._start_arguments), "--initial_regressor", str(path)])
+            again = Workspace(arg_list=[*_unseeded(self._start_arguments), "--initial_regressor", str(path)])
             again.save(path)
             self._forget()
             self._vw.finish()
@@ -217,7 +217,7 @@ def _complete(numbers: list[float], k: int) -> list[float]:
     return numbers
 
 
-def unseeded(arguments: Sequence[str]) -> list[str]:
+def _unseeded(arguments: Sequence[str]) -> list[str]:
     """The arguments for going on from a saved model, which brings the state of its random numbers along."""
     position = arguments.index("--random_seed")
     return [*arguments[:position], *arguments[position + 2 :]]

@@ -77,7 +77,7 @@ def measure(warehouse: Warehouse, settings: ExperimentSettings, folder: Path, co
             example = texts.of(row.context, row.actions, row.index)
             file.write(example.labelled(scale.cost(row.reward), row.propensity) + "\n\n")
     started = time.perf_counter()
-    workspace = Workspace(arg_list=[*learning.policy.arguments, "--random_seed", "0", "--data", str(text)])
+    workspace = Workspace(arg_list=[*learning.policy.arguments, "--data", str(text)])
     assert workspace.get_weighted_examples() == count
     workspace.finish()
     yardstick = time.perf_counter() - started

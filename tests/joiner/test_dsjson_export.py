@@ -74,7 +74,7 @@ def test_vw_trained_on_the_encoded_export_comes_to_the_weights_of_our_training(t
         warehouse.write_training_rows(tmp_path / "rows", after=None, until=FAR)
         rows = list(read_interactions(tmp_path / "rows", {}))
         learning = Learning.fresh(target.settings, rows[:200])
-        arguments = [*learning.policy.arguments, "--random_seed", "0"]
+        arguments = learning.policy.arguments
         assert export_dsjson(warehouse, tmp_path / "log.dsjson", encoder=learning.encoder) == 400
     scale = RewardScale(target.settings.rewards)
     for row in rows:
@@ -102,7 +102,7 @@ def test_vw_comes_to_the_weights_of_a_model_that_read_rows_of_one_to_three_actio
         matured = at(389 + 60)
         log = tmp_path / "log.dsjson"
         assert export_dsjson(warehouse, log, encoder=learning.encoder, until=matured, reread_rows=200) == 390
-    arguments = [*learning.policy.arguments, "--random_seed", "0"]
+    arguments = learning.policy.arguments
     learning.close()
     ours = weights_after(["--initial_regressor", str(tmp_path / "ours.vw"), "--testonly", "--quiet"], tmp_path / "ours")
     theirs = weights_after([*arguments, "--dsjson", "-d", str(log)], tmp_path / "theirs")

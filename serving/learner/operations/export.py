@@ -51,7 +51,7 @@ def _dsjson(workspace: Workspace, target: Path, model: str | None) -> dict[str, 
     data = stored.manifest.data
     learning = Learning.resume(stored.files, workspace.experiment.settings_of(stored.manifest.settings_version))
     try:
-        arguments = " ".join([*learning.policy.arguments, "--random_seed", str(learning.settings.learning.seed)])
+        arguments = " ".join(learning.policy.arguments)
         rows = export_dsjson(
             workspace.warehouse,
             target,
