@@ -63,6 +63,11 @@ def cold_start_policy(settings: Serving) -> Policy:
     return UniformPolicy()
 
 
+def control_policy(settings: Serving) -> Policy:
+    """What decides in the control slice: the baseline, or uniform chance."""
+    return BaselinePolicy() if settings.control_policy == "baseline" else UniformPolicy()
+
+
 class ModelState(msgspec.Struct, kw_only=True):
     """What a stored model needs beside VW's file and the encoder: its settings and what it has seen."""
 

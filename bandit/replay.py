@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bandit.events import DecisionEvent
-from bandit.policies import BaselinePolicy, UniformPolicy
+from bandit.policies import BaselinePolicy, cold_start_policy, control_policy
 from bandit.sampling import draw_index, mix, uniform_draw
 from bandit.settings import ExperimentSettings
-from bandit.types import COLD_START_MODEL_ID, IMPORTED_MODEL_ID, Action, Policy
-
-ANSWERS_BASELINE = ("apprentice", "logging_only")
+from bandit.types import COLD_START_MODEL_ID, IMPORTED_MODEL_ID, MODES_OF_THE_BASELINE, Action, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +65,11 @@ def replay(
     k = len(actions)
     if event.imported_at is not None or event.model_id == IMPORTED_MODEL_ID or k == 0:
         return None
-    if event.mode in ANSWERS_BASELINE:
-        return Replayed(BaselinePolicy(0.0).pmf(event.context, actions), 0)
+    if event.mode in MODES_OF_THE_BASELINE:
+        return Replayed(BaselinePolicy().pmf(event.context, actions), 0)
     serving = settings.serving
     if event.model_id == COLD_START_MODEL_ID:
-        baseline = serving.cold_start == "baseline"
-        policy = BaselinePolicy(serving.cold_start_exploration) if baseline else UniformPolicy()
+        policy = cold_start_policy(serving)
     if policy is None:
         return None
     pmf = policy.pmf(event.context, actions)
@@ -81,6 +78,5 @@ def replay(
             return None
         pmf = mix(pmf, trial.pmf(event.context, actions), event.trial_share)
     if serving.control_fraction > 0.0:
-        control = BaselinePolicy(0.0) if serving.control_policy == "baseline" else UniformPolicy()
-        pmf = mix(pmf, control.pmf(event.context, actions), serving.control_fraction)
+        pmf = mix(pmf, control_policy(serving).pmf(event.context, actions), serving.control_fraction)
     return Replayed(pmf, draw_index(pmf, uniform_draw(secret, event.event_id)))

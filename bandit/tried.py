@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bandit.policies import control_policy
 from bandit.settings import ExperimentSettings, Serving
 from bandit.types import MODE_ONLINE, Interaction
 
@@ -59,8 +60,7 @@ class Tried:
             serving = self._servings[row.settings_version] = self._settings_of(row.settings_version).serving
         mixed: Sequence[float] = row.pmf
         if serving.control_fraction > 0.0:
-            first = serving.control_policy == "baseline"
-            control = [float(i == 0) if first else 1.0 / len(mixed) for i in range(len(mixed))]
+            control = control_policy(serving).pmf(row.context, row.actions)
             mixed = _without(mixed, control, serving.control_fraction)
         tried = _proper(_without(mixed, champion, 1.0 - row.trial_share))
         if tried is not None and all(abs(own - its) <= ALIKE for own, its in zip(tried, champion, strict=True)):

@@ -20,6 +20,8 @@ Features = Mapping[str, Any]
 Context = Features
 
 MODE_ONLINE = "online"
+MODES_OF_THE_BASELINE = ("apprentice", "logging_only")
+"""The modes in which the baseline action is always the answer."""
 SLICE_POLICY = "policy"
 SLICE_CONTROL = "control"
 SLICE_TRIAL = "trial"

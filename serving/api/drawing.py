@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bandit.errors import InvalidRequest, RewardloopError
-from bandit.policies import cold_start_policy
+from bandit.policies import BaselinePolicy, cold_start_policy, control_policy
 from bandit.registry import Trial
 from bandit.sampling import draw_index, mix, uniform_draw
 from bandit.settings import ExperimentSettings
-from bandit.types import COLD_START_MODEL_ID, SLICE_CONTROL, SLICE_POLICY, SLICE_TRIAL, Action, Policy
+from bandit.types import (
+    COLD_START_MODEL_ID,
+    MODES_OF_THE_BASELINE,
+    SLICE_CONTROL,
+    SLICE_POLICY,
+    SLICE_TRIAL,
+    Action,
+    Policy,
+)
 from serving.api.champion import ServedModel, ServedTrial
 from serving.api.counters import Counters
 from serving.api.requests import RecommendRequest
@@ -25,8 +33,6 @@ log = logging.getLogger("rewardloop.api")
 
 BASELINE_MODEL_ID = "baseline"
 """The model_id of decisions in the modes that always answer the baseline action."""
-
-_ANSWERS_BASELINE = ("apprentice", "logging_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,9 @@ def draw(
 ) -> Drawn:
     """Draw one of `offered`; a model that fails is counted, and the cold start stands in for it."""
     serving = state.settings.serving
-    if serving.mode in _ANSWERS_BASELINE:
+    if serving.mode in MODES_OF_THE_BASELINE:
         _watch(state, context, offered, counters)
-        return Drawn(_one_hot(len(offered)), 0, BASELINE_MODEL_ID)
+        return Drawn(BaselinePolicy().pmf(context, offered), 0, BASELINE_MODEL_ID)
     pmf, model_id = _pmf(state, context, offered, counters)
     slice_: str = SLICE_POLICY
     trial: Trial | None = None
@@ -96,7 +102,7 @@ def draw(
     fraction = serving.control_fraction
     if fraction == 0.0:
         return Drawn(pmf, draw_index(pmf, uniform_draw(secret, event_id)), model_id, slice_, *tried_as)
-    control = _one_hot(len(offered)) if serving.control_policy == "baseline" else [1.0 / len(offered)] * len(offered)
+    control = control_policy(serving).pmf(context, offered)
     pmf = mix(pmf, control, fraction)
     index = draw_index(pmf, uniform_draw(secret, event_id))
     # Given the action, the branch it came from is drawn from its posterior: jointly the same as drawing the
@@ -136,7 +142,3 @@ def _watch(state: State, context: dict[str, Any], offered: tuple[Action, ...], c
         pmf, _ = _pmf(state, context, offered, counters)
         if pmf[0] >= max(pmf):
             counters.add("apprentice_agreements")
-
-
-def _one_hot(k: int) -> list[float]:
-    return [1.0, *([0.0] * (k - 1))]
