@@ -7,6 +7,7 @@ wherever the champion itself decided, and a sample of them is checked by asking 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -93,20 +94,18 @@ class Scoring:
         self._segment_field = settings.serving.segment_field
         self._rows: list[Interaction] = []
         self._offsets = [0]
-        self._candidate: list[float] = []
-        self._champion: list[float] = []
-        self._costs: list[float] = []
-        self._pmf: list[float] = []
+        # a list of floats would take four times the memory: with many actions, gigabytes
+        self._candidate, self._champion, self._costs, self._pmf = (array("d") for _ in range(4))
 
     def add(self, row: Interaction, candidate: Sequence[float], costs: Sequence[float]) -> None:
         """Append one row with the candidate's pmf and the predicted cost of each action."""
         champion = self._logged.of(row)
         served = self._tried.pmf(row, champion) if self._tried is not None else None
         self._rows.append(row)
-        self._candidate += candidate if served is None else served
-        self._costs += costs
-        self._champion += champion
-        self._pmf += row.pmf if row.pmf is not None else [math.nan] * len(row.actions)
+        self._candidate.extend(candidate if served is None else served)
+        self._costs.extend(costs)
+        self._champion.extend(champion)
+        self._pmf.extend(row.pmf if row.pmf is not None else [math.nan] * len(row.actions))
         self._offsets.append(len(self._candidate))
 
     def scores(self) -> Scores:
@@ -116,10 +115,10 @@ class Scoring:
             event_id=[row.event_id for row in rows],
             decided_at=[row.decided_at for row in rows],
             offsets=np.asarray(self._offsets, dtype=np.int64),
-            candidate=np.asarray(self._candidate, dtype=np.float64),
-            champion=np.asarray(self._champion, dtype=np.float64),
-            q=self._scale.rewards(np.asarray(self._costs, dtype=np.float64)),
-            pmf=np.asarray(self._pmf, dtype=np.float64),
+            candidate=np.array(self._candidate),
+            champion=np.array(self._champion),
+            q=self._scale.rewards(np.array(self._costs)),
+            pmf=np.array(self._pmf),
             action=np.asarray([row.index for row in rows], dtype=np.int64),
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),
             propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
