@@ -71,8 +71,6 @@ class VWWorkspace:
         `line` is the context's line, where the caller has it at hand.
         `actions` is recognised by identity, so a catalogue handed in as the same tuple costs nothing more.
         """
-        if self._closed:
-            raise RuntimeError("this model has been closed")
         vw = self._vw
         examples = self._examples(actions)
         shared = _parse(vw, line or self.encoder.context_line(context))
@@ -167,6 +165,8 @@ class VWWorkspace:
         """The parsed example of each action; those of the last request, and of known actions, are used again."""
         if actions is self._last_actions:
             return self._last_examples
+        if self._closed:
+            raise RuntimeError("this model has been closed")
         if not actions:
             raise InvalidRequest("actions", "must not be empty")
         if len({action.id for action in actions}) != len(actions):

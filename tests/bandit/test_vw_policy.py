@@ -287,6 +287,16 @@ def test_a_closed_policy_refuses_to_answer(rows: list[Interaction]) -> None:
         policy.pmf({}, ACTIONS)
 
 
+def test_a_closed_regression_refuses_to_learn_actions_that_come_again(rows: list[Interaction]) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    text = RowTexts(policy.encoder).of({}, ACTIONS, 0)
+    policy.learn_text(text, ACTIONS, 0, -1.0, 0.25, told=True)
+    policy.close()
+    for told in (True, False):
+        with pytest.raises(RuntimeError, match="closed"):
+            policy.learn_text(text, ACTIONS, 0, -1.0, 0.25, told=told)
+
+
 def test_arguments_are_built_from_an_allow_list() -> None:
     for algorithm in ALGORITHMS:
         arguments = policy_arguments(Exploration(algorithm=algorithm), Learning(), ["ci"])
