@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct, inspect
+from msgspec import Meta, Struct
 
 from bandit.errors import InvalidSettings
+from bandit.settings_words import explain
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -212,18 +213,13 @@ class ExperimentSettings(_Section, frozen=True):
     actions: list[CatalogueAction] | None = None
 
 
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-
-
 def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
     """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit."""
     _check_finite(raw, "")
     try:
         settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
     except msgspec.ValidationError as error:
-        field, problem = _explain(str(error))
-        limit = _choices(field) if problem.startswith("invalid enum value") else None
-        raise InvalidSettings(field, "is not one of the values there are" if limit else problem, limit) from None
+        raise InvalidSettings(*explain(str(error), ExperimentSettings)) from None
     _check_across_fields(settings)
     return settings
 
@@ -256,30 +252,6 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _explain(message: str) -> tuple[str, str]:
-    found = _PATH.search(message)
-    path = found.group(1) if found else ""
-    problem = message[: found.start()] if found else message
-    unknown = re.match(r"Object contains unknown field `(.*)`", problem)
-    if unknown:
-        name = unknown.group(1)
-        return (f"{path}.{name}" if path else name), "is not a known setting"
-    return path or "settings", problem[:1].lower() + problem[1:]
-
-
-def _choices(field: str) -> str | None:
-    """The names that a setting may have as its value, None where it is not one of a few."""
-    kind: inspect.Type = inspect.type_info(ExperimentSettings)
-    for name in field.replace("[...]", ".*").split("."):
-        if isinstance(kind, inspect.StructType):
-            kind = {known.name: known.type for known in kind.fields}[name]
-        elif isinstance(kind, inspect.DictType):
-            kind = kind.value_type
-        if isinstance(kind, inspect.UnionType):  # a section or value that may be left out
-            kind = next(option for option in kind.types if not isinstance(option, inspect.NoneType))
-    return ", ".join(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else None
 
 
 def _check_finite(value: Any, path: str) -> None:

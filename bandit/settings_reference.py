@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from bandit.settings import ExperimentSettings, settings_to_dict
+from bandit.settings_words import in_words
 
 MEANING: dict[str, str] = {
     "rewards.window_s": "seconds after a decision during which its rewards count",
@@ -126,29 +127,8 @@ def _walk(section: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str
         if isinstance(kind, inspect.StructType):
             yield from _walk(kind.cls, f"{key}.")
         else:
-            words, limit = _in_words(kind)
+            words, limit = in_words(kind)
             yield key, words, limit
-
-
-def _in_words(kind: inspect.Type) -> tuple[str, str | None]:
-    if isinstance(kind, inspect.IntType | inspect.FloatType):
-        bounds = (("≥", kind.ge), (">", kind.gt), ("≤", kind.le), ("<", kind.lt))
-        limit = ", ".join(f"{sign} {value:g}" for sign, value in bounds if value is not None)
-        return ("integer" if isinstance(kind, inspect.IntType) else "number"), limit or None
-    if isinstance(kind, inspect.LiteralType):
-        return "one of", " | ".join(str(value) for value in kind.values)
-    if isinstance(kind, inspect.UnionType):
-        some = [option for option in kind.types if not isinstance(option, inspect.NoneType)]
-        words, bound = _in_words(some[0])
-        return f"{words} or nothing", bound
-    names: dict[type[inspect.Type], str] = {
-        inspect.BoolType: "true or false",
-        inspect.StrType: "text",
-        inspect.DateTimeType: "time",
-        inspect.ListType: "list",
-        inspect.DictType: "table",
-    }
-    return names[type(kind)], None
 
 
 def _lookup(plain: dict[str, Any], key: str) -> Any:

@@ -29,8 +29,8 @@ def settings_page() -> str:
     for setting in settings_reference():
         default = "none" if setting.default is None else f"`{json.dumps(setting.default)}`"
         limit = f" {setting.limit}" if setting.limit else ""
-        values = f"{setting.kind}{limit}".replace("|", "\\|")
-        rows.append(f"| `{setting.key}` | {default} | {values} | {setting.meaning.replace('|', '&#124;')} |")
+        meaning = setting.meaning.replace("|", "&#124;")
+        rows.append(f"| `{setting.key}` | {default} | {setting.kind}{limit} | {meaning} |")
     return INTRODUCTION + "\n".join(rows) + "\n"
 
 

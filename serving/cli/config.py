@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.settings import ExperimentSettings, check_experiment_name, merge_settings, parse_settings
+from bandit.settings_words import explain
 
 PREFIX = "REWARDLOOP_"
 OPTIONS = ("DATA_DIR", "CONFIG", "EXPERIMENT", "API_KEY")
@@ -111,12 +112,8 @@ def _service(raw: Any) -> Service:
     try:
         return msgspec.convert(raw, Service)
     except msgspec.ValidationError as error:
-        message = str(error)
-        problem, _, where = message.partition(" - at `$.")
-        if problem.startswith("Object contains unknown field `"):
-            raise InvalidSettings(f"service.{problem.split('`')[1]}", "is not a known setting") from None
-        field_name = "service." + where.rstrip("`") if where else "service"
-        raise InvalidSettings(field_name, problem[:1].lower() + problem[1:]) from None
+        key, problem, limit = explain(str(error), Service)
+        raise InvalidSettings("service" if key == "settings" else f"service.{key}", problem, limit) from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[list[str], Any]]:

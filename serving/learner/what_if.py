@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from bandit.policies import FixedActionPolicy, UniformPolicy, load_policy
 from bandit.registry import ModelRegistry
 from bandit.rows import read_interactions
 from bandit.scoring import Scores
-from bandit.settings import Algorithm, ExperimentSettings, Exploration, Learning, merge_settings
+from bandit.settings import ExperimentSettings, Exploration, Learning, merge_settings
 from bandit.training import Learning as Learner
 from bandit.types import Action, Interaction, Policy
 
@@ -121,8 +121,8 @@ def training_settings(settings: ExperimentSettings, options: str) -> ExperimentS
     try:
         return merge_settings(settings, changes)
     except InvalidSettings as error:
-        limit = "|".join(get_args(Algorithm)) if error.problems[0].field == "exploration.algorithm" else None
-        raise InvalidInput("--policy train", str(error), limit) from None
+        wrong = error.problems[0]
+        raise InvalidInput(f"--policy train: {wrong.field}", wrong.problem, wrong.limit) from None
 
 
 _SECTION_OF = {

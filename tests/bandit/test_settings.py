@@ -126,3 +126,31 @@ def test_a_value_that_is_none_of_a_few_is_refused_with_those_there_are(
         parse_settings(raw)
     assert field in str(refused.value) and limit in str(refused.value)
     assert not any(value in str(refused.value) for value in ("regcb", "onlin,", "controls", "rnd"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"rewards": {"window_s": -3}}, "rewards.window_s: is out of range (limit: > 0)"),
+        ({"encoding": {"bins": "many"}}, "encoding.bins: must be an integer, not text (limit: ≥ 2, ≤ 256)"),
+        ({"training": {"memory_bytes_max": 1}}, "training.memory_bytes_max: is out of range (limit: ≥ 536870912)"),
+        ({"gate": {"enabled": 1}}, "gate.enabled: must be true or false, not an integer"),
+        ({"serving": {"subject_field": 4}}, "serving.subject_field: must be text, not an integer"),
+        ({"learning": {"only_since": "yesterday"}}, "learning.only_since: is not a time (limit: RFC 3339 "),
+        ({"learning": {"only_since": "2026-03-01T00:00:00"}}, "learning.only_since: is not a time (limit: RFC 3339 "),
+        ({"actions": ["a"]}, "actions[0]: must be a table, not text"),
+        ({"actions": [{"features": {}}]}, "actions[0].id: is required"),
+        ({"actions": [{"id": "a", "name": 1}]}, "actions[0].name: is not a known setting (limit: id, features)"),
+        ({"rewards": {"events": {"click": 1}}}, "rewards.events[...]: must be a table, not an integer"),
+        ({"retention": {"compact": 3}}, "(limit: compact_after_days, drop_after_days)"),
+    ],
+)
+def test_a_refusal_speaks_of_settings_not_of_python_and_names_the_limit(raw: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        parse_settings(raw)
+    assert told in str(refused.value)
+
+
+def test_limits_are_written_as_a_person_would_type_them() -> None:
+    limits = [setting.limit for setting in settings_reference() if setting.limit]
+    assert limits and not any("e+" in limit for limit in limits)

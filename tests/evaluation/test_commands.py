@@ -159,9 +159,9 @@ def test_options_are_trained_on_the_log_and_those_that_vw_may_not_see_are_refuse
     assert value[asked[0]] > value[asked[1]] + 0.1
     assert value[asked[1]] > value[asked[2]]
     for wrong, said in (
-        ("train:egreedy,epsilon=2", "exploration.epsilon"),
+        ("train:egreedy,epsilon=2", "exploration.epsilon: is out of range (limit: ≥ 0, ≤ 1)"),
         ("train:epsilon=much", "exploration.epsilon"),
-        ("train:best", "squarecb|egreedy"),
+        ("train:best", "(limit: bag, cover, egreedy, explore_first, softmax, squarecb, uniform)"),
         ("train:final_regressor=x", "NAME=VALUE of algorithm, epsilon"),
         ("train:egreedy,bag", "NAME=VALUE of algorithm, epsilon"),
         ("train:", "train:ALGORITHM,NAME=VALUE"),
