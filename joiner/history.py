@@ -270,7 +270,7 @@ class _RowReader:
             raise RefusedRow(
                 "no_probability",
                 "probability",
-                "is missing, so the row cannot be learnt from; if the logging policy drew uniformly, say so",
+                "is missing; where actions were drawn uniformly, state it (--logging-policy uniform)",
             )
         if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0.0 < raw <= 1.0:
             raise RefusedRow("invalid_probability", "probability", "is not a number in (0, 1]")

@@ -11,11 +11,12 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from bandit.errors import InvalidInput
+from bandit.settings import Mode, Slice
 from joiner.export import RowFilter
 from joiner.warehouse import Warehouse
 
@@ -85,9 +86,12 @@ def window(
     model_id: str | None = None,
     origin: str | None = None,
 ) -> RowFilter:
-    """The filter that these options mean at `now`; raises `InvalidInput` when they exclude each other."""
+    """The filter that these options mean at `now`; raises `InvalidInput` for what means nothing or excludes another."""
     if last is not None and since is not None:
         raise InvalidInput("last", "cannot be combined with since: both say where the window starts")
+    for field, value, known in (("mode", mode, get_args(Mode)), ("slice", slice, get_args(Slice))):
+        if value is not None and value not in known:
+            raise InvalidInput(field, "is not one of the values there are", ", ".join(sorted(known)))
     end = parse_moment(until, "until") if until is not None else None
     start = parse_moment(since, "since") if since is not None else None
     if last is not None:

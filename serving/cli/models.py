@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +65,24 @@ def diff_models(common: Common, *, model_id: str, other: str) -> None:
     if common.as_json:
         print_json(answer)
         return
+    choices = answer.pop("choices")
     _print_flat(answer)
+    if choices:
+        choices.sort(key=lambda choice: choice["distance"], reverse=True)
+        click.echo()
+        print_table(
+            "Canaries of either, and what each model favours; distance is the share of draws that would differ",
+            ("context", model_id, other, "distance"),
+            [
+                (
+                    json.dumps(choice["context"], ensure_ascii=False),
+                    _favourite(choice["actions"], choice["left"]),
+                    _favourite(choice["actions"], choice["right"]),
+                    f"{choice['distance']:.4f}",
+                )
+                for choice in choices
+            ],
+        )
 
 
 @command.command("train")
@@ -151,6 +169,12 @@ def _tell(common: Common, answer: dict[str, Any]) -> None:
         print_json(answer)
     else:
         say(f"Champion is now {answer['champion']} (before: {answer['previous'] or 'none'}); recorded in history.")
+
+
+def _favourite(actions: list[str], pmf: list[float]) -> str:
+    """The likeliest action with its probability."""
+    best = max(range(len(pmf)), key=pmf.__getitem__)
+    return f"{actions[best]} {pmf[best]:.4f}"
 
 
 def _print_flat(value: dict[str, Any], indent: str = "") -> None:

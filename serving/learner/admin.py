@@ -88,6 +88,9 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     @app.post("/v1/experiments", status_code=201)
     async def create_experiment(request: Request) -> Response:
         body = await read_object(request)
+        unknown = body.keys() - {"name", "settings"}
+        if unknown:  # settings beside the name would be lost in silence
+            raise InvalidInput(min(unknown), "is not known here; settings go into `settings`", "name, settings")
         name, settings = body.get("name"), body.get("settings", {})
         if not isinstance(name, str):
             raise InvalidInput("name", "must be the name of the new experiment")
@@ -234,6 +237,15 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
     @app.get(PREFIX + "/evaluations")
     def list_evaluations(name: str) -> Response:
         return JSONResponse({"evaluations": evaluations(service.cycle(name).workspace.experiment.paths)})
+
+    @app.post(PREFIX + "/evaluations")
+    async def evaluate(name: str, request: Request) -> Response:
+        arguments = await read_object(request)
+        workspace = service.cycle(name).workspace
+        named = arguments.get("policies")
+        if isinstance(named, list) and any(str(policy).startswith("table:") for policy in named):
+            raise InvalidInput("policies", "table: reads a file of this machine, and is for the command line")
+        return JSONResponse(await anyio.to_thread.run_sync(lambda: run_operation(workspace, "evaluate", arguments)))
 
     @app.get(PREFIX + "/evaluations/{evaluation_id}")
     def show_evaluation(name: str, evaluation_id: str, request: Request, format: str | None = None) -> Response:

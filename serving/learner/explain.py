@@ -86,7 +86,7 @@ def why_nothing_changed(
     verdict = {reports.HOLD: "held its challenger", reports.INSUFFICIENT: "lacked evidence"}.get(last_run.outcome)
     if verdict is None:
         return f"The last run ({at}) found nothing new: {last_run.reason}"
-    return f"{serves}; run {runs} ({at}) {verdict}: {last_run.reason}"
+    return f"{serves}; run {runs} ({at}) {verdict}: {last_run.reason.removeprefix('Not enough evidence: ')}"
 
 
 def _count(number: int, noun: str) -> str:

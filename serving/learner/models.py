@@ -98,7 +98,10 @@ def promote_by_hand(
         entry.get("model_id") == model_id for kind in ("promotion", "initial") for entry in registry.history(kind)
     )
     if not passed and not override:
-        raise Refused("this model has no promote verdict; wait for one, or promote it with override=true")
+        raise Refused(
+            "this model has no promote verdict; wait for one, or say that it shall serve all the same: "
+            '--override, over the admin API {"override": true}'
+        )
     return _set_champion(
         workspace, store, trainer, model_id, kind="override" if not passed else "promotion_by_hand", reason="by hand"
     )

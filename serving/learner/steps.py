@@ -38,7 +38,9 @@ def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 
         raise NotFound("there is no such step; there are initialize, train, evaluate and deploy")
     unknown = arguments.keys() - known[step]
     if unknown:
-        raise InvalidInput(min(unknown), f"is not an argument of the step {step}")
+        raise InvalidInput(
+            min(unknown), f"is not an argument of the step {step}", ", ".join(sorted(known[step])) or "none"
+        )
     cycle.workspace.pause(True, reason="stepping through the loop")
     if step == "initialize":
         return initialize(cycle, wait_s=wait_s)

@@ -91,6 +91,8 @@ def test_filters_restrict_by_mode_slice_model_and_origin(tmp_path: Path) -> None
         {"since": "x"},
         {"last": "1h", "since": "2026-01-01"},
         {"since": "2026-01-02", "until": "2026-01-01"},
+        {"mode": "onlin"},
+        {"slice": "controls"},
     ],
 )
 def test_a_window_that_means_nothing_is_refused(options: dict[str, Any]) -> None:

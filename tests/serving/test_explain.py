@@ -24,6 +24,15 @@ def test_a_held_challenger_leaves_the_champion_or_the_cold_start_whichever_serve
     assert said(None).startswith("The cold start still serves; run 4 ")
 
 
+def test_missing_evidence_is_said_once() -> None:
+    lacking = RunReport(
+        at=AT, trigger="rows", outcome=reports.INSUFFICIENT, reason="Not enough evidence: 90 rows, 200 are needed."
+    )
+    assert why_nothing_changed(
+        mode="online", running=None, runs=4, last_run=lacking, champion_since=AT, waiting=0, new_rows=0
+    ).endswith("run 4 (2026-01-02 03:04:05 UTC) lacked evidence: 90 rows, 200 are needed.")
+
+
 def test_an_apprentice_is_not_told_to_wait_for_rows_that_can_never_come() -> None:
     told = said(None, "apprentice")
     assert "apprentice" in told and "report apprentice" in told and "Not proven better" not in told

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from bandit.errors import Refused
+from serving.cli import run
 from serving.learner import models
 from serving.learner.operations import run_operation
 from serving.learner.trainer import InlineTrainer
@@ -33,6 +36,23 @@ def test_two_models_that_learnt_different_rows_are_compared_on_the_canaries_of_b
             assert choice["actions"] == ["north", "east", "south", "west"]
             assert sum(choice["left"]) == pytest.approx(1) and sum(choice["right"]) == pytest.approx(1)
         assert max(choice["distance"] for choice in answer["choices"]) > 0.3
+        run_operation(workspace, "models", {"action": "rollback"})
+        with pytest.raises(Refused, match="--override"):
+            run_operation(workspace, "models", {"action": "promote", "model_id": bad, "override": False})
+
+
+def test_on_a_terminal_a_difference_is_a_row_per_question_with_what_each_model_favours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        (model_id,) = here.transport.cycle.workspace.registry.model_ids()
+        data_dir = here.transport.experiment.paths.root.parent.parent
+    assert run(["models", "diff", model_id, model_id, "--data-dir", str(data_dir)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"sky"')]
+    assert rows
+    for row in rows:
+        assert re.fullmatch(r'{"sky": "\w+"}\s+(\w+ 0\.\d{4})\s+\1\s+0\.0000\s*', row)
 
 
 def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:

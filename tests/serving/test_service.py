@@ -126,6 +126,11 @@ def test_a_new_experiment_is_served_and_learnt_within_seconds(service: Service) 
         ("POST", "/v1/experiments/test/join", {"json": {"workspace": "x"}}, 422),
         ("POST", "/v1/experiments/test/export", {"json": {"what": 5}}, 422),
         ("POST", "/v1/experiments", {"json": {"name": "../x"}}, 422),
+        ("POST", "/v1/experiments", {"json": {"name": "lost", "rewards": {"window_s": 2}}}, 422),
+        ("POST", "/v1/experiments/test/evaluations", {"json": {}}, 422),
+        ("POST", "/v1/experiments/test/evaluations", {"json": {"policies": 3}}, 422),
+        ("POST", "/v1/experiments/test/evaluations", {"json": {"policies": ["best"]}}, 422),
+        ("POST", "/v1/experiments/test/evaluations", {"json": {"policies": ["table:/etc/passwd"]}}, 422),
         ("DELETE", "/v1/experiments", {}, 405),
     ],
 )
@@ -136,6 +141,12 @@ def test_the_admin_api_refuses_in_words_and_never_with_a_500(
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
+
+
+def test_policies_are_evaluated_over_the_admin_api_as_on_the_command_line(service: Service) -> None:
+    answer = service.admin.post("/evaluations", json={"policies": ["uniform", "action:north"]}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert {entry["policy"] for entry in answer.json()["policies"]} == {"uniform", "action:north"}
 
 
 @pytest.mark.parametrize("event_id", ["a/b", "/", "ü é?x=1#y", "a%2Fb"])

@@ -39,7 +39,7 @@ def run_operation(workspace: Workspace, name: str, arguments: dict[str, Any]) ->
     checked = {}
     for argument, value in arguments.items():
         if argument not in parameters:
-            raise InvalidInput(argument, f"is not an argument of operation '{name}'")
+            raise InvalidInput(argument, f"is not an argument of operation '{name}'", ", ".join(parameters))
         try:
             checked[argument] = msgspec.convert(value, types[argument])
         except msgspec.ValidationError:

@@ -179,7 +179,7 @@ def _subject_fields(workspace: Workspace) -> list[str]:
 
 def _check(subject: str | None, event_ids: Sequence[str], fields: Sequence[str]) -> None:
     if (subject is None) == (not event_ids):
-        raise InvalidInput("subject", "or event_ids must be given, and not both")
+        raise InvalidInput("subject", "must be given, or else event ids, and not both")
     if subject is not None and not fields:
         raise InvalidInput("subject", "cannot be looked for: no setting serving.subject_field was ever declared")
     if len(event_ids) > EVENT_IDS_MAX or not all(isinstance(event_id, str) for event_id in event_ids):

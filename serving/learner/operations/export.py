@@ -88,5 +88,7 @@ def guess_output_format(path: Path) -> str:
     known |= {".parquet": "parquet", ".dsjson": "dsjson"}
     form = known.get(path.suffix.lower())
     if form is None:
-        raise InvalidInput("format", f"must be given, the ending {path.suffix} does not tell it", "ndjson, parquet, …")
+        raise InvalidInput(
+            "format", f"must be given, the ending {path.suffix} does not tell it", "ndjson, parquet, dsjson"
+        )
     return form
