@@ -25,6 +25,18 @@ def test_the_pages_that_are_generated_are_what_code_and_results_say() -> None:
     assert (ROOT / "docs/benchmarks.md").read_text("utf-8") == generate.benchmarks_page()
 
 
+def test_tables_of_speed_say_what_the_results_beside_them_say() -> None:
+    results = ROOT / "benchmarks/results"
+    log = (ROOT / "docs/event-log.md").read_text("utf-8")
+    for line in (results / "event_log.txt").read_text("utf-8").splitlines():
+        if re.match(r"\| \d", line):
+            flight, rate, _, p50, p99, sync, verify, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            assert f"| {flight} | {rate} | {p50} | {p99} | {sync} | {verify} |" in log
+    joins = (ROOT / "docs/joins.md").read_text("utf-8")
+    measured = re.findall(r"^(?:ingest|join|window).* = (\d\.\d\d);", (results / "joins.txt").read_text("utf-8"), re.M)
+    assert re.findall(r"\| (\d\.\d\d) \|$", joins, re.M) == measured
+
+
 def test_every_command_is_described_in_the_docs() -> None:
     text = "\n".join(page.read_text("utf-8") for page in PAGES)
     assert [name for name in COMMANDS if f"rewardloop {name}" not in text] == []
