@@ -29,7 +29,7 @@ def explain(message: str, root: type[Struct]) -> tuple[str, str, str | None]:
     path = found.group(1) if found else ""
     problem = message[: found.start()] if found else message
     if unknown := re.match(r"Object contains unknown field `(.*)`", problem):
-        known = ", ".join(_members(_kind_at(root, path)))
+        known = ", ".join(members_at(root, path))
         return (f"{path}.{unknown[1]}" if path else unknown[1]), "is not a known setting", known or None
     if missing := re.match(r"Object missing required field `(.*)`", problem):
         return (f"{path}.{missing[1]}" if path else missing[1]), "is required", None
@@ -67,6 +67,14 @@ def in_words(kind: inspect.Type) -> tuple[str, str | None]:
     return names[type(kind)], None
 
 
+def members_at(root: type[Struct], path: str) -> list[str]:
+    """The names that the table at a dotted path may hold, in the order of their declaration."""
+    kind = _kind_at(root, path)
+    if isinstance(kind, inspect.UnionType):
+        kind = _given(kind)
+    return [known.encode_name for known in kind.fields] if isinstance(kind, inspect.StructType) else []
+
+
 def _wanted(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.UnionType):
         kind = _given(kind)
@@ -91,15 +99,9 @@ def _kind_at(root: type[Struct], path: str) -> inspect.Type:
         if isinstance(kind, inspect.UnionType):  # a section that may be left out
             kind = _given(kind)
         if isinstance(kind, inspect.StructType):
-            kind = {known.name: known.type for known in kind.fields}[name]
+            kind = {known.encode_name: known.type for known in kind.fields}[name]
         elif isinstance(kind, inspect.DictType):
             kind = kind.value_type
         elif isinstance(kind, inspect.ListType):
             kind = kind.item_type
     return kind
-
-
-def _members(kind: inspect.Type) -> list[str]:
-    if isinstance(kind, inspect.UnionType):
-        kind = _given(kind)
-    return [known.name for known in kind.fields] if isinstance(kind, inspect.StructType) else []

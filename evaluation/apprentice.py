@@ -34,12 +34,12 @@ class Apprenticeship:
 
 
 def watched(rows: ScoredRows) -> Apprenticeship | None:
-    """The report on the rows logged with probability 1, None where there are none.
+    """The report on the rows logged with probability 1 out of several actions, None where there are none.
 
     Agreement is the mean of π(a) over the logged actions a, the guess the mean of Σ_k π_k q̂_k; each row was scored
     before it was learnt. Fails as an estimate of value: q̂ is an extrapolation wherever π leaves the baseline.
     """
-    chosen = np.flatnonzero(rows.propensity >= 1.0)
+    chosen = np.flatnonzero((rows.propensity >= 1.0) & (np.diff(rows.offsets) > 1))  # one action: nothing to agree on
     if len(chosen) == 0:
         return None
     logged = rows.offsets[:-1] + rows.action

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from bandit.errors import InvalidRequest
 from bandit.settings import Limits
+from bandit.settings_words import members_at
 from bandit.types import Action
 from serving.api.features import check_event_id, check_features, check_name, child
 from serving.api.known_actions import KnownActions, WireAction
@@ -206,7 +207,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise explain(bytes(body), error) from None
+        raise explain(bytes(body), error, decoder.type) from None
 
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
@@ -214,15 +215,15 @@ _JSON_TYPES = {"bool": "boolean", "float": "number", "int": "integer", "str": "s
 _NAMES_OF_TYPES = re.compile(rf"\b({'|'.join(_JSON_TYPES)})\b")
 
 
-def explain(body: bytes, error: Exception) -> InvalidRequest | MalformedBody:
-    """Which field of an undecodable body is to blame, and why; raises nothing."""
+def explain(body: bytes, error: Exception, wanted: Any) -> InvalidRequest | MalformedBody:
+    """Which field of an undecodable body is to blame, and why, where a `wanted` was expected; raises nothing."""
     if isinstance(error, RecursionError):
         return MalformedBody("body", "is nested too deeply")
     culprit = _find_culprit(body)
     if culprit is not None:
         return InvalidRequest(*culprit)
     if isinstance(error, msgspec.ValidationError):
-        return _explain_type(str(error))
+        return _explain_type(str(error), wanted)
     if isinstance(error, UnicodeError):
         return MalformedBody("body", "is not valid UTF-8")
     place = re.search(r"\(byte (\d+)\)", str(error))
@@ -230,7 +231,7 @@ def explain(body: bytes, error: Exception) -> InvalidRequest | MalformedBody:
     return MalformedBody("body", "is empty, where JSON is expected" if not body else f"is not valid JSON{where}")
 
 
-def _explain_type(message: str) -> InvalidRequest:
+def _explain_type(message: str, wanted: Any) -> InvalidRequest:
     found = _PATH.search(message)
     path = found.group(1) if found else ""
     problem = message[: found.start()] if found else message
@@ -239,7 +240,8 @@ def _explain_type(message: str) -> InvalidRequest:
         return InvalidRequest(f"{path}.{missing.group(1)}" if path else missing.group(1), "is required")
     if problem.startswith("Object contains unknown field"):
         name = problem.partition("`")[2].rpartition("`")[0]
-        return InvalidRequest(child(path, name, 0).replace("(member 0)", "(a member)").lstrip("."), "is not known here")
+        field = child(path, name, 0).replace("(member 0)", "(a member)").lstrip(".")
+        return InvalidRequest(field, "is not known here", ", ".join(members_at(wanted, path)))
     kinds = re.match(r"Expected `([a-z |]+)`, got `([a-z]+)`$", problem)
     if kinds:
         expected, got = (_NAMES_OF_TYPES.sub(lambda name: _JSON_TYPES[name[0]], kind) for kind in kinds.groups())

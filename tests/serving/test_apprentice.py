@@ -31,13 +31,13 @@ def test_an_apprentice_reports_agreement_and_a_guess_and_is_never_promoted(tmp_p
 
 def test_only_rows_without_exploration_count_as_watched() -> None:
     rows = ScoredRows(
-        offsets=np.array([0, 2, 4, 6]),
-        candidate=np.array([0.8, 0.2, 0.4, 0.6, 0.5, 0.5]),
-        champion=np.full(6, 0.5),
-        q=np.array([1.0, 0.0, 0.5, 0.25, 1.0, 1.0]),
-        action=np.array([0, 0, 1]),
-        reward=np.array([1.0, 0.0, 1.0]),
-        propensity=np.array([1.0, 1.0, 0.5]),
+        offsets=np.array([0, 2, 4, 6, 7]),  # the last one offers a single action: nothing was watched there
+        candidate=np.array([0.8, 0.2, 0.4, 0.6, 0.5, 0.5, 1.0]),
+        champion=np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0]),
+        q=np.array([1.0, 0.0, 0.5, 0.25, 1.0, 1.0, 1.0]),
+        action=np.array([0, 0, 1, 0]),
+        reward=np.array([1.0, 0.0, 1.0, 1.0]),
+        propensity=np.array([1.0, 1.0, 0.5, 1.0]),
     )
     report = watched(rows)
     assert report is not None and (report.n, report.favourite, report.earned) == (2, 0.5, 0.5)

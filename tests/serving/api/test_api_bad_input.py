@@ -183,6 +183,28 @@ def test_types_are_named_as_json_names_them(tmp_path: Path, body: dict[str, obje
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field", "known"),
+    [
+        ("recommend", {"context": {}, "slot": 2}, "slot", "context, actions, event_id, excluded, slots, deferred"),
+        ("recommend", {"context": {}, "actions": [{"id": "a", "feature": {}}]}, "actions[0].feature", "id, features"),
+        ("rewards", {"event_id": "e", "score": 1}, "score", "event_id, reward, event, value, reward_id, action"),
+        ("recommend/batch", {"request": []}, "request", "requests"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_those_there_are(
+    tmp_path: Path, path: str, body: dict[str, object], field: str, known: str
+) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            response = await client.post(f"/v1/experiments/default/{path}", json=body)
+            assert response.json()["errors"] == [{"field": field, "problem": "is not known here", "limit": known}]
+
+    run(scenario())
+
+
 def test_a_text_may_hold_line_breaks(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
 
