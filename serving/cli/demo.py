@@ -97,16 +97,11 @@ def _print_summary(result: DemoResult) -> None:
             ("bad challenger", f"{harm.outcome}: {harm.reason}"),
             ("killed learner", f"in batch {harm.learner_killed_in_batch}; nothing is missing"),
         ]
-    rows += [
-        ("picture", result.picture),
-        ("report", result.report or "–"),
-        ("data", result.data_dir),
-    ]
-    _print_facts(rows)
+    _print_facts(rows, [("picture", result.picture), ("report", result.report or "–"), ("data", result.data_dir)])
 
 
-def _print_facts(rows: list[tuple[str, str]]) -> None:
-    """Two columns without a head; long values wrap under themselves."""
+def _print_facts(rows: list[tuple[str, str]], paths: list[tuple[str, str]]) -> None:
+    """Two columns without a head; long values wrap under themselves, paths stay whole, so that they can be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -117,3 +112,6 @@ def _print_facts(rows: list[tuple[str, str]]) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(table)
+    width = max(len(name) for name, _ in rows) + 2
+    for name, path in paths:
+        console.print(Text.assemble((name.ljust(width), "bold"), path), soft_wrap=True)

@@ -17,6 +17,8 @@ from bandit.registry import ModelRegistry
 from bandit.replay import offered_actions, replay
 from bandit.types import COLD_START_MODEL_ID
 from joiner.warehouse import Warehouse
+from serving.cli.demo import _print_summary
+from serving.demonstration import DemoResult
 from serving.sabotage import read_log
 
 INTERACTIONS, BATCH = 750, 250
@@ -129,6 +131,19 @@ def test_picture_and_report_are_where_it_says(demo: dict[str, Any]) -> None:
     assert Path(demo["picture"]).read_bytes().startswith(b"\x89PNG")
     report = Path(demo["report"]).read_text("utf-8")
     assert "<html" in report and "http://" not in report.replace("http://www.w3.org", "")
+
+
+def test_every_path_of_the_summary_is_whole_on_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    paths = {name: f"/data/{'long' * 20}/{name}" for name in ("picture", "report", "data_dir")}
+    counts = dict.fromkeys(("decisions_logged", "rewards_logged", "interactions_joined", "imported"), 750)
+    verdicts = dict.fromkeys(("promotions", "holds", "insufficient"), 1)
+    earned = dict.fromkeys(("mean_reward", "first_500", "last_500"), 0.9)
+    _print_summary(DemoResult(interactions=750, champion="m1", seconds=9.0, **paths, **counts, **verdicts, **earned))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[-3:]] == list(paths.values())
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
