@@ -16,6 +16,8 @@ from serving.cli.worlds import statlog_world
 
 SETTINGS = {"rewards": {"window_s": 1.0, "min": 0.0, "max": 1.0}, "serving": {"seal_interval_s": 0.1}}
 HISTORY = 100
+AT_ONCE = 20
+"""How many rewards are reported together, well within the window of the first of them."""
 
 
 def main(
@@ -46,13 +48,17 @@ def main(
 
         def play(number: int) -> float:
             """Decide for `number` contexts and report the rewards; gives their mean."""
-            rewards = []
-            for _ in range(number):
+            earned, unreported = 0.0, []
+            for position in range(number):
                 drawn = world.draw(rng, 0)
                 choice = manager.predictor.get_action(drawn.context)
-                rewards.append((choice.event_id, float(drawn.outcomes[names.index(choice.action)])))
-            assert manager.ingest_rewards(rewards) == number
-            return sum(reward for _, reward in rewards) / number
+                reward = float(drawn.outcomes[names.index(choice.action)])
+                earned += reward
+                unreported.append((choice.event_id, reward))
+                if len(unreported) == AT_ONCE or position == number - 1:  # a reward after its window would not count
+                    assert manager.ingest_rewards(unreported) == len(unreported)
+                    unreported.clear()
+            return earned / number
 
         # 2. decisions with the first model, their rewards, and the join once the reward window has closed
         earned = play(batch)

@@ -99,8 +99,7 @@ def promote_by_hand(
     )
     if not passed and not override:
         raise Refused(
-            "this model has no promote verdict; wait for one, or say that it shall serve all the same: "
-            '--override, over the admin API {"override": true}'
+            "this model has no promote verdict; wait for one, or insist with override (on the command line: --override)"
         )
     return _set_champion(
         workspace, store, trainer, model_id, kind="override" if not passed else "promotion_by_hand", reason="by hand"

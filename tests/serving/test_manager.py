@@ -39,7 +39,9 @@ def test_the_worked_example_walks_the_loop_and_asserts_the_state_after_every_ste
 ) -> None:
     earned = example().main(str(service.api.base_url), service.learner.url, batch=100, rounds=1)
     assert earned > 0.7
-    assert "first model" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "first model" in told and "'rewarded'" in told
+    assert "late" not in told  # reported in time, so that no right choice is learnt as a wrong one
 
 
 def test_the_same_name_goes_on_where_it_stood(service: Service) -> None:
