@@ -14,9 +14,10 @@ RESULTS = HERE.parent / "benchmarks" / "results"
 
 INTRODUCTION = """# Settings of an experiment
 
-Every setting, its default and its limit. In the TOML file they stand under `[experiments.<name>]`
-(`rewardloop init` writes one with these comments); over the admin API they are the JSON object of the same shape.
-A key that is not in this table is refused by name. This page is written by `python docs/generate.py`.
+Every setting, its default and its limit. In the TOML file (`rewardloop init` writes one with these comments) they stand
+at the top level, `[rewards]`, or, where several experiments are declared, under `[experiments.<name>.rewards]`; over
+the admin API they are the JSON object of the same shape. A key that is not in this table is refused by name. This page
+is written by `python docs/generate.py`.
 
 | setting | default | values | meaning |
 |---|---|---|---|

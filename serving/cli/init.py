@@ -32,7 +32,14 @@ SERVICE = {
     "workers": "decision processes; one per core that serving may use",
 }
 
-ACTIONS = """
+TABLES = """
+# The field beside the standing challenger, by name. What is declared takes the place of this one; `[challengers]`
+# with nothing below it is none at all. Each may hold window_h = 72 in place of window_interactions, and tables
+# exploration, learning and encoding that differ from those above.
+# [challengers.recent]
+# window_interactions = 2000
+# every_interactions = 1000
+
 # A fixed catalogue of actions; then requests may leave `actions` out.
 # [[actions]]
 # id = "news"
@@ -92,7 +99,7 @@ def template() -> str:
         limit = f" ({setting.limit})" if setting.limit else ""
         shown = "" if setting.default is None else _toml(setting.default)
         lines.append(f"# {key} = {shown}    # {setting.meaning}{limit}")
-    return "\n".join(lines) + "\n" + ACTIONS
+    return "\n".join(lines) + "\n" + TABLES
 
 
 def _toml(value: object) -> str:

@@ -167,6 +167,17 @@ def test_every_commented_default_in_the_template_is_the_default() -> None:
             assert defaults[section][key] == value, f"{section}.{key}"
 
 
+def test_the_tables_of_the_template_are_the_defaults_when_their_comment_marks_go(tmp_path: Path) -> None:
+    lines = template().splitlines()
+    start = lines.index("# [challengers.recent]")
+    table = [line.removeprefix("# ") for line in lines[start : lines.index("", start)]]
+    (tmp_path / "one.toml").write_text("\n".join(table))
+    settings = load_configuration(tmp_path / "one.toml", {}).settings_for("default")
+    assert settings == load_configuration(None, {}).settings_for("default")
+    (tmp_path / "none.toml").write_text("[challengers]\n")
+    assert load_configuration(tmp_path / "none.toml", {}).settings_for("default").challengers == {}
+
+
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[rewards]\nwindow_s = 60\n[service]\nport = 9000\n")
