@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from bandit.encoder import ENCODER_VERSION
 from bandit.errors import CorruptModel, TrainingFailed
 from bandit.experiment import ExperimentPaths
 from bandit.frozen import Frozen
 from bandit.policies import (
+    STATE_VERSION,
     BaselinePolicy,
     FixedActionPolicy,
     UniformPolicy,
@@ -248,13 +250,15 @@ def test_a_published_model_is_the_one_that_was_trained(rows: list[Interaction], 
         policy_from_files({name: data for name, data in files.items() if name != "state.json"})
 
 
-@pytest.mark.parametrize("name", ["state.json", "encoder.json"])
-def test_a_model_of_another_release_is_refused_with_what_to_do(name: str, rows: list[Interaction]) -> None:
+@pytest.mark.parametrize(("name", "version"), [("state.json", STATE_VERSION), ("encoder.json", ENCODER_VERSION)])
+def test_a_model_of_another_release_is_refused_with_what_to_do(
+    name: str, version: int, rows: list[Interaction]
+) -> None:
     learning, _ = learnt(rows[:60], [], settings())
     files = learning.files()
     learning.close()
-    files[name] = files[name].replace(b'"version": 2', b'"version": 1', 1)
-    told = rf"{name} has version 1, and this release reads 2; .*champion\.json removed"
+    files[name] = files[name].replace(b'"version": %d' % version, b'"version": 1', 1)
+    told = rf"{name} has version 1, and this release reads {version}; .*champion\.json removed"
     for read in (policy_from_files, lambda files: Learning.resume(files, settings())):
         with pytest.raises(CorruptModel, match=told):
             read(files)
