@@ -130,7 +130,7 @@ class LearnerService:
     def _open(self, name: str) -> None:
         try:
             experiment = Experiment.open(self.data_dir, name)
-            cycle = Cycle(Workspace(experiment, self.clock), self.trainer)
+            cycle = Cycle(Workspace(experiment, self.clock, trainer=self.trainer), self.trainer)
             cycle.recover()
             self.cycles[name] = cycle
             self.failures.pop(name, None)

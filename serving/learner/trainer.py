@@ -93,6 +93,9 @@ class ChildTrainer:
                 kind, answer = pipe.recv()
             except (EOFError, OSError):  # the child died, or `close` ended it while it worked
                 raise TrainingFailed(f"the training process ended ({self._kill()}); it will be started again") from None
+            except BaseException:  # its answer, if it comes, must not be taken for that of the next job
+                self._kill()
+                raise
             if kind == "done":
                 return answer
             if isinstance(answer, RewardloopError):
@@ -107,6 +110,11 @@ class ChildTrainer:
         """End the child."""
         if self._process is not None:
             self._kill()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is under way."""
+        return self._lock.locked()
 
     @property
     def pid(self) -> int | None:
@@ -154,8 +162,9 @@ class TrainerPool:
         return cls([ChildTrainer() for _ in range(max(1, processes))])
 
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
-        """Run one job in the first process."""
-        return self.trainers[0].run(job, *arguments, limits=limits)
+        """Run one job in the first process that is not busy: a rollback by hand need not wait for a long training."""
+        idle = next((trainer for trainer in self.trainers if not trainer.busy), self.trainers[0])
+        return idle.run(job, *arguments, limits=limits)
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run the calls of each process in order, the processes side by side."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from joiner.archive import ingest_archives
 from joiner.doctor import DATABASE_ERRORS
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
+from serving.learner.trainer import InlineTrainer, Trainer
 
 log = logging.getLogger("rewardloop.learner")
 
@@ -32,6 +34,7 @@ class Workspace:
         *,
         durable: bool = True,
         warehouse: Warehouse | None = None,
+        trainer: Trainer | None = None,
     ) -> None:
         self.experiment = experiment
         self.clock = clock
@@ -40,6 +43,7 @@ class Workspace:
         self.lock = threading.RLock()
         self.run_lock = threading.Lock()
         self._warehouse = warehouse
+        self._trainer = trainer
         self._pinned: tuple[str | None] | None = None
         self._paused: bool | None = None
 
@@ -64,6 +68,15 @@ class Workspace:
                 ingest_archives(warehouse)  # a file that was deleted, restored or outdated knows none of them
                 self._warehouse = warehouse
             return self._warehouse
+
+    @contextmanager
+    def training(self) -> Iterator[Trainer]:
+        """Where models are trained, loaded and asked: the learner's processes if it runs, else this very process."""
+        if self._trainer is not None:
+            yield self._trainer
+            return
+        with closing(InlineTrainer()) as trainer:
+            yield trainer
 
     @property
     def pinned(self) -> str | None:

@@ -12,7 +12,8 @@ from bandit.errors import Refused
 from serving.cli import run
 from serving.learner import models
 from serving.learner.operations import run_operation
-from serving.learner.trainer import InlineTrainer
+from serving.learner.trainer import ChildTrainer, InlineTrainer
+from serving.learner.workspace import Workspace
 from tests.serving.learner_support import world
 from tests.serving.test_tenure import crown_a_bad_model
 
@@ -63,3 +64,30 @@ def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
         answer = models.diff(workspace, InlineTrainer(), model_id, model_id)
         assert answer["identical"] and answer["choices"]
         assert {choice["distance"] for choice in answer["choices"]} == {0.0}
+
+
+def test_a_learner_loads_no_model_itself_to_compare_promote_and_roll_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(60)
+        here.transport.settle()
+        bad, good = crown_a_bad_model(here)
+        running, children = here.transport.cycle.workspace, ChildTrainer()
+        learner = Workspace(running.experiment, running.clock, warehouse=running.warehouse, trainer=children)
+        monkeypatch.setattr("serving.learner.desk.Desk._load", _never)
+        try:
+            assert run_operation(learner, "models", {"action": "diff", "model_id": good, "other": bad})["choices"]
+            back = run_operation(learner, "models", {"action": "rollback"})
+            assert back["champion"] == good
+            again = run_operation(learner, "models", {"action": "promote", "model_id": bad, "override": True})
+            assert again["champion"] == bad
+            assert children.restarts == 1
+            assert children.run("ping") == 0, "the learner's processes outlive an operation"
+        finally:
+            children.close()
+
+
+def _never(*arguments: object) -> None:
+    raise AssertionError("a model was loaded in the learner's own process")

@@ -15,7 +15,7 @@ from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings, Training, parse_settings, settings_to_dict
 from serving.cli.common import now
 from serving.learner.jobs import UNIFORM, Job
-from serving.learner.trainer import ChildTrainer, InlineTrainer
+from serving.learner.trainer import ChildTrainer, InlineTrainer, TrainerPool
 
 
 def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
@@ -33,6 +33,39 @@ def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
         assert trainer.restarts == 2
     finally:
         trainer.close()
+
+
+def test_an_answer_is_never_taken_for_that_of_a_later_job(tmp_path: Path) -> None:
+    trainer = ChildTrainer()
+    try:
+        trainer.run("ping")
+        with pytest.raises(OverflowError):  # after the job was sent, before its answer was read
+            trainer.run("ping", limits=Training(time_s_max=1e300))
+        experiment = Experiment.create(tmp_path, "one", ExperimentSettings(), now=now())
+        with pytest.raises(NotFound, match="there is no model"):
+            trainer.run("verify", experiment.paths.root, "m20260101t000000-00000000")
+        assert trainer.restarts == 2
+    finally:
+        trainer.close()
+
+
+def test_a_job_by_hand_does_not_wait_for_a_long_training() -> None:
+    pool = TrainerPool.of(2)
+    try:
+        busy, idle = pool.trainers
+        busy.run("ping")
+        assert busy.pid is not None and idle.pid is None
+        os.kill(busy.pid, signal.SIGSTOP)  # a job that does not end
+        training = threading.Thread(target=lambda: pytest.raises(TrainingFailed, busy.run, "ping"))
+        training.start()
+        while not busy.busy:
+            time.sleep(0.01)
+        assert pool.run("ping") == 0
+        assert idle.pid is not None
+        os.kill(busy.pid, signal.SIGKILL)
+        training.join(5)
+    finally:
+        pool.close()
 
 
 def test_a_job_that_takes_too_long_is_ended() -> None:

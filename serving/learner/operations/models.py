@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -10,7 +9,6 @@ import msgspec
 from bandit.errors import InvalidInput
 from serving.learner import models
 from serving.learner.challengers import ChallengerStore
-from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 
 
@@ -19,7 +17,7 @@ def run(
 ) -> dict[str, Any]:
     """Do one of list, show, diff, promote, rollback, pin, unpin; raises `InvalidInput` for another."""
     store = ChallengerStore(workspace.experiment.paths, durable=workspace.durable)
-    with closing(InlineTrainer()) as trainer:
+    with workspace.training() as trainer:
         if action == "list":
             answer = models.listing(workspace)
         elif action == "rollback":

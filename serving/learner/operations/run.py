@@ -6,12 +6,12 @@ from typing import Any
 
 from serving.learner import reports
 from serving.learner.cycle import Cycle
-from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 
 
 def run(workspace: Workspace) -> dict[str, Any]:
-    """The run's report; trains in this very process."""
-    cycle = Cycle(workspace, InlineTrainer())
-    cycle.recover()
-    return reports.to_plain(cycle.run(force=True))
+    """The run's report."""
+    with workspace.training() as trainer:
+        cycle = Cycle(workspace, trainer)
+        cycle.recover()
+        return reports.to_plain(cycle.run(force=True))

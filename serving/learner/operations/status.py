@@ -8,13 +8,13 @@ import msgspec
 
 from serving.learner.cycle import Cycle
 from serving.learner.status import experiment_status
-from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 
 
 def run(workspace: Workspace) -> dict[str, Any]:
     """Take in what is new on disk and give the status; trains nothing."""
-    cycle = Cycle(workspace, InlineTrainer())
-    cycle.tick()
-    status: dict[str, Any] = msgspec.to_builtins(experiment_status(cycle))
+    with workspace.training() as trainer:
+        cycle = Cycle(workspace, trainer)
+        cycle.tick()
+        status: dict[str, Any] = msgspec.to_builtins(experiment_status(cycle))
     return status

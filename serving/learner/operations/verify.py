@@ -22,7 +22,6 @@ from serving.learner.certificates import CERTIFICATE, evaluation_folder
 from serving.learner.challengers import Origin
 from serving.learner.field import settings_of_challenger
 from serving.learner.jobs import UNIFORM, Job, Outcome
-from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
 
@@ -95,11 +94,11 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
             score=score,
             challenger=derivation.challenger,
         )
-        trainer = InlineTrainer()
+        trainer, limits = stack.enter_context(workspace.training()), experiment.settings.training
         if derivation.model_id is not None and derivation.origin is None:
-            outcome: Outcome = trainer.run("score_frozen", job, derivation.model_id)
+            outcome: Outcome = trainer.run("score_frozen", job, derivation.model_id, limits=limits)
         else:
-            outcome = trainer.run("advance", job)
+            outcome = trainer.run("advance", job, limits=limits)
     if outcome.scores is None:
         return ScoredRows.empty()
     rows = ScoredRows.of(outcome.scores)
