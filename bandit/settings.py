@@ -22,6 +22,14 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
+Seconds = Annotated[float, Meta(gt=0, le=1_000_000_000)]
+"""Thirty years at most: a moment plus a longer time is soon none that a computer can tell."""
+
+Rows = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+
+NAME_LENGTH_MAX = 256
+"""A longer name is not repeated in a refusal."""
+
 EXPERIMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 Algorithm = Literal["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first", "uniform"]
@@ -46,7 +54,7 @@ class EventReward(_Section, frozen=True):
 class Rewards(_Section, frozen=True):
     """How long rewards are waited for, what silence means, and how several become one."""
 
-    window_s: Positive = 600.0
+    window_s: Seconds = 600.0
     default: float = 0.0
     aggregation: Aggregation = "first"
     min: float = -1.0
@@ -74,7 +82,7 @@ class Exploration(_Section, frozen=True):
     gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.6
     headroom: bool = True
     temperature: Positive = 0.1
-    explore_first: Annotated[int, Meta(ge=1)] = 1000
+    explore_first: Rows = 1000
     probability_floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
 
 
@@ -99,18 +107,18 @@ class Learning(_Section, frozen=True):
 class Training(_Section, frozen=True):
     """What one training job may take; beyond it the job is ended, and the run tells so."""
 
-    time_s_max: Annotated[float, Meta(ge=1)] = 1800.0
-    memory_bytes_max: Annotated[int, Meta(ge=512 * 1024 * 1024)] = 8 * 1024 * 1024 * 1024
+    time_s_max: Annotated[float, Meta(ge=1, le=1_000_000)] = 1800.0
+    memory_bytes_max: Annotated[int, Meta(ge=512 * 1024 * 1024, le=1024**5)] = 8 * 1024 * 1024 * 1024
     cores: Annotated[int, Meta(ge=1, le=2)] = 1
 
 
 class Schedule(_Section, frozen=True):
     """When the learner trains: after so many seconds or so many newly matured interactions."""
 
-    interval_s: Positive = 300.0
-    interactions: Annotated[int, Meta(ge=1)] = 500
+    interval_s: Seconds = 300.0
+    interactions: Rows = 500
     cron: str | None = None
-    poll_s: Positive = 1.0
+    poll_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
 
 
 class Challenger(_Section, frozen=True):
@@ -119,9 +127,9 @@ class Challenger(_Section, frozen=True):
     Sections given here take the place of the experiment's for this challenger.
     """
 
-    window_interactions: Annotated[int, Meta(ge=50)] = 2000
+    window_interactions: Annotated[int, Meta(ge=50, le=1_000_000_000_000)] = 2000
     window_h: Annotated[float, Meta(gt=0, le=100_000)] | None = None
-    every_interactions: Annotated[int, Meta(ge=50)] = 1000
+    every_interactions: Annotated[int, Meta(ge=50, le=1_000_000_000_000)] = 1000
     exploration: Exploration | None = None
     learning: Learning | None = None
     encoding: Encoding | None = None
@@ -135,9 +143,9 @@ class Gate(_Section, frozen=True):
     alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
     margin: NonNegative = 0.0
     looks: Literal["planned", "anytime"] = "planned"
-    horizon_rows: Annotated[int, Meta(ge=100)] = 60_000
+    horizon_rows: Annotated[int, Meta(ge=100, le=1_000_000_000_000)] = 60_000
     detectable_lift: Annotated[float, Meta(gt=0, le=10)] = 0.05
-    rows_min: Annotated[int, Meta(ge=2)] = 200
+    rows_min: Annotated[int, Meta(ge=2, le=1_000_000_000_000)] = 200
     ess_min: Positive = 10.0
 
 
@@ -148,7 +156,7 @@ class Rollback(_Section, frozen=True):
     alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
     error_rate_max: Fraction = 0.01
     latency_p99_ms_max: Positive = 1000.0
-    decisions_min: Annotated[int, Meta(ge=1)] = 500
+    decisions_min: Rows = 500
 
 
 class Serving(_Section, frozen=True):
@@ -161,8 +169,8 @@ class Serving(_Section, frozen=True):
     control_policy: Literal["baseline", "uniform"] = "baseline"
     trial_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.3
     trial_share_max: Annotated[float, Meta(ge=0, le=0.5)] = 0.5
-    seal_interval_s: Positive = 5.0
-    segment_bytes_max: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
+    seal_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 5.0
+    segment_bytes_max: Annotated[int, Meta(ge=4096, le=1024**4)] = 64 * 1024 * 1024
     subject_field: str | None = None
     segment_field: str | None = None
 
@@ -219,7 +227,8 @@ def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
     try:
         settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(*explain(str(error), ExperimentSettings)) from None
+        field, problem, limit = explain(str(error), ExperimentSettings)
+        raise InvalidSettings(_with_name(raw, field), problem, limit) from None
     _check_across_fields(settings)
     return settings
 
@@ -252,6 +261,24 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _with_name(raw: Mapping[str, Any], field: str) -> str:
+    """The path of a refused value with the name of the challenger or event that it is of, where msgspec has `[...]`."""
+    kinds: tuple[tuple[str, type[_Section]], ...] = (("challengers", Challenger), ("rewards.events", EventReward))
+    for path, kind in kinds:
+        if not field.startswith(f"{path}[...]"):
+            continue
+        group: Any = raw
+        for key in path.split("."):
+            group = group[key]
+        for name, value in group.items():
+            try:
+                msgspec.convert(value, kind, strict=True)
+            except msgspec.ValidationError:
+                plain = isinstance(name, str) and name.isprintable() and len(name) <= NAME_LENGTH_MAX
+                return field.replace("[...]", f".{name}", 1) if plain else field
+    return field
 
 
 def _check_finite(value: Any, path: str) -> None:

@@ -31,6 +31,18 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         ({"exploration": {"algorithm": "regcb"}}, "exploration.algorithm"),
         ({"rewards": {"default": float("nan")}}, "rewards.default"),
         ({"gate": {"margin": float("inf")}}, "gate.margin"),
+        ({"challengers": {"plain": {}, "bold": {"window_h": 0}}}, "challengers.bold.window_h"),
+        ({"challengers": {"bold": {"learning": {"bitss": 9}}}}, "challengers.bold.learning.bitss"),
+        ({"challengers": {"bold": {"exploration": {"algorithm": "none"}}}}, "challengers.bold.exploration.algorithm"),
+        ({"challengers": {"bold": 5}}, "challengers.bold"),
+        ({"rewards": {"events": {"v. 2": {"value": "x"}}}}, "rewards.events.v. 2.value"),
+        ({"rewards": {"window_s": 1e300}}, "rewards.window_s"),
+        ({"schedule": {"interval_s": 1e12}}, "schedule.interval_s"),
+        ({"schedule": {"interactions": 10**30}}, "schedule.interactions"),
+        ({"schedule": {"poll_s": 1e-300}}, "schedule.poll_s"),
+        ({"serving": {"seal_interval_s": 1e300}}, "serving.seal_interval_s"),
+        ({"training": {"time_s_max": 1e8}}, "training.time_s_max"),
+        ({"training": {"memory_bytes_max": 2**64}}, "training.memory_bytes_max"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: str) -> None:
