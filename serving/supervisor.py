@@ -26,7 +26,8 @@ from types import FrameType
 import msgspec
 
 from bandit.errors import InvalidInput, RewardloopError
-from bandit.files import write_atomically
+from bandit.files import FileLock, write_atomically
+from serving.learner.address import mark_service, running_learner
 
 DRAIN_S = 8.0
 """How long children may take to drain before they are ended."""
@@ -89,6 +90,7 @@ class Supervisor:
     _children: list[_Child] = field(default_factory=list)
     _stopping: bool = False
     _socket: socket.socket | None = None
+    _mark: FileLock | None = None
 
     def run(self) -> int:
         """Run until a signal asks to stop; returns 0, or 2 where a child refused to start (and said why on stderr).
@@ -117,6 +119,8 @@ class Supervisor:
             self._drain()
             if announced:  # else the file may be that of another service on this directory
                 self._service_file.unlink(missing_ok=True)
+            if self._mark is not None:
+                self._mark.release()
         return 0
 
     # -- starting ----------------------------------------------------------------------------------------
@@ -127,6 +131,8 @@ class Supervisor:
 
     def _open(self) -> None:
         self._service_file.parent.mkdir(parents=True, exist_ok=True)
+        if self.learner:
+            self._mark = mark_service(self.data_dir)
         module = [sys.executable, "-m"]
         if self.learner:
             command = [*module, "serving.learner", "--data-dir", str(self.data_dir)]
@@ -173,8 +179,6 @@ class Supervisor:
         return True
 
     def _admin_url(self) -> str | None:
-        from serving.learner.address import running_learner
-
         address = running_learner(self.data_dir)
         learner = next(child for child in self._children if child.name == "learner")
         if address is None or learner.process is None or address.pid != learner.process.pid:

@@ -47,14 +47,17 @@ def owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
     Waits a while for a learner that is just starting, unless `wait_for_lock` is false.
     """
     from bandit.files import is_locked
-    from serving.learner.address import lock_path
+    from serving.learner.address import learner_is_meant_to_run, lock_path
 
     deadline = time.monotonic() + WAIT_S
     while True:
         address = running_learner(data_dir)
-        if address is not None or not is_locked(lock_path(data_dir)):
+        starting = learner_is_meant_to_run(data_dir)
+        if address is not None or not (starting or is_locked(lock_path(data_dir))):
             return address
         if not wait_for_lock or time.monotonic() > deadline:
+            if starting:
+                raise Busy("the learner of this data directory is starting; try again in a moment")
             raise Busy("another command uses the warehouse of this data directory; try again when it has finished")
         time.sleep(0.1)
 

@@ -1,7 +1,8 @@
 """Where a running learner is found, and how a second one is kept out.
 
 `<data>/run/learner.lock` is flock'ed for the learner's lifetime, so a held lock means a living learner;
-`<data>/run/learner.json` says where its admin API listens and holds the token that local commands show it.
+`<data>/run/learner.json` says where its admin API listens and holds the token that local commands show it. The
+supervisor of a learner holds `<data>/run/service.lock`: while that learner starts, or starts again, commands wait.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import msgspec
 
 from bandit.errors import Busy
 from bandit.files import FileLock, is_locked, write_atomically
+
+PATIENCE_S = 1.0
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -28,23 +31,46 @@ def lock_path(data_dir: Path) -> Path:
     return data_dir / "run" / "learner.lock"
 
 
+def mark_service(data_dir: Path) -> FileLock | None:
+    """Say that a learner runs or is being started here, until the mark is released; None where it is said already."""
+    mark = FileLock(_mark_path(data_dir))
+    deadline = time.monotonic() + PATIENCE_S
+    while not mark.held:
+        try:
+            mark.acquire()
+        except Busy:  # whoever asks holds it for a moment, another service for good
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+    return mark
+
+
+def learner_is_meant_to_run(data_dir: Path) -> bool:
+    """Whether somebody keeps a learner running on `data_dir`, which may be starting just now."""
+    return is_locked(_mark_path(data_dir))
+
+
 def address_path(data_dir: Path) -> Path:
     """The file in which a running learner says where it is."""
     return data_dir / "run" / "learner.json"
 
 
-def take_lock(data_dir: Path, *, patience_s: float = 1.0) -> FileLock:
+def take_lock(
+    data_dir: Path, *, patience_s: float = PATIENCE_S, patience_with_commands_s: float = PATIENCE_S
+) -> FileLock:
     """Become the one owner of the warehouse; raises `Busy` when a learner or a command is it already.
 
-    Waits `patience_s`, because whoever only asks whether the lock is held holds it for a moment.
+    Waits `patience_s`, because whoever only asks whether the lock is held holds it for a moment, and
+    `patience_with_commands_s` for an owner that is no learner.
     """
     lock = FileLock(lock_path(data_dir))
-    deadline = time.monotonic() + patience_s
+    started = time.monotonic()
     while True:
         try:
             lock.acquire()
         except Busy:
-            if time.monotonic() < deadline:
+            patience = patience_s if running_learner(data_dir) is not None else patience_with_commands_s
+            if time.monotonic() < started + patience:
                 time.sleep(0.05)
                 continue
             raise Busy(
@@ -53,6 +79,10 @@ def take_lock(data_dir: Path, *, patience_s: float = 1.0) -> FileLock:
             ) from None
         address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
         return lock
+
+
+def _mark_path(data_dir: Path) -> Path:
+    return data_dir / "run" / "service.lock"
 
 
 def write_address(data_dir: Path, address: Address) -> None:

@@ -32,6 +32,7 @@ from serving.learner.http import (
     install,
     read_body,
     read_object,
+    refuse_unknown,
 )
 from serving.learner.metrics import CONTENT_TYPE, learner_metrics
 from serving.learner.offered import offer, withdraw
@@ -54,7 +55,7 @@ PREFIX = "/v1/experiments/{name}"
 
 def create_admin(service: LearnerService, *, host: str) -> Any:
     """The admin API as an ASGI app; `host` is the address it is bound to."""
-    app = FastAPI(title="rewardloop admin API", docs_url=None, redoc_url=None)
+    app = FastAPI(title="rewardloop admin API", docs_url=None, redoc_url=None, redirect_slashes=False)
     install(app)
     _about_the_service(app, service)
     _about_experiments(app, service)
@@ -88,9 +89,7 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     @app.post("/v1/experiments", status_code=201)
     async def create_experiment(request: Request) -> Response:
         body = await read_object(request)
-        unknown = body.keys() - {"name", "settings"}
-        if unknown:  # settings beside the name would be lost in silence
-            raise InvalidInput(min(unknown), "is not known here; settings go into `settings`", "name, settings")
+        refuse_unknown(body, "name", "settings")
         name, settings = body.get("name"), body.get("settings", {})
         if not isinstance(name, str):
             raise InvalidInput("name", "must be the name of the new experiment")
@@ -166,6 +165,7 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
     @app.post(PREFIX + "/models/{model_id}/promote")
     async def promote_model(name: str, model_id: str, request: Request) -> Response:
         body = await read_object(request)
+        refuse_unknown(body, "override")
         override = body.get("override", False)
         if not isinstance(override, bool):
             raise InvalidInput("override", "must be true or false")
@@ -265,9 +265,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
 def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
     """An export as a download; the file on this side lives as long as the answer takes."""
-    unknown = body.keys() - {"what", "format"}
-    if unknown:
-        raise InvalidInput(min(unknown), "is not an argument of an export", "what, format")
+    refuse_unknown(body, "what", "format")
     form = body.get("format", "ndjson")
     if form not in EXPORT_TYPES:
         raise InvalidInput("format", "is not known", ", ".join(EXPORT_TYPES))

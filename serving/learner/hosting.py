@@ -31,6 +31,9 @@ log = logging.getLogger("rewardloop.learner")
 TRAINING_PROCESSES = 2
 """For all experiments: one for standing challengers, one for the field; each starts when it is first needed."""
 
+COMMAND_S = 10.0
+"""How long a learner that starts waits for a command to be done with the warehouse."""
+
 DISCOVER_S = 1.0
 RETAIN_S = 3600.0
 STOP_S = 4.0
@@ -55,7 +58,7 @@ class LearnerService:
         self.trainer = TrainerPool.of(TRAINING_PROCESSES)
         self.cycles: dict[str, Cycle] = {}
         self.failures: dict[str, str] = {}
-        self._lock = take_lock(data_dir)
+        self._lock = take_lock(data_dir, patience_with_commands_s=COMMAND_S)
         self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._paces: dict[str, float] = {}

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bandit.errors import (
     Busy,
@@ -26,6 +27,7 @@ from bandit.errors import (
     DurabilityLost,
     InvalidInput,
     NotFound,
+    Problem,
     Refused,
     RewardloopError,
     TrainingFailed,
@@ -83,13 +85,22 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _starlette(request: Request, error: HTTPException) -> Response:
-        del request
-        return problem(error.status_code, str(error.detail), str(error.detail))
+        if error.status_code != 404:
+            return problem(error.status_code, str(error.detail), str(error.detail))
+        wrong = Problem("path", "is no address of the admin API")
+        if _known(app, request, request.url.path.rstrip("/")):
+            wrong = Problem("path", "is an address of the admin API only without the slash at its end")
+        return problem(404, "Not found", str(wrong), [msgspec.to_builtins(wrong)])
 
     @app.exception_handler(Exception)
     def _other(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem(500, "Failed", f"{type(error).__name__}; the learner's log has the details")
+
+
+def _known(app: FastAPI, request: Request, path: str) -> bool:
+    """Whether `path` would be an address for this request."""
+    return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in app.routes)
 
 
 class Doorkeeper:
@@ -183,6 +194,13 @@ async def read_object(request: Request) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         raise InvalidInput("body", "must be a JSON object")
     return decoded
+
+
+def refuse_unknown(body: dict[str, Any], *known: str) -> None:
+    """Raise `InvalidInput` for a key that is not known here: one with a typing error must not be as if left out."""
+    unknown = body.keys() - set(known)
+    if unknown:
+        raise InvalidInput(min(unknown), "is not known here", ", ".join(known))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -132,6 +132,9 @@ def test_a_new_experiment_is_served_and_learnt_within_seconds(service: Service) 
         ("POST", "/v1/experiments/test/evaluations", {"json": {"policies": ["best"]}}, 422),
         ("POST", "/v1/experiments/test/evaluations", {"json": {"policies": ["table:/etc/passwd"]}}, 422),
         ("DELETE", "/v1/experiments", {}, 405),
+        ("POST", "/v1/experiments", {"json": {"name": "typo", "setings": {}}}, 422),
+        ("POST", "/v1/experiments/test/models/m/promote", {"json": {"overide": True}}, 422),
+        ("GET", "/v1/experiment", {}, 404),
     ],
 )
 def test_the_admin_api_refuses_in_words_and_never_with_a_500(
@@ -147,6 +150,15 @@ def test_policies_are_evaluated_over_the_admin_api_as_on_the_command_line(servic
     answer = service.admin.post("/evaluations", json={"policies": ["uniform", "action:north"]}, timeout=60)
     assert answer.status_code == 200, answer.text
     assert {entry["policy"] for entry in answer.json()["policies"]} == {"uniform", "action:north"}
+
+
+@pytest.mark.parametrize("path", ["/v1/experiments/", "/v1/experiments/test/", "/v1/experiments/test/status/"])
+def test_an_address_with_a_slash_at_its_end_is_told_to_be_none(service: Service, path: str) -> None:
+    answer = httpx.get(service.learner.url + path, trust_env=False)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0]["field"] == "path"
+    assert "without the slash" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("event_id", ["a/b", "/", "ü é?x=1#y", "a%2Fb"])

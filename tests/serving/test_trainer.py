@@ -56,7 +56,7 @@ def test_a_job_by_hand_does_not_wait_for_a_long_training() -> None:
         busy.run("ping")
         assert busy.pid is not None and idle.pid is None
         os.kill(busy.pid, signal.SIGSTOP)  # a job that does not end
-        training = threading.Thread(target=lambda: pytest.raises(TrainingFailed, busy.run, "ping"))
+        training = threading.Thread(target=_fails, args=(busy,))
         training.start()
         while not busy.busy:
             time.sleep(0.01)
@@ -66,6 +66,11 @@ def test_a_job_by_hand_does_not_wait_for_a_long_training() -> None:
         training.join(5)
     finally:
         pool.close()
+
+
+def _fails(trainer: ChildTrainer) -> None:
+    with pytest.raises(TrainingFailed):
+        trainer.run("ping")
 
 
 def test_a_job_that_takes_too_long_is_ended() -> None:
