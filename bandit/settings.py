@@ -25,6 +25,9 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000_000)]
 """Thirty years at most: a moment plus a longer time is soon none that a computer can tell."""
 
+Reward = Annotated[float, Meta(ge=-1_000_000_000_000, le=1_000_000_000_000)]
+"""Weights are single-precision numbers, and squares of rewards must be such, too."""
+
 Rows = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 
 NAME_LENGTH_MAX = 256
@@ -57,8 +60,8 @@ class Rewards(_Section, frozen=True):
     window_s: Seconds = 600.0
     default: float = 0.0
     aggregation: Aggregation = "first"
-    min: float = -1.0
-    max: float = 1.0
+    min: Reward = -1.0
+    max: Reward = 1.0
     events: dict[str, EventReward] = {}
 
 
@@ -78,7 +81,7 @@ class Exploration(_Section, frozen=True):
     epsilon: Fraction = 0.05
     bags: Annotated[int, Meta(ge=2, le=100)] = 5
     cover: Annotated[int, Meta(ge=1, le=100)] = 3
-    gamma_scale: Positive = 3.0
+    gamma_scale: Annotated[float, Meta(gt=0, le=1_000_000_000)] = 3.0
     gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.6
     headroom: bool = True
     temperature: Positive = 0.1
@@ -89,9 +92,9 @@ class Exploration(_Section, frozen=True):
 class Learning(_Section, frozen=True):
     """How the policy is fitted by Vowpal Wabbit, and which interactions it is fitted to and evaluated on."""
 
-    learning_rate: Positive = 0.5
+    learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.5
     power_t: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    l2: NonNegative = 0.0
+    l2: Annotated[float, Meta(ge=0, le=1000)] = 0.0
     bits: Annotated[int, Meta(ge=10, le=28)] = 18
     cb_type: Literal["mtr", "ips", "dr"] = "mtr"
     passes: Annotated[int, Meta(ge=1, le=10)] = 2
@@ -140,11 +143,11 @@ class Gate(_Section, frozen=True):
 
     enabled: bool = True
     mode: Literal["superiority", "noninferiority"] = "superiority"
-    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    alpha: Annotated[float, Meta(ge=1e-9, lt=0.5)] = 0.05
     margin: NonNegative = 0.0
     looks: Literal["planned", "anytime"] = "planned"
     horizon_rows: Annotated[int, Meta(ge=100, le=1_000_000_000_000)] = 60_000
-    detectable_lift: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    detectable_lift: Annotated[float, Meta(ge=1e-6, le=10)] = 0.05
     rows_min: Annotated[int, Meta(ge=2, le=1_000_000_000_000)] = 200
     ess_min: Positive = 10.0
 
@@ -153,7 +156,7 @@ class Rollback(_Section, frozen=True):
     """When a promotion is undone by itself: the champion before proves better, or serving suffers at once."""
 
     enabled: bool = True
-    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    alpha: Annotated[float, Meta(ge=1e-9, lt=0.5)] = 0.05
     error_rate_max: Fraction = 0.01
     latency_p99_ms_max: Positive = 1000.0
     decisions_min: Rows = 500
