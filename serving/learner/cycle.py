@@ -2,7 +2,8 @@
 
 The same class runs in the service (training in a child process, real clock) and under a simulated clock (training
 inline). `tick` and `run` may be called from different threads; runs never overlap. A run that fails leaves every
-state as it was, is one line of history like any other, and does not come again before new rows or the interval.
+state as it was, is one line of history like any other, and comes again with new rows, or without any after the
+interval, then after twice as long, and so on.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ LIVE = RowFilter(origin=ORIGIN_LIVE)
 UNSCHEDULED = ("logging_only", "frozen")
 """Modes in which no run starts by itself."""
 
+RETRY_DOUBLINGS_MAX = 8
+"""After so many failures in a row, the pause before the next attempt grows no longer."""
+
 UNDONE = "The last promotion was undone"
 
 
@@ -71,6 +75,8 @@ class Cycle:
             self.last_verdict = {"outcome": self.last_run.outcome, "reason": self.last_run.reason}
         standing = self.store.load(STANDING)
         self._attempted_until: datetime | None = standing.cut if standing else None
+        self._learnt_until = self._attempted_until
+        self._failures = _trailing_failures(runs)
         # what was missed while no learner ran is made good by one run
         self._attempted_at: datetime = self.last_run.at if self.last_run is not None else workspace.clock()
 
@@ -79,6 +85,7 @@ class Cycle:
     def tick(self) -> Intake:
         """Take in what is new: sealed segments, settings, matured interactions."""
         self.workspace.experiment.refresh()
+        self._attempted_at = min(self._attempted_at, self.workspace.clock())  # a clock that was ahead has been set back
         take_in(self.workspace, self.intake)
         self._watch_champion()
         return self.intake
@@ -90,7 +97,8 @@ class Cycle:
         if self.workspace.experiment.settings.serving.mode in UNSCHEDULED:
             return None
         schedule = self.workspace.experiment.settings.schedule
-        if wants_initial(self.workspace, self.intake.watermark) and self._is_new():
+        initial = wants_initial(self.workspace, self.intake.watermark)
+        if initial and self._is_new():
             return "history"
         new = self.new_rows()
         if new >= schedule.interactions:
@@ -98,6 +106,8 @@ class Cycle:
         if self.workspace.clock() >= self.next_run_at():
             if new:
                 return "interval"
+            if (initial or self.owed_rows()) and self.workspace.clock() >= self.retry_at():
+                return "retry"
             if schedule.cron is not None:  # nothing to learn then: the next run is at the next such time, not before
                 self._attempted_at = self.workspace.clock()
         return None
@@ -107,6 +117,20 @@ class Cycle:
         if self.intake.watermark is None:
             return 0
         return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, LIVE)
+
+    def owed_rows(self) -> int:
+        """Live interactions that a run took which then failed, so that no model has learnt them."""
+        until = self._attempted_until
+        if not self._failures or until is None or until == self._learnt_until:
+            return 0
+        return self.workspace.warehouse.count_matured(self._learnt_until, until, LIVE)
+
+    def retry_at(self) -> datetime:
+        """When a run that failed is tried again although nothing new has matured."""
+        if self.workspace.experiment.settings.schedule.cron is not None:
+            return self.next_run_at()
+        longer = 1 << min(max(self._failures - 1, 0), RETRY_DOUBLINGS_MAX)
+        return self._attempted_at + longer * (self.next_run_at() - self._attempted_at)
 
     def next_run_at(self) -> datetime:
         """When the interval is over, or cron says so; a run then starts if anything matured."""
@@ -129,7 +153,7 @@ class Cycle:
             try:
                 with self._step(report, "intake"):
                     self.tick()
-                if force or self.due_now():
+                if force or trigger == "retry" or self.due_now():
                     recovery.begin(self.workspace, report)
                     self._run(report)
                 else:
@@ -140,6 +164,9 @@ class Cycle:
                     log.exception("experiment %s: a run failed", self.workspace.experiment.name)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
                 report.reason = f"the run failed: {error}"
+                self._failures += 1
+            else:
+                self.mark_learnt()
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
@@ -155,6 +182,10 @@ class Cycle:
     def mark_attempt(self) -> None:
         """Count rows and the interval from here on."""
         self._attempted_until, self._attempted_at = self.intake.watermark, self.workspace.clock()
+
+    def mark_learnt(self) -> None:
+        """The rows of the last attempt were learnt: nothing is owed."""
+        self._learnt_until, self._failures = self._attempted_until, 0
 
     def due_now(self) -> bool:
         """Whether rows, interval or history ask for a run (for a caller that holds the run lock)."""
@@ -274,6 +305,11 @@ class Cycle:
         fields["run"] = self.runs
         self.workspace.registry.record("run", now=fields.pop("at"), **fields)
         recovery.end(self.workspace)
+
+
+def _trailing_failures(runs: list[dict[str, object]]) -> int:
+    """How many runs in a row failed, up to the last."""
+    return next((count for count, run in enumerate(reversed(runs)) if run.get("outcome") != reports.FAILED), len(runs))
 
 
 def _restriction(workspace: Workspace) -> str:

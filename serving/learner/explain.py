@@ -21,6 +21,8 @@ def next_sentence(
     first_matures_at: datetime | None,
     has_champion: bool,
     unknown: list[str],
+    owed_rows: int = 0,
+    retry_at: datetime | None = None,
 ) -> str:
     """One sentence about what the learner does next."""
     if running is not None:
@@ -41,6 +43,12 @@ def next_sentence(
         return (
             f"The next run starts {when} with {_count(new_rows, 'new interaction')}, "
             f"or after {left:,} more, whichever comes first."
+        )
+    if owed_rows and retry_at is not None:
+        when = "at the next poll" if retry_at <= now else _when(retry_at, now)
+        rows = _count(owed_rows, "interaction")
+        return (
+            f"The last run failed; it is tried again {when}, or with the next interaction, for {rows} not learnt yet."
         )
     if waiting:
         matures = f" (the first at {_clock(first_matures_at)})" if first_matures_at else ""

@@ -21,6 +21,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
     champion = workspace.registry.champion()
     waiting, first_matures_at = workspace.warehouse.next_maturity()
     new_rows, next_run_at, now = cycle.new_rows(), cycle.next_run_at(), workspace.clock()
+    owed_rows = 0 if new_rows else cycle.owed_rows()
     next_text = next_sentence(
         now=now,
         running=cycle.running,
@@ -33,6 +34,8 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         first_matures_at=first_matures_at,
         has_champion=champion is not None,
         unknown=intake.unknown,
+        owed_rows=owed_rows,
+        retry_at=cycle.retry_at() if owed_rows else None,
     )
     why = why_nothing_changed(
         mode=settings.serving.mode,

@@ -83,6 +83,7 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
         report = RunReport(at=workspace.clock(), trigger="step", outcome=reports.NOTHING, reason="")
         cycle.advance(champion, cycle.intake.watermark, report)
         cycle.mark_attempt()
+        cycle.mark_learnt()
         state = store.load(STANDING)
         if state is None or not state.scored:
             raise Refused("no interaction has matured since the champion was made: there is nothing to learn")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from bandit.frozen import Frozen
 from bandit.settings import parse_settings, settings_to_dict
 from evaluation.certificate import verify_certificate
 from evaluation.scored import ScoredRows
+from joiner.history import import_history
 from joiner.parquet import read_parquet
 from serving.learner import models
 from serving.learner.challengers import STANDING
@@ -21,6 +23,7 @@ from serving.learner.cycle import Cycle
 from serving.learner.desk import Desk
 from serving.learner.jobs import Job, advance
 from serving.learner.offered import offer
+from serving.learner.status import experiment_status
 from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
@@ -258,6 +261,67 @@ def test_a_failed_run_is_one_line_of_history_and_changes_nothing(tmp_path: Path)
         assert cycle.run(force=True).outcome in ("hold", "insufficient", "promote")
         state = cycle.store.load(STANDING)
         assert state is not None and state.learnt >= 300
+
+
+def test_rows_of_a_failed_run_are_owed_and_tried_again_ever_later_without_new_ones(tmp_path: Path) -> None:
+    with world(tmp_path, schedule={"interactions": 1000, "interval_s": 100.0}) as here:
+        learn_until_promoted(here)
+        cycle, clock = here.transport.cycle, here.transport.clock
+        champion = cycle.workspace.registry.champion()
+        assert champion is not None
+        model = here.transport.experiment.paths.models / champion.model_id / "policy.vw"
+        good = model.read_bytes()
+        model.write_bytes(good[:-10])
+        here.play(120)
+        here.transport.server.writer.seal()
+        clock.advance(5)
+        here.transport.server.heartbeat()
+        assert cycle.run(force=True).outcome == "failed"
+        assert cycle.new_rows() == 0 and cycle.owed_rows() == 120 and cycle.due() is None
+        said = experiment_status(cycle)["next"]
+        assert "failed" in said and "tried again in 100 s" in said and "120 interactions" in said
+        clock.advance(100)
+        assert cycle.due() == "retry"
+        assert cycle.run(trigger="retry").outcome == "failed"
+        clock.advance(100)
+        assert cycle.due() is None
+        clock.advance(100)
+        assert cycle.due() == "retry"
+        model.write_bytes(good)
+        assert cycle.run(trigger="retry").rows == 120
+        assert cycle.owed_rows() == 0
+        clock.advance(10_000)
+        assert cycle.due() is None
+
+
+def test_history_whose_first_run_failed_is_tried_again_after_the_interval(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        cycle, clock = here.transport.cycle, here.transport.clock
+        clock.advance(1)
+        rows = [json.dumps(row).encode() for row in here.history(60)]
+        import_history(here.transport.experiment, rows, now=clock(), durable=False)
+        clock.advance(1)
+        here.transport.server.writer.seal()
+        here.transport.server.heartbeat()
+        cycle.tick()
+        assert cycle.due() == "history"
+        models_folder = here.transport.experiment.paths.models
+        models_folder.rmdir()
+        models_folder.write_text("in the way")
+        assert cycle.run(trigger="history").outcome == "failed"
+        assert cycle.due() is None
+        clock.advance(1000)
+        assert cycle.due() == "retry"
+        models_folder.unlink()
+        assert cycle.run(trigger="retry").outcome == "initial"
+
+
+def test_a_clock_that_was_ahead_and_is_set_back_does_not_hold_up_the_schedule(tmp_path: Path) -> None:
+    with world(tmp_path, schedule={"interactions": 1000, "interval_s": 100.0}) as here:
+        cycle, clock = here.transport.cycle, here.transport.clock
+        cycle._attempted_at = clock() + timedelta(days=365)
+        cycle.tick()
+        assert cycle.next_run_at() == clock() + timedelta(seconds=100)
 
 
 def test_rollback_goes_one_champion_further_back_each_time(tmp_path: Path) -> None:
