@@ -7,8 +7,11 @@ A state names the champion it grows from; when another champion stands the state
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, write_atomically
 from bandit.training import Scores
@@ -55,6 +59,7 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     """What is known about one challenger.
 
     `champion` is the model it is compared with and (when it learns) grew from, None before the first model.
+    `digest` is that of its learning files ("" where an older version wrote them).
     `cut` is the maturity time up to which rows were taken; `learnt` counts them. `model_id` names a frozen,
     offered model; `candidate` the model as which a learner's files were stored, step by step. `gate` is the state
     that the gate carries from look to look within this champion's tenure, `judged` the scored rows at the last look.
@@ -82,6 +87,7 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     made_of: str = ""
     born_with: int = 0
     folder: str | None = None
+    digest: str = ""
     chunks: list[str] = []
     sequence: int = 0
 
@@ -108,16 +114,22 @@ class ChallengerStore:
             return None
 
     def files(self, state: ChallengerState) -> dict[str, bytes]:
-        """The learning files of a challenger; raises FileNotFoundError when they are gone."""
+        """The learning files of a challenger; raises FileNotFoundError when they are gone, `CorruptModel`."""
         folder = self.folder(state)
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        if state.digest and _digest(files) != state.digest:
+            raise CorruptModel(f"challenger {state.name}: its learning files do not match their digest")
+        return files
 
-    def files_if_any(self, state: ChallengerState) -> dict[str, bytes] | None:
-        """The learning files of a challenger, None when they are gone: it then starts anew."""
+    def damage(self, state: ChallengerState) -> str | None:
+        """What of a challenger's files and scores is gone or cannot be read, None where all is well."""
         try:
-            return self.files(state)
-        except FileNotFoundError:
-            return None
+            self.scores(state)
+            if state.folder is not None:
+                self.files(state)
+        except (FileNotFoundError, CorruptModel) as error:
+            return str(error)
+        return None
 
     def folder(self, state: ChallengerState) -> Path:
         """Where the learning files of a challenger are."""
@@ -126,7 +138,10 @@ class ChallengerStore:
         return self.root / state.name / state.folder
 
     def scores(self, state: ChallengerState) -> list[Scores]:
-        """The score chunks of this tenure, oldest first (remembered between cycles)."""
+        """The score chunks of this tenure, oldest first (remembered between cycles).
+
+        Raises FileNotFoundError or `CorruptModel`.
+        """
         names, chunks = self._scores.get(state.name, ([], []))
         known = dict(zip(names, chunks, strict=True))
         chunks = [known[name] if name in known else _read(self.root / state.name / name) for name in state.chunks]
@@ -153,7 +168,7 @@ class ChallengerStore:
         if fresh_epoch:
             state.chunks, state.scored, state.judged, state.gate = [], 0, 0, {}
         if files is not None:
-            state.folder = f"files-{state.sequence:08d}"
+            state.folder, state.digest = f"files-{state.sequence:08d}", _digest(files)
             _write_folder(home / state.folder, files, durable=self.durable)
         if scores is not None and len(scores.event_id):
             name = f"scores-{state.sequence:08d}.npz"
@@ -255,11 +270,22 @@ class _Names(msgspec.Struct):
     slot: list[str] | None = None
 
 
+_UNREADABLE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError)
+
+
 def _read(path: Path) -> Scores:
-    with np.load(path, allow_pickle=False) as stored:
-        names = msgspec.json.decode(stored["names"].tobytes(), type=_Names)
-        arrays = {name: stored[name] for name in _ARRAYS}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            names = msgspec.json.decode(stored["names"].tobytes(), type=_Names)
+            arrays = {name: stored[name] for name in _ARRAYS}
+    except _UNREADABLE as error:
+        raise CorruptModel(f"the scores in {path.parent.name}/{path.name} cannot be read ({error})") from None
     return Scores(**msgspec.structs.asdict(names), **arrays)
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    return hashlib.sha256(msgspec.json.encode(digests)).hexdigest()
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], *, durable: bool) -> None:

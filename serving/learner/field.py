@@ -18,7 +18,7 @@ from bandit.settings import Challenger, ExperimentSettings
 from joiner.export import RowFilter, learnt_rows
 from joiner.warehouse import Warehouse
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerStore
-from serving.learner.training_step import Plan, inherited, model_time, new_state
+from serving.learner.training_step import Plan, inherited, is_damaged, model_time, new_state
 from serving.learner.workspace import Workspace
 
 
@@ -61,11 +61,11 @@ def _plan(
     state = store.load(name)
     changed = state is None or state.champion != champion.model_id
     if state is not None and state.made_of == made_of:
-        files = store.files_if_any(state)
         in_step = state.cut is not None and cut is not None and state.cut >= cut
-        if files is not None and in_step and state.learnt - state.born_with < declared.every_interactions:
+        goes_on = state.folder is not None and in_step and state.learnt - state.born_with < declared.every_interactions
+        if goes_on and not is_damaged(workspace, store, state):
             state.champion = champion.model_id
-            return Plan(state, settings, files=files, score_after=state.cut, fresh_epoch=changed)
+            return Plan(state, settings, files=store.files(state), score_after=state.cut, fresh_epoch=changed)
     # the window ends where the last run did: what came since is scored before it is learnt. Whatever this one has
     # seen, rows up to the champion's cut must not be compared
     standing = store.load(STANDING)

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from bandit.registry import Champion
 from serving.learner.challengers import KIND_GUARD, ChallengerState, ChallengerStore
-from serving.learner.training_step import Plan, model_time
+from serving.learner.training_step import Plan, is_damaged, model_time
 from serving.learner.workspace import Workspace
 
 FORMER = "former"
@@ -45,6 +45,9 @@ def plan_guard(workspace: Workspace, store: ChallengerStore, champion: Champion 
     if champion is None or state.champion != champion.model_id or not settings.rollback.enabled:
         store.drop(FORMER)
         return []
+    if is_damaged(workspace, store, state):
+        state.cut = state.scored_after
+        return [Plan(state, settings, score_after=state.cut, fresh_epoch=True)]
     return [Plan(state, settings, score_after=state.cut)]
 
 

@@ -81,15 +81,16 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
         if not same_model_settings(experiment, state.settings_version):
             plan = Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, starts=True, fresh_epoch=True)
             return replace(plan, gate=inherited(state))
-        files = store.files_if_any(state)
-        if files is not None:
-            return Plan(state, settings, files=files, score_after=state.cut)
+        if state.folder is not None and not is_damaged(workspace, store, state):
+            return Plan(state, settings, files=store.files(state), score_after=state.cut)
+    # one that starts anew in the same tenure, because its files are damaged, cannot spend its α again
+    gate = inherited(state) if state is not None and state.champion == champion_id else None
     if champion is None:
-        return Plan(fresh, settings, starts=True, fresh_epoch=True)
+        return Plan(fresh, settings, starts=True, fresh_epoch=True, gate=gate)
     stored = workspace.registry.load(champion.model_id)
     cut = model_time(stored.manifest.data, "cut")
     if not same_model_settings(experiment, stored.manifest.settings_version):
-        return Plan(fresh, settings, learn_until=cut, score_after=cut, starts=True, fresh_epoch=True)
+        return Plan(fresh, settings, learn_until=cut, score_after=cut, starts=True, fresh_epoch=True, gate=gate)
     fresh.learnt = int(stored.manifest.data.get("rows", 0))
     fresh.since = model_time(stored.manifest.data, "since")
     # rows from before this tenure (the champion came back, or was set by hand) taught something, but prove nothing
@@ -104,7 +105,16 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
         base=champion.model_id,
         starts=True,
         fresh_epoch=True,
+        gate=gate,
     )
+
+
+def is_damaged(workspace: Workspace, store: ChallengerStore, state: ChallengerState) -> bool:
+    """Whether files or scores of a challenger are gone or damaged; history then says that it starts anew."""
+    damage = store.damage(state)
+    if damage is not None:
+        workspace.registry.record("restart", now=workspace.clock(), challenger=state.name, reason=damage)
+    return damage is not None
 
 
 def advance_all(
@@ -250,7 +260,11 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
     state.cut = watermark
     state.canaries = outcome.canaries
     if state.kind != KIND_LEARNING:
-        return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
+        saved = store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
+        if plan.gate is not None:
+            saved.gate = plan.gate
+            saved = store.save(saved)
+        return saved
     if plan.starts:
         state.origin = Origin(
             base=plan.base,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from serving.learner.recovery import CHANGES
 from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, world
+from tests.serving.test_tenure import crown_a_bad_model
 
 
 class Killed(BaseException):
@@ -131,3 +133,38 @@ def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> 
         here.transport.settle()
         before = here.transport.cycle.workspace.registry.history()
         assert restarted(here).workspace.registry.history() == before
+
+
+@pytest.mark.parametrize("breaks", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-40])])
+@pytest.mark.parametrize("pattern", ["scores-*.npz", "files-*/policy.vw"])
+@pytest.mark.parametrize("name", [STANDING, "recent", FORMER])
+def test_a_challenger_whose_files_are_lost_or_damaged_starts_anew_with_what_is_left_of_its_alpha(
+    tmp_path: Path, name: str, pattern: str, breaks: Callable[[Path], Any]
+) -> None:
+    field = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
+    with world(tmp_path, challengers=field, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(120))
+        crown_a_bad_model(here)
+        for _ in range(2):
+            here.play(150)
+            here.transport.settle()
+        store = here.transport.cycle.store
+        before = store.load(name)
+        assert before is not None and before.scored
+        folder = store.root / name
+        broken = sorted(folder.glob(pattern))
+        if not broken:
+            pytest.skip("a former champion has no learning files")
+        breaks(broken[0])
+        here.play(30)
+        cycle = restarted(here)
+        here.transport.settle()
+        report = cycle.last_run
+        assert report is not None and report.outcome != "failed" and not report.errors
+        after = cycle.store.load(name)
+        assert after is not None and cycle.store.damage(after) is None
+        assert after.gate.get("spent", 0.0) >= before.gate.get("spent", 0.0) or name == FORMER
+        assert after.scored == (30 if name == "recent" else 330)
+        told = cycle.workspace.registry.history("restart")
+        assert [entry["challenger"] for entry in told] == [name]
+        assert cycle.run(force=True).outcome == "nothing"
