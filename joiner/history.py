@@ -28,6 +28,9 @@ BATCH_ROWS_MAX = 5_000
 EXAMPLES_MAX = 10
 NAME_LENGTH_MAX = 256
 DEPTH_MAX = 16
+PROBABILITY_MIN = 1e-12
+"""One row of a smaller probability would outweigh all others, and its weight's powers are no numbers any more."""
+
 PMF_TOLERANCE = 1e-4
 
 LoggingPolicy = Literal["uniform"]
@@ -276,7 +279,12 @@ class _RowReader:
             raise RefusedRow("invalid_probability", "probability", "is not a number in (0, 1]")
         if pmf is not None and abs(pmf[index] - raw) > PMF_TOLERANCE:
             raise RefusedRow("inconsistent_pmf", "pmf", "gives the action another probability than the row does")
-        return float(raw) if pmf is None else pmf[index]
+        probability = float(raw) if pmf is None else pmf[index]
+        if probability < PROBABILITY_MIN:
+            raise RefusedRow(
+                "invalid_probability", "probability", "is too small to weigh by", f"at least {PROBABILITY_MIN:g}"
+            )
+        return probability
 
     def _reward(self, raw: Any) -> float | None:
         if raw is None:

@@ -92,6 +92,8 @@ def test_given_times_ids_and_distributions_are_kept(tmp_path: Path) -> None:
         ({"probability": None}, "no_probability"),
         ({"probability": 0}, "invalid_probability"),
         ({"probability": -0.5}, "invalid_probability"),
+        ({"probability": 1e-300}, "invalid_probability"),
+        ({"probability": None, "pmf": [1e-300, 1.0], "action": "a"}, "invalid_probability"),
         ({"probability": 1.5}, "invalid_probability"),
         ({"probability": "0.5"}, "invalid_probability"),
         ({"probability": True}, "invalid_probability"),

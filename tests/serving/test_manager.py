@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +57,30 @@ def test_the_same_name_goes_on_where_it_stood(service: Service) -> None:
             manager.get_eval_score("m20000101t000000-00000000")
         handle = manager.join(wait=False)
         assert isinstance(handle.result(30), dict) and handle.done()
+
+
+def test_managers_that_make_the_same_experiment_at_once_all_get_it(service: Service) -> None:
+    def make(number: int) -> bool:
+        with ExperimentManager("shared", url=str(service.api.base_url), admin_url=service.learner.url) as manager:
+            return manager.status().last_model is None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(make, range(4)))
+
+
+def test_the_first_model_is_made_by_the_step_and_not_by_the_schedule_before_it(service: Service) -> None:
+    # polls are so frequent that one falls between the import and the step
+    quick = {"schedule": {"poll_s": 0.02, "interval_s": 0.1}}
+    row = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": 1.0}
+    urls = {"url": str(service.api.base_url), "admin_url": service.learner.url}
+    with ExperimentManager("first", settings=quick, **urls) as manager:
+        with pytest.raises(Refused, match="no rows"):
+            manager.initialize_first_model([])
+        assert not manager.status().schedule_paused
+        model_id = manager.initialize_first_model([row] * 40)
+        assert manager.status().last_model == model_id
+    answer = service.admin.get(f"{service.learner.url}/v1/experiments/first/history?kind=run").json()
+    assert [run["trigger"] for run in answer["history"]] == ["step"]
 
 
 def test_scores_have_no_order_and_say_where_the_comparison_is() -> None:

@@ -201,6 +201,9 @@ class ExperimentManager:
         def work() -> str:
             if self._status()["champion"] is not None:  # asked first: what is imported stays
                 raise Refused(403, "Refused", "there is a champion already; the first model can be made once")
+            if not lines.strip():
+                raise Refused(422, "Nothing was imported", "there are no rows")
+            self.pause_schedule()  # else a poll between the two steps may make the first model itself
             report = self._call("POST", "/import", content=lines)
             if not report["imported"] and not self._status()["counts"]["imported"]:
                 raise Refused(422, "Nothing was imported", f"all rows were refused: {report.get('refused')}")
@@ -333,6 +336,8 @@ class ExperimentManager:
         if answer.status_code == 404:
             body = {"name": self.experiment, "settings": dict(settings or {})}
             answer = self._request("POST", "/v1/experiments", json=body)
+            if answer.status_code == 409:  # somebody else has just made it
+                answer = self._request("GET", self._path)
         _checked(answer)
         # a decision worker notices a new experiment within a second
         self._until(lambda state: any(worker["kind"] == "worker" for worker in state["workers"]), 30.0)
