@@ -157,6 +157,14 @@ class ModelRegistry:
             files[name] = content
         return StoredModel(manifest, files)
 
+    def is_sound(self, model_id: str) -> bool:
+        """Whether a model is there with every digest right."""
+        try:
+            self.load(model_id)
+        except (CorruptModel, NotFound):
+            return False
+        return True
+
     def manifest(self, model_id: str) -> Manifest:
         """The checked manifest of one model; raises `NotFound` or `CorruptModel`."""
         if not _MODEL_ID.match(model_id):

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from bandit.errors import Busy, RewardloopError
+from bandit.errors import Busy, CorruptModel, NotFound, RewardloopError
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
 from joiner.export import EVERYTHING, RowFilter, learnt_rows
@@ -269,12 +269,19 @@ class Cycle:
             return
         if earlier[0].model_id == champion.model_id or champion.restored:  # going back is no promotion
             return
-        manifest = registry.manifest(champion.model_id)
+        try:
+            manifest = registry.manifest(champion.model_id)
+        except (CorruptModel, NotFound):  # the next run says so; a worker that cannot load it any more undoes it
+            manifest = None
         found = self._watch.problem(champion, manifest, self.intake.live, rules, now=self.workspace.clock())
-        if found is not None:
+        if found is None:
+            return
+        others = (entry.model_id for entry in earlier if entry.model_id != champion.model_id)
+        former = next(filter(registry.is_sound, others), None)
+        if former is not None:
             reason = f"{UNDONE}: {found}"
             log.error("experiment %s: %s", self.workspace.experiment.name, reason)
-            set_back(self.workspace, self.store, champion, earlier[0].model_id, reason)
+            set_back(self.workspace, self.store, champion, former, reason)
 
     def _is_new(self) -> bool:
         """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""

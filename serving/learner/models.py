@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bandit.encoder import FeatureEncoder
-from bandit.errors import Conflict, Refused
+from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import Manifest
 from serving.learner.challengers import ChallengerStore
 from serving.learner.guard import FORMER, start_guard
@@ -126,7 +126,7 @@ def unpin(workspace: Workspace) -> dict[str, Any]:
 def roll_back(workspace: Workspace, store: ChallengerStore, trainer: Trainer) -> dict[str, Any]:
     """Bring back the champion before the present one; once more goes one further back.
 
-    Raises `Refused` when there is none.
+    One that is damaged is passed over, as serving does. Raises `Refused` when there is none.
     """
     _refuse_while_pinned(workspace)
     registry = workspace.registry
@@ -138,7 +138,17 @@ def roll_back(workspace: Workspace, store: ChallengerStore, trainer: Trainer) ->
     first = order.index(champion.model_id) if champion.model_id in order else len(order)
     if first == 0:
         raise Refused("there is no earlier champion to go back to")
-    return _set_champion(workspace, store, trainer, order[first - 1], kind="rollback", reason="rolled back by hand")
+    damaged: list[str] = []
+    for model_id in dict.fromkeys(reversed(order[:first])):
+        try:
+            trainer.run("verify", workspace.experiment.paths.root, model_id)
+        except (CorruptModel, NotFound):
+            damaged.append(model_id)
+            continue
+        passed_over = f" (damaged, passed over: {', '.join(damaged)})" if damaged else ""
+        reason = f"rolled back by hand{passed_over}"
+        return _set_champion(workspace, store, trainer, model_id, kind="rollback", reason=reason)
+    raise Refused(f"every earlier champion is damaged ({', '.join(damaged)}); promote another model with override=true")
 
 
 def _refuse_while_pinned(workspace: Workspace) -> None:

@@ -38,17 +38,23 @@ class Watch:
     before: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
     def problem(
-        self, champion: Champion, manifest: Manifest, beats: Sequence[Heartbeat], rules: Rollback, *, now: datetime
+        self,
+        champion: Champion,
+        manifest: Manifest | None,
+        beats: Sequence[Heartbeat],
+        rules: Rollback,
+        *,
+        now: datetime,
     ) -> str | None:
-        """Why this promotion should be undone, None when all is well so far."""
+        """Why this promotion should be undone, None when all is well so far; without manifest, nothing is compared."""
         if self.model_id != champion.model_id:
             self.model_id, self.before = champion.model_id, {}
         workers = [beat for beat in beats if beat.kind == "worker"]
-        expected = recorded_digest(manifest)
+        expected = recorded_digest(manifest) if manifest is not None else None
         for beat in workers:
             if beat.model_id == champion.model_id:
                 self.before.setdefault(beat.writer_id, beat.counters)
-                if beat.canary_digest is not None and beat.canary_digest != expected:
+                if expected is not None and beat.canary_digest is not None and beat.canary_digest != expected:
                     return f"worker {beat.writer_id} answers the canaries otherwise than when the model was trained"
             elif beat.at > champion.since + timedelta(seconds=GRACE_S) and now - beat.at < timedelta(seconds=GRACE_S):
                 return f"worker {beat.writer_id} still serves {beat.model_id}: it cannot load the new champion"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,61 @@ def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_
         models.roll_back(cycle.workspace, cycle.store, cycle.trainer)
         assert a_worker_lags() == good  # what was left by hand does not come back
         assert [entry.get("automatic", False) for entry in registry.history("rollback")] == [True, False]
+
+
+def crown_copies(here: World, number: int) -> list[str]:
+    """Promote so many copies of the champion by hand, one after the other; gives all champions' ids, oldest first."""
+    cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
+    champion = workspace.registry.champion()
+    assert champion is not None
+    stored, ids = workspace.registry.load(champion.model_id), [champion.model_id]
+    for index in range(number):
+        here.transport.clock.advance(5)
+        copy = workspace.registry.publish(
+            stored.files | {"note.txt": str(index).encode()},
+            now=workspace.clock(),
+            parent=None,
+            kind="offered",
+            options={},
+            settings_version=1,
+            data=stored.manifest.data,
+            canaries=stored.manifest.canaries,
+        )
+        models.promote_by_hand(workspace, cycle.store, cycle.trainer, copy.model_id, override=True)
+        ids.append(copy.model_id)
+    return ids
+
+
+def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        first, second, third, fourth = crown_copies(here, 3)
+        cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
+        folder = workspace.experiment.paths.models
+        (folder / third / "policy.vw").write_bytes(b"")
+        (folder / fourth / "manifest.json").write_bytes(b"")
+        assert models.roll_back(workspace, cycle.store, cycle.trainer)["champion"] == second
+        assert third in workspace.registry.history("rollback")[-1]["reason"]
+        shutil.rmtree(folder / first)
+        with pytest.raises(Refused, match="damaged"):
+            models.roll_back(workspace, cycle.store, cycle.trainer)
+
+
+def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its_manifest_is_gone(
+    tmp_path: Path,
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        first, second, third = crown_copies(here, 2)
+        cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
+        (registry.paths.models / second / "policy.vw").write_bytes(b"")
+        (registry.paths.models / third / "manifest.json").unlink()
+        cycle.tick()  # polls go on while the worker serves what it has in memory
+        here.transport.clock.advance(30)
+        cycle.intake.live = [beat(first, at=here.transport.clock())]
+        cycle._watch_champion()
+        champion = registry.champion()
+        assert champion is not None and champion.model_id == first
 
 
 def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
