@@ -37,12 +37,17 @@ def start_guard(workspace: Workspace, store: ChallengerStore, champion: Champion
 
 
 def plan_guard(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
-    """How the former champion is scored next; none without one, or once another champion stands."""
+    """How the former champion is scored next; none without one."""
     state = store.load(FORMER)
     if state is None:
         return []
     settings = workspace.experiment.settings
-    if champion is None or state.champion != champion.model_id or not settings.rollback.enabled:
+    if champion is not None and state.champion != champion.model_id:
+        # a run saved it that was under way while somebody set another champion: the watch on that one is made good
+        earlier = workspace.registry.champions()
+        start_guard(workspace, store, champion, earlier[0].model_id if earlier and not champion.restored else None)
+        state = store.load(FORMER)
+    if champion is None or state is None or not settings.rollback.enabled:
         store.drop(FORMER)
         return []
     if is_damaged(workspace, store, state):

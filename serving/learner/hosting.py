@@ -109,8 +109,11 @@ class LearnerService:
             self._failed(name, error)
             return
         if trigger is not None and not self._stopping.is_set():
-            with contextlib.suppress(Busy):  # a forced run was quicker
-                cycle.run(trigger=trigger)
+            try:
+                with contextlib.suppress(Busy):  # a forced run was quicker
+                    cycle.run(trigger=trigger)
+            except Exception as error:  # the run's line cannot be written to a full disk, say
+                self._failed(name, error)
 
     def close(self) -> None:
         """Stop polling, let runs end (or end their training), close the warehouses, give the lock back."""

@@ -15,6 +15,7 @@ from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import Manifest
 from serving.learner.challengers import ChallengerStore
 from serving.learner.guard import FORMER, start_guard
+from serving.learner.promotion import move_pointer
 from serving.learner.trainer import Trainer
 from serving.learner.workspace import Workspace
 
@@ -108,10 +109,11 @@ def promote_by_hand(
 
 def pin(workspace: Workspace) -> dict[str, Any]:
     """Pin the champion: nothing takes its place by itself until `unpin`; raises `Refused` when there is none."""
-    champion = workspace.registry.champion()
-    if champion is None:
-        raise Refused("there is no champion to pin yet")
-    workspace.pin(champion.model_id, reason="by hand")
+    with workspace.lock:  # no run may set another one between the look and the pin
+        champion = workspace.registry.champion()
+        if champion is None:
+            raise Refused("there is no champion to pin yet")
+        workspace.pin(champion.model_id, reason="by hand")
     return {"pinned": champion.model_id}
 
 
@@ -163,7 +165,7 @@ def _set_champion(
     previous = champion.model_id if champion else None
     trainer.run("verify", workspace.experiment.paths.root, model_id)
     back = kind == "rollback"
-    swapped = workspace.registry.swap(model_id, expected=previous, now=workspace.clock(), reason=reason, restored=back)
+    swapped = move_pointer(workspace, model_id, expected=previous, reason=reason, restored=back)
     if back:
         store.drop(FORMER)
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bandit.errors import Refused
 from bandit.registry import Champion, Manifest
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
@@ -117,11 +118,11 @@ def crown(
 ) -> None:
     """Move the pointer to a stored, verified and certified model, and let its challenger go on from there.
 
-    Raises `Conflict` when `parent` is not the champion any more.
+    Raises `Conflict` when `parent` is not the champion any more, `Refused` when it has been pinned meanwhile.
     """
     model_id = judgement.model_id
     assert model_id is not None, "only what is published can be crowned"
-    crowned = workspace.registry.swap(model_id, expected=parent, now=workspace.clock(), reason=judgement.reason)
+    crowned = move_pointer(workspace, model_id, expected=parent, reason=judgement.reason)
     start_guard(workspace, store, crowned, parent)
     workspace.registry.record(
         "promotion",
@@ -178,8 +179,8 @@ def set_back(
     *,
     evaluation_id: str | None = None,
 ) -> None:
-    """Make the former champion champion again, without further ado; raises `Conflict` when another one stands."""
-    workspace.registry.swap(former, expected=champion.model_id, now=workspace.clock(), reason=reason, restored=True)
+    """Make the former champion champion again, without further ado; raises as `move_pointer` does."""
+    move_pointer(workspace, former, expected=champion.model_id, reason=reason, restored=True)
     workspace.registry.record(
         "rollback",
         now=workspace.clock(),
@@ -190,6 +191,18 @@ def set_back(
         evaluation_id=evaluation_id,
     )
     store.drop(FORMER)
+
+
+def move_pointer(
+    workspace: Workspace, model_id: str, *, expected: str | None, reason: str, restored: bool = False
+) -> Champion:
+    """Make a model the champion unless one is pinned at this very moment (`Refused`); raises as `swap` does."""
+    with workspace.lock:
+        if workspace.pinned is not None:
+            raise Refused(f"the champion {workspace.pinned} is pinned; unpin it first")
+        return workspace.registry.swap(
+            model_id, expected=expected, now=workspace.clock(), reason=reason, restored=restored
+        )
 
 
 def no_promotion_because(workspace: Workspace) -> str | None:

@@ -80,6 +80,7 @@ class ChildTrainer:
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._closed = False
 
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job in the child; raises what the job raised, or `TrainingFailed` when the child died."""
@@ -107,7 +108,8 @@ class ChildTrainer:
         return [_attempt(self, call) for call in calls]
 
     def close(self) -> None:
-        """End the child."""
+        """End the child for good: a job that follows fails, it starts no other."""
+        self._closed = True
         if self._process is not None:
             self._kill()
 
@@ -122,6 +124,8 @@ class ChildTrainer:
         return None if self._process is None else self._process.pid
 
     def _alive(self) -> Connection:
+        if self._closed:
+            raise TrainingFailed("the learner is stopping; what this run did not learn is learnt by the next")
         if self._process is not None and not self._process.is_alive():
             self._kill()
         if self._pipe is None:

@@ -14,10 +14,10 @@ from bandit.errors import InvalidSettings, Refused
 from bandit.eventlog import Heartbeat
 from bandit.registry import Champion
 from bandit.settings import Rollback, parse_settings, settings_to_dict
-from serving.learner import models
+from serving.learner import models, promotion
 from serving.learner.certificates import evaluations
 from serving.learner.cron import next_after
-from serving.learner.guard import FORMER
+from serving.learner.guard import FORMER, plan_guard
 from serving.learner.operations import run_operation
 from serving.learner.retention import KEPT_MAX, remove_old_models
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
@@ -228,6 +228,46 @@ def crown_copies(here: World, number: int) -> list[str]:
         models.promote_by_hand(workspace, cycle.store, cycle.trainer, copy.model_id, override=True)
         ids.append(copy.model_id)
     return ids
+
+
+def test_a_champion_that_is_pinned_while_a_run_judges_stays_the_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, exploration=WIDE) as here:
+        here.transport.warm_start(here.history(40))
+        workspace = here.transport.cycle.workspace
+        original = promotion.file_evaluation
+
+        def pins(*arguments: Any, **named: Any) -> str:
+            models.pin(workspace)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(promotion, "file_evaluation", pins)
+        for _ in range(6):
+            here.play(200)
+            here.transport.settle()
+            if workspace.pinned is not None:
+                break
+        champion = workspace.registry.champion()
+        assert champion is not None and champion.model_id == workspace.pinned
+        assert not workspace.registry.history("promotion")
+
+
+def test_a_champion_set_by_hand_during_a_run_is_watched_like_any_other(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        _, second = crown_copies(here, 1)
+        cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
+        under_way = cycle.store.load(FORMER)
+        assert under_way is not None and under_way.champion == second
+        third = crown_copies(here, 1)[-1]
+        cycle.store.save(under_way)  # as the run does that read it before
+        [plan] = plan_guard(workspace, cycle.store, workspace.registry.champion())
+        assert plan.state.champion == third and plan.state.model_id == second
+        under_way = plan.state
+        models.roll_back(workspace, cycle.store, cycle.trainer)
+        cycle.store.save(under_way)
+        assert not plan_guard(workspace, cycle.store, workspace.registry.champion()), "what came back is not watched"
 
 
 def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path: Path) -> None:

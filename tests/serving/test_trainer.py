@@ -49,6 +49,15 @@ def test_an_answer_is_never_taken_for_that_of_a_later_job(tmp_path: Path) -> Non
         trainer.close()
 
 
+def test_no_process_is_started_for_what_a_stopping_learner_had_still_to_do() -> None:
+    trainer = ChildTrainer()
+    trainer.run("ping")
+    trainer.close()
+    with pytest.raises(TrainingFailed, match="stopping"):
+        trainer.run("ping")
+    assert trainer.pid is None and trainer.restarts == 1
+
+
 def test_a_job_by_hand_does_not_wait_for_a_long_training() -> None:
     pool = TrainerPool.of(2)
     try:
