@@ -18,13 +18,14 @@ from bandit.errors import CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory
 from bandit.registry import Champion
-from bandit.settings import settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.certificate import certificate, initial_certificate
 from evaluation.report import render_report
 from evaluation.sequential import AlphaLedger
 from joiner.parquet import write_parquet
+from serving.learner.field import learnt_under
 from serving.learner.judging import Look
+from serving.learner.training_step import model_options
 from serving.learner.workspace import Workspace
 
 CERTIFICATE = "certificate.json"
@@ -111,6 +112,7 @@ def _about(
 ) -> dict[str, Any]:
     experiment, state = workspace.experiment, look.state
     times = look.rows.decided_at
+    version, _ = learnt_under(experiment, state)
     about: dict[str, Any] = {
         "id": evaluation_id,
         "experiment": experiment.name,
@@ -134,9 +136,9 @@ def _about(
             "scored_after": state.scored_after,
             "cut": state.cut,
         },
-        "settings_version": experiment.settings_version,
-        "options": {key: settings_to_dict(experiment.settings)[key] for key in ("encoding", "exploration", "learning")},
-        "seed": experiment.settings.learning.seed,
+        "settings_version": version,
+        "options": model_options(experiment.settings_of(version)),
+        "seed": experiment.settings_of(version).learning.seed,
     }
     plain: dict[str, Any] = msgspec.to_builtins(about)
     return plain

@@ -13,12 +13,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from bandit.experiment import Experiment
 from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
 from joiner.export import RowFilter, learnt_rows
 from joiner.warehouse import Warehouse
-from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerStore
-from serving.learner.training_step import Plan, inherited, is_damaged, model_time, new_state
+from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.training_step import MODEL_SECTIONS, Plan, inherited, is_damaged, model_time, new_state
 from serving.learner.workspace import Workspace
 
 
@@ -46,6 +47,20 @@ def settings_of_challenger(settings: ExperimentSettings, name: str) -> Experimen
     """The settings that the challenger of that name learns with."""
     declared = settings.challengers.get(name)
     return settings if declared is None else settings_of(settings, declared)
+
+
+def learnt_under(experiment: Experiment, state: ChallengerState) -> tuple[int, ExperimentSettings]:
+    """The version of the settings that a challenger learnt with, and its own settings under it.
+
+    They are those in force, unless somebody has changed what models are made of since its last step began.
+    """
+    version = experiment.settings_version
+    settings = settings_of_challenger(experiment.settings, state.name)
+    if state.kind == KIND_LEARNING and version != state.settings_version:
+        before = settings_of_challenger(experiment.settings_of(state.settings_version), state.name)
+        if any(getattr(settings, section) != getattr(before, section) for section in MODEL_SECTIONS):
+            return state.settings_version, before
+    return version, settings
 
 
 def _plan(

@@ -23,7 +23,7 @@ from serving.learner.challengers import (
     ChallengerStore,
     Origin,
 )
-from serving.learner.field import settings_of_challenger
+from serving.learner.field import learnt_under
 from serving.learner.guard import FORMER, start_guard
 from serving.learner.judging import Look, carry_on
 from serving.learner.reports import Judgement
@@ -82,13 +82,14 @@ def publish_learning(
     note: str = "",
 ) -> Manifest:
     """Store a challenger's learning as a model and have it loaded back and verified; raises `CorruptModel`."""
+    version, settings = learnt_under(workspace.experiment, state)
     manifest = workspace.registry.publish(
         files,
         now=workspace.clock(),
         parent=parent,
         kind=kind,
-        options=model_options(settings_of_challenger(workspace.experiment.settings, state.name)),
-        settings_version=workspace.experiment.settings_version,
+        options=model_options(settings),
+        settings_version=version,
         data=_data(state),
         canaries=state.canaries,
         note=note,

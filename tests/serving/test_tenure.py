@@ -14,6 +14,7 @@ from bandit.errors import InvalidSettings, Refused
 from bandit.eventlog import Heartbeat
 from bandit.registry import Champion
 from bandit.settings import Rollback, parse_settings, settings_to_dict
+from serving.learner import cycle as cycles
 from serving.learner import models, promotion
 from serving.learner.certificates import evaluations
 from serving.learner.cron import next_after
@@ -268,6 +269,41 @@ def test_a_champion_set_by_hand_during_a_run_is_watched_like_any_other(tmp_path:
         models.roll_back(workspace, cycle.store, cycle.trainer)
         cycle.store.save(under_way)
         assert not plan_guard(workspace, cycle.store, workspace.registry.champion()), "what came back is not watched"
+
+
+def test_a_model_states_the_settings_it_learnt_with_although_others_came_during_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, gate={"enabled": False}, challengers={}) as here:
+        cycle, experiment = here.transport.cycle, here.transport.experiment
+        original = cycles.judge_all
+
+        def changes(*arguments: Any, **named: Any) -> Any:
+            experiment.change(
+                parse_settings(settings_to_dict(experiment.settings) | {"exploration": {"algorithm": "bag"}}),
+                now=here.transport.clock(),
+            )
+            return original(*arguments, **named)
+
+        here.play(100)
+        with monkeypatch.context() as patched:
+            patched.setattr(cycles, "judge_all", changes)
+            here.transport.settle()
+        workspace = cycle.workspace
+        champion = workspace.registry.champion()
+        assert champion is not None and experiment.settings_version == 2
+        manifest = workspace.registry.manifest(champion.model_id)
+        assert manifest.settings_version == 1 and manifest.options["exploration"]["algorithm"] == "squarecb"
+        [evaluation] = evaluations(experiment.paths)
+        answer = run_operation(workspace, "verify", {"evaluation_id": evaluation["id"]})
+        assert not answer["differences"]
+        here.play(50)
+        here.transport.settle()
+        after = workspace.registry.champion()
+        assert after is not None
+        manifest = workspace.registry.manifest(after.model_id)
+        assert manifest.settings_version == 2 and manifest.options["exploration"]["algorithm"] == "bag"
+        assert manifest.data["rows"] == 150
 
 
 def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path: Path) -> None:
