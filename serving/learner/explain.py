@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from bandit.registry import Champion
 from serving.learner import reports
 from serving.learner.reports import RunReport
 
@@ -70,6 +71,7 @@ def why_nothing_changed(
     champion_since: datetime | None,
     waiting: int,
     new_rows: int,
+    champion: Champion | None = None,
 ) -> str:
     """One sentence about why the champion is still the one it is."""
     if last_run is None and running is not None:
@@ -79,6 +81,12 @@ def why_nothing_changed(
             return "Nothing was promoted yet, because no run has taken place."
         return "Nothing was promoted yet, because there were no interactions to learn from."
     at = _clock(last_run.at)
+    if champion is not None and champion.since > last_run.at and champion.model_id != last_run.model_id:
+        return (
+            f"{champion.model_id} became the champion after the last run ({_clock(champion.since)}): {champion.reason}"
+        )
+    if last_run.outcome == reports.ROLLBACK:
+        return f"The last run ({at}) brought {last_run.model_id} back: {last_run.reason}"
     if last_run.outcome == reports.PROMOTE:
         return f"The last run ({at}) promoted {last_run.model_id}: {last_run.reason}"
     if last_run.outcome == reports.INITIAL:

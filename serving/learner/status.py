@@ -45,6 +45,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         champion_since=champion.since if champion else None,
         waiting=waiting,
         new_rows=new_rows,
+        champion=champion,
     )
     return {
         "experiment": experiment.name,

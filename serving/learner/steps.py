@@ -86,7 +86,8 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
         cycle.mark_learnt()
         state = store.load(STANDING)
         if state is None or not state.scored:
-            raise Refused("no interaction has matured since the champion was made: there is nothing to learn")
+            since = "since the champion was made" if champion is not None else "yet"
+            raise Refused(f"no interaction has matured {since}: there is nothing to learn")
         if state.candidate is None:
             manifest = publish_learning(
                 workspace,

@@ -1,7 +1,8 @@
 """The sentence that says why nothing changed names what really serves."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from bandit.registry import Champion
 from serving.learner import reports
 from serving.learner.explain import why_nothing_changed
 from serving.learner.reports import RunReport
@@ -36,3 +37,28 @@ def test_missing_evidence_is_said_once() -> None:
 def test_an_apprentice_is_not_told_to_wait_for_rows_that_can_never_come() -> None:
     told = said(None, "apprentice")
     assert "apprentice" in told and "report apprentice" in told and "Not proven better" not in told
+
+
+def test_a_champion_that_did_not_come_from_the_last_run_is_told_with_its_own_reason() -> None:
+    promoted = RunReport(at=AT, trigger="rows", outcome=reports.PROMOTE, reason="Better.", model_id="m2")
+
+    def why(champion: Champion, run: RunReport = promoted) -> str:
+        return why_nothing_changed(
+            mode="online",
+            running=None,
+            runs=4,
+            last_run=run,
+            champion_since=champion.since,
+            waiting=0,
+            new_rows=0,
+            champion=champion,
+        )
+
+    later = AT + timedelta(seconds=9)
+    assert "promoted m2: Better." in why(Champion(model_id="m2", since=later, generation=2, reason="Better."))
+    by_hand = why(Champion(model_id="m1", since=later, generation=3, reason="rolled back by hand", restored=True))
+    assert by_hand.startswith("m1 became the champion after the last run") and "rolled back by hand" in by_hand
+    back = RunReport(at=AT, trigger="rows", outcome=reports.ROLLBACK, reason="The champion before was better.")
+    back.model_id = "m1"
+    said_of_it = why(Champion(model_id="m1", since=later, generation=3, restored=True), back)
+    assert "brought m1 back: The champion before was better." in said_of_it
