@@ -57,7 +57,7 @@ class _WireRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     context: dict[str, Any]
     actions: list[msgspec.Raw] | None = None
     event_id: str | None = None
-    excluded: list[str] = []
+    excluded: list[str] | None = None
     slots: int | None = None
     deferred: bool = False
 
@@ -68,7 +68,7 @@ class _ReadAgain(Struct, forbid_unknown_fields=True, kw_only=True):
     context: dict[str, Any]
     actions: list[WireAction] | None = None
     event_id: str | None = None
-    excluded: list[str] = []
+    excluded: list[str] | None = None
     slots: int | None = None
     deferred: bool = False
 
@@ -108,7 +108,7 @@ def _request(read: _WireRequest | _ReadAgain, actions: list[Action] | None) -> R
         context=read.context,
         actions=actions,
         event_id=read.event_id,
-        excluded=read.excluded,
+        excluded=read.excluded or [],
         slots=read.slots,
         deferred=read.deferred,
     )

@@ -69,7 +69,7 @@ SCHEMAS: dict[str, Any] = {
                 {**_NAME, "type": ["string", "null"]}, "Names the decision; a UUIDv7 is made where it is left out."
             ),
             "excluded": {
-                "type": "array",
+                "type": ["array", "null"],
                 "items": _NAME,
                 "maxItems": _LIMITS.actions_max,
                 "description": "Ids of actions not to choose now; removed before the draw.",

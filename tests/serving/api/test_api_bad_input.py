@@ -163,11 +163,26 @@ def test_names_may_hold_anything_that_can_be_printed(tmp_path: Path, name: str) 
     run(scenario())
 
 
+def test_what_a_question_may_leave_out_it_may_also_send_as_null(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+    left_out = {"context": {}, "event_id": "e"}
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            first = await client.post("/v1/experiments/default/recommend", json=left_out)
+            for name in ("actions", "excluded", "slots"):
+                again = await client.post("/v1/experiments/default/recommend", json={**left_out, name: None})
+                assert (again.status_code, again.json()) == (200, first.json())
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("body", "field", "problem"),
     [
         ({"context": 5}, "context", "must be of type object, not integer"),
         ({"context": {}, "event_id": 5}, "event_id", "must be of type string | null, not integer"),
+        ({"context": {}, "excluded": "a0"}, "excluded", "must be of type array | null, not string"),
         ({"context": {}, "slots": "2"}, "slots", "must be of type integer | null, not string"),
         ({"context": {}, "deferred": 0.5}, "deferred", "must be of type boolean, not number"),
     ],
