@@ -237,7 +237,7 @@ class OverHttp:
 class DecisionsOnly:
     """The transport for a service of which only the decision API is at hand: no history, no barrier, no verdicts.
 
-    A promotion is seen when the answers begin to carry another model.
+    A promotion is seen when the answers begin to carry another model; what else the learner said stays unknown.
     """
 
     def __init__(self, app: ClientApp, *, on_answer: Callable[[int, Answer], None] | None = None) -> None:
@@ -252,14 +252,14 @@ class DecisionsOnly:
     def play(self, questions: Sequence[Question], deliveries: Deliveries) -> list[Answer]:
         """Ask and reward through the client app."""
         answers = self._app.play(questions, deliveries, self._on_answer)
-        self._models.append(answers[-1].model_id)
+        self._models += [answers[0].model_id, answers[-1].model_id][bool(self._models) :]
         return answers
 
     def settle(self) -> Settled:
         """What can be seen from outside: whether another model serves."""
         before, now = self._models[-2:][0], self._models[-1]
         changed = before not in (now, COLD_START_MODEL_ID)
-        return Settled("promote" if changed else "unknown", "seen from outside", now)
+        return Settled("promote" if changed else "unknown", "seen from outside", now, heard=False)
 
 
 def _served(status: Mapping[str, Any]) -> bool:

@@ -51,7 +51,8 @@ def action_shares(run: Run, bins: int = SHARES_BINS) -> dict[str, Vector]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run in seven numbers: what tables print and `--json` gives."""
+    """One run in seven numbers: what tables print and `--json` gives; `holds` and `insufficient` are None where the
+    loop was seen from outside alone."""
 
     seed: int
     mean_reward: float
@@ -59,12 +60,13 @@ class Summary:
     last_500: float
     regret: float
     promotions: int
-    holds: int
-    insufficient: int
+    holds: int | None
+    insufficient: int | None
 
 
 def summarise(run: Run) -> Summary:
     """The numbers of one run; the initial model counts in none of the verdicts."""
+    heard = all(batch.settled.heard for batch in run.batches)
     return Summary(
         seed=run.seed,
         mean_reward=float(run.rewards.mean()),
@@ -72,8 +74,8 @@ def summarise(run: Run) -> Summary:
         last_500=float(run.rewards[-EDGE:].mean()),
         regret=float(run.regret()[-1]),
         promotions=run.count("promote"),
-        holds=run.count("hold"),
-        insufficient=run.count("insufficient"),
+        holds=run.count("hold") if heard else None,
+        insufficient=run.count("insufficient") if heard else None,
     )
 
 
@@ -81,7 +83,7 @@ MEASURES = ("mean_reward", "first_500", "last_500", "regret", "promotions", "hol
 
 
 def over_seeds(summaries: Sequence[Summary]) -> tuple[dict[str, float], dict[str, float | None]]:
-    """Mean and standard error of each measure over seeds; the error of a single seed is None."""
+    """Mean and standard error of each measure over seeds (NaN where nobody knows it); a single seed's error is None."""
     columns = {name: np.array([getattr(one, name) for one in summaries], dtype=np.float64) for name in MEASURES}
     means = {name: float(values.mean()) for name, values in columns.items()}
     n = len(summaries)

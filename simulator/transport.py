@@ -52,7 +52,8 @@ class Settled:
 
     `outcome` is "initial", "promote", "hold", "insufficient", "nothing" or "failed"; the lift with its lower and
     upper bound is None where none was worked out. `champion` is the model that serves from here on.
-    `evaluation_id` names the stored certificate and report.
+    `evaluation_id` names the stored certificate and report. `heard` is False where nothing but decisions is seen:
+    then `outcome` is "promote" when they brought another model, else "unknown".
     """
 
     outcome: str
@@ -62,6 +63,7 @@ class Settled:
     lower: float | None = None
     upper: float | None = None
     evaluation_id: str | None = None
+    heard: bool = True
 
     @classmethod
     def of(cls, report: Mapping[str, Any], champion: str) -> Settled:

@@ -106,6 +106,8 @@ def _check_playable(options: WorldOptions, url: str) -> None:
     for name in ("algorithm", "encoder", "gate", "config"):
         if given(name):
             raise InvalidInput(f"--{name}", "does not reach a running service: its own settings hold; leave --url out")
+    if given("jobs"):
+        raise InvalidInput("--jobs", "belongs to runs in one process; through --url one seed is played after the other")
     if options.continuous:
         raise InvalidInput("--continuous", "belongs to the simulated clock; a running service's traffic never stops")
 
@@ -244,7 +246,7 @@ def summary_rows(
             str(one.seed),
             *(f"{value:.4f}" for value in (one.mean_reward, one.first_500, one.last_500)),
             number(one.regret, 1),
-            *(str(count) for count in (one.promotions, one.holds, one.insufficient)),
+            *("–" if count is None else str(count) for count in (one.promotions, one.holds, one.insufficient)),
         ]
         for one in summaries
     ]

@@ -101,6 +101,7 @@ def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path:
         (("simulate", "--url", "http://127.0.0.1:1", "--gate", "off"), "--gate"),
         (("simulate", "--url", "http://127.0.0.1:1", "--algorithm", "bag"), "--algorithm"),
         (("simulate", "--url", "http://127.0.0.1:1", "--continuous"), "--continuous"),
+        (("simulate", "--url", "http://127.0.0.1:1", "--jobs", "2"), "--jobs"),
         (("plan", "--value", "0.5"), "--value"),
         (("plan", "--actions", "3", "--traffic", "5/day", "--lift", "1e-300"), "--lift"),
         (("plan", "--actions", "3"), "--traffic"),

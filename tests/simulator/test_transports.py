@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from bandit.settings import ExperimentSettings, merge_settings
 from joiner.warehouse import Warehouse
 from serving.cli import cli
 from serving.in_process import in_process, secret_of
-from serving.over_http import Admin, OverHttp, Service
+from serving.over_http import Admin, DecisionsOnly, OverHttp, Service
 from serving.sabotage import read_log
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
 from simulator.channel import Delay, Lost, Twice
@@ -33,7 +33,7 @@ from simulator.curves import summarise
 from simulator.runner import Run, Script, play
 from simulator.synthetic import LinearWorld
 from simulator.tables import LabelledTable
-from simulator.transport import Settled
+from simulator.transport import Answer, Question, Settled
 
 SCRIPT = Script(interactions=300, batch=100, warm_start=60, seed=7)
 
@@ -134,6 +134,39 @@ def test_the_client_app_keeps_to_the_rate_and_asks_with_the_key_of_the_environme
     assert played.exception is None, played.exception
     assert 0 <= json.loads(played.stdout)["mean"]["mean_reward"] <= 1
     assert took_s >= 39 / 20
+
+
+def test_what_a_service_held_is_unknown_to_those_who_only_ask_it(tmp_path: Path) -> None:
+    simulate(LinearWorld(3), tmp_path / "data", Script(50, 50, 0, seed=1))
+    command = ["simulate", "--env", "linear", "--actions", "3", "--experiment", "world", "--interactions", "40",
+               "--batch", "20", "--seeds", "0-1"]  # fmt: skip
+    with Service(tmp_path / "data", log=tmp_path / "service.log") as service:
+        plain = CliRunner().invoke(cli, [*command, "--url", service.url, "--json"])
+        table = CliRunner().invoke(cli, [*command, "--url", service.url])
+    assert plain.exception is None and table.exception is None
+    answer = json.loads(plain.stdout)
+    for one in (*answer["seeds"], answer["mean"], answer["se"]):
+        assert one["holds"] is None and one["insufficient"] is None and one["promotions"] is not None
+    seed, mean = (line.split() for line in table.stdout.splitlines()[1:4:2])
+    assert seed[-2:] == mean[-2:] == ["–", "–"]
+
+
+def test_a_promotion_is_seen_from_outside_in_the_first_batch_too() -> None:
+    class OneUser:
+        """An app whose answers carry the models given, in turn."""
+
+        def __init__(self, *models: str) -> None:
+            self._models = list(models)
+
+        def play(self, questions: Sequence[Question], *_: object) -> list[Answer]:
+            return [Answer(question.event_id, "a", 1.0, self._models.pop(0)) for question in questions]
+
+    transport = DecisionsOnly(OneUser("m1", "m2", "m2", "m2", "m2", "m3"))  # type: ignore[arg-type]
+    outcomes = []
+    for _ in range(3):
+        transport.play([Question("e", {}), Question("f", {})], lambda *_: [])
+        outcomes.append(transport.settle().outcome)
+    assert outcomes == ["promote", "unknown", "promote"]
 
 
 def test_without_history_every_pmf_is_exactly_uniform_until_the_first_model(tmp_path: Path) -> None:
