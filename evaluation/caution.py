@@ -137,6 +137,8 @@ def caution_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | Non
 
 def logged_distribution(rows: ScoredRows) -> Floats:
     """μ as logged, or the propensity with the rest spread evenly where no pmf was logged."""
+    if rows.pmf is not None and np.isfinite(rows.pmf).all():
+        return rows.pmf
     k = np.repeat(rows.lengths, rows.lengths)
     p = np.repeat(rows.propensity, rows.lengths)
     spread = (1 - p) / np.maximum(k - 1, 1)

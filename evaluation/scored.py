@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ CHUNK_VALUES = 1 << 16
 """Values (rows × actions) per array and chunk: about half a megabyte, so that a chunk stays in the cache."""
 
 _SUM_TOLERANCE = 1e-6
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _RAGGED = ("candidate", "champion", "q", "pmf")
 _NAMES = ("event_id", "cluster", "segment", "slot")
 YOUNGER_THAN_DIGESTS = ("segment", "slot")
@@ -395,5 +396,6 @@ def _times(values: Any) -> Times | None:
         return None
     if isinstance(values, np.ndarray) and values.dtype.kind == "M":
         return values.astype("datetime64[us]")
-    plain = [v.astimezone(UTC).replace(tzinfo=None) if isinstance(v, datetime) and v.tzinfo else v for v in values]
+    # whole microseconds, because numpy takes numbers eight times faster than it takes moments
+    plain = [(v - _EPOCH) // _MICROSECOND if isinstance(v, datetime) and v.tzinfo else v for v in values]
     return np.array(plain, "datetime64[us]")

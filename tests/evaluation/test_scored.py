@@ -1,7 +1,7 @@
 """Scored rows are refused in words when a column is wrong, and survive tables, slices and joins."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +53,14 @@ def test_any_object_with_the_columns_will_do() -> None:
         cluster=None,
     )
     assert ScoredRows.of(scores).decided_at[0] == np.datetime64("2026-01-01")
+
+
+def test_times_are_the_same_moments_in_whatever_zone_and_to_the_microsecond() -> None:
+    rows, east = mixed().slice(0, 4), timezone(timedelta(hours=5, minutes=30))
+    moment, before = datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)
+    given = [moment, moment.astimezone(east), moment.replace(tzinfo=None), before]
+    times = ScoredRows.of(replace(rows, decided_at=given)).decided_at
+    assert times.tolist() == [moment.replace(tzinfo=None)] * 3 + [before.replace(tzinfo=None)]
 
 
 @pytest.mark.parametrize(
