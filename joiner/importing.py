@@ -236,10 +236,10 @@ def _source(connection: duckdb.DuckDBPyConnection, path: Path, form: str, roles:
     name = quote(str(path.resolve()))
     if form == "parquet":
         return f"read_parquet({name})"
-    header = connection.sql(f"SELECT * FROM read_csv({name}, header = true, all_varchar = true)").columns
+    header = connection.sql(f"SELECT * FROM read_csv({name}, header = true, skip = 0, all_varchar = true)").columns
     texts = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in dict.fromkeys(roles.texts) if column in header)
     types = f", types = {{{texts}}}" if texts else ""
-    return f"read_csv({name}, header = true, sample_size = -1{types})"
+    return f"read_csv({name}, header = true, skip = 0, sample_size = -1{types})"
 
 
 def _number(text: str) -> float | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import duckdb
@@ -12,10 +13,13 @@ from joiner.connection import connect, quote
 from joiner.parquet import read_parquet
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+DELIMITERS = (",", "\t", ";", "|")
 
 
 def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
     """The rows of a `.parquet`, `.csv` or `.tsv` file (`.gz` too), in order; types are found by looking at all rows.
+
+    The first line of a CSV names the columns, and every other has as many cells.
 
     `text` keeps every CSV column as text, for ids that look like numbers or dates. Raises `InvalidInput`.
     """
@@ -27,16 +31,40 @@ def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
     if not name.endswith(CSV_SUFFIXES):
         raise InvalidInput("file", f"{path.name} has an unknown ending", ".parquet, " + ", ".join(CSV_SUFFIXES))
     connection = connect(None, [path.parent])
-    options = "header = true, sample_size = -1" + (", all_varchar = true" if text else "")
+    options = "header = true, skip = 0, sample_size = -1" + (", all_varchar = true" if text else "")
+    file = quote(str(path.resolve()))
     try:
-        frame: pd.DataFrame = connection.execute(
-            f"SELECT * FROM read_csv({quote(str(path.resolve()))}, {options})"
-        ).df()
+        frame: pd.DataFrame = connection.execute(f"SELECT * FROM read_csv({file}, {options})").df()
+        if len(frame.columns) == 1:
+            _check_rows(connection, file, str(frame.columns[0]))
         return frame
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
-        lines = str(error).splitlines()
-        # DuckDB says where in its first line, and only further down that the bytes are at fault
-        reason = "it is not UTF-8 text" if any("utf-8" in line.lower() for line in lines) else lines[0]
-        raise InvalidInput("file", f"{path.name} cannot be read as CSV ({reason})") from None
+        raise InvalidInput("file", f"{path.name} cannot be read as CSV ({_reason(error)})") from None
     finally:
         connection.close()
+
+
+def _check_rows(connection: duckdb.DuckDBPyConnection, file: str, header: str) -> None:
+    """Raise DuckDB's error for the first row of another length, where a lone column's name looks like several.
+
+    When looking for types DuckDB takes a file of uneven rows for one column rather than say so.
+    """
+    for delimiter in DELIMITERS:
+        if delimiter not in header:
+            continue
+        try:
+            connection.execute(f"SELECT * FROM read_csv({file}, header = true, skip = 0, delim = {quote(delimiter)})")
+        except duckdb.InvalidInputException:
+            names = next(csv.reader([header], delimiter=delimiter))
+            columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(names)))
+            options = f"header = true, delim = {quote(delimiter)}, columns = {{{columns}}}"
+            connection.execute(f"SELECT * FROM read_csv({file}, auto_detect = false, {options})").fetchall()
+        return
+
+
+def _reason(error: duckdb.Error) -> str:
+    """What DuckDB found wrong: its first line says where, and only further down it says what."""
+    lines = str(error).splitlines()
+    if any("not utf-8" in line.lower() for line in lines):
+        return "it is not UTF-8 text"
+    return "; ".join([lines[0], *(line for line in lines[1:] if line.startswith("Expected Number"))])

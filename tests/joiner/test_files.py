@@ -59,6 +59,27 @@ def test_csv_keeps_numbers_numbers_and_text_text(tmp_path: Path) -> None:
     assert list(read_table(tmp_path / "t.csv.gz", text=True)["id"]) == ["007", "008"]
 
 
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('a,"b,c",d\n1,x,2\n1,2\n3,"y,z",4\n', r"Line: 3.*Columns: 3 Found: 2"),
+        ("a;b\n1;2\n1;2;3\n", r"Line: 3.*Columns: 2 Found: 3"),
+    ],
+)
+def test_csv_with_a_row_of_another_length_is_refused_with_its_line(
+    tmp_path: Path, content: str, said: str, text: bool
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InvalidInput, match=said):
+        read_table(tmp_path / "t.csv", text=text)
+
+
+def test_csv_of_one_column_may_hold_delimiters_in_quotes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('"a,b"\nx\n"y,z"\n')
+    assert list(read_table(tmp_path / "t.csv")["a,b"]) == ["x", "y,z"]
+
+
 def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xls").write_bytes(b"")
     with pytest.raises(InvalidInput, match=r"\.parquet"):
