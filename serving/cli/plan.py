@@ -21,6 +21,8 @@ SECONDS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600
 EXPLORATIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SIMULATED_RUNS = 12
 SIMULATED_ROWS_MAX = 60_000
+SIMULATED_CELLS_MAX = 1_000_000
+"""Rows × actions of a simulated log: of many actions it is shorter, so that a plan takes seconds and little memory."""
 LIFT_MIN = 1e-6
 ASSUMED = ("value", "exploration", "differing", "seed")
 FIRST_LOOK_ROWS = 500
@@ -138,29 +140,36 @@ def _plan(assumed: Assumptions, per_day: float) -> dict[str, Any]:
 
 def _simulate(assumed: Assumptions, seed: int) -> dict[str, Any]:
     """Let the gate look at growing simulated logs: how often and how soon it promotes, and the equal twin's fate."""
+    from simulator.console import progress_bar
+
     equal = replace(assumed, lift=0.0)
-    found = [_first_promotion(assumed, seed, run) for run in range(SIMULATED_RUNS)]
-    false = [_first_promotion(equal, seed, SIMULATED_RUNS + run) for run in range(SIMULATED_RUNS)]
+    rows_max = min(SIMULATED_ROWS_MAX, SIMULATED_CELLS_MAX // assumed.actions)
+    first: list[int | None] = []
+    with progress_bar("simulating", 2 * SIMULATED_RUNS) as advance:
+        for run in range(2 * SIMULATED_RUNS):
+            first.append(_first_promotion(assumed if run < SIMULATED_RUNS else equal, seed, run, rows_max))
+            advance(1)
+    found, false = first[:SIMULATED_RUNS], first[SIMULATED_RUNS:]
     promoted = sorted(rows for rows in found if rows is not None)
     middle = promoted[len(found) // 2] if len(promoted) > len(found) // 2 else None
     return {
         "runs": SIMULATED_RUNS,
-        "rows_max": SIMULATED_ROWS_MAX,
+        "rows_max": rows_max,
         "promoted": len(promoted),
         "rows_median": middle,
         "equal_promoted": sum(rows is not None for rows in false),
     }
 
 
-def _first_promotion(assumed: Assumptions, seed: int, run: int) -> int | None:
-    """Rows after which the real gate, with its default rules, first promotes; None within the bound."""
+def _first_promotion(assumed: Assumptions, seed: int, run: int, rows_max: int) -> int | None:
+    """Rows after which the real gate, with its default rules, first promotes; None within `rows_max`."""
     import numpy as np
 
     from evaluation.gate import GateRules, judge
     from evaluation.scored import ScoredRows
     from simulator.planning import simulate_log
 
-    log = simulate_log(assumed, SIMULATED_ROWS_MAX, np.random.default_rng([seed, run]))
+    log = simulate_log(assumed, rows_max, np.random.default_rng([seed, run]))
     rules, ledger, rows = GateRules(), None, FIRST_LOOK_ROWS
     while True:
         seen = ScoredRows.from_matrices(
@@ -175,9 +184,9 @@ def _first_promotion(assumed: Assumptions, seed: int, run: int) -> int | None:
         verdict = judge(seen, rules, ledger=ledger)
         if verdict.promote:
             return rows
-        if rows == SIMULATED_ROWS_MAX:
+        if rows == rows_max:
             return None
-        ledger, rows = verdict.ledger, min(int(rows * LOOK_GROWTH), SIMULATED_ROWS_MAX)
+        ledger, rows = verdict.ledger, min(int(rows * LOOK_GROWTH), rows_max)
 
 
 def _from_log(common: Common, lift: float, traffic: str | None) -> None:

@@ -207,6 +207,13 @@ def test_plan_says_rows_time_and_cost_and_what_the_gate_does_with_them() -> None
     assert gate["equal_promoted"] <= 2
 
 
+def test_a_plan_for_many_actions_looks_at_shorter_logs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    command = ("plan", "--actions", "1000", "--traffic", "1000/day")
+    assert said(rewardloop(*command, "--json"))["gate"]["rows_max"] == 1000
+    assert "within 1,000 rows" in rewardloop(*command).stderr
+
+
 def test_the_planned_deviation_is_that_of_a_simulated_log() -> None:
     import numpy as np
 
