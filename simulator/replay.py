@@ -93,11 +93,9 @@ def logged_world(rows: Iterable[Mapping[str, Any]], *, name: str = "replayed log
     for row in kept:
         actions = _offered(row.get("actions")) if row.get("actions") else catalogue
         index = next((position for position, action in enumerate(actions) if action.id == row["action"]), None)
-        propensity, reward = row.get("probability"), row.get("reward") or 0.0
-        if index is None or not isinstance(reward, int | float) or not math.isfinite(reward):
-            continue
-        if isinstance(propensity, int | float) and PROPENSITY_MIN <= propensity <= 1:
-            usable.append(LoggedRow(row["context"], actions, index, float(propensity), float(reward)))
+        propensity, reward = _number(row.get("probability")), _number(row.get("reward") or 0.0)
+        if index is not None and reward is not None and propensity is not None and PROPENSITY_MIN <= propensity <= 1:
+            usable.append(LoggedRow(row["context"], actions, index, propensity, reward))
     return LoggedWorld(usable, name=name)
 
 
@@ -106,20 +104,31 @@ def read_logged_world(path: Path) -> LoggedWorld:
     try:
         with path.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnusableLog(f"the file cannot be read as NDJSON ({type(error).__name__})") from None
     return logged_world([row for row in rows if isinstance(row, dict)], name=path.name)
 
 
+def _number(given: Any) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        return float(given) if isinstance(given, int | float) and math.isfinite(given) else None
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+
+
 def _offered(named: Any) -> tuple[Action, ...]:
     """The actions that a row names; none when they are not what exports and imports have."""
-    actions = []
+    actions: dict[str, Action] = {}
     for entry in named if isinstance(named, list) else ():
         named_one: Any = {"id": entry} if isinstance(entry, str) else entry
         if not (isinstance(named_one, dict) and isinstance(named_one.get("id"), str)):
             return ()
-        actions.append(Action(named_one["id"], named_one.get("features") or {}))
-    return tuple(actions)
+        ident, features = named_one["id"], named_one.get("features") or {}
+        if ident in actions or not isinstance(features, dict):
+            return ()
+        actions[ident] = Action(ident, features)
+    return tuple(actions.values())
 
 
 def _round(row: LoggedRow, *, accepted: bool) -> Round:

@@ -102,3 +102,29 @@ def test_a_file_is_read_and_rows_without_support_are_left_out(tmp_path: Path) ->
         read_logged_world(path)
     with pytest.raises(UnusableLog):
         logged_world([rows[2]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"reward": 10**400},
+        {"reward": float("inf")},
+        {"reward": "1"},
+        {"probability": 10**400},
+        {"probability": None},
+        {"actions": [{"id": "a", "features": "red"}, {"id": "b"}]},
+        {"actions": ["a", "b", "a"]},
+        {"actions": ["b", "c"]},
+        {"actions": "ab"},
+    ],
+)
+def test_a_row_that_cannot_be_used_is_left_out_and_the_others_stay(wrong: dict) -> None:
+    right = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": True}
+    log = logged_world([right, right | wrong, right])
+    assert [row.reward for row in log.logged()] == [1.0, 1.0]
+
+
+def test_a_file_nested_beyond_reading_is_refused_as_one_that_is_no_ndjson(tmp_path: Path) -> None:
+    (tmp_path / "log.ndjson").write_text('{"context":' + '{"a":' * 5000 + "1" + "}" * 5000 + "}")
+    with pytest.raises(UnusableLog, match="cannot be read as NDJSON"):
+        read_logged_world(tmp_path / "log.ndjson")
