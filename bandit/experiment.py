@@ -111,6 +111,7 @@ class Experiment:
         self.name = name
         self.paths = paths
         self._file = self._read()
+        self._checked: dict[int, ExperimentSettings] = {}
         self._modified_ns = paths.settings.stat().st_mtime_ns
 
     # -- opening -----------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ class Experiment:
     @property
     def settings(self) -> ExperimentSettings:
         """The settings now in force."""
-        return parse_settings(self._file.versions[-1].settings)
+        return self.settings_of(self.settings_version)
 
     @property
     def settings_version(self) -> int:
@@ -198,9 +199,12 @@ class Experiment:
 
     def settings_of(self, version: int) -> ExperimentSettings:
         """The settings that decisions of `version` were made under; raises `NotFound`."""
+        known = self._checked.get(version)
+        if known is not None:
+            return known
         for entry in self._file.versions:
             if entry.version == version:
-                return parse_settings(entry.settings)
+                return self._checked.setdefault(version, parse_settings(entry.settings))
         raise NotFound(f"experiment '{self.name}' has no settings version {version}")
 
     def refresh(self) -> bool:
@@ -209,6 +213,7 @@ class Experiment:
         if modified_ns == self._modified_ns:
             return False
         self._file = self._read()
+        self._checked = {}
         self._modified_ns = modified_ns
         return True
 

@@ -94,7 +94,7 @@ def verdict_text(settled: Settled) -> Text:
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr with the time left; the block gets a function that advances it."""
+    """A progress bar on stderr, where that is a terminal, with the time left; the block gets what advances it."""
     columns = (
         TextColumn(label),
         BarColumn(bar_width=40),
@@ -103,6 +103,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("left", style="bright_black"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)

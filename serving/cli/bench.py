@@ -7,6 +7,7 @@ and measures disk, prediction and whole decisions. HTTP is left out: its cost is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import tempfile
@@ -34,8 +35,12 @@ PREDICTIONS = 2000
 def command(common: Common, *, seconds: float, at_once: int) -> None:
     """Measure this machine: sync of the disk, prediction, durable decisions per second."""
     # beside the data, because it is that disk which counts
+    existed = common.data_dir.exists()
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=common.make_data_dir()) as folder:
         answer = measure(Path(folder), seconds=seconds, at_once=at_once)
+    if not existed:
+        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+            common.data_dir.rmdir()
     if common.as_json:
         print_json(answer)
         return

@@ -48,17 +48,25 @@ class Common:
         return load_configuration(self.config)
 
     def make_data_dir(self) -> Path:
-        """The data directory, made when absent; raises `InvalidInput` when the path is not a folder."""
+        """The data directory, made when absent; raises `InvalidInput` when the path is not, and cannot be, a folder."""
+        self.check_data_dir()
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput("--data-dir", f"cannot be made ({error.strerror})") from None
+        return self.data_dir
+
+    def check_data_dir(self) -> None:
+        """Raise `InvalidInput` when something else than a folder has the data directory's name."""
         if self.data_dir.exists() and not self.data_dir.is_dir():
             raise InvalidInput("--data-dir", "is not a folder")
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        return self.data_dir
 
     def experiment_name(self) -> str:
         """The experiment asked for, or the only one; raises `InvalidInput` or `NotFound`."""
         from bandit.experiment import Experiment
         from bandit.settings import check_experiment_name
 
+        self.check_data_dir()
         if self.experiment is not None:
             return check_experiment_name(self.experiment)
         names = Experiment.names(self.data_dir)

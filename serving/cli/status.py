@@ -19,7 +19,7 @@ def command(common: Common) -> None:
     address = owner(common.data_dir)
     if address is None:
         state = operate(common, "status")
-        state["next"] = "No learner runs on this data directory; `rewardloop up` starts one. " + state["next"]
+        state["next"] = "No learner runs on this data directory; `rewardloop up` starts one. Then: " + state["next"]
     else:
         state = ask(address, "GET", f"/v1/experiments/{name}/status")
     if common.as_json:

@@ -86,7 +86,7 @@ def score_policies(asked: Asked) -> Answered:
 def check_names(policies: Sequence[str]) -> None:
     """Raise `InvalidInput` for a name that is no kind of policy, before any work is done."""
     if not policies or len(policies) > POLICIES_MAX:
-        raise InvalidInput("--policy", "must be given once or several times", f"1 to {POLICIES_MAX}")
+        raise InvalidInput("policy", "must be given once or several times", f"1 to {POLICIES_MAX}")
     for name in policies:
         kind, _, argument = name.partition(":")
         if kind in ("uniform", "champion") and not argument:
@@ -97,7 +97,7 @@ def check_names(policies: Sequence[str]) -> None:
             training_settings(ExperimentSettings(), argument)
             continue
         raise InvalidInput(
-            "--policy",
+            "policy",
             "is not a policy",
             "uniform, champion, model:ID, greedy:ID, action:ID, table:FILE or train:ALGORITHM,NAME=VALUE,…",
         )
@@ -116,13 +116,13 @@ def training_settings(settings: ExperimentSettings, options: str) -> ExperimentS
             name, text = "algorithm", name
         section = _SECTION_OF.get(name.strip())
         if section is None:
-            raise InvalidInput("--policy train", "holds what is no option", f"NAME=VALUE of {', '.join(_SECTION_OF)}")
+            raise InvalidInput("policy train", "holds what is no option", f"NAME=VALUE of {', '.join(_SECTION_OF)}")
         changes[section][name.strip()] = _plain(text.strip())
     try:
         return merge_settings(settings, changes)
     except InvalidSettings as error:
         wrong = error.problems[0]
-        raise InvalidInput(f"--policy train: {wrong.field}", wrong.problem, wrong.limit) from None
+        raise InvalidInput(f"policy train: {wrong.field}", wrong.problem, wrong.limit) from None
 
 
 _SECTION_OF = {
@@ -163,13 +163,13 @@ def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, d
     if kind == "champion" or argument == "champion":
         champion = registry.champion()
         if champion is None:
-            raise InvalidInput("--policy", "there is no champion yet; name another policy")
+            raise InvalidInput("policy", "there is no champion yet; name another policy")
         argument = champion.model_id
     stored = registry.load(argument)
     # what matured until the cut was learnt; a decision after it cannot have matured before it
     cut = stored.manifest.data.get("cut")
     if cut is None:
-        raise InvalidInput("--policy", f"model {argument} does not say until when it learnt; it cannot be judged")
+        raise InvalidInput("policy", f"model {argument} does not say until when it learnt; it cannot be judged")
     policy = load_policy(stored)
     return policy, msgspec.convert(cut, datetime, strict=False), policy.close
 
@@ -209,7 +209,7 @@ def _from_table(
         pmf = np.asarray(given, np.float64)
         if pmf.shape != (k,) or not (pmf >= 0).all() or abs(pmf.sum() - 1) > 1e-6:
             raise InvalidInput(
-                "--policy table",
+                "policy table",
                 f"the pmf of decision {position:,} (counted from 0) must hold one probability for each offered action",
                 f"{k} that sum to 1 ± 1e-06",
             )
@@ -235,5 +235,5 @@ def as_table(events: Sequence[Any], probabilities: Sequence[Any]) -> dict[str, l
             table[str(event)] = [float(p) for p in pmf]
         except (TypeError, ValueError):
             problem = f"pmf must be a list of numbers (row {row:,}, counted from 0)"
-            raise InvalidInput("--policy table", problem) from None
+            raise InvalidInput("policy table", problem) from None
     return table

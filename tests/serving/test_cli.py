@@ -56,6 +56,28 @@ def test_misuse_is_one_line_and_exit_code_2(
     assert captured.err.startswith("rewardloop: ")
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["join"], ["serve"], ["bench"]])
+def test_a_data_directory_that_is_none_is_refused_by_the_option(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert run([*arguments, "--data-dir", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err == "rewardloop: --data-dir: is not a folder\n"
+    assert run(["bench", "--data-dir", str(tmp_path / "file" / "below")]) == 2
+    assert capsys.readouterr().err == "rewardloop: --data-dir: cannot be made (Not a directory)\n"
+
+
+def test_bench_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert run(["bench", "--seconds", "0.1", "--data-dir", str(tmp_path / "new" / "data"), "--json"]) == 0
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+
+
+def test_a_command_that_fails_while_it_plays_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--url", "http://127.0.0.1:1", "--env", "linear", "--interactions", "10"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("rewardloop: --url: the service did not play along") and told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [

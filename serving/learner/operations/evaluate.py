@@ -103,8 +103,8 @@ def _entry(entry: Ranked) -> dict[str, Any]:
 
 def _table(path: Path) -> dict[str, list[float]]:
     if not path.is_file():
-        raise InvalidInput("--policy table", "is not a file")
+        raise InvalidInput("policy table", "is not a file")
     frame = read_parquet(path)
     if not {"event_id", "pmf"} <= set(frame.columns):
-        raise InvalidInput("--policy table", "needs the columns event_id and pmf")
+        raise InvalidInput("policy table", "needs the columns event_id and pmf")
     return as_table(list(frame["event_id"]), list(frame["pmf"]))
