@@ -10,7 +10,8 @@ import re
 
 from msgspec import Struct, inspect
 
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_PATH = re.compile(r" - at `\$\.?([\w.\[\]]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?([\w.\[\]]*)`)?", re.DOTALL)
 _MEMBER = re.compile(r"\[(?:\.\.\.|\d+)\]")
 _SEEN = {
     "str": "text",
@@ -25,12 +26,12 @@ _SEEN = {
 
 def explain(message: str, root: type[Struct]) -> tuple[str, str, str | None]:
     """What msgspec said about a `root`, as dotted key, problem and limit in the words of a configuration file."""
+    if unknown := unknown_member(message):
+        path, name = unknown
+        return (f"{path}.{name}" if path else name), "is not a known setting", ", ".join(members_at(root, path)) or None
     found = _PATH.search(message)
     path = found.group(1) if found else ""
     problem = message[: found.start()] if found else message
-    if unknown := re.match(r"Object contains unknown field `(.*)`", problem):
-        known = ", ".join(members_at(root, path))
-        return (f"{path}.{unknown[1]}" if path else unknown[1]), "is not a known setting", known or None
     if missing := re.match(r"Object missing required field `(.*)`", problem):
         return (f"{path}.{missing[1]}" if path else missing[1]), "is required", None
     kind = _kind_at(root, path)
@@ -43,6 +44,15 @@ def explain(message: str, root: type[Struct]) -> tuple[str, str, str | None]:
     if re.match(r"Expected `(int|float)( \| null)?` [<>]", problem):
         return path, "is out of range", in_words(kind)[1]
     return path or "settings", problem[:1].lower() + problem[1:], None
+
+
+def unknown_member(message: str) -> tuple[str, str] | None:
+    """The path of a table and the name in it that msgspec does not know, None where it says something else.
+
+    The name is whatever somebody wrote, so it may itself look like a path.
+    """
+    found = _UNKNOWN.fullmatch(message)
+    return (found[2] or "", found[1]) if found else None
 
 
 def in_words(kind: inspect.Type) -> tuple[str, str | None]:
@@ -68,8 +78,11 @@ def in_words(kind: inspect.Type) -> tuple[str, str | None]:
 
 
 def members_at(root: type[Struct], path: str) -> list[str]:
-    """The names that the table at a dotted path may hold, in the order of their declaration."""
-    kind = _kind_at(root, path)
+    """The names that the table at a dotted path may hold, in the order of their declaration, if there is one."""
+    try:
+        kind = _kind_at(root, path)
+    except KeyError:  # an unknown name may end in what looks like a path
+        return []
     if isinstance(kind, inspect.UnionType):
         kind = _given(kind)
     return [known.encode_name for known in kind.fields] if isinstance(kind, inspect.StructType) else []
@@ -93,7 +106,7 @@ def _given(kind: inspect.UnionType) -> inspect.Type:
 
 
 def _kind_at(root: type[Struct], path: str) -> inspect.Type:
-    """The type of the setting at a dotted path, with `[...]` for any member of a table or list."""
+    """The type of the setting at a dotted path, with `[...]` for any member of a table or list; raises KeyError."""
     kind: inspect.Type = inspect.type_info(root)
     for name in _MEMBER.sub(".*", path).split(".") if path else ():
         if isinstance(kind, inspect.UnionType):  # a section that may be left out

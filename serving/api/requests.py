@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from bandit.errors import InvalidRequest
 from bandit.settings import Limits
-from bandit.settings_words import members_at
+from bandit.settings_words import members_at, unknown_member
 from bandit.types import Action
 from serving.api.features import check_event_id, check_features, check_name, child
 from serving.api.known_actions import KnownActions, WireAction
@@ -210,7 +210,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
         raise explain(bytes(body), error, decoder.type) from None
 
 
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_PATH = re.compile(r" - at `\$\.?([\w.\[\]]*)`$")
 _JSON_TYPES = {"bool": "boolean", "float": "number", "int": "integer", "str": "string"}
 _NAMES_OF_TYPES = re.compile(rf"\b({'|'.join(_JSON_TYPES)})\b")
 
@@ -232,16 +232,16 @@ def explain(body: bytes, error: Exception, wanted: Any) -> InvalidRequest | Malf
 
 
 def _explain_type(message: str, wanted: Any) -> InvalidRequest:
+    if unknown := unknown_member(message):
+        path, name = unknown
+        field = child(path, name, 0).replace("(member 0)", "(a member)").lstrip(".")
+        return InvalidRequest(field, "is not known here", ", ".join(members_at(wanted, path)) or None)
     found = _PATH.search(message)
     path = found.group(1) if found else ""
     problem = message[: found.start()] if found else message
     missing = re.match(r"Object missing required field `(.*)`", problem)
     if missing:
         return InvalidRequest(f"{path}.{missing.group(1)}" if path else missing.group(1), "is required")
-    if problem.startswith("Object contains unknown field"):
-        name = problem.partition("`")[2].rpartition("`")[0]
-        field = child(path, name, 0).replace("(member 0)", "(a member)").lstrip(".")
-        return InvalidRequest(field, "is not known here", ", ".join(members_at(wanted, path)))
     kinds = re.match(r"Expected `([a-z |]+)`, got `([a-z]+)`$", problem)
     if kinds:
         expected, got = (_NAMES_OF_TYPES.sub(lambda name: _JSON_TYPES[name[0]], kind) for kind in kinds.groups())

@@ -169,6 +169,13 @@ def test_a_refusal_speaks_of_settings_not_of_python_and_names_the_limit(raw: dic
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["x - at `$.rewards.y", "x - at `$.y`", "x - at `$", "`"])
+def test_an_unknown_setting_may_be_named_as_a_decoder_names_places(name: str) -> None:
+    for raw in ({name: 1}, {"rewards": {name: 1}}, {"challengers": {"a": {name: 1}}}):
+        with pytest.raises(InvalidSettings, match="is not a known setting"):
+            parse_settings(raw)
+
+
 def test_limits_are_written_as_a_person_would_type_them() -> None:
     limits = [setting.limit for setting in settings_reference() if setting.limit]
     assert limits and not any("e+" in limit for limit in limits)

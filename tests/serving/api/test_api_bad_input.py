@@ -220,6 +220,20 @@ def test_an_unknown_field_is_refused_with_those_there_are(
     run(scenario())
 
 
+@pytest.mark.parametrize("name", ["x - at `$.actions[0].y", "x - at `$.y`", "x` - at `$", "`", "x - at `$[0].y"])
+def test_an_unknown_field_may_be_named_as_a_decoder_names_places(tmp_path: Path, name: str) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            for path, body in (("recommend", {"context": {}}), ("rewards", {"event_id": "e"}), ("recommend/batch", {})):
+                response = await client.post(f"/v1/experiments/default/{path}", json={**body, name: 1})
+                [error] = response.json()["errors"]
+                assert error["problem"] == "is not known here" and name not in response.text
+
+    run(scenario())
+
+
 def test_a_text_may_hold_line_breaks(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
 
