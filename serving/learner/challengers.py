@@ -156,17 +156,19 @@ class ChallengerStore:
         scores: Scores | None = None,
         gate: dict[str, Any] | None = None,
         fresh_epoch: bool = False,
+        carried: dict[str, Any] | None = None,
     ) -> ChallengerState:
         """Write payloads, then the pointer; returns the state as written.
 
         `files` replaces the learning files, `scores` is appended to the chunks (which are emptied first, and the
-        gate's state with them, when `fresh_epoch`), `gate` replaces the gate's state after a look.
+        gate's state with them, when `fresh_epoch`; it then begins with what is `carried`, so that no crash gives α
+        back), `gate` replaces the gate's state after a look.
         """
         home = self.root / state.name
         home.mkdir(parents=True, exist_ok=True)
         state = msgspec.structs.replace(state, sequence=state.sequence + 1)
         if fresh_epoch:
-            state.chunks, state.scored, state.judged, state.gate = [], 0, 0, {}
+            state.chunks, state.scored, state.judged, state.gate = [], 0, 0, carried or {}
         if files is not None:
             state.folder, state.digest = f"files-{state.sequence:08d}", _digest(files)
             _write_folder(home / state.folder, files, durable=self.durable)

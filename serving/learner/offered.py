@@ -12,7 +12,7 @@ from bandit.errors import Conflict, NotFound, Refused
 from bandit.frozen import REWARD_MODEL
 from bandit.registry import Champion
 from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
-from serving.learner.training_step import Plan, inherited, is_damaged, model_time
+from serving.learner.training_step import Plan, is_damaged, model_time, scored_again
 from serving.learner.workspace import Workspace
 
 OFFERED_MAX = 4
@@ -81,7 +81,7 @@ def plan_offered(workspace: Workspace, store: ChallengerStore, champion: Champio
             state.cut = _unseen_after(workspace, champion, state.cut)
         settings, gate = workspace.experiment.settings, None
         if not changed and is_damaged(workspace, store, state):  # scored again, with what is left of its α
-            changed, gate = True, inherited(state)
+            changed, gate = True, scored_again(state)
             state.cut = state.scored_after
         plans.append(Plan(state, settings, score_after=state.cut, fresh_epoch=changed, gate=gate))
     return plans

@@ -84,24 +84,29 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
         if state.folder is not None and not is_damaged(workspace, store, state):
             return Plan(state, settings, files=store.files(state), score_after=state.cut)
     # one that starts anew in the same tenure, because its files are damaged, cannot spend its α again
-    gate = inherited(state) if state is not None and state.champion == champion_id else None
+    damaged = state if state is not None and state.champion == champion_id else None
+    gate, scored_after = (scored_again(damaged), damaged.scored_after) if damaged is not None else (None, None)
     if champion is None:
-        return Plan(fresh, settings, starts=True, fresh_epoch=True, gate=gate)
+        plan = Plan(fresh, settings, learn_until=scored_after, score_after=scored_after, starts=True, fresh_epoch=True)
+        return replace(plan, gate=gate)
     stored = workspace.registry.load(champion.model_id)
     cut = model_time(stored.manifest.data, "cut")
     if not same_model_settings(experiment, stored.manifest.settings_version):
-        return Plan(fresh, settings, learn_until=cut, score_after=cut, starts=True, fresh_epoch=True, gate=gate)
+        after = _later(cut, scored_after)
+        return Plan(fresh, settings, learn_until=after, score_after=after, starts=True, fresh_epoch=True, gate=gate)
     fresh.learnt = int(stored.manifest.data.get("rows", 0))
     fresh.since = model_time(stored.manifest.data, "since")
-    # rows from before this tenure (the champion came back, or was set by hand) taught something, but prove nothing
-    late = cut is not None and cut < champion.since
+    # rows from before this tenure (the champion came back, or was set by hand) taught something, but prove nothing, and
+    # neither do those that an epoch used up
+    after = _later(champion.since if cut is not None else None, scored_after)
+    late = after is not None and (cut is None or cut < after)
     return Plan(
         fresh,
         settings,
         files=stored.files,
         learn_after=cut if late else None,
-        learn_until=champion.since if late else None,
-        score_after=champion.since if late else cut,
+        learn_until=after if late else None,
+        score_after=after if late else cut,
         base=champion.model_id,
         starts=True,
         fresh_epoch=True,
@@ -164,6 +169,14 @@ def new_state(
 def inherited(state: ChallengerState) -> dict[str, Any] | None:
     """The gate's state for whoever starts anew in this challenger's place: what α it spent stays spent."""
     return AlphaLedger.from_dict(state.gate).rejected(state.judged).to_dict() if state.gate else None
+
+
+def scored_again(state: ChallengerState) -> dict[str, Any] | None:
+    """The gate's state for a challenger whose rows of this epoch are scored once more, because their scores are lost.
+
+    What α it spent stays spent, and each row counts once on the way to the epoch's end.
+    """
+    return replace(AlphaLedger.from_dict(state.gate), looks=()).to_dict() if state.gate else None
 
 
 def same_model_settings(experiment: Experiment, version: int) -> bool:
@@ -260,11 +273,7 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
     state.cut = watermark
     state.canaries = outcome.canaries
     if state.kind != KIND_LEARNING:
-        saved = store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
-        if plan.gate is not None:
-            saved.gate = plan.gate
-            saved = store.save(saved)
-        return saved
+        return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch, carried=plan.gate)
     if plan.starts:
         state.origin = Origin(
             base=plan.base,
@@ -273,8 +282,10 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
             score_after=plan.score_after,
         )
     state.learnt, state.candidate = outcome.learnt, None
-    saved = store.save(state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch)
-    if plan.gate is not None:
-        saved.gate = plan.gate
-        saved = store.save(saved)
-    return saved
+    return store.save(
+        state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch, carried=plan.gate
+    )
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((moment for moment in (one, other) if moment is not None), default=None)

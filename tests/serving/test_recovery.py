@@ -165,6 +165,25 @@ def test_a_challenger_whose_files_are_lost_or_damaged_starts_anew_with_what_is_l
         assert after is not None and cycle.store.damage(after) is None
         assert after.gate.get("spent", 0.0) >= before.gate.get("spent", 0.0) or name == FORMER
         assert after.scored == (30 if name == "recent" else 330)
+        assert after.gate["rows_before"] + after.scored == before.scored + 30  # each row counts once
         told = cycle.workspace.registry.history("restart")
         assert [entry["challenger"] for entry in told] == [name]
         assert cycle.run(force=True).outcome == "nothing"
+
+
+def test_a_challenger_that_starts_anew_is_not_judged_on_rows_of_an_epoch_that_is_over(tmp_path: Path) -> None:
+    with world(tmp_path, challengers={}, gate={"margin": 5.0, "horizon_rows": 200}) as here:
+        here.transport.warm_start(here.history(60))
+        for count in (250, 100):
+            here.play(count)
+            here.transport.settle()
+        store = here.transport.cycle.store
+        before = store.load(STANDING)
+        assert before is not None and before.gate["epoch"] == 2 and before.scored == 100
+        next((store.root / STANDING).glob("scores-*.npz")).unlink()
+        here.play(30)
+        cycle = restarted(here)
+        here.transport.settle()
+        after = cycle.store.load(STANDING)
+        assert after is not None and after.learnt == 60 + 250 + 100 + 30
+        assert (after.gate["epoch"], after.scored, after.scored_after) == (2, 130, before.scored_after)
