@@ -30,7 +30,7 @@ from serving.learner.initial import publish_initial, wants_initial
 from serving.learner.intake import Intake, take_in
 from serving.learner.judging import Look, judge_all
 from serving.learner.offered import plan_offered
-from serving.learner.promotion import promote, set_back
+from serving.learner.promotion import passed_over, promote, set_back
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance_all, plan_standing
@@ -276,12 +276,14 @@ class Cycle:
         found = self._watch.problem(champion, manifest, self.intake.live, rules, now=self.workspace.clock())
         if found is None:
             return
-        others = (entry.model_id for entry in earlier if entry.model_id != champion.model_id)
-        former = next(filter(registry.is_sound, others), None)
-        if former is not None:
-            reason = f"{UNDONE}: {found}"
-            log.error("experiment %s: %s", self.workspace.experiment.name, reason)
-            set_back(self.workspace, self.store, champion, former, reason)
+        damaged: list[str] = []
+        for former in dict.fromkeys(entry.model_id for entry in earlier if entry.model_id != champion.model_id):
+            if registry.is_sound(former):
+                reason = f"{UNDONE}: {found}{passed_over(damaged)}"
+                log.error("experiment %s: %s", self.workspace.experiment.name, reason)
+                set_back(self.workspace, self.store, champion, former, reason)
+                return
+            damaged.append(former)
 
     def _is_new(self) -> bool:
         """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""

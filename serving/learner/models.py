@@ -15,7 +15,7 @@ from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import Manifest
 from serving.learner.challengers import ChallengerStore
 from serving.learner.guard import FORMER, start_guard
-from serving.learner.promotion import move_pointer
+from serving.learner.promotion import move_pointer, passed_over
 from serving.learner.trainer import Trainer
 from serving.learner.workspace import Workspace
 
@@ -147,8 +147,7 @@ def roll_back(workspace: Workspace, store: ChallengerStore, trainer: Trainer) ->
         except (CorruptModel, NotFound):
             damaged.append(model_id)
             continue
-        passed_over = f" (damaged, passed over: {', '.join(damaged)})" if damaged else ""
-        reason = f"rolled back by hand{passed_over}"
+        reason = f"rolled back by hand{passed_over(damaged)}"
         return _set_champion(workspace, store, trainer, model_id, kind="rollback", reason=reason)
     raise Refused(f"every earlier champion is damaged ({', '.join(damaged)}); promote another model with override=true")
 

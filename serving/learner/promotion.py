@@ -194,6 +194,11 @@ def set_back(
     store.drop(FORMER)
 
 
+def passed_over(damaged: Sequence[str]) -> str:
+    """What the reason of a rollback says of earlier champions that could not come back, nothing where all could."""
+    return f" (damaged, passed over: {', '.join(damaged)})" if damaged else ""
+
+
 def move_pointer(
     workspace: Workspace, model_id: str, *, expected: str | None, reason: str, restored: bool = False
 ) -> Champion:

@@ -336,6 +336,7 @@ def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its
         cycle._watch_champion()
         champion = registry.champion()
         assert champion is not None and champion.model_id == first
+        assert f"passed over: {second}" in champion.reason
 
 
 def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
