@@ -112,7 +112,7 @@ def _about(
 ) -> dict[str, Any]:
     experiment, state = workspace.experiment, look.state
     times = look.rows.decided_at
-    version, _ = learnt_under(experiment, state)
+    version, settings = learnt_under(experiment, state)
     about: dict[str, Any] = {
         "id": evaluation_id,
         "experiment": experiment.name,
@@ -137,8 +137,8 @@ def _about(
             "cut": state.cut,
         },
         "settings_version": version,
-        "options": model_options(experiment.settings_of(version)),
-        "seed": experiment.settings_of(version).learning.seed,
+        "options": model_options(settings),
+        "seed": settings.learning.seed,
     }
     plain: dict[str, Any] = msgspec.to_builtins(about)
     return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,8 @@ from bandit.registry import Champion
 from bandit.settings import Rollback, parse_settings, settings_to_dict
 from serving.learner import cycle as cycles
 from serving.learner import models, promotion
-from serving.learner.certificates import evaluations
+from serving.learner.certificates import CERTIFICATE, evaluations
+from serving.learner.challengers import STANDING
 from serving.learner.cron import next_after
 from serving.learner.guard import FORMER, plan_guard
 from serving.learner.operations import run_operation
@@ -304,6 +306,20 @@ def test_a_model_states_the_settings_it_learnt_with_although_others_came_during_
         manifest = workspace.registry.manifest(after.model_id)
         assert manifest.settings_version == 2 and manifest.options["exploration"]["algorithm"] == "bag"
         assert manifest.data["rows"] == 150
+
+
+def test_a_certificate_states_what_a_declared_challenger_learnt_with(tmp_path: Path) -> None:
+    own = {"exploration": {"algorithm": "egreedy"}, "learning": {"seed": 7}}
+    field = {"recent": {"window_interactions": 50, "every_interactions": 5000, **own}}
+    with world(tmp_path, challengers=field) as here:
+        here.transport.warm_start(here.history(120))
+        here.play(250)
+        here.transport.settle()
+        paths = here.transport.experiment.paths
+        of = {filed["challenger"]: filed["id"] for filed in evaluations(paths)}
+        told = {name: json.loads((paths.evaluations / of[name] / CERTIFICATE).read_bytes()) for name in of}
+        assert told["recent"]["options"]["exploration"]["algorithm"] == "egreedy" and told["recent"]["seed"] == 7
+        assert told[STANDING]["options"]["exploration"]["algorithm"] == "squarecb" and told[STANDING]["seed"] == 0
 
 
 def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path: Path) -> None:
