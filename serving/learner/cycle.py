@@ -165,8 +165,6 @@ class Cycle:
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
                 report.reason = f"the run failed: {error}"
                 self._failures += 1
-            else:
-                self.mark_learnt()
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
@@ -224,6 +222,10 @@ class Cycle:
             report.reason = "the mode of this experiment is logging_only: decisions are joined, nothing is learnt"
             return
         self.mark_attempt()
+        self._learn(report, watermark)
+        self.mark_learnt()
+
+    def _learn(self, report: RunReport, watermark: datetime) -> None:
         champion = self.workspace.registry.champion()
         report.champion = champion.model_id if champion else None
         if wants_initial(self.workspace, watermark):

@@ -294,6 +294,25 @@ def test_rows_of_a_failed_run_are_owed_and_tried_again_ever_later_without_new_on
         assert cycle.due() is None
 
 
+def test_a_run_that_learns_nothing_in_its_mode_leaves_owed_what_a_failed_one_owes(tmp_path: Path) -> None:
+    with world(tmp_path, schedule={"interactions": 1000, "interval_s": 100.0}) as here:
+        learn_until_promoted(here)
+        cycle, experiment = here.transport.cycle, here.transport.experiment
+        champion = cycle.workspace.registry.champion()
+        assert champion is not None
+        (experiment.paths.models / champion.model_id / "policy.vw").write_bytes(b"")
+        here.play(120)
+        here.transport.server.writer.seal()
+        here.transport.clock.advance(5)
+        here.transport.server.heartbeat()
+        assert cycle.run(force=True).outcome == "failed" and cycle.owed_rows() == 120
+        plain = settings_to_dict(experiment.settings)
+        quiet = parse_settings(plain | {"serving": plain["serving"] | {"mode": "logging_only"}})
+        experiment.change(quiet, now=here.transport.clock())
+        assert "logging_only" in cycle.run(force=True).reason
+        assert cycle.owed_rows() == 120
+
+
 def test_history_whose_first_run_failed_is_tried_again_after_the_interval(tmp_path: Path) -> None:
     with world(tmp_path) as here:
         cycle, clock = here.transport.cycle, here.transport.clock
