@@ -26,7 +26,7 @@ from serving.learner.workspace import Workspace
 def plan_field(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
     """How each declared challenger goes on; none while there is no champion or too short a log to differ from it."""
     declared = workspace.experiment.settings.challengers
-    _drop_undeclared(store, set(declared))
+    _drop_undeclared(store, set(declared), champion)
     if champion is None:
         return []
     plans = (_plan(workspace, store, name, declared[name], champion) for name in sorted(declared))
@@ -124,10 +124,13 @@ def fingerprint(settings: ExperimentSettings, declared: Challenger) -> str:
     return msgspec.json.encode(parts, order="deterministic").decode()
 
 
-def _drop_undeclared(store: ChallengerStore, declared: set[str]) -> None:
+def _drop_undeclared(store: ChallengerStore, declared: set[str], champion: Champion | None) -> None:
+    """Forget whoever is declared no more; what α it spent in this tenure stays spent, even if it is declared again."""
     for name in store.names():
         state = store.load(name)
         if state is not None and state.kind == KIND_LEARNING and name != STANDING and name not in declared:
+            if champion is not None and state.champion == champion.model_id:
+                store.retire(state.champion, float(state.gate.get("spent", 0.0)))
             store.drop(name)
 
 

@@ -89,8 +89,8 @@ def alpha_of(
     """The α that one challenger may have spent by the end of this tenure.
 
     The standing one has eight parts, the declared ones have one part together where any is declared, the offered ones
-    one where any is in the field (`field`: all challengers there are). What offered models that have left spent in this
-    tenure, `retired`, stays spent. Whoever comes and goes, all together never spend more than `alpha`.
+    one where any is in the field (`field`: all challengers there are). What those that have left spent in this tenure,
+    `retired`, stays spent. Whoever comes and goes, all together never spend more than `alpha`.
     """
     active = [other for other in field if other.kind in (KIND_LEARNING, KIND_FROZEN)]
     offered = [other for other in active if other.kind == KIND_FROZEN]

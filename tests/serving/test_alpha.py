@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bandit.experiment import ExperimentPaths
+from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, parse_settings
 from serving.learner.challengers import (
     KIND_FROZEN,
@@ -17,6 +19,7 @@ from serving.learner.challengers import (
     ChallengerState,
     ChallengerStore,
 )
+from serving.learner.field import _drop_undeclared
 from serving.learner.judging import alpha_of, rules_for
 from serving.learner.offered import OFFERED_MAX
 
@@ -58,6 +61,20 @@ def test_what_a_rejected_offer_spent_stays_spent_when_no_offer_is_left(tmp_path:
     store.retire("next", 0.001)
     assert store.retired("m") == 0.0
     assert store.retired("next") == 0.001
+
+
+def test_a_challenger_that_is_declared_anew_does_not_get_back_what_it_spent(tmp_path: Path) -> None:
+    store = ChallengerStore(ExperimentPaths(tmp_path), durable=False)
+    store.save(challenger("recent", spent=0.004))
+    store.save(challenger(STANDING))
+    champion = Champion(model_id="m", since=datetime(2026, 1, 1, tzinfo=UTC), generation=1, reason="")
+    _drop_undeclared(store, {"recent"}, champion)
+    assert store.names() == ["recent", STANDING] and store.retired("m") == 0.0
+    _drop_undeclared(store, set(), champion)
+    assert store.names() == [STANDING] and store.retired("m") == 0.004
+    store.save(msgspec.structs.replace(challenger("recent", spent=0.02), champion="the one before"))
+    _drop_undeclared(store, set(), champion)
+    assert store.names() == [STANDING] and store.retired("m") == 0.004
 
 
 def test_whoever_comes_and_goes_no_more_than_alpha_is_spent() -> None:
