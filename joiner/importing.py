@@ -36,6 +36,7 @@ from joiner.history import (
     read_name,
     read_time,
 )
+from joiner.tables import check_rows, csv_problem
 
 FORMATS = ("ndjson", "parquet", "csv", "dsjson")
 _FETCH_ROWS = 4096
@@ -187,6 +188,8 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]
         named = _roles(columns)
         relation = without_zones(connection.sql(f"SELECT * FROM {_source(connection, path, form, named)}"))
         names = relation.columns
+        if form == "csv" and len(names) == 1:
+            check_rows(connection, path, names[0])
         if columns is not None:
             _check_columns(names, columns)
         cursor = connection.execute(relation.sql_query())
@@ -197,7 +200,8 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]
                     row |= {name: _number(row[name]) for name in named.numbers if isinstance(row.get(name), str)}
                 yield {k: _plain(v) for k, v in row.items()} if columns is None else _declared(row, columns)
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
-        raise InvalidInput("FILE", f"{path.name} cannot be read ({str(error).splitlines()[0]})") from None
+        problem = csv_problem(connection, path, error) if form == "csv" else str(error).splitlines()[0]
+        raise InvalidInput("FILE", f"{path.name} cannot be read ({problem})") from None
     finally:
         connection.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import duckdb
@@ -36,35 +37,56 @@ def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = connection.execute(f"SELECT * FROM read_csv({file}, {options})").df()
         if len(frame.columns) == 1:
-            _check_rows(connection, file, str(frame.columns[0]))
+            check_rows(connection, path, str(frame.columns[0]))
         return frame
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
-        raise InvalidInput("file", f"{path.name} cannot be read as CSV ({_reason(error)})") from None
+        problem = csv_problem(connection, path, error)
+        raise InvalidInput("file", f"{path.name} cannot be read as CSV ({problem})") from None
     finally:
         connection.close()
 
 
-def _check_rows(connection: duckdb.DuckDBPyConnection, file: str, header: str) -> None:
+def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -> None:
     """Raise DuckDB's error for the first row of another length, where a lone column's name looks like several.
 
     When looking for types DuckDB takes a file of uneven rows for one column rather than say so.
     """
+    file = quote(str(path.resolve()))
     for delimiter in DELIMITERS:
         if delimiter not in header:
             continue
         try:
             connection.execute(f"SELECT * FROM read_csv({file}, header = true, skip = 0, delim = {quote(delimiter)})")
         except duckdb.InvalidInputException:
-            names = next(csv.reader([header], delimiter=delimiter))
-            columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(names)))
-            options = f"header = true, delim = {quote(delimiter)}, columns = {{{columns}}}"
-            connection.execute(f"SELECT * FROM read_csv({file}, auto_detect = false, {options})").fetchall()
+            _read_plainly(connection, path, header, delimiter)
         return
 
 
-def _reason(error: duckdb.Error) -> str:
-    """What DuckDB found wrong: its first line says where, and only further down it says what."""
+def csv_problem(connection: duckdb.DuckDBPyConnection, path: Path, error: duckdb.Error) -> str:
+    """What DuckDB found wrong with a CSV: its first line says where, and only further down it says what.
+
+    A row of another length beyond the first few thousand leaves it without any dialect that fits, and without a line to
+    name: then the file is read once more, by the delimiter that its first line has most of.
+    """
+    if "Error when sniffing file" in str(error):
+        try:
+            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+                header = file.readline().decode("utf-8-sig").rstrip("\r\n")
+            _read_plainly(connection, path, header, max(DELIMITERS, key=header.count))
+        except duckdb.InvalidInputException as found:
+            error = found
+        except (duckdb.Error, csv.Error, OSError, EOFError, ValueError):
+            pass  # what was found first has to do
     lines = str(error).splitlines()
     if any("not utf-8" in line.lower() for line in lines):
         return "it is not UTF-8 text"
     return "; ".join([lines[0], *(line for line in lines[1:] if line.startswith("Expected Number"))])
+
+
+def _read_plainly(connection: duckdb.DuckDBPyConnection, path: Path, header: str, delimiter: str) -> None:
+    """Read all rows as text by the rules of RFC 4180; raises DuckDB's error for the first one of another length."""
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(names)))
+    options = f"auto_detect = false, header = true, delim = {quote(delimiter)}, columns = {{{columns}}}"
+    options += """, quote = '"', escape = '"'"""
+    connection.execute(f"SELECT count(*) FROM read_csv({quote(str(path.resolve()))}, {options})").fetchone()

@@ -75,6 +75,15 @@ def test_csv_with_a_row_of_another_length_is_refused_with_its_line(
         read_table(tmp_path / "t.csv", text=text)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_csv_with_a_row_of_another_length_far_down_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+    content = 'a,"b c",d\n' + "1,x,2\n" * 30_000 + "3,2\n"
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    for text in (False, True):
+        with pytest.raises(InvalidInput, match=r"Line: 30002; Expected Number of Columns: 3 Found: 2"):
+            read_table(tmp_path / name, text=text)
+
+
 def test_csv_of_one_column_may_hold_delimiters_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"a,b"\nx\n"y,z"\n')
     assert list(read_table(tmp_path / "t.csv")["a,b"]) == ["x", "y,z"]
