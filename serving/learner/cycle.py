@@ -97,8 +97,7 @@ class Cycle:
         if self.workspace.experiment.settings.serving.mode in UNSCHEDULED:
             return None
         schedule = self.workspace.experiment.settings.schedule
-        initial = wants_initial(self.workspace, self.intake.watermark)
-        if initial and self._is_new():
+        if wants_initial(self.workspace, self.intake.watermark) and self._is_new():
             return "history"
         new = self.new_rows()
         if new >= schedule.interactions:
@@ -106,7 +105,7 @@ class Cycle:
         if self.workspace.clock() >= self.next_run_at():
             if new:
                 return "interval"
-            if (initial or self.owed_rows()) and self.workspace.clock() >= self.retry_at():
+            if self.owed_rows() and self.workspace.clock() >= self.retry_at():
                 return "retry"
             if schedule.cron is not None:  # nothing to learn then: the next run is at the next such time, not before
                 self._attempted_at = self.workspace.clock()
@@ -119,11 +118,15 @@ class Cycle:
         return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, LIVE)
 
     def owed_rows(self) -> int:
-        """Live interactions that a run took which then failed, so that no model has learnt them."""
+        """Interactions that a run took which then failed, so that no model has learnt them.
+
+        Imported ones are among them only while there is no model: a champion has nothing to prove on them.
+        """
         until = self._attempted_until
         if not self._failures or until is None or until == self._learnt_until:
             return 0
-        return self.workspace.warehouse.count_matured(self._learnt_until, until, LIVE)
+        rows = EVERYTHING if wants_initial(self.workspace, until) else LIVE
+        return self.workspace.warehouse.count_matured(self._learnt_until, until, rows)
 
     def retry_at(self) -> datetime:
         """When a run that failed is tried again although nothing new has matured."""

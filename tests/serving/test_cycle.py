@@ -329,6 +329,8 @@ def test_history_whose_first_run_failed_is_tried_again_after_the_interval(tmp_pa
         models_folder.write_text("in the way")
         assert cycle.run(trigger="history").outcome == "failed"
         assert cycle.due() is None
+        said = experiment_status(cycle)["next"]
+        assert "tried again at 2026-01-01 00:05" in said and "60 interactions" in said
         clock.advance(1000)
         assert cycle.due() == "retry"
         models_folder.unlink()
