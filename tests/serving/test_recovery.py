@@ -14,6 +14,7 @@ from serving.learner import models, promotion
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
 from serving.learner.guard import FORMER
+from serving.learner.offered import offer
 from serving.learner.recovery import CHANGES
 from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
@@ -187,3 +188,35 @@ def test_a_challenger_that_starts_anew_is_not_judged_on_rows_of_an_epoch_that_is
         after = cycle.store.load(STANDING)
         assert after is not None and after.learnt == 60 + 250 + 100 + 30
         assert (after.gate["epoch"], after.scored, after.scored_after) == (2, 130, before.scored_after)
+
+
+def test_an_offered_model_whose_scores_are_lost_is_scored_again_and_each_row_counts_once(tmp_path: Path) -> None:
+    with world(tmp_path, challengers={}, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(120))
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        champion = workspace.registry.champion()
+        assert champion is not None
+        stored = workspace.registry.load(champion.model_id)
+        here.transport.clock.advance(1)
+        twin = workspace.registry.publish(
+            stored.files | {"note.txt": b"a twin"},
+            now=workspace.clock(),
+            parent=None,
+            kind="offered",
+            options={},
+            settings_version=1,
+            data=stored.manifest.data,
+            canaries=stored.manifest.canaries,
+        )
+        name = offer(workspace, store, twin.model_id).name
+        here.play(250)
+        here.transport.settle()
+        before = store.load(name)
+        assert before is not None and before.scored == 250
+        next((store.root / name).glob("scores-*.npz")).unlink()
+        here.play(30)
+        cycle = restarted(here)
+        here.transport.settle()
+        after = cycle.store.load(name)
+        assert after is not None and after.scored == before.scored + 30 and after.gate["rows_before"] == 0
+        assert after.gate["spent"] >= before.gate["spent"]
