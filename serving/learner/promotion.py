@@ -54,14 +54,17 @@ def promote(
         _hold_back(looks, reason)
     passed = [look for look in looks if look.verdict.promote and look.judgement.outcome == reports.PROMOTE]
     winner = max(passed, key=lambda look: look.verdict.lower, default=None)
+    if winner is not None:
+        try:
+            _crown(workspace, store, trainer, winner, champion)
+        except Refused:  # somebody has pinned the champion meanwhile: what the looks spent stays spent all the same
+            _hold_back(looks, no_promotion_because(workspace) or "The champion was pinned meanwhile")
+            winner = None
     for look in looks:
-        if look is winner:
-            _crown(workspace, store, trainer, look, champion)
-        else:
-            if _worth_filing(look):
-                look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=None)
-            if winner is None:
-                carry_on(workspace, store, look, champion)
+        if look is not winner and look.judgement.evaluation_id is None and _worth_filing(look):
+            look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=None)
+        if winner is None:
+            carry_on(workspace, store, look, champion)
     return winner
 
 

@@ -254,6 +254,10 @@ def test_a_champion_that_is_pinned_while_a_run_judges_stays_the_champion(
         champion = workspace.registry.champion()
         assert champion is not None and champion.model_id == workspace.pinned
         assert not workspace.registry.history("promotion")
+        report = here.transport.cycle.last_run
+        assert report is not None and report.outcome == "hold" and "is pinned" in report.reason
+        verdict = report.verdicts[0]
+        assert verdict.outcome == "hold" and verdict.evaluation_id is not None
 
 
 def test_a_champion_set_by_hand_during_a_run_is_watched_like_any_other(tmp_path: Path) -> None:
