@@ -234,6 +234,7 @@ def main() -> None:
     """Build, measure, print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--cores", type=int, choices=(1, 2), default=1, help="training.cores of the full retrain")
     parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.ask is not None:
@@ -241,18 +242,19 @@ def main() -> None:
         return
     if os.getsid(0) != os.getpid():  # the learner leads a session, as under the supervisor
         command = [sys.executable, "-m", "benchmarks.cycle_bench", "--rows", str(given.rows)]
+        command += ["--cores", str(given.cores)]
         sys.exit(subprocess.run(command, start_new_session=True, check=False, env=ONE_THREAD | os.environ).returncode)
     with tempfile.TemporaryDirectory() as name:
-        measure(Path(name), given.rows)
+        measure(Path(name), given.rows, given.cores)
 
 
-def measure(data_dir: Path, rows: int) -> None:
+def measure(data_dir: Path, rows: int, cores: int) -> None:
     """Fill a data directory and run the loop in it."""
     pool = TrainerPool.of(2)
     # the log ends now: a worker's clock and the learner's must not be far apart
     start = datetime.now(UTC) - timedelta(microseconds=rows * STEP_US, seconds=2 * WINDOW_S)
     traffic_experiment(data_dir, pool, start)
-    experiment = Experiment.create(data_dir, "stored", settings_for(), now=start)
+    experiment = Experiment.create(data_dir, "stored", settings_for(training={"cores": cores}), now=start)
     started = time.perf_counter()
     write_log(experiment, rows, start)
     show(f"writing a log of {rows:,} interactions", time.perf_counter() - started)
