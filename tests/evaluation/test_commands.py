@@ -238,7 +238,7 @@ def test_an_evaluation_is_restricted_to_a_time_a_mode_a_slice_a_model_or_an_orig
     everything = found("join")
     (model,) = (row[0] for row in _sql(loop, "SELECT model_id FROM interactions GROUP BY 1 ORDER BY count(*) LIMIT 1"))
     ((median,),) = _sql(loop, "SELECT quantile_disc(decided_at, 0.5) FROM interactions")
-    for options in (("--until", median), ("--since", median), ("--model", model), ("--origin", "live")):
+    for options in (("--until", median), ("--since", median, "--origin", "live"), ("--model", model)):
         wanted = found("join", *options)
         assert found("evaluate", "--policy", "uniform", *options) == wanted
         assert wanted <= everything
