@@ -2,11 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 import tracemalloc
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from evaluation.lift import paired_lift
 from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
 from joiner.parquet import write_parquet
+from serving.cli import run
 from serving.cli.scored_file import ScoredFile
 from serving.learner.operations.evaluate import evaluate
 from serving.learner.workspace import Workspace
@@ -31,10 +32,9 @@ WHAT_IF = Path("docs/evaluation.md").read_text().partition("## What if?")[2].par
 
 
 def rewardloop(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "serving.cli", *arguments], capture_output=True, text=True, check=False, timeout=110
-    )
-    return done.returncode, done.stdout, done.stderr
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = run(list(arguments))
+    return code, out.getvalue(), err.getvalue()
 
 
 def stored(path: Path, rows: ScoredRows) -> str:

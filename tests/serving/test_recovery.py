@@ -136,14 +136,19 @@ def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> 
         assert restarted(here).workspace.registry.history() == before
 
 
-@pytest.mark.parametrize("breaks", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-40])])
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
 @pytest.mark.parametrize(
-    ("name", "pattern"),  # a former champion has scores alone
+    ("name", "pattern", "breaks"),  # a former champion has scores alone
     [
-        (name, pattern)
-        for name in (STANDING, "recent", FORMER)
-        for pattern in ("scores-*.npz", "files-*/policy.vw")
-        if (name, pattern) != (FORMER, "files-*/policy.vw")
+        (STANDING, "scores-*.npz", Path.unlink),
+        (STANDING, "files-*/policy.vw", cut_off),
+        ("recent", "scores-*.npz", cut_off),
+        ("recent", "files-*/policy.vw", Path.unlink),
+        (FORMER, "scores-*.npz", Path.unlink),
+        (FORMER, "scores-*.npz", cut_off),
     ],
 )
 def test_a_challenger_whose_files_are_lost_or_damaged_starts_anew_with_what_is_left_of_its_alpha(
