@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,6 +42,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         assert running.play(200) > 0.4
         running.wait("a run by rows", lambda: running.status()["runs"] >= 2)
         yield running
+
+
+def at_rest(service: Service, read: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """What was read, and the state, which was the same before and after: decisions of other tests may be maturing."""
+
+    def attempt() -> tuple[Any, dict[str, Any]] | None:
+        before = service.status()
+        found = read()
+        after = service.status()
+        same = all(before[key] == after[key] for key in ("counts", "runs", "waiting", "new_interactions"))
+        return (found, after) if same else None
+
+    return service.wait("the state to be at rest", attempt)  # type: ignore[no-any-return]
 
 
 def test_the_loop_turns_from_history_over_decisions_to_a_verdict(service: Service) -> None:
@@ -173,8 +186,7 @@ def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewher
     url = service.learner.url
     overview = service.admin.get(f"{url}/")
     assert overview.status_code == 200 and ">test<" in overview.text  # its own page where it is the only one
-    page = service.admin.get(f"{url}/experiments/test")
-    state = service.status()
+    page, state = at_rest(service, lambda: service.admin.get(f"{url}/experiments/test"))
     assert state["next"].split(" in ")[0] in page.text and state["champion"].partition("-")[2] in page.text
     for shown in (overview, page):
         assert "http://" not in shown.text and "https://" not in shown.text
@@ -201,13 +213,10 @@ def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewher
 
 
 def test_the_learner_tells_its_metrics(service: Service) -> None:
-    text = service.admin.get(f"{service.learner.url}/metrics").text
+    text, state = at_rest(service, lambda: service.admin.get(f"{service.learner.url}/metrics").text)
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert values['rewardloop_learner_imported{experiment="test"}'] == "120"
-    assert (
-        float(values['rewardloop_learner_interactions{experiment="test"}'])
-        == service.status()["counts"]["interactions"]
-    )
+    assert float(values['rewardloop_learner_interactions{experiment="test"}']) == state["counts"]["interactions"]
     assert values['rewardloop_learner_runs_total{experiment="test",outcome="initial"}'] == "1"
     assert float(values['rewardloop_learner_log_lag_seconds{experiment="test"}']) >= 0
     look = 'experiment="test",challenger="standing"'
