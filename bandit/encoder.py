@@ -94,7 +94,7 @@ class FeatureEncoder:
         self.action_pairs = action_pairs
         self.numbered = tuple(numbered)
         # VW takes a number as a feature's place: what is crossed with actions of consecutive numbers lies side by side
-        # in memory, so that asking for all actions touches a third of the cache lines
+        # in memory, so that asking for all actions touches fewer cache lines
         self._id_tokens = {action_id: str(number) for number, action_id in enumerate(self.numbered)}
         coarse = any(_has_levels(spec, encoding) for spec in context)
         self._fine_pairs = pairs and (rows >= FINE_PAIR_ROWS or not coarse)

@@ -13,6 +13,7 @@ from bandit.experiment import ExperimentPaths
 from bandit.settings import ExperimentSettings, parse_settings
 from bandit.types import Action
 from serving.in_process import InProcess, in_process
+from serving.learner.workspace import Workspace
 from simulator.transport import Answer, Delivery, Question
 
 ACTIONS = tuple(Action(name) for name in ("north", "east", "south", "west"))
@@ -100,3 +101,18 @@ def paths_of(data_dir: Path) -> ExperimentPaths:
 
 def settings(**sections: Any) -> ExperimentSettings:
     return parse_settings({**QUIET, **sections})
+
+
+def twin_of(workspace: Workspace, model_id: str, note: str, *, parent: str | None = None) -> str:
+    """Publish a stored model once more, told apart by a note, as a model that is offered; its new id."""
+    stored = workspace.registry.load(model_id)
+    return workspace.registry.publish(
+        stored.files | {"note.txt": note.encode()},
+        now=workspace.clock(),
+        parent=parent,
+        kind="offered",
+        options={},
+        settings_version=1,
+        data=stored.manifest.data,
+        canaries=stored.manifest.canaries,
+    ).model_id

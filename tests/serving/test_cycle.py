@@ -27,7 +27,7 @@ from serving.learner.status import experiment_status
 from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import World, world
+from tests.serving.learner_support import World, twin_of, world
 
 
 def learn_until_promoted(world: World, batches: int = 8) -> None:
@@ -352,21 +352,11 @@ def test_rollback_goes_one_champion_further_back_each_time(tmp_path: Path) -> No
         workspace, store, trainer = cycle.workspace, cycle.store, cycle.trainer
         chain = [workspace.registry.champion()]
         for _ in range(2):
-            stored = workspace.registry.load(chain[-1].model_id)  # type: ignore[union-attr]
             here.transport.clock.advance(5)
-            copy = workspace.registry.publish(
-                stored.files | {"note.txt": str(len(chain)).encode()},
-                now=workspace.clock(),
-                parent=None,
-                kind="offered",
-                options={},
-                settings_version=1,
-                data=stored.manifest.data,
-                canaries=stored.manifest.canaries,
-            )
+            copy = twin_of(workspace, chain[-1].model_id, str(len(chain)))  # type: ignore[union-attr]
             with pytest.raises(Refused, match="override"):
-                models.promote_by_hand(workspace, store, trainer, copy.model_id, override=False)
-            models.promote_by_hand(workspace, store, trainer, copy.model_id, override=True)
+                models.promote_by_hand(workspace, store, trainer, copy, override=False)
+            models.promote_by_hand(workspace, store, trainer, copy, override=True)
             chain.append(workspace.registry.champion())
         ids = [champion.model_id for champion in chain if champion]
         assert models.roll_back(workspace, store, trainer)["champion"] == ids[1]

@@ -18,7 +18,7 @@ from serving.learner.offered import offer
 from serving.learner.recovery import CHANGES
 from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import World, world
+from tests.serving.learner_support import World, twin_of, world
 from tests.serving.test_tenure import crown_a_bad_model
 
 
@@ -96,18 +96,8 @@ def test_a_champion_set_by_hand_in_the_moment_of_death_is_recorded(
         here.transport.warm_start(here.history(60))
         workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
         (first,) = workspace.registry.model_ids()
-        stored = workspace.registry.load(first)
         here.transport.clock.advance(5)
-        copy = workspace.registry.publish(
-            stored.files | {"note.txt": b"copy"},
-            now=workspace.clock(),
-            parent=first,
-            kind="offered",
-            options={},
-            settings_version=1,
-            data=stored.manifest.data,
-            canaries=stored.manifest.canaries,
-        ).model_id
+        copy = twin_of(workspace, first, "copy", parent=first)
         trainer = here.transport.cycle.trainer
         if back:
             models.promote_by_hand(workspace, store, trainer, copy, override=True)
@@ -205,19 +195,8 @@ def test_an_offered_model_whose_scores_are_lost_is_scored_again_and_each_row_cou
         workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
         champion = workspace.registry.champion()
         assert champion is not None
-        stored = workspace.registry.load(champion.model_id)
         here.transport.clock.advance(1)
-        twin = workspace.registry.publish(
-            stored.files | {"note.txt": b"a twin"},
-            now=workspace.clock(),
-            parent=None,
-            kind="offered",
-            options={},
-            settings_version=1,
-            data=stored.manifest.data,
-            canaries=stored.manifest.canaries,
-        )
-        name = offer(workspace, store, twin.model_id).name
+        name = offer(workspace, store, twin_of(workspace, champion.model_id, "a twin")).name
         here.play(250)
         here.transport.settle()
         before = store.load(name)

@@ -25,7 +25,7 @@ from serving.learner.operations import run_operation
 from serving.learner.retention import KEPT_MAX, remove_old_models
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import World, world
+from tests.serving.learner_support import World, twin_of, world
 from tests.serving.test_cycle import learn_until_promoted, publish_reversed
 
 WIDE = {"algorithm": "egreedy", "epsilon": 0.4}
@@ -215,21 +215,12 @@ def crown_copies(here: World, number: int) -> list[str]:
     cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
     champion = workspace.registry.champion()
     assert champion is not None
-    stored, ids = workspace.registry.load(champion.model_id), [champion.model_id]
+    ids = [champion.model_id]
     for index in range(number):
         here.transport.clock.advance(5)
-        copy = workspace.registry.publish(
-            stored.files | {"note.txt": str(index).encode()},
-            now=workspace.clock(),
-            parent=None,
-            kind="offered",
-            options={},
-            settings_version=1,
-            data=stored.manifest.data,
-            canaries=stored.manifest.canaries,
-        )
-        models.promote_by_hand(workspace, cycle.store, cycle.trainer, copy.model_id, override=True)
-        ids.append(copy.model_id)
+        copy = twin_of(workspace, champion.model_id, str(index))
+        models.promote_by_hand(workspace, cycle.store, cycle.trainer, copy, override=True)
+        ids.append(copy)
     return ids
 
 
