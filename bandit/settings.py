@@ -127,6 +127,8 @@ class Schedule(_Section, frozen=True):
 class Challenger(_Section, frozen=True):
     """A challenger beside the standing one: it starts anew on the newest window every so many interactions.
 
+    It does so too, on what came after, when what the champion earns falls.
+
     Sections given here take the place of the experiment's for this challenger.
     """
 

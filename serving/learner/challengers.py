@@ -64,8 +64,8 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     offered model; `candidate` the model as which a learner's files were stored, step by step. `gate` is the state
     that the gate carries from look to look within this champion's tenure, `judged` the scored rows at the last look.
     `origin` is where it started, `scored_after` where the scores of this epoch begin.
-    A member of the declared field has learnt nothing older than `since`, was born with about `born_with` rows, and
-    starts anew when what it is `made_of` changes.
+    A member of the declared field has learnt nothing older than `since`, was born with `born_with` rows, and starts
+    anew when what it is `made_of` changes; it never learns again what is older than `not_before`, the last fall.
     """
 
     name: str
@@ -84,6 +84,7 @@ class ChallengerState(msgspec.Struct, kw_only=True):
     origin: Origin | None = None
     scored_after: datetime | None = None
     since: datetime | None = None
+    not_before: datetime | None = None
     made_of: str = ""
     born_with: int = 0
     folder: str | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 
@@ -24,6 +24,7 @@ from joiner.export import EVERYTHING, RowFilter, learnt_rows
 from serving.learner import recovery, reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
 from serving.learner.cron import next_after
+from serving.learner.fallen import FreshStart, plan_after_fall
 from serving.learner.field import plan_field
 from serving.learner.guard import plan_guard
 from serving.learner.initial import publish_initial, wants_initial
@@ -245,9 +246,15 @@ class Cycle:
             looks = judge_all(self.workspace, self.store, states, at=report.at)
         with self._step(report, "promote"):
             winner = promote(self.workspace, self.store, self.trainer, looks, champion)
-            update_trial(self.workspace, self.store, self.trainer, looks, champion, decided=winner is not None)
+        fallen = plan_after_fall(self.workspace, self.store, looks, self.workspace.registry.champion())
+        fresh = self._start_anew(fallen, watermark, report) if fallen else []
+        with self._step(report, "trial"):
+            update_trial(
+                self.workspace, self.store, self.trainer, looks, champion, decided=winner is not None, fresh=fresh
+            )
         report.verdicts = [look.judgement for look in looks]
         _summarise(report, winner, looks)
+        report.reason += "".join(f" {each.reason}" for each in fallen)
 
     def advance(self, champion: Champion | None, watermark: datetime, report: RunReport) -> list[ChallengerState]:
         """Bring all challengers up to the watermark; gives those that have something new to be judged on.
@@ -264,6 +271,21 @@ class Cycle:
             raise done[0].error
         report.errors = {each.state.name: str(each.error) for each in done if each.error is not None}
         return [each.state for each in done if each.error is None and each.state.scored > each.state.judged]
+
+    def _start_anew(
+        self, fallen: Sequence[FreshStart], watermark: datetime, report: RunReport
+    ) -> list[ChallengerState]:
+        """Let challengers start anew after a fall; gives those that could, the others' errors are in the report."""
+        with self._step(report, "start anew"):
+            for each in fallen:
+                log.warning("experiment %s: %s", self.workspace.experiment.name, each.reason)
+                self.workspace.registry.record(
+                    "restart", now=self.workspace.clock(), challenger=each.plan.state.name, reason=each.reason
+                )
+            plans = [each.plan for each in fallen]
+            done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
+        report.errors |= {each.state.name: str(each.error) for each in done if each.error is not None}
+        return [each.state for each in done if each.error is None]
 
     def _watch_champion(self) -> None:
         """Undo a promotion at once when a worker does not serve it as trained, or serving suffers."""

@@ -4,7 +4,7 @@ Such a challenger learns the newest `window_interactions` rows (or those of the 
 settings, then goes on learning, scored
 progressively, until `every_interactions` rows later it starts anew on what is then the newest window, with fresh
 scores and what is left of its α. The default member relearns the recent past: when the world drifts, the champion's
-plain continuation is slow to forget.
+plain continuation is slow to forget. After a fall (see `serving.learner.fallen`) no window reaches back over it.
 """
 
 from __future__ import annotations
@@ -91,21 +91,41 @@ def _plan(
     since = _window_start(workspace.warehouse, declared, cut, learnt_rows(settings.learning))
     if since is None:  # the log is no longer than the window: this would be the standing challenger once more
         return None
+    if state is not None and state.not_before is not None:
+        since = max(since, state.not_before)
+    return start_anew(workspace, name, champion, state, since=since, learn_until=cut)
+
+
+def start_anew(
+    workspace: Workspace,
+    name: str,
+    champion: Champion,
+    state: ChallengerState | None,
+    *,
+    since: datetime,
+    learn_until: datetime,
+) -> Plan:
+    """A declared challenger from nothing: rows matured in (since, learn_until] are learnt, later ones scored first.
+
+    `state` is what it was so far. Each incarnation proves itself on its own rows (lifts from before a drift would
+    dilute those after it), with what is left of its α.
+    """
+    declared = workspace.experiment.settings.challengers[name]
+    settings = settings_of(workspace.experiment.settings, declared)
+    same_tenure = state is not None and state.champion == champion.model_id
     fresh = new_state(workspace, name, champion.model_id, state)
-    fresh.made_of, fresh.since = made_of, since
-    fresh.born_with = declared.window_interactions
-    if declared.window_h is not None:
-        fresh.born_with = workspace.warehouse.count_matured(since, cut, learnt_rows(settings.learning))
-    # each incarnation proves itself on its own rows: lifts from before a drift would dilute those after it
+    fresh.made_of, fresh.since = fingerprint(settings, declared), since
+    fresh.not_before = state.not_before if state is not None else None
+    fresh.born_with = workspace.warehouse.count_matured(since, learn_until, learnt_rows(settings.learning))
     return Plan(
         fresh,
         settings,
         learn_after=since,
-        learn_until=cut,
-        score_after=cut,
+        learn_until=learn_until,
+        score_after=learn_until,
         starts=True,
         fresh_epoch=True,
-        gate=None if changed or state is None else inherited(state),
+        gate=inherited(state) if state is not None and same_tenure else None,
     )
 
 

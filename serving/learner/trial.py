@@ -6,6 +6,7 @@ share s of every pmf given to the challenger, pmf = (1 - s) champion + s challen
 and where they differ no weight exceeds 1/s, so the gate's evidence grows exactly where it is missing. The share grows
 with that evidence, so that waiting for proof costs less and less, and the champion keeps at least half. What is logged
 is the mixture that was drawn from, with its share. The trial ends with the verdict, or when the challenger is rejected.
+A challenger that has just started anew after a fall of the champion's value comes before all others.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ def update_trial(
     champion: Champion | None,
     *,
     decided: bool,
+    fresh: Sequence[ChallengerState] = (),
 ) -> None:
-    """Start, refresh, keep or end the trial after a run's verdicts; raises what publishing a model raises."""
+    """Start, refresh, keep or end the trial after a run's verdicts; raises what publishing a model raises.
+
+    `fresh`: challengers that started anew within this run, after a fall; the first goes on trial, unproven as it is.
+    """
     registry, serving = workspace.registry, workspace.experiment.settings.serving
     if decided or champion is None or serving.trial_share == 0.0 or serving.mode != "online":
         registry.clear_trial()
@@ -52,23 +57,31 @@ def update_trial(
     ):
         registry.clear_trial()
         current = None
-    best = _most_promising(learning, current)
-    if best is None:
-        return
-    share = share_for(best.verdict, serving)
-    if current is not None and not _is_news(current, best.state):
-        registry.set_trial(msgspec.structs.replace(current, share=share))
-        return
-    files = store.files(best.state)
+    if fresh:
+        state, share = fresh[0], serving.trial_share
+    else:
+        best = _most_promising(learning, current)
+        if best is None:
+            return
+        state, share = best.state, share_for(best.verdict, serving)
+        if current is not None and not _is_news(current, state):
+            registry.set_trial(msgspec.structs.replace(current, share=share))
+            return
     manifest = publish_learning(
-        workspace, trainer, best.state, files, kind=KIND_TRIAL, parent=champion.model_id, note="on trial, undecided"
+        workspace,
+        trainer,
+        state,
+        store.files(state),
+        kind=KIND_TRIAL,
+        parent=champion.model_id,
+        note="on trial, undecided",
     )
     registry.set_trial(
         Trial(
             model_id=manifest.model_id,
             champion=champion.model_id,
-            challenger=best.state.name,
-            learnt=best.state.learnt,
+            challenger=state.name,
+            learnt=state.learnt,
             since=workspace.clock(),
             share=share,
         )

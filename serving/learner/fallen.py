@@ -1,0 +1,67 @@
+"""When what the champion earns has fallen: the declared field starts anew on what came after, and goes on trial.
+
+A learner that keeps its past is slow to forget a world that is gone, and the log of a champion that was sure of itself
+says little about the new one. So as soon as the champion's value has convincingly fallen within the rows that a
+declared challenger has learnt from, that challenger starts anew from the fall, within the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bandit.registry import Champion
+from evaluation.change import Fall, champion_values, find_fall
+from joiner.export import learnt_rows
+from serving.learner.challengers import STANDING, ChallengerStore
+from serving.learner.field import settings_of, start_anew
+from serving.learner.judging import Look
+from serving.learner.training_step import Plan
+from serving.learner.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class FreshStart:
+    """How a challenger starts anew after a fall, and what is to be said of it."""
+
+    plan: Plan
+    reason: str
+
+
+def plan_after_fall(
+    workspace: Workspace, store: ChallengerStore, looks: Sequence[Look], champion: Champion | None
+) -> list[FreshStart]:
+    """How declared challengers start anew where the value of the champion that was judged fell; mostly, none does.
+
+    The fall is looked for in the rows that the standing challenger was judged on. `champion` is who stands by now.
+    """
+    standing = next((look.state for look in looks if look.state.name == STANDING), None)
+    if champion is None or standing is None or standing.champion is None or standing.cut is None:
+        return []
+    values = champion_values(next(look.rows for look in looks if look.state is standing))
+    experiment, warehouse, until = workspace.experiment, workspace.warehouse, standing.cut
+    scored = learnt_rows(experiment.settings.learning)
+    fresh = []
+    for name, declared in sorted(experiment.settings.challengers.items()):
+        state = store.load(name)
+        known = len(values)
+        if state is not None and state.since is not None:
+            known = min(known, warehouse.count_matured(state.since, until, scored))
+        fall = find_fall(values[len(values) - known :])
+        if fall is None:
+            continue
+        since = warehouse.nth_newest_maturity(known - fall.at, until, scored)
+        wanted = learnt_rows(settings_of(experiment.settings, declared).learning)
+        if since is None or warehouse.count_matured(since, until, wanted) == 0:
+            continue
+        plan = start_anew(workspace, name, champion, state, since=since, learn_until=until)
+        plan.state.not_before = since
+        fresh.append(FreshStart(plan, _reason(name, fall, known - fall.at)))
+    return fresh
+
+
+def _reason(name: str, fall: Fall, rows: int) -> str:
+    return (
+        f"What the champion earns fell from {fall.before:.3f} to {fall.after:.3f} per decision with the last "
+        f"{rows:,} interactions: {name} starts anew and learns those alone."
+    )

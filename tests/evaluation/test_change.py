@@ -1,0 +1,67 @@
+"""A fall of a policy's value is found where it happened, and seldom where there was none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from evaluation.change import ROWS_MIN, champion_values, find_fall
+from evaluation.scored import ScoredRows
+
+
+@pytest.mark.parametrize(("before", "after", "rows"), [(0.99, 0.0, 60), (0.6, 0.3, 400), (0.1, 0.02, 1500)])
+def test_a_fall_is_found_near_where_it_happened(before: float, after: float, rows: int) -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.random(2000) < before, rng.random(rows) < after]).astype(float)
+    fall = find_fall(values)
+    assert fall is not None and abs(fall.at - 2000) <= 60
+    assert fall.before == values[: fall.at].mean() and fall.after == values[fall.at :].mean()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng, n: (rng.random(n) < 0.5).astype(float),
+        lambda rng, n: (rng.random(n) < 0.01).astype(float),
+        lambda rng, n: np.minimum(rng.lognormal(0.0, 2.0, n), 1000.0),
+        lambda rng, n: np.where(rng.random(n) < 0.002, 500.0, rng.random(n)),
+    ],
+    ids=["even", "rare", "skewed", "a few huge ones"],
+)
+def test_equal_means_seldom_alarm(draw: object) -> None:
+    """At alpha .02, 1,000 series of 1,000 rows: no more alarms than alpha and three standard errors."""
+    rng = np.random.default_rng(2)
+    alarms = sum(find_fall(draw(rng, 1000), alpha=0.02) is not None for _ in range(1000))  # type: ignore[operator]
+    assert alarms <= 1000 * 0.02 + 3 * math.sqrt(1000 * 0.02 * 0.98)
+
+
+def test_a_rise_is_no_fall() -> None:
+    assert find_fall(np.repeat([0.0, 1.0], 500)) is None
+    assert find_fall(np.repeat([1.0, 0.0], 500)) is not None
+
+
+def test_neither_stretch_is_shorter_than_it_may_be() -> None:
+    assert find_fall(np.repeat([1.0, 0.0], ROWS_MIN - 1)) is None
+    fall = find_fall(np.repeat([1.0, 0.0], ROWS_MIN))
+    assert fall is not None and (fall.at, fall.before, fall.after) == (ROWS_MIN, 1.0, 0.0)
+    assert find_fall(np.array([])) is None
+    assert find_fall(np.full(1000, 0.3)) is None
+
+
+def test_the_values_are_the_champions_whoever_decided() -> None:
+    """Drawn from another policy, the rows' mean is still the champion's true value, within three standard errors."""
+    rng, n = np.random.default_rng(3), 4000
+    action = (rng.random(n) < 0.5).astype(int)
+    rows = ScoredRows.from_matrices(
+        candidate=np.full((n, 2), 0.5),
+        champion=np.tile([0.9, 0.1], (n, 1)),
+        q=np.full((n, 2), 0.4),
+        action=action,
+        reward=(rng.random(n) < np.where(action == 0, 0.8, 0.2)).astype(float),
+        propensity=np.full(n, 0.5),
+    )
+    values = champion_values(rows)
+    truth = 0.9 * 0.8 + 0.1 * 0.2
+    assert abs(values.mean() - truth) <= 3 * values.std() / math.sqrt(n)
