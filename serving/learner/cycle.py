@@ -69,6 +69,7 @@ class Cycle:
         self.runs = len(runs)
         self.outcomes = Counter(str(run.get("outcome")) for run in runs)
         self.last_run: RunReport | None = _last(runs)
+        self.falls = len({entry.get("at") for entry in workspace.registry.history(reports.FALL)})
         judged = _last([run for run in runs if run.get("verdicts")])
         self.last_looks: list[Judgement] = judged.verdicts if judged else []
         self.last_verdict: dict[str, object] | None = None
@@ -280,8 +281,16 @@ class Cycle:
             for each in fallen:
                 log.warning("experiment %s: %s", self.workspace.experiment.name, each.reason)
                 self.workspace.registry.record(
-                    "restart", now=self.workspace.clock(), challenger=each.plan.state.name, reason=each.reason
+                    reports.FALL,
+                    now=self.workspace.clock(),
+                    challenger=each.plan.state.name,
+                    champion=report.champion,
+                    before=each.fall.before,
+                    after=each.fall.after,
+                    rows=each.rows,
+                    reason=each.reason,
                 )
+            self.falls += 1
             plans = [each.plan for each in fallen]
             done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
         report.errors |= {each.state.name: str(each.error) for each in done if each.error is not None}

@@ -22,10 +22,19 @@ from serving.learner.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class FreshStart:
-    """How a challenger starts anew after a fall, and what is to be said of it."""
+    """How a challenger starts anew after a fall, and how many rows of the champion's tenure came after it."""
 
     plan: Plan
-    reason: str
+    fall: Fall
+    rows: int
+
+    @property
+    def reason(self) -> str:
+        """What is said of it."""
+        return (
+            f"What the champion earns fell from {self.fall.before:.3f} to {self.fall.after:.3f} per decision with the "
+            f"last {self.rows:,} interactions: {self.plan.state.name} starts anew and learns those alone."
+        )
 
 
 def plan_after_fall(
@@ -56,12 +65,5 @@ def plan_after_fall(
             continue
         plan = start_anew(workspace, name, champion, state, since=since, learn_until=until)
         plan.state.not_before = since
-        fresh.append(FreshStart(plan, _reason(name, fall, known - fall.at)))
+        fresh.append(FreshStart(plan, fall, known - fall.at))
     return fresh
-
-
-def _reason(name: str, fall: Fall, rows: int) -> str:
-    return (
-        f"What the champion earns fell from {fall.before:.3f} to {fall.after:.3f} per decision with the last "
-        f"{rows:,} interactions: {name} starts anew and learns those alone."
-    )

@@ -53,6 +53,8 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
         outcomes = Counter(cycle.outcomes)
         verdicts += [(f'{label},outcome="{outcome}"', float(number)) for outcome, number in sorted(outcomes.items())]
     yield "runs_total", "counter", "runs by outcome", verdicts
+    falls = [(label, float(cycle.falls)) for label, cycle in everything]
+    yield "falls_total", "counter", "runs that found that what the champion earns has fallen", falls
     last = [(label, cycle.last_run) for label, cycle in everything if cycle.last_run is not None]
     for key, text in (
         ("lift", "paired lift of the last run's challenger"),

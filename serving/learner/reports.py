@@ -15,6 +15,9 @@ INSUFFICIENT = "insufficient"
 NOTHING = "nothing"
 FAILED = "failed"
 
+FALL = "fall"
+"""The kind in history of a fall of what the champion earns, with the challenger that starts anew."""
+
 
 class Judgement(msgspec.Struct, kw_only=True):
     """The verdict on one challenger at one look.

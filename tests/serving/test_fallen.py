@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from serving.learner.challengers import STANDING
+from serving.learner.cycle import Cycle
+from serving.learner.metrics import learner_metrics
 from tests.serving.learner_support import BEST, World, world
 
 FIELD: dict[str, Any] = {"recent": {"window_interactions": 400, "every_interactions": 200}}
@@ -35,7 +37,7 @@ def here(tmp_path: Path) -> Iterator[Turning]:
         turning.transport.warm_start(turning.history(400))
         for _ in range(4):
             turn(turning)
-        assert not restarts(turning)
+        assert not falls(turning)
         turning.turned = True
         yield turning
 
@@ -45,28 +47,33 @@ def turn(here: World) -> None:
     here.transport.settle()
 
 
-def restarts(here: World) -> list[dict[str, Any]]:
-    return here.transport.cycle.workspace.registry.history("restart")
+def falls(here: World) -> list[dict[str, Any]]:
+    return here.transport.cycle.workspace.registry.history("fall")
 
 
 def test_a_challenger_starts_anew_on_what_came_after_and_goes_on_trial(here: Turning) -> None:
     cycle = here.transport.cycle
     turn(here)
     state = cycle.store.load("recent")
-    assert state is not None and [entry["challenger"] for entry in restarts(here)] == ["recent"]
+    assert state is not None and [entry["challenger"] for entry in falls(here)] == ["recent"]
     assert 80 <= state.learnt <= 120 and state.scored == 0
     assert state.since is not None and state.cut is not None and state.since < state.cut
     trial = cycle.workspace.registry.trial()
     assert trial is not None and (trial.challenger, trial.learnt) == ("recent", state.learnt)
     report = cycle.last_run
-    assert report is not None and restarts(here)[0]["reason"] in report.reason
+    (fall,) = falls(here)
+    assert report is not None and fall["reason"] in report.reason
+    assert fall["champion"] == report.champion and 80 <= fall["rows"] <= 120
+    assert fall["before"] > 0.8 and fall["after"] < 0.4
     assert report.steps["start anew"] > 0.0
 
 
 def test_one_fall_is_one_start(here: Turning) -> None:
+    cycle = here.transport.cycle
     for _ in range(3):
         turn(here)
-    assert len(restarts(here)) == 1
+    assert len(falls(here)) == cycle.falls == Cycle(cycle.workspace, cycle.trainer).falls == 1
+    assert 'rewardloop_learner_falls_total{experiment="test"} 1' in learner_metrics({"test": cycle})
 
 
 def test_what_was_before_the_fall_is_never_learnt_again(here: Turning) -> None:
@@ -116,5 +123,5 @@ def test_a_field_that_is_empty_stays_so(tmp_path: Path) -> None:
             turn(here)
         here.turned = True
         turn(here)
-        assert not restarts(here) and here.transport.cycle.last_run is not None
+        assert not falls(here) and here.transport.cycle.last_run is not None
         assert here.transport.cycle.store.names() == [STANDING]
