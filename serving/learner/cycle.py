@@ -320,6 +320,11 @@ class Cycle:
                 set_back(self.workspace, self.store, champion, former, reason)
                 return
             damaged.append(former)
+        if not self._watch.told:
+            self._watch.told = True
+            reason = f"The last promotion should be undone, but no earlier champion is sound: {found}"
+            log.error("experiment %s: %s", self.workspace.experiment.name, reason)
+            registry.record("watch", now=self.workspace.clock(), champion=champion.model_id, reason=reason)
 
     def _is_new(self) -> bool:
         """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""

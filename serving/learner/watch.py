@@ -32,9 +32,13 @@ ROUTE = "recommend"
 
 @dataclass(slots=True)
 class Watch:
-    """What is remembered of one tenure: each worker's counters when it was first seen serving the champion."""
+    """What is remembered of one tenure: each worker's counters when it was first seen serving the champion.
+
+    `told`: whether it was said already that a problem cannot be helped.
+    """
 
     model_id: str = ""
+    told: bool = False
     before: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
     def problem(
@@ -48,7 +52,7 @@ class Watch:
     ) -> str | None:
         """Why this promotion should be undone, None when all is well so far; without manifest, nothing is compared."""
         if self.model_id != champion.model_id:
-            self.model_id, self.before = champion.model_id, {}
+            self.model_id, self.before, self.told = champion.model_id, {}, False
         workers = [beat for beat in beats if beat.kind == "worker"]
         expected = recorded_digest(manifest) if manifest is not None else None
         for beat in workers:

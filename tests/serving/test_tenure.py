@@ -350,6 +350,22 @@ def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its
         assert f"passed over: {second}" in champion.reason
 
 
+def test_a_promotion_that_cannot_be_undone_is_told_of_once(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        first, second = crown_copies(here, 1)
+        cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
+        (registry.paths.models / first / "policy.vw").write_bytes(b"")
+        here.transport.clock.advance(30)
+        cycle.intake.live = [beat(first, at=here.transport.clock())]
+        for _ in range(3):
+            cycle._watch_champion()
+        champion = registry.champion()
+        assert champion is not None and champion.model_id == second
+        (told,) = registry.history("watch")
+        assert "no earlier champion is sound" in told["reason"] and told["champion"] == second
+
+
 def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
     with world(tmp_path) as here:
         here.transport.warm_start(here.history(40))
