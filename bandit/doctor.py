@@ -117,7 +117,7 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
             "models",
             f"the champion {champion.model_id} cannot be loaded; decisions fall back",
             "restore its folder from a backup, or `rewardloop models rollback`; "
-            "with champion.json removed the next run learns the whole log anew",
+            "after `rewardloop models unset` the next run learns the whole log anew",
         )
     gone = {entry.model_id for entry in earlier} - set(registry.model_ids())
     if gone:

@@ -108,7 +108,7 @@ class CorruptModel(RewardloopError):
         """The refusal of a model whose `file` has another version than the one that is `read`."""
         return cls(
             f"{file} has version {version}, and this release reads {read}; "
-            "with the experiment's champion.json removed, the next run learns the whole log anew"
+            "after `rewardloop models unset` the next run learns the whole log anew"
         )
 
 

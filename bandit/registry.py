@@ -84,7 +84,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Pointer(msgspec.Struct, frozen=True):
-    current: Champion
+    current: Champion | None
     earlier: list[Champion]
 
 
@@ -244,17 +244,23 @@ class ModelRegistry:
             champion = Champion(
                 model_id=model_id,
                 since=now,
-                generation=current.generation + 1 if current else 1,
+                generation=_generation(pointer) + 1,
                 reason=reason,
                 restored=restored,
             )
-            earlier = [current, *(pointer.earlier if pointer else [])][:CHAMPIONS_KEPT_MAX] if current else []
-            write_atomically(
-                self.paths.champion,
-                msgspec.json.format(msgspec.json.encode(_Pointer(champion, earlier)), indent=1),
-                sync=self.durable,
-            )
+            self._point(_Pointer(champion, _past(pointer)))
         return champion
+
+    def unset(self, *, expected: str) -> None:
+        """Let go of the champion, if `expected` still is: there is none then, as before the first; raises `Conflict`.
+
+        It counts among the earlier ones from then on. A model that cannot be read does not stand in the way.
+        """
+        with locked(self.paths.lock):
+            pointer = self._pointer()
+            if pointer is None or pointer.current is None or pointer.current.model_id != expected:
+                raise Conflict(f"the champion is not {expected} any more; look again and decide anew")
+            self._point(_Pointer(None, _past(pointer)))
 
     # -- the trial ---------------------------------------------------------------------------------------
 
@@ -339,6 +345,10 @@ class ModelRegistry:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CorruptModel(f"champion.json cannot be read ({error}); restore it from a backup") from None
 
+    def _point(self, pointer: _Pointer) -> None:
+        content = msgspec.json.format(msgspec.json.encode(pointer), indent=1)
+        write_atomically(self.paths.champion, content, sync=self.durable)
+
     def _store(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         """Write a model beside its place, then move it there whole."""
         incoming = self.paths.models / f"{_INCOMING}{manifest.model_id}"
@@ -402,3 +412,15 @@ def _signed(manifest: Manifest) -> Manifest:
     unsigned = msgspec.structs.replace(manifest, digest="")
     digest = hashlib.sha256(msgspec.json.encode(unsigned, order="deterministic")).hexdigest()
     return msgspec.structs.replace(unsigned, digest=digest)
+
+
+def _past(pointer: _Pointer | None) -> list[Champion]:
+    """The champions that a new one has before it, newest first."""
+    if pointer is None:
+        return []
+    return [*([pointer.current] if pointer.current else []), *pointer.earlier][:CHAMPIONS_KEPT_MAX]
+
+
+def _generation(pointer: _Pointer | None) -> int:
+    past = _past(pointer)
+    return past[0].generation if past else 0

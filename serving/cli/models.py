@@ -142,6 +142,17 @@ def roll_back(common: Common) -> None:
     _tell(common, operate(common, "models", action="rollback"))
 
 
+@command.command("unset")
+@common
+def unset(common: Common) -> None:
+    """Let go of the champion: the cold start serves, and the next run learns the log from its beginning."""
+    answer = operate(common, "models", action="unset")
+    if common.as_json:
+        print_json(answer)
+    else:
+        say(f"No model is champion now (before: {answer['previous']}): the cold start serves. Recorded in history.")
+
+
 @command.command("pin")
 @common
 def pin(common: Common) -> None:

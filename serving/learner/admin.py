@@ -202,6 +202,12 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
         cycle = service.cycle(name)
         return JSONResponse(models.roll_back(cycle.workspace, cycle.store, cycle.trainer))
 
+    @app.post(PREFIX + "/unset")
+    def unset(name: str) -> Response:
+        cycle = service.cycle(name)
+        with cycle.exclusive("letting go of the champion", wait_s=RUN_WAIT_S):
+            return JSONResponse(models.unset(cycle.workspace, cycle.store))
+
 
 def _about_data(app: FastAPI, service: LearnerService) -> None:
     @app.post(PREFIX + "/import")

@@ -152,6 +152,22 @@ def roll_back(workspace: Workspace, store: ChallengerStore, trainer: Trainer) ->
     raise Refused(f"every earlier champion is damaged ({', '.join(damaged)}); promote another model with override=true")
 
 
+def unset(workspace: Workspace, store: ChallengerStore) -> dict[str, Any]:
+    """Let go of the champion: the cold start serves, and the next run learns the log from its beginning.
+
+    For a champion that cannot be read any more, such as one of another release. Raises `Refused` when there is none.
+    """
+    _refuse_while_pinned(workspace)
+    champion = workspace.registry.champion()
+    if champion is None:
+        raise Refused("there is no champion")
+    workspace.registry.clear_trial()
+    workspace.registry.unset(expected=champion.model_id)
+    store.drop(FORMER)
+    workspace.registry.record("unset", now=workspace.clock(), model_id=None, previous=champion.model_id)
+    return {"champion": None, "previous": champion.model_id, "recorded": "unset"}
+
+
 def _refuse_while_pinned(workspace: Workspace) -> None:
     if workspace.pinned is not None:
         raise Refused(f"the champion {workspace.pinned} is pinned; unpin it first")

@@ -20,8 +20,8 @@ from serving.learner.guard import FORMER, start_guard
 from serving.learner.reports import RunReport
 from serving.learner.workspace import Workspace
 
-CHANGES = ("initial", "promotion", "override", "promotion_by_hand", "rollback")
-"""The entries of history that set a champion."""
+CHANGES = ("initial", "promotion", "override", "promotion_by_hand", "rollback", "unset")
+"""The entries of history that set a champion, or let go of it."""
 
 
 def begin(workspace: Workspace, report: RunReport) -> None:

@@ -258,7 +258,7 @@ def test_a_model_of_another_release_is_refused_with_what_to_do(
     files = learning.files()
     learning.close()
     files[name] = files[name].replace(b'"version": %d' % version, b'"version": 1', 1)
-    told = rf"{name} has version 1, and this release reads {version}; .*champion\.json removed"
+    told = rf"{name} has version 1, and this release reads {version}; .*models unset"
     for read in (policy_from_files, lambda files: Learning.resume(files, settings())):
         with pytest.raises(CorruptModel, match=told):
             read(files)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Refused
+from bandit.types import COLD_START_MODEL_ID
 from serving.cli import run
 from serving.learner import models
 from serving.learner.operations import run_operation
@@ -87,6 +88,33 @@ def test_a_learner_loads_no_model_itself_to_compare_promote_and_roll_back(
             assert children.run("ping") == 0, "the learner's processes outlive an operation"
         finally:
             children.close()
+
+
+def test_without_a_champion_that_cannot_be_read_the_whole_log_is_learnt_anew(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        for _ in range(2):
+            here.play(200)
+            here.transport.settle()
+        cycle = here.transport.cycle
+        registry = cycle.workspace.registry
+        champion = registry.champion()
+        assert champion is not None
+        (registry.paths.models / champion.model_id / "encoder.json").write_bytes(b"{}")
+        here.play(200)
+        here.transport.settle()
+        assert cycle.last_run is not None and cycle.last_run.outcome == "failed"
+        answer = run_operation(cycle.workspace, "models", {"action": "unset"})
+        assert answer["previous"] == champion.model_id and registry.champion() is None
+        assert registry.champions()[0].model_id == champion.model_id
+        with pytest.raises(Refused, match="no champion"):
+            run_operation(cycle.workspace, "models", {"action": "unset"})
+        assert here.transport.server.refresh()
+        here.play(200)
+        assert here.transport.server.heartbeat().model_id == COLD_START_MODEL_ID
+        here.transport.settle()
+        after = registry.champion()
+        assert after is not None and after.generation == champion.generation + 1
+        assert registry.manifest(after.model_id).data["rows"] == 800
 
 
 def _never(*arguments: object) -> None:

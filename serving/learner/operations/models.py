@@ -15,13 +15,15 @@ from serving.learner.workspace import Workspace
 def run(
     workspace: Workspace, *, action: str, model_id: str | None = None, other: str | None = None, override: bool = False
 ) -> dict[str, Any]:
-    """Do one of list, show, diff, promote, rollback, pin, unpin; raises `InvalidInput` for another."""
+    """Do one of list, show, diff, promote, rollback, unset, pin, unpin; raises `InvalidInput` for another."""
     store = ChallengerStore(workspace.experiment.paths, durable=workspace.durable)
     with workspace.training() as trainer:
         if action == "list":
             answer = models.listing(workspace)
         elif action == "rollback":
             answer = models.roll_back(workspace, store, trainer)
+        elif action == "unset":
+            answer = models.unset(workspace, store)
         elif action == "pin":
             answer = models.pin(workspace)
         elif action == "unpin":
@@ -37,6 +39,6 @@ def run(
         elif action == "promote":
             answer = models.promote_by_hand(workspace, store, trainer, model_id, override=override)
         else:
-            raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback, pin, unpin")
+            raise InvalidInput("action", "is not known", "list, show, diff, promote, rollback, unset, pin, unpin")
     plain: dict[str, Any] = msgspec.to_builtins(answer)
     return plain
