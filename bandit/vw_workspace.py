@@ -7,6 +7,7 @@ what comes out. Text that arrives here has been written by `bandit.encoder`: one
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,10 @@ ROOM_BYTES = 256 * 1024**2
 
 HEADER_BYTES = 320
 """A saved model begins with its options and so many bytes of counters at most, which are no weights."""
+
+_LOSSES, _LABELS, _COUNTERS = struct.Struct("<ddf"), struct.Struct("<ff"), struct.Struct("<dddQQ")
+"""Among them, in this order: losses in all and since last shown, when to show them next; least and greatest label;
+weights of examples with labels, of labels, of examples without; how many examples, and how many features."""
 
 
 class VWWorkspace:
@@ -145,8 +150,11 @@ class VWWorkspace:
         with scratch_folder(ROOM_BYTES) as folder:
             path = folder / "model.vw"
             self._vw.save(path)
-            check_weights(path.read_bytes(), header_bytes(self._start_arguments))
-            # VW saves counters of losses too, but starts them anew when it loads: learning goes on from what is stored
+            model = path.read_bytes()
+            check_weights(model, header_bytes(self._start_arguments))
+            if self.regresses:
+                return uncounted(model, header_bytes(self._start_arguments), self._vw.get_sum_loss(), self._seen)
+            # an explorer of several models may go on otherwise than it was stored: it goes on from what is stored
             again = Workspace(arg_list=[*_unseeded(self._start_arguments), "--initial_regressor", str(path)])
             again.save(path)
             self._forget()
@@ -235,6 +243,24 @@ def _start(arguments: Sequence[str]) -> Any:
 def header_bytes(arguments: Sequence[str]) -> int:
     """How much of a model saved under `arguments` may be something else than weights."""
     return HEADER_BYTES + len(" ".join(arguments))
+
+
+def uncounted(model: bytes, header: int, loss: float, examples: int) -> bytes:
+    """A saved model as VW would save it after loading it: it saves losses and counts, but starts them anew.
+
+    Raises `TrainingFailed` where the header does not hold what VW says it counted.
+    """
+    losses = _LOSSES.pack(loss, loss, 1.0)
+    start = model.find(losses, 0, header)
+    counters = start + _LOSSES.size + _LABELS.size
+    if 0 <= start <= len(model) - _LOSSES.size - _LABELS.size - _COUNTERS.size:
+        labelled, _, unlabelled, count, _ = _COUNTERS.unpack_from(model, counters)
+        if count == labelled + unlabelled == examples:
+            fresh = bytearray(model)
+            _LOSSES.pack_into(fresh, start, 0.0, 0.0, 1.0)
+            _COUNTERS.pack_into(fresh, counters, 0.0, 0.0, 0.0, 0, 0)
+            return bytes(fresh)
+    raise TrainingFailed("Vowpal Wabbit saved its counters otherwise than it is known to")
 
 
 def check_weights(model: bytes, header: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from bandit.settings import Algorithm, Encoding, Exploration, Learning, parse_se
 from bandit.types import Action, Interaction
 from bandit.vw_options import WEIGHT_UNIT, policy_arguments
 from bandit.vw_policy import REGRESSION_IMPORTANCE_MAX, VWPolicy, learnt_propensity
-from bandit.vw_workspace import VWWorkspace, header_bytes
+from bandit.vw_workspace import VWWorkspace, header_bytes, uncounted
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of
 
 ALGORITHMS = get_args(Algorithm)
@@ -444,6 +444,41 @@ def test_a_regression_is_the_same_to_the_bit_told_or_not_and_stored_in_between(r
     assert alone.to_bytes() == told.to_bytes() == resumed.to_bytes()
     for policy in (alone, told, resumed):
         policy.close()
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.001])
+@pytest.mark.parametrize("numbers", ["bins", "zscore"])
+def test_a_regression_is_stored_as_vw_would_store_it_after_loading_it(
+    numbers: Literal["bins", "zscore"], l2: float, rows: list[Interaction], tmp_path: Path
+) -> None:
+    encoder = FeatureEncoder.fit([r.context for r in rows], [r.actions for r in rows], Encoding(numbers=numbers))
+    learning = Learning(l2=l2, power_t=0.3)
+    policy = VWPolicy(encoder, Exploration(), learning)
+    for part in (rows[:0], rows[:100], rows[100:300]):
+        learn(policy, part)
+        policy.pmf(rows[0].context, ACTIONS)
+        stored = policy.to_bytes()
+        (tmp_path / "stored.vw").write_bytes(stored)
+        again = VWWorkspace(encoder, policy.arguments, stored)
+        again._vw.save(tmp_path / "again.vw")
+        again.close()
+        assert (tmp_path / "again.vw").read_bytes() == stored
+    policy.close()
+
+
+def test_a_model_whose_counters_are_not_where_they_were_is_not_stored(rows: list[Interaction], tmp_path: Path) -> None:
+    policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
+    learn(policy, rows[:10])
+    vw = policy._vw._vw
+    vw.save(tmp_path / "model.vw")
+    model, loss = (tmp_path / "model.vw").read_bytes(), vw.get_sum_loss()
+    header = header_bytes(policy._vw._start_arguments)
+    header_end = model.index(b"--rank_all") + 60
+    assert uncounted(model, header, loss, 10) == policy.to_bytes()
+    for wrong in ((model, header, loss + 1.0, 10), (model, header, loss, 11), (model[:header_end], header, loss, 10)):
+        with pytest.raises(TrainingFailed, match="counters"):
+            uncounted(*wrong)
+    policy.close()
 
 
 def test_few_and_thousands_of_actions_rare_draws_and_costs_of_any_size_teach_a_regression_what_vw_learns(
