@@ -1,12 +1,13 @@
 """The way of a reward from the world to the loop: late, lost, twice, out of order.
 
 A channel turns the reward of one event into deliveries. Channels nest: `Lost(0.1, Twice(0.2, Delay(…)))`.
-All chance comes from the generator passed in, one per event, so that concurrency changes nothing.
+All chance comes from the generator that is passed in, one per event, so that concurrency changes nothing; making one
+takes longer than the rest of a simulated delivery, so it is made when a channel asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,11 +15,14 @@ import numpy as np
 
 from simulator.transport import Delivery
 
+Chance = Callable[[], np.random.Generator]
+"""Gives the generator of one event, the same one each time."""
+
 
 class Channel(Protocol):
     """How the reward of one event reaches the loop."""
 
-    def send(self, reward: float, rng: np.random.Generator) -> Sequence[Delivery]:
+    def send(self, reward: float, chance: Chance) -> Sequence[Delivery]:
         """The deliveries of one reward; none when it is lost."""
         ...
 
@@ -34,16 +38,16 @@ class Delay:
     scale_s: float = 0.0
     distribution: Literal["constant", "uniform", "exponential", "lognormal"] = "constant"
 
-    def send(self, reward: float, rng: np.random.Generator) -> Sequence[Delivery]:
-        return [Delivery(self._delay_s(rng), reward)]
+    def send(self, reward: float, chance: Chance) -> Sequence[Delivery]:
+        return [Delivery(self._delay_s(chance), reward)]
 
-    def _delay_s(self, rng: np.random.Generator) -> float:
+    def _delay_s(self, chance: Chance) -> float:
         if self.distribution == "uniform":
-            return float(rng.uniform(0.0, self.scale_s))
+            return float(chance().uniform(0.0, self.scale_s))
         if self.distribution == "exponential":
-            return float(rng.exponential(self.scale_s))
+            return float(chance().exponential(self.scale_s))
         if self.distribution == "lognormal":
-            return float(self.scale_s * np.exp(rng.standard_normal()))
+            return float(self.scale_s * np.exp(chance().standard_normal()))
         return self.scale_s
 
 
@@ -54,8 +58,8 @@ class Lost:
     share: float
     inner: Channel = Delay()
 
-    def send(self, reward: float, rng: np.random.Generator) -> Sequence[Delivery]:
-        return [delivery for delivery in self.inner.send(reward, rng) if rng.random() >= self.share]
+    def send(self, reward: float, chance: Chance) -> Sequence[Delivery]:
+        return [delivery for delivery in self.inner.send(reward, chance) if chance().random() >= self.share]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Twice:
     share: float
     inner: Channel = Delay()
 
-    def send(self, reward: float, rng: np.random.Generator) -> Sequence[Delivery]:
-        first = list(self.inner.send(reward, rng))
-        again = list(self.inner.send(reward, rng)) if rng.random() < self.share else []
+    def send(self, reward: float, chance: Chance) -> Sequence[Delivery]:
+        first = list(self.inner.send(reward, chance))
+        again = list(self.inner.send(reward, chance)) if chance().random() < self.share else []
         return first + again

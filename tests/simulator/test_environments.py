@@ -156,7 +156,7 @@ def test_a_table_without_a_choice_is_refused(labels: list[Any]) -> None:
 
 def test_channels_lose_double_and_delay_as_often_as_they_say() -> None:
     way, rng, n = Lost(0.3, Twice(0.5, Delay(2.0, "exponential"))), np.random.default_rng(0), 4000
-    sent = [way.send(1.0, rng) for _ in range(n)]
+    sent = [way.send(1.0, lambda: rng) for _ in range(n)]
     counts = np.array([len(deliveries) for deliveries in sent])
     delays = np.array([delivery.delay_s for deliveries in sent for delivery in deliveries])
     assert abs(counts.mean() - 1.05) < 3 * counts.std() / np.sqrt(n)
