@@ -6,6 +6,7 @@ neither their number nor their order changes a result.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from bandit.errors import InvalidInput, RewardloopError
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.in_process import QUESTION_EVERY_S, in_process
+from serving.learner.trainer import GC_THRESHOLD
 from simulator.channel import Channel, Delay
 from simulator.environment import Environment
 from simulator.runner import Run, Script, play
@@ -94,14 +96,17 @@ def run_jobs(
 
 def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], None]) -> Run:
     """One run in this process."""
-    with in_process(
-        data_dir,
-        job.name,
-        job.settings,
-        job.script.seed,
-        question_every_s=job.question_every_s,
-        barrier=job.barrier,
-    ) as transport:
+    with (
+        _little_garbage(),
+        in_process(
+            data_dir,
+            job.name,
+            job.settings,
+            job.script.seed,
+            question_every_s=job.question_every_s,
+            barrier=job.barrier,
+        ) as transport,
+    ):
         return play(
             world,
             transport,
@@ -127,6 +132,17 @@ def parse_seeds(text: str) -> list[int]:
     if len(seeds) > SEEDS_MAX:
         raise InvalidInput("--seeds", "names too many", f"{SEEDS_MAX} seeds")
     return seeds
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Garbage is looked for less often in the block: rows and answers are kept, and looking takes longer than them."""
+    before = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager
