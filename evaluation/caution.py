@@ -120,19 +120,37 @@ def caution_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | Non
 
     V₂ and V₃ as implied by μ; ΣΔ_a² and Σ|Δ_a|³ as drawn; ΣΔ_a² e² and ΣΔ_a³ e³ as seen; Σe².
     """
+    return np.array(
+        [
+            *implied_sums(rows, paired=paired, weights=weights),
+            *drawn_sums(rows, paired=paired, weights=weights),
+        ]
+    )
+
+
+def implied_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> tuple[float, ...]:
+    """The first two of them, in which it does not show what was drawn."""
     mu = logged_distribution(rows)
     change = rows.candidate - rows.champion if paired else rows.candidate
     if weights is not None:
         change = change * np.repeat(weights, rows.lengths)
     ratio = np.divide(change, mu, out=np.zeros_like(change), where=mu > 0)
-    drawn = rows.at_action(change) / rows.propensity
+    return (change * ratio).sum(), (abs(change) * ratio**2).sum()
+
+
+def drawn_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> tuple[float, ...]:
+    """The other five."""
+    change = rows.at_action(rows.candidate)
+    if paired:
+        change = change - rows.at_action(rows.champion)
+    if weights is not None:
+        change = change * weights
+    drawn = change / rows.propensity
     miss = rows.reward - rows.at_action(rows.q)
     product = drawn * miss
-    implied = ((change * ratio).sum(), (abs(change) * ratio**2).sum())
     squared, product_squared = drawn * drawn, product * product
     as_drawn = (squared.sum(), (squared * abs(drawn)).sum())
-    as_seen = (product_squared.sum(), (product_squared * product).sum(), (miss * miss).sum())
-    return np.array([*implied, *as_drawn, *as_seen])
+    return *as_drawn, product_squared.sum(), (product_squared * product).sum(), (miss * miss).sum()
 
 
 def logged_distribution(rows: ScoredRows) -> Floats:

@@ -291,14 +291,16 @@ class ScoredRows:
         dm_candidate = self.per_row(self.candidate * self.q)
         # through the difference, so that equal policies come out equal to the last bit
         dm_champion = dm_candidate - self.per_row((self.candidate - self.champion) * self.q)
-        return ScoredEvents(
-            w_candidate=self.at_action(self.candidate) / self.propensity,
-            w_champion=self.at_action(self.champion) / self.propensity,
-            dm_candidate=dm_candidate,
-            dm_champion=dm_champion,
-            reward=self.reward,
-            q_logged=self.at_action(self.q),
-        )
+        return ScoredEvents(dm_candidate=dm_candidate, dm_champion=dm_champion, **self.logged())
+
+    def logged(self) -> dict[str, Floats]:
+        """Those four of the six arrays that follow what was drawn and what came of it."""
+        return {
+            "w_candidate": self.at_action(self.candidate) / self.propensity,
+            "w_champion": self.at_action(self.champion) / self.propensity,
+            "reward": self.reward,
+            "q_logged": self.at_action(self.q),
+        }
 
     def digest(self) -> str:
         """SHA-256 over every column: two row sets with the same digest give the same certificate."""

@@ -17,7 +17,7 @@ from evaluation.diagnostics import lift_by_segment
 from evaluation.gate import GateRules, judge
 from evaluation.history import render_history
 from evaluation.lift import paired_lift
-from evaluation.placebo import placebo, redraw
+from evaluation.placebo import placebo, redraws
 from evaluation.report import edition, page_differences, render_report
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
@@ -151,7 +151,7 @@ def test_a_placebo_promotes_about_alpha_and_a_point_estimate_half() -> None:
 def test_a_placebo_redraws_from_the_logged_distribution() -> None:
     world = make_world(35, k=3, types=4)
     rows = world.log(np.random.default_rng(1), 40_000)
-    again = redraw(rows, np.random.default_rng(2))
+    (again,) = redraws(rows, np.random.default_rng(2), 1)
     assert np.array_equal(np.sort(again.reward), np.sort(rows.reward))
     expected = rows.pmf.reshape(-1, 3).mean(axis=0)
     assert np.bincount(again.action, minlength=3) / 40_000 == pytest.approx(expected, abs=0.012)
