@@ -155,8 +155,11 @@ matured AS NOT MATERIALIZED (
   FROM decision_records SEMI JOIN stragglers USING (event_id) WHERE matures_at <= $after
 )"""
 
-# one row: how far back the records of what matures now may reach
-REACH = f"WITH {_MATURED} SELECT min(stamped_at) FROM matured"
+# one row: how far back the records of what matures now may reach, and whether any of it may have to be left out
+REACH = f"""
+WITH {_MATURED}
+SELECT min(stamped_at), bool_or(deferred) OR EXISTS (SELECT 1 FROM repeated) FROM matured
+"""
 
 _LEFT_OUT = f"""
 -- one row per record of an event_id that has several, its first one has nth = 1; they are found by their hashes, which
@@ -269,6 +272,11 @@ LEFT JOIN rewards_of r ON r.event_id = d.event_id AND {_COUNTS_FOR} AND (r.actio
 ANTI JOIN left_out USING (record_id)
 """
 INSERT_INTERACTIONS = f"INSERT INTO joined BY NAME {JOIN}"
+
+# the same where nothing has to be left out, which is planned in half the time
+INSERT_ALL_INTERACTIONS = INSERT_INTERACTIONS.replace(
+    _LEFT_OUT, "left_out AS (SELECT NULL::BIGINT AS record_id WHERE false)"
+)
 
 # one row per event_id to be joined anew
 FORGET_STRAGGLERS = (

@@ -146,10 +146,11 @@ class Warehouse:
                     cursor.execute(statement)
             swept = self._sweep(cursor, swept, after)
             bounds = {"after": after or LONG_AGO, "until": until}
-            oldest = _value(cursor.execute(statements.REACH, bounds).fetchone())
+            oldest, choosy = cursor.execute(statements.REACH, bounds).fetchone() or (None, None)
             reach = min(oldest or until, swept + timedelta(microseconds=1)) if swept else LONG_AGO
-            joined = _value(cursor.execute(statements.INSERT_INTERACTIONS, bounds | {"reach": reach}).fetchone())
-            aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone())
+            insert = statements.INSERT_INTERACTIONS if choosy else statements.INSERT_ALL_INTERACTIONS
+            joined = _value(cursor.execute(insert, bounds | {"reach": reach}).fetchone())
+            aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone()) if choosy else 0
             cursor.execute("DELETE FROM stragglers")
             cursor.execute(
                 "UPDATE state SET joined_until = $until, swept_until = $swept", {"until": until, "swept": swept}
