@@ -49,8 +49,11 @@ SELECT * FROM read_json($1, format = 'newline_delimited', columns = {_COLUMNS_SQ
 
 # one row per file just read: which segment it is, and the rowid of its first line
 PLACE_SEGMENTS = """
-CREATE OR REPLACE TEMP TABLE places AS
-SELECT filename, min(rowid) AS first_row FROM incoming GROUP BY filename
+CREATE OR REPLACE TEMP TABLE reading AS
+SELECT filename, writer_id, sequence, min(i.rowid) AS first_row
+FROM (SELECT unnest($files) AS filename, unnest($writers) AS writer_id, unnest($sequences) AS sequence)
+JOIN incoming i USING (filename)
+GROUP BY ALL
 """
 
 # one row per decision record just read
@@ -65,8 +68,8 @@ SELECT (SELECT coalesce(max(record_id), -1) FROM decision_records) + 1 + i.rowid
        coalesce(i.mode, 'online') AS mode, coalesce(i.slice, 'policy') AS slice, i.slot,
        i.trial_model_id, i.trial_share, coalesce(i.deferred, false) AS deferred, i.action, i.index,
        i.probability, i.pmf, i.context, i.actions, i.excluded, i.body_digest,
-       f.writer_id, f.sequence, i.rowid - p.first_row AS position
-FROM incoming i JOIN places p USING (filename) JOIN reading f USING (filename)
+       f.writer_id, f.sequence, i.rowid - f.first_row AS position
+FROM incoming i JOIN reading f USING (filename)
 LEFT JOIN settings s ON s.settings_version = coalesce(i.settings_version, 1)
 WHERE i.type = 'decision'
 """
@@ -75,16 +78,16 @@ WHERE i.type = 'decision'
 INSERT_REWARDS = """
 INSERT INTO reward_records BY NAME
 SELECT i.event_id, i.received_at, coalesce(i.imported_at, i.received_at) AS stamped_at, i.imported_at, i.reward,
-       i.reward_id, i.event, i.value, i.action, f.writer_id, f.sequence, i.rowid - p.first_row AS position
-FROM incoming i JOIN places p USING (filename) JOIN reading f USING (filename)
+       i.reward_id, i.event, i.value, i.action, f.writer_id, f.sequence, i.rowid - f.first_row AS position
+FROM incoming i JOIN reading f USING (filename)
 WHERE i.type = 'reward'
 """
 
 # one row per activation record just read
 INSERT_ACTIVATIONS = """
 INSERT INTO activation_records BY NAME
-SELECT i.event_id, i.received_at, f.writer_id, f.sequence, i.rowid - p.first_row AS position
-FROM incoming i JOIN places p USING (filename) JOIN reading f USING (filename)
+SELECT i.event_id, i.received_at, f.writer_id, f.sequence, i.rowid - f.first_row AS position
+FROM incoming i JOIN reading f USING (filename)
 WHERE i.type = 'activation'
 """
 
@@ -120,15 +123,14 @@ WHERE r.event_id IN (SELECT event_id FROM stragglers) AND r.stamped_at <= (SELEC
   AND (r.writer_id, r.sequence) IN (SELECT (writer_id, sequence) FROM reading)
 """
 
-INGEST = (
-    INSERT_REPEATED,
-    INSERT_STRAGGLERS,
-    INSERT_DECISIONS,
-    INSERT_REWARDS,
-    INSERT_ACTIVATIONS,
-    INSERT_LATE_ARRIVALS,
-)
+INGEST = (INSERT_REPEATED, INSERT_DECISIONS, INSERT_REWARDS, INSERT_ACTIVATIONS)
 """What follows the reading of a batch, in this order, in its transaction."""
+
+# one row per ingested segment
+INSERT_SEGMENTS = """
+INSERT INTO segments
+SELECT unnest($names), unnest($writers), unnest($sequences), unnest($events), unnest($bytes), unnest($digests)
+"""
 
 _COUNTS_FOR = "(r.stamped_at < d.matures_at OR (d.imported_at IS NOT NULL AND r.stamped_at = d.matures_at))"
 ORDER = "stamped_at, writer_id, sequence, position"

@@ -338,24 +338,26 @@ class Warehouse:
 
     def _ingest(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> None:
         paths = [str(path.resolve()) for path, _ in batch]
+        whose = {"writers": [info.writer_id for _, info in batch], "sequences": [info.sequence for _, info in batch]}
         with self._transaction() as cursor:
             refresh_settings(cursor, self.experiment)
             cursor.execute(statements.READ_SEGMENTS, [paths])
-            cursor.execute(statements.PLACE_SEGMENTS)
-            cursor.execute(
-                "CREATE OR REPLACE TEMP TABLE reading (filename VARCHAR, writer_id VARCHAR, sequence INTEGER)"
-            )
-            cursor.executemany(
-                "INSERT INTO reading VALUES (?, ?, ?)",
-                [[name, info.writer_id, info.sequence] for name, (_, info) in zip(paths, batch, strict=True)],
-            )
+            cursor.execute(statements.PLACE_SEGMENTS, {"files": paths, **whose})
             for statement in statements.INGEST:
                 cursor.execute(statement)
-            cursor.executemany(
-                "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)",
-                [[path.stem, i.writer_id, i.sequence, i.events, i.bytes, i.sha256] for path, i in batch],
+            if _value(cursor.execute(statements.INSERT_STRAGGLERS).fetchone()):
+                cursor.execute(statements.INSERT_LATE_ARRIVALS)
+            cursor.execute(
+                statements.INSERT_SEGMENTS,
+                {
+                    "names": [path.stem for path, _ in batch],
+                    **whose,
+                    "events": [info.events for _, info in batch],
+                    "bytes": [info.bytes for _, info in batch],
+                    "digests": [info.sha256 for _, info in batch],
+                },
             )
-            for table in ("incoming", "places", "reading"):
+            for table in ("incoming", "reading"):
                 cursor.execute(f"DROP TABLE {table}")
 
 
