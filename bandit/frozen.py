@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 
 from bandit.errors import CorruptModel
@@ -46,9 +47,11 @@ class Frozen:
         """Score rows that the model has not learnt, by its own reward model; raises `CorruptModel` without one."""
         reward_model = self._rewards()
         scored = Scoring(champion, champion_id, settings)
-        for row in rows:
-            line = self._policy.encoder.context_line(row.context)
-            pmf = self.pmf(row.context, row.actions, line)
+        rows = list(rows)
+        lines = [self._policy.encoder.context_line(row.context) for row in rows]
+        # one model after the other, as both don't fit a cache
+        pmfs = [array("d", self.pmf(row.context, row.actions, line)) for row, line in zip(rows, lines, strict=True)]
+        for row, line, pmf in zip(rows, lines, pmfs, strict=True):
             scored.add(row, pmf, reward_model.costs(row.context, row.actions, line))
         return scored.scores()
 
