@@ -19,6 +19,18 @@ Chance = Callable[[], np.random.Generator]
 """Gives the generator of one event, the same one each time."""
 
 
+def chance_of(*seed: int) -> Chance:
+    """The chance of one event, with a generator of that seed."""
+    made: list[np.random.Generator] = []
+
+    def chance() -> np.random.Generator:
+        if not made:
+            made.append(np.random.default_rng(seed))
+        return made[0]
+
+    return chance
+
+
 class Channel(Protocol):
     """How the reward of one event reaches the loop."""
 

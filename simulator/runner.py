@@ -11,13 +11,12 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.channel import Channel, Delay
+from simulator.channel import Channel, Delay, chance_of
 from simulator.environment import Environment, Round, Vector
 from simulator.transport import Answer, Delivery, Question, Settled, Transport
 
@@ -197,7 +196,7 @@ def _play_batch(
         reward = float(one.outcomes[_position(one, answer.action)])
         if math.isnan(reward):
             return ()
-        sent = way.send(reward, cache(partial(np.random.default_rng, [run.seed, _DELIVERIES, first + offset])))
+        sent = way.send(reward, chance_of(run.seed, _DELIVERIES, first + offset))
         return [replace(delivery, activate=True) for delivery in sent] if questions[offset].deferred else sent
 
     return transport.play(questions, deliveries)
