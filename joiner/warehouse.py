@@ -67,10 +67,18 @@ class _Outcomes:
 class Warehouse:
     """Ingest, join and read one experiment's warehouse. Threads may share it: writes take turns, reads do not wait.
 
-    Raises `Busy` at construction when another process has the file open, OSError when the disk is full.
+    `threads`: on how many cores DuckDB works, None for all. Raises `Busy` at construction when another process has the
+    file open, OSError when the disk is full.
     """
 
-    def __init__(self, experiment: Experiment, *, read_only: bool = False, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        read_only: bool = False,
+        path: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
         self.experiment = experiment
         self.path = path or experiment.paths.warehouse
         self.scratch = experiment.paths.root / "scratch"
@@ -80,6 +88,7 @@ class Warehouse:
         self._outcomes: _Outcomes | None = None
         self._idle_until: datetime | None = None
         self._read_only = read_only
+        self._threads = threads
         with disk_failures(self.path):
             self._connection = self._connect()
             if not read_only:
@@ -293,7 +302,7 @@ class Warehouse:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         folders = [self.experiment.paths.events, self.scratch]
-        return connect(self.path, folders, scratch=self.scratch, read_only=self._read_only)
+        return connect(self.path, folders, scratch=self.scratch, read_only=self._read_only, threads=self._threads)
 
     def _read(self) -> duckdb.DuckDBPyConnection:
         return self._connection.cursor()

@@ -23,6 +23,7 @@ from bandit.events import Event
 from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings
 from joiner.history import import_history
+from joiner.warehouse import Warehouse
 from serving.api.answers import Answer as ServedAnswer
 from serving.api.decider import ExperimentServer
 from serving.api.requests import RecommendRequest, RewardItem, check_recommend
@@ -89,7 +90,9 @@ class InProcess:
         self._question_every_s = question_every_s
         self._barrier = barrier
         self._window_s = experiment.settings.rewards.window_s
-        self._workspace = Workspace(experiment, self.clock, durable=False)
+        # a batch is too little to share between cores: waking the others takes longer
+        warehouse = Warehouse(experiment, threads=1)
+        self._workspace = Workspace(experiment, self.clock, durable=False, warehouse=warehouse)
         self.cycle = Cycle(self._workspace, InlineTrainer())
         self.server = ExperimentServer(data_dir, experiment.name, writer_id=WRITER_ID, clock=self.clock, durable=False)
         self._on_their_way: list[tuple[datetime, int, str, Delivery]] = []
