@@ -7,13 +7,14 @@ alone. What was said of an offer's actions is kept for the next row with the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from bandit.encoder import FeatureEncoder
-from bandit.types import Action, Context
+from bandit.types import Action, Context, Interaction
 
 
-class RowText(NamedTuple):
+class RowText(msgspec.Struct, frozen=True, gc=False):
     """One row as lines: the context's, and those of the actions, of which the one at `chosen` is to be labelled.
 
     The lines are shared by the rows of one offer: joined, a large catalogue's would fill the memory. A text that is not
@@ -36,6 +37,10 @@ class RowText(NamedTuple):
 
     def _labelled_line(self, cost: float, propensity: float) -> str:
         return f"0:{cost!r}:{propensity!r} {self.lines[self.chosen]}"
+
+
+LabelledRow = tuple[RowText, float, Interaction]
+"""A row's text, its cost, and the row."""
 
 
 class RowTexts:

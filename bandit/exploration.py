@@ -12,6 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 HEADROOM_ROWS = 2.0
 """The headroom is never taken for less than this divided by √rows (nor ever for more than 1)."""
 
@@ -36,10 +39,44 @@ def squarecb(costs: Sequence[float], gamma: float, best: float | None = None) ->
     return pmf
 
 
+def squarecb_rows(
+    costs: NDArray[np.float64], sizes: NDArray[np.int64], gammas: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`squarecb` of several rows at once, to the bit: row i has the next `sizes[i]` of `costs`, and `gammas[i]`.
+
+    >>> squarecb_rows(np.array([0.0, 1.0, 0.5]), np.array([2, 1]), np.array([2.0, 2.0])).tolist()
+    [0.75, 0.25, 1.0]
+    """
+    ends = np.cumsum(sizes)
+    best = np.minimum.reduceat(costs, ends - sizes)
+    with np.errstate(invalid="ignore"):  # what is no number is refused below
+        pmf = 1.0 / (np.repeat(sizes - gammas * best, sizes) + np.repeat(gammas, sizes) * costs)
+    (cheapest,) = np.nonzero(costs == np.repeat(best, sizes))
+    _, firsts = np.unique(np.searchsorted(ends, cheapest, side="right"), return_index=True)
+    positions = cheapest[firsts]
+    if len(positions) < len(sizes):
+        raise ValueError("costs must be finite")
+    pmf[positions] = 0.0
+    numbers, stops = pmf.tolist(), ends.tolist()
+    # `squarecb` adds by `sum`; numpy would add in another order, and round to other sums
+    left = [1.0 - sum(numbers[start:stop]) for start, stop in zip([0, *stops], stops, strict=False)]
+    if not all(0.0 < rest <= 1.0 for rest in left):
+        raise ValueError("costs must be finite")
+    pmf[positions] = left
+    return pmf
+
+
 def headroom(best_prediction: float, best_cost: float, rows: int) -> float:
     """How much better than the best prediction an action may be, in units of the reward range, in (0, 1]."""
     left = max(best_prediction - best_cost, 0.0) + HEADROOM_ROWS / math.sqrt(max(rows, 1))
     return min(left, 1.0)
+
+
+def headroom_rows(
+    best_predictions: NDArray[np.float64], best_cost: float, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`headroom` for several rows at once, to the bit; `rows` are positive."""
+    return np.minimum(np.maximum(best_predictions - best_cost, 0.0) + HEADROOM_ROWS / np.sqrt(rows), 1.0)
 
 
 def with_floor(pmf: list[float], floor: float) -> list[float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from bandit.errors import CorruptModel
 from bandit.policies import load_policy
 from bandit.registry import StoredModel
@@ -49,10 +51,13 @@ class Frozen:
         scored = Scoring(champion, champion_id, settings)
         rows = list(rows)
         lines = [self._policy.encoder.context_line(row.context) for row in rows]
+        pmfs, costs = array("d"), array("d")
         # one model after the other, as both don't fit a cache
-        pmfs = [array("d", self.pmf(row.context, row.actions, line)) for row, line in zip(rows, lines, strict=True)]
-        for row, line, pmf in zip(rows, lines, pmfs, strict=True):
-            scored.add(row, pmf, reward_model.costs(row.context, row.actions, line))
+        for row, line in zip(rows, lines, strict=True):
+            pmfs.extend(self.pmf(row.context, row.actions, line))
+        for row, line in zip(rows, lines, strict=True):
+            costs.extend(reward_model.costs(row.context, row.actions, line))
+        scored.add(rows, np.array(pmfs), np.array(costs))
         return scored.scores()
 
     def close(self) -> None:

@@ -6,7 +6,11 @@ regression conditional on the action needs none and its estimates should not dep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import RowText
@@ -33,6 +37,15 @@ class RewardModel:
         Gives the predicted costs as they were before it where they are to be `told`; that takes the row's whole text.
         """
         return self._vw.regress(row, actions, index, cost, 1.0, told=told)
+
+    def learn_rows(
+        self, rows: Iterable[tuple[RowText, Sequence[Action], int, float]], *, told: bool
+    ) -> NDArray[np.float64]:
+        """`learn` for each row's text, actions, chosen position and cost; the predicted costs row after row."""
+        regress, costs = self._vw.regress, array("d")
+        for text, actions, index, cost in rows:
+            costs.extend(regress(text, actions, index, cost, 1.0, told=told))
+        return np.array(costs)
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

@@ -97,16 +97,23 @@ class Scoring:
         # a list of floats would take four times the memory: with many actions, gigabytes
         self._candidate, self._champion, self._costs, self._pmf = (array("d") for _ in range(4))
 
-    def add(self, row: Interaction, candidate: Sequence[float], costs: Sequence[float]) -> None:
-        """Append one row with the candidate's pmf and the predicted cost of each action."""
-        champion = self._logged.of(row)
-        served = self._tried.pmf(row, champion) if self._tried is not None else None
-        self._rows.append(row)
-        self._candidate.extend(candidate if served is None else served)
-        self._costs.extend(costs)
-        self._champion.extend(champion)
-        self._pmf.extend(row.pmf if row.pmf is not None else [math.nan] * len(row.actions))
-        self._offsets.append(len(self._candidate))
+    def add(self, rows: Sequence[Interaction], candidate: NDArray[np.float64], costs: NDArray[np.float64]) -> None:
+        """Append rows with the candidate's pmf and the predicted costs of the actions, each row after the other."""
+        logged, tried = self._logged.of, self._tried
+        begin = end = self._offsets[-1]
+        for row in rows:
+            start, end = end, end + len(row.actions)
+            champion = logged(row)
+            if tried is not None and (served := tried.pmf(row, champion)) is not None:
+                candidate[start - begin : end - begin] = served
+            self._champion.extend(champion)
+            self._pmf.extend(row.pmf if row.pmf is not None else [math.nan] * len(row.actions))
+            self._offsets.append(end)
+        if not len(candidate) == len(costs) == end - begin:
+            raise TrainingFailed("a row was scored for other actions than it offered")
+        self._rows.extend(rows)
+        self._candidate.frombytes(candidate.tobytes())
+        self._costs.frombytes(costs.tobytes())
 
     def scores(self) -> Scores:
         """The rows so far, as arrays."""

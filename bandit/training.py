@@ -14,15 +14,17 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
-from bandit.example_text import RowTexts
+from bandit.example_text import LabelledRow, RowTexts
 from bandit.policies import ModelState, read_state
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
-from bandit.side_learner import LabelledRow, SideLearner
+from bandit.side_learner import SideLearner
 from bandit.tried import Tried
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
@@ -38,7 +40,7 @@ SIDE_ROWS_MIN = 10_000
 TEXTS_MAX = 2000
 """How many rows are held as text at a time."""
 
-_LearnRewards = Callable[[Sequence[LabelledRow]], Callable[[], list[list[float]]]]
+_LearnRewards = Callable[[Sequence[LabelledRow]], Callable[[], NDArray[np.float64]]]
 
 History = Callable[[], Iterable[Interaction]]
 
@@ -219,21 +221,13 @@ class Learning:
         What it gives waits for the reward model, and scores.
         """
         predictions = learn_rewards(examples)
-        learn, explore, count = self.policy.learn_text, self.policy.explore, self.policy.count
-        told = scored is not None
-        pmfs = []
-        for text, cost, row in examples:
-            numbers = learn(text, row.actions, row.index, cost, row.propensity, told=told)
-            if told:
-                pmfs.append(explore(numbers, self.policy.rows_learnt, row.actions))
-            count(row.actions[row.index])
+        pmfs = self.policy.learn_rows(examples, told=scored is not None)
         self.rows_learnt += len(examples)
 
         def finish() -> None:
             costs = predictions()
             if scored is not None:
-                for (_, _, row), pmf, predicted in zip(examples, pmfs, costs, strict=True):
-                    scored.add(row, pmf, predicted)
+                scored.add([row for _, _, row in examples], pmfs, costs)
 
         return finish
 
@@ -242,9 +236,9 @@ class Learning:
         if self.settings.training.cores > 1 and rows >= SIDE_ROWS_MIN:
             self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
             return partial(self._side.start, told=told)
-        learn = self.reward_model.learn
-        return lambda examples: (
-            lambda: [learn(text, row.actions, row.index, cost, told=told) for text, cost, row in examples]
+        learn = self.reward_model.learn_rows
+        return lambda examples: partial(
+            learn, ((text, row.actions, row.index, cost) for text, cost, row in examples), told=told
         )
 
     @property

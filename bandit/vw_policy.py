@@ -9,12 +9,17 @@ costs, because its γ depends on how good the best of them is (see `bandit.explo
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
-from bandit.example_text import RowText, RowTexts
-from bandit.exploration import headroom, scaled, squarecb, with_floor
+from bandit.example_text import LabelledRow, RowText, RowTexts
+from bandit.exploration import headroom, headroom_rows, scaled, squarecb, squarecb_rows, with_floor
 from bandit.settings import Exploration, Learning
 from bandit.types import Action, Context
 from bandit.vw_options import policy_arguments
@@ -26,6 +31,9 @@ REGRESSION_IMPORTANCE_MAX = 10.0
 """Bound on 1/propensity as a weight in squarecb's regression."""
 ACTIONS_COUNTED_MAX = 10_000
 """With more actions than this, ids come and go, and counting them says nothing."""
+NUMBERS_MAX = 50_000
+"""About so many numbers of VW wait to be made into pmfs at once."""
+_NO_NUMBERS = "the model's predictions are not numbers; roll back to an earlier one"
 
 
 def learnt_propensity(exploration: Exploration, learning: Learning, propensity: float) -> float:
@@ -38,6 +46,15 @@ def learnt_propensity(exploration: Exploration, learning: Learning, propensity: 
     if exploration.algorithm == "squarecb":
         bound = max(bound, 1.0 / REGRESSION_IMPORTANCE_MAX)
     return max(propensity, bound)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What VW said of rows just learnt, `sizes[i]` numbers of row i, and the pmfs of those explored on their own."""
+
+    numbers: array[float] = field(default_factory=lambda: array("d"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    alone: list[tuple[int, list[float]]] = field(default_factory=list)
 
 
 class VWPolicy:
@@ -79,6 +96,8 @@ class VWPolicy:
         )
         self._floor = exploration.probability_floor
         self._headroom = exploration.headroom
+        self._explores_together = self._squares and self._floor <= 0.0
+        self._propensity_min = learnt_propensity(exploration, learning, 0.0)
         self._gamma_rows, self._gamma = 0, 0.0
         self._ramps: list[float] | None = None
         self._ramped_actions: Sequence[Action] | None = None
@@ -100,7 +119,7 @@ class VWPolicy:
         try:
             pmf = self._squarecb(numbers, rows_learnt, actions) if self._squares else scaled(numbers)
         except ValueError:
-            raise CorruptModel("the model's predictions are not numbers; roll back to an earlier one") from None
+            raise CorruptModel(_NO_NUMBERS) from None
         return with_floor(pmf, self._floor) if self._floor > 0.0 else pmf
 
     def _squarecb(self, costs: Sequence[float], rows_learnt: int, actions: Sequence[Action]) -> list[float]:
@@ -116,12 +135,32 @@ class VWPolicy:
                 costs = [max(cost, limit) for cost in costs]
                 cheapest = limit
             gamma /= headroom(cheapest, limit, rows)
+        ramps = self._ramps_of(actions)
+        if ramps is not None:
+            costs = [cheapest + ramp * (cost - cheapest) for ramp, cost in zip(ramps, costs, strict=True)]
+        return squarecb(costs, gamma, cheapest)
+
+    def _squarecb_rows(
+        self, costs: NDArray[np.float64], sizes: NDArray[np.int64], rows_learnt: int
+    ) -> NDArray[np.float64]:
+        """`explore` for rows of well known actions, to the bit; the first was asked after `rows_learnt` rows."""
+        counts = [rows or 1 for rows in range(rows_learnt, rows_learnt + len(sizes))]
+        scale, exponent = self.exploration.gamma_scale, self.exploration.gamma_exponent
+        gammas = np.array([scale * rows**exponent for rows in counts])  # numpy's powers may differ in the last bit
+        if self._headroom:
+            costs = np.maximum(costs, self._best_cost)
+            cheapest = np.minimum.reduceat(costs, np.cumsum(sizes) - sizes)
+            gammas /= headroom_rows(cheapest, self._best_cost, np.array(counts))
+        try:
+            return squarecb_rows(costs, sizes, gammas)
+        except ValueError:
+            raise CorruptModel(_NO_NUMBERS) from None
+
+    def _ramps_of(self, actions: Sequence[Action]) -> list[float] | None:
         if actions is not self._ramped_actions:
             self._ramps = self._find_ramps(actions)
             self._ramped_actions = actions if isinstance(actions, tuple) else None
-        if self._ramps is not None:
-            costs = [cheapest + ramp * (cost - cheapest) for ramp, cost in zip(self._ramps, costs, strict=True)]
-        return squarecb(costs, gamma, cheapest)
+        return self._ramps
 
     def _find_ramps(self, actions: Sequence[Action]) -> list[float] | None:
         """The share of its gap that counts for each action: little known actions are shown up to a uniform share.
@@ -169,6 +208,32 @@ class VWPolicy:
         weight = self.updates / (self.offered * propensity)
         return self._vw.regress(text, actions, index, cost, weight, told=told)
 
+    def learn_rows(self, rows: Sequence[LabelledRow], *, told: bool) -> NDArray[np.float64]:
+        """Learn and count rows, in order. Gives, where it is to be `told`, the pmf from before each, row after row."""
+        pmfs = [np.empty(0)]
+        waiting = _Waiting()
+        for text, cost, row in rows:
+            said = self.learn_text(text, row.actions, row.index, cost, row.propensity, told=told)
+            if told:
+                if not self._explores_together or self._ramps_of(row.actions) is not None:
+                    waiting.alone.append((len(waiting.numbers), self.explore(said, self.rows_learnt, row.actions)))
+                waiting.numbers.extend(said)
+                waiting.sizes.append(len(said))
+            self.count(row.actions[row.index])
+            if len(waiting.numbers) > NUMBERS_MAX:
+                pmfs.append(self._explore_all(waiting))
+                waiting = _Waiting()
+        pmfs.append(self._explore_all(waiting))
+        return np.concatenate(pmfs)
+
+    def _explore_all(self, waiting: _Waiting) -> NDArray[np.float64]:
+        pmfs = np.array(waiting.numbers)
+        if self._explores_together and waiting.sizes:
+            pmfs = self._squarecb_rows(pmfs, np.array(waiting.sizes), self.rows_learnt - len(waiting.sizes))
+        for start, pmf in waiting.alone:
+            pmfs[start : start + len(pmf)] = pmf
+        return pmfs
+
     @property
     def learns_whole_texts(self) -> bool:
         """Whether learning a row takes the lines of all its actions."""
@@ -178,7 +243,7 @@ class VWPolicy:
         """The propensity to learn with, see `learnt_propensity`; raises ValueError for what would poison."""
         if not (math.isfinite(cost) and 0.0 < propensity <= 1.0):
             raise ValueError("a training example needs a finite cost and a propensity in (0, 1]")
-        return learnt_propensity(self.exploration, self.learning, propensity)
+        return max(propensity, self._propensity_min)
 
     @property
     def arguments(self) -> list[str]:

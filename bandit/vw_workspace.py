@@ -108,7 +108,7 @@ class VWWorkspace:
         answered before it where it is to be `told`, which takes a whole text, and else nothing.
         """
         probability = 1.0 / (weight * WEIGHT_UNIT)
-        if told and not self._come_again(actions):
+        if told and actions is not self._last_actions and not self._come_again(actions):
             own = asked = self._parse_row(row.labelled(cost, probability), len(actions) + 1)
             taught = [own[0], own[index + 1]]
         else:

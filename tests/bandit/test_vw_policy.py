@@ -8,13 +8,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from vowpalwabbit import Workspace
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel, InvalidRequest, InvalidSettings, TrainingFailed
 from bandit.example_text import RowTexts
-from bandit.exploration import headroom, squarecb, with_floor
+from bandit.exploration import headroom, headroom_rows, squarecb, squarecb_rows, with_floor
 from bandit.policies import UniformPolicy
 from bandit.sampling import draw_index
 from bandit.settings import Algorithm, Encoding, Exploration, Learning, parse_settings
@@ -543,3 +545,54 @@ def test_a_rarely_drawn_action_moves_squarecb_no_further_than_one_drawn_one_time
 
     assert learnt("squarecb", 0.01) == learnt("squarecb", 0.1) != learnt("squarecb", 0.9)
     assert learnt("softmax", 0.01) != learnt("softmax", 0.1)
+
+
+@given(
+    table=st.lists(
+        st.lists(st.sampled_from([-1.5, -1.0, -0.75, -0.0, 0.0, 0.3]) | st.floats(-1.25, 1.0, width=32), min_size=1),
+        min_size=1,
+    ),
+    rows=st.integers(1, 10**7),
+)
+def test_many_rows_at_once_are_explored_as_each_alone_to_the_bit(table: list[list[float]], rows: int) -> None:
+    gammas = [3.0 * rows**0.6 / headroom(min(costs), -1.0, rows) for costs in table]
+    each = [probability for costs, gamma in zip(table, gammas, strict=True) for probability in squarecb(costs, gamma)]
+    together = np.array([cost for costs in table for cost in costs]), np.array([len(costs) for costs in table])
+    assert squarecb_rows(*together, np.array(gammas)).tolist() == each
+    best = np.array([min(costs) for costs in table])
+    assert headroom_rows(best, -1.0, np.full(len(table), rows)).tolist() == [headroom(b, -1.0, rows) for b in best]
+
+
+def test_many_rows_at_once_are_refused_when_one_cost_is_no_number() -> None:
+    with pytest.raises(ValueError):
+        squarecb_rows(np.array([0.0, -0.5, math.nan, 0.1]), np.array([2, 2]), np.array([3.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    "exploration",
+    [Exploration(algorithm=algorithm) for algorithm in ALGORITHMS]
+    + [Exploration(headroom=False), Exploration(probability_floor=0.01)],
+)
+def test_rows_learnt_together_are_explored_as_each_alone_to_the_bit(
+    exploration: Exploration, rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bandit.vw_policy.NUMBERS_MAX", 400)
+    asked = [
+        replace(row, actions=(*row.actions[: 2 + number % 3], Action(f"new-{number // 100}")), index=number % 2)
+        for number, row in enumerate(rows[:300])
+    ]
+    encoder = encoder_of(asked)
+    alone, together = (VWPolicy(encoder, exploration, Learning()) for _ in range(2))
+    texts = RowTexts(encoder)
+    labelled = [(texts.of(row.context, row.actions, row.index), -row.reward, row) for row in asked]
+    pmfs = []
+    for text, cost, row in labelled:
+        said = alone.learn_text(text, row.actions, row.index, cost, row.propensity, told=True)
+        pmfs += alone.explore(said, alone.rows_learnt, row.actions)
+        alone.count(row.actions[row.index])
+    told = [together.learn_rows(part, told=True) for part in (labelled[:130], labelled[130:], [])]
+    assert np.concatenate(told).tolist() == pmfs
+    assert together.rows_learnt == 300 and together.action_counts == alone.action_counts
+    assert together.learn_rows(labelled[:5], told=False).tolist() == []
+    alone.close()
+    together.close()
