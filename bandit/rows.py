@@ -18,12 +18,12 @@ from bandit.errors import InvalidHistory
 from bandit.types import Action, Interaction
 
 
-class _ActionRow(msgspec.Struct):
+class _ActionRow(msgspec.Struct, gc=False):
     id: str
     features: dict[str, Any] = {}
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     event_id: str
     decided_at: datetime
     model_id: str
@@ -32,7 +32,7 @@ class _Row(msgspec.Struct):
     propensity: float
     reward: float
     actions: list[_ActionRow] | None = None
-    pmf: list[float] | None = None
+    pmf: tuple[float, ...] | None = None
     rewarded: bool = True
     mode: str = "online"
     slice: str = "policy"
@@ -99,23 +99,23 @@ def _interaction(row: _Row, number: int, actions: tuple[Action, ...]) -> Interac
         problem = "its pmf has another length than its actions"
     if problem is not None:
         raise InvalidHistory(f"line {number}", problem)
-    return Interaction(
-        event_id=row.event_id,
-        decided_at=row.decided_at,
-        model_id=row.model_id,
-        context=row.context,
-        actions=actions,
-        index=row.index,
-        propensity=row.propensity,
-        pmf=None if row.pmf is None else tuple(row.pmf),
-        reward=row.reward,
-        rewarded=row.rewarded,
-        mode=row.mode,
-        slice=row.slice,
-        trial_model_id=row.trial_model_id,
-        trial_share=row.trial_share,
-        origin=row.origin,
-        settings_version=row.settings_version,
-        slot=row.slot,
-        subject=row.subject,
+    return Interaction(  # in the order of its fields: a million rows are read faster by that than by their names
+        row.event_id,
+        row.decided_at,
+        row.model_id,
+        row.context,
+        actions,
+        row.index,
+        row.propensity,
+        row.pmf,
+        row.reward,
+        row.rewarded,
+        row.mode,
+        row.slice,
+        row.origin,
+        row.settings_version,
+        row.slot,
+        row.subject,
+        row.trial_model_id,
+        row.trial_share,
     )

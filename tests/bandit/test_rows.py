@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from bandit.errors import InvalidHistory
 from bandit.rows import read_interactions
-from bandit.types import Action
+from bandit.types import Action, Interaction
 
 ROW: dict[str, Any] = {
     "event_id": "e1",
@@ -74,3 +75,28 @@ def test_broken_lines_are_refused(line: bytes, tmp_path: Path) -> None:
     path.write_bytes(line + b"\n")
     with pytest.raises(InvalidHistory, match="line 1"):
         list(read_interactions(path, {}))
+
+
+def test_every_field_is_read_into_its_place(tmp_path: Path) -> None:
+    expected = Interaction(
+        event_id="e1",
+        decided_at=datetime(2026, 1, 1, tzinfo=UTC),
+        model_id="m",
+        context={"x": 1},
+        actions=CATALOGUE[3],
+        index=2,
+        propensity=0.5,
+        pmf=(0.25, 0.25, 0.5),
+        reward=-1.5,
+        rewarded=False,
+        mode="apprentice",
+        slice="trial",
+        origin="import",
+        settings_version=7,
+        slot=4,
+        subject="s",
+        trial_model_id="t",
+        trial_share=0.25,
+    )
+    written = msgspec.to_builtins(expected) | {"actions": None, "catalogue_version": 3}
+    assert list(read_interactions(write(tmp_path / "rows", written), CATALOGUE)) == [expected]
