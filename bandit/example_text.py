@@ -52,8 +52,10 @@ class RowTexts:
         self._all: tuple[str, ...] = ()
         self._alone: dict[int, tuple[str]] = {}
 
-    def of(self, context: Context, actions: Sequence[Action], index: int, *, whole: bool = True) -> RowText:
+    def of(self, context: Context | str, actions: Sequence[Action], index: int, *, whole: bool = True) -> RowText:
         """The text of one row, whose chosen action is at `index`; an offer that is a tuple is known by identity.
+
+        A context may be given as its line.
 
         Raises ValueError when no action was offered at `index`.
         """
@@ -63,7 +65,7 @@ class RowTexts:
             self._last = actions if isinstance(actions, tuple) else None  # a list could be changed in place
             self._all = ()
             self._alone = {}
-        shared = self._encoder.context_line(context)
+        shared = context if isinstance(context, str) else self._encoder.context_line(context)
         if whole:
             self._all = self._all or tuple(self._encoder.action_line(action) for action in actions)
             return RowText(shared, self._all, index)

@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,15 @@ from bandit.errors import TrainingFailed
 from bandit.example_text import LabelledRow, RowText
 from bandit.reward_model import RewardModel
 from bandit.settings import Learning
-from bandit.types import Action
+from bandit.types import Action, Context, Interaction
 
-_Task = tuple[bool, list[str], list[tuple[str, ...]], list[int], list[Sequence[Action]], list[int], list[float]]
-"""Whether to tell the predicted costs, and of the rows the parts of their texts, their actions, choices and costs."""
+Told = tuple[NDArray[np.float64], list[str] | None]
+"""The predicted costs of rows, one after the other, and the lines of the contexts that follow, if they were asked."""
+
+_Task = tuple[
+    bool, list[str], list[tuple[str, ...]], list[int], list[Sequence[Action]], list[int], list[float], list[Context]
+]
+"""Whether to tell; of the rows the parts of their texts, their actions, choices and costs; the contexts that follow."""
 
 
 class SideLearner:
@@ -41,10 +45,13 @@ class SideLearner:
         )
         self._send((reward_model.encoder.to_json(), learning, reward_model.to_bytes()))
 
-    def start(self, examples: Sequence[LabelledRow], *, told: bool) -> Callable[[], NDArray[np.float64]]:
+    def start(
+        self, examples: Sequence[LabelledRow], following: Sequence[Interaction], *, told: bool
+    ) -> Callable[[], Told]:
         """Hand rows over; the answer waits for what they were predicted to cost. Both raise `TrainingFailed`.
 
-        Rows that are not to be `told` of are only learnt, and nobody waits for them: their answer is empty at once.
+        Which takes the other process less time than this one needs for the policy, so it encodes the contexts of the
+        rows that follow, too. Rows that are not to be `told` of are only learnt, and nobody waits for them.
         """
         texts, costs, rows = zip(*examples, strict=True)
         task: _Task = (  # column by column, which is sent in a fraction of the time
@@ -55,9 +62,10 @@ class SideLearner:
             [row.actions for row in rows],
             [row.index for row in rows],
             list(costs),
+            [row.context for row in following] if told else [],
         )
         self._send(task)
-        return self._receive if told else partial(np.empty, 0)
+        return self._receive if told else lambda: (np.empty(0), None)
 
     def model(self) -> bytes:
         """The model as it has become; raises `TrainingFailed`."""
@@ -105,11 +113,12 @@ def _serve() -> None:
         if task is None:
             answer = model.to_bytes()
         else:
-            wanted, shared, lines, chosen, actions, indices, costs = task
+            wanted, shared, lines, chosen, actions, indices, costs, following = task
             texts = map(RowText, shared, lines, chosen)
-            answer = model.learn_rows(zip(texts, actions, indices, costs, strict=True), told=wanted)
+            predicted = model.learn_rows(zip(texts, actions, indices, costs, strict=True), told=wanted)
             if not wanted:
                 continue
+            answer = (predicted, [model.encoder.context_line(context) for context in following])
         pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
         told.flush()
 

@@ -14,8 +14,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
@@ -24,7 +22,7 @@ from bandit.policies import ModelState, read_state
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
-from bandit.side_learner import SideLearner
+from bandit.side_learner import SideLearner, Told
 from bandit.tried import Tried
 from bandit.types import Interaction, Policy
 from bandit.vw_policy import VWPolicy
@@ -40,7 +38,7 @@ SIDE_ROWS_MIN = 10_000
 TEXTS_MAX = 2000
 """How many rows are held as text at a time."""
 
-_LearnRewards = Callable[[Sequence[LabelledRow]], Callable[[], NDArray[np.float64]]]
+_LearnRewards = Callable[[Sequence[LabelledRow], Sequence[Interaction]], Callable[[], Told]]
 
 History = Callable[[], Iterable[Interaction]]
 
@@ -194,51 +192,53 @@ class Learning:
             position = end
 
     def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1) -> None:
+        """Learn rows, block by block, in policy and reward model; with `scored` each is scored first.
+
+        The models learn a block side by side, or one after the other, as both don't fit a cache.
+        """
         size = TEXTS_MAX if passes == 1 else max(len(rows), 1)
         told = scored is not None
-        learn_rewards = self._way_to_learn_rewards(len(rows), told=told)
-        examples = self._examples(rows[:size], told=told)
-        for first in range(0, len(rows), size):
+        blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
+        start = self._way_to_learn_rewards(len(rows), told=told)
+        examples = self._examples(blocks[0], None, told=told) if blocks else []
+        due: Callable[[], None] = lambda: None  # noqa: E731
+        for block, following in zip(blocks, [*blocks[1:], []], strict=True):
             for _ in range(1, passes):
-                self._learn_some(examples, None, learn_rewards)()
-                self.rows_learnt = 0
+                start(examples, [])()
+                self.policy.learn_rows(examples, told=False)
                 self.policy.count_anew()
-            finish = self._learn_some(examples, scored, learn_rewards)
-            following = rows[first + size : first + 2 * size]
-            examples = self._examples(following, told=told)  # while the reward model still learns
-            finish()
+            finish = start(examples, following)
+            due()  # what another process has no part in is done while it works
+            pmfs = self.policy.learn_rows(examples, told=told)
+            self.rows_learnt += len(block)
+            costs, lines = finish()
+            examples = self._examples(following, lines, told=told)
+            if scored is not None:
+                due = partial(scored.add, block, pmfs, costs)
+        due()
 
-    def _examples(self, rows: Sequence[Interaction], *, told: bool) -> list[LabelledRow]:
+    def _examples(self, rows: Sequence[Interaction], lines: Sequence[str] | None, *, told: bool) -> list[LabelledRow]:
+        """Rows as text; `lines` are those of their contexts, where they are at hand."""
         whole = told or self.policy.learns_whole_texts
         text, cost = self._texts.of, self._scale.cost
-        return [(text(r.context, r.actions, r.index, whole=whole), cost(r.reward), r) for r in rows]
-
-    def _learn_some(
-        self, examples: Sequence[LabelledRow], scored: Scoring | None, learn_rewards: _LearnRewards
-    ) -> Callable[[], None]:
-        """Learn rows in policy and reward model: side by side, or one after the other, as both don't fit a cache.
-
-        What it gives waits for the reward model, and scores.
-        """
-        predictions = learn_rewards(examples)
-        pmfs = self.policy.learn_rows(examples, told=scored is not None)
-        self.rows_learnt += len(examples)
-
-        def finish() -> None:
-            costs = predictions()
-            if scored is not None:
-                scored.add([row for _, _, row in examples], pmfs, costs)
-
-        return finish
+        shared = map(self.encoder.context_line, (row.context for row in rows)) if lines is None else lines
+        return [
+            (text(line, row.actions, row.index, whole=whole), cost(row.reward), row)
+            for line, row in zip(shared, rows, strict=True)
+        ]
 
     def _way_to_learn_rewards(self, rows: int, *, told: bool) -> _LearnRewards:
-        """What takes examples and gives what tells their predicted costs: here, or for many rows another process."""
+        """What learns a block, here or (for many rows) in another process, and gives what waits for its answer.
+
+        That is the predicted costs, and the context lines of the block that follows where the other process has been
+        at leisure to encode it.
+        """
         if self.settings.training.cores > 1 and rows >= SIDE_ROWS_MIN:
             self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
             return partial(self._side.start, told=told)
         learn = self.reward_model.learn_rows
-        return lambda examples: partial(
-            learn, ((text, row.actions, row.index, cost) for text, cost, row in examples), told=told
+        return lambda examples, _: (
+            lambda: (learn(((text, row.actions, row.index, cost) for text, cost, row in examples), told=told), None)
         )
 
     @property
