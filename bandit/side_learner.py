@@ -1,7 +1,8 @@
 """The reward model learning in a process of its own, while the policy learns the same rows in this one.
 
-VW holds the interpreter's lock, so two models learn at once only in two processes. What the model comes to is the same
-to the bit; it is only a matter of cores (`training.cores`). Run as a module it is the other process.
+VW holds the interpreter's lock, so two models learn at once only in two processes. What they come to is the same to the
+bit; it is only a matter of cores (`training.cores`). The reward model being done first, its process encodes the rows
+that follow besides. Run as a module it is the other process.
 """
 
 from __future__ import annotations
