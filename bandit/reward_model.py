@@ -31,17 +31,14 @@ class RewardModel:
         """k predicted costs in the order of `actions`; `line` as for `VWPolicy.pmf`."""
         return self._vw.predict(context, actions, line)
 
-    def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float, *, told: bool) -> list[float]:
-        """One update from the observed cost of the chosen action.
-
-        Gives the predicted costs as they were before it where they are to be `told`; that takes the row's whole text.
-        """
-        return self._vw.regress(row, actions, index, cost, 1.0, told=told)
-
     def learn_rows(
         self, rows: Iterable[tuple[RowText, Sequence[Action], int, float]], *, told: bool
     ) -> NDArray[np.float64]:
-        """`learn` for each row's text, actions, chosen position and cost; the predicted costs row after row."""
+        """One update for each row's text, actions, chosen position and observed cost.
+
+        Gives the predicted costs as they were before it, row after row, where they are to be `told`; that takes whole
+        texts.
+        """
         regress, costs = self._vw.regress, array("d")
         for text, actions, index, cost in rows:
             costs.extend(regress(text, actions, index, cost, 1.0, told=told))

@@ -201,21 +201,23 @@ class Learning:
         blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
         start = self._way_to_learn_rewards(len(rows), told=told)
         examples = self._examples(blocks[0], None, told=told) if blocks else []
-        due: Callable[[], None] = lambda: None  # noqa: E731
+        due: Callable[[], None] | None = None
         for block, following in zip(blocks, [*blocks[1:], []], strict=True):
             for _ in range(1, passes):
                 start(examples, [])()
                 self.policy.learn_rows(examples, told=False)
                 self.policy.count_anew()
             finish = start(examples, following)
-            due()  # what another process has no part in is done while it works
+            if due is not None:  # the scores of the block before are taken while another process works
+                due()
             pmfs = self.policy.learn_rows(examples, told=told)
             self.rows_learnt += len(block)
             costs, lines = finish()
             examples = self._examples(following, lines, told=told)
             if scored is not None:
                 due = partial(scored.add, block, pmfs, costs)
-        due()
+        if due is not None:
+            due()
 
     def _examples(self, rows: Sequence[Interaction], lines: Sequence[str] | None, *, told: bool) -> list[LabelledRow]:
         """Rows as text; `lines` are those of their contexts, where they are at hand."""
