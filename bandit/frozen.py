@@ -70,7 +70,9 @@ class Frozen:
         if self._reward_model is None:
             if not self._learnt_rewards:
                 raise CorruptModel(f"the model has no {REWARD_MODEL}, so it cannot be compared with another")
-            self._reward_model = RewardModel(self._policy.encoder, self._policy.learning, model=self._learnt_rewards)
+            self._reward_model = RewardModel(
+                self._policy.encoder, self._policy.learning, rate=self._policy.rate, model=self._learnt_rewards
+            )
             self._learnt_rewards = None
         return self._reward_model
 

@@ -82,6 +82,10 @@ class ModelState(msgspec.Struct, kw_only=True):
     """How often rows have been learnt, those read several times as often; 0 where VW counts for itself."""
     offered: int = 0
     """How many actions those rows offered, one after the other."""
+    rate: float | None = None
+    """The learning rate that was chosen, None where the settings say it or nothing has been learnt."""
+    keeps_rate: bool = False
+    """Whether that was handed on by another model, and is not chosen anew."""
     refit_at: int = 0
     """The encoder is fitted anew, and everything learnt again, once this many rows have been learnt."""
     reread_rows: int | None = None
@@ -111,6 +115,7 @@ def policy_from_files(files: Mapping[str, bytes]) -> VWPolicy:
         FeatureEncoder.from_json(files["encoder.json"]),
         state.exploration,
         state.learning,
+        rate=state.rate,
         model=files["policy.vw"],
         rows_learnt=state.rows_learnt,
         best_cost=state.best_cost,

@@ -23,9 +23,13 @@ from bandit.vw_workspace import VWWorkspace
 class RewardModel:
     """Predicted costs of all k actions in one call; the caller turns them into rewards by its own scale."""
 
-    def __init__(self, encoder: FeatureEncoder, learning: Learning, *, model: bytes | None = None) -> None:
+    def __init__(
+        self, encoder: FeatureEncoder, learning: Learning, *, rate: float | None = None, model: bytes | None = None
+    ) -> None:
+        """Start empty, or from a saved model; `rate` is the learning rate where the settings leave it open."""
         self.encoder = encoder
-        self._vw = VWWorkspace(encoder, reward_arguments(learning, encoder.interactions), model)
+        self.rate = rate
+        self._vw = VWWorkspace(encoder, reward_arguments(learning, encoder.interactions, rate), model)
 
     def costs(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """k predicted costs in the order of `actions`; `line` as for `VWPolicy.pmf`."""

@@ -92,7 +92,7 @@ class Exploration(_Section, frozen=True):
 class Learning(_Section, frozen=True):
     """How the policy is fitted by Vowpal Wabbit, and which interactions it is fitted to and evaluated on."""
 
-    learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.5
+    learning_rate: Annotated[float, Meta(gt=0, le=1000)] | Literal["auto"] = "auto"
     power_t: Annotated[float, Meta(ge=0, le=1)] = 0.5
     l2: Annotated[float, Meta(ge=0, le=1000)] = 0.0
     bits: Annotated[int, Meta(ge=10, le=28)] = 18

@@ -44,7 +44,7 @@ class SideLearner:
             stderr=subprocess.PIPE,
             cwd=Path(__file__).resolve().parent.parent,
         )
-        self._send((reward_model.encoder.to_json(), learning, reward_model.to_bytes()))
+        self._send((reward_model.encoder.to_json(), learning, reward_model.rate, reward_model.to_bytes()))
 
     def start(
         self, examples: Sequence[LabelledRow], following: Sequence[Interaction], *, told: bool
@@ -103,8 +103,8 @@ class SideLearner:
 def _serve() -> None:
     """The other process's life: a model, then rows to learn and questions for the model, until the pipe ends."""
     given, told = sys.stdin.buffer, sys.stdout.buffer
-    encoder, learning, stored = pickle.load(given)
-    model = RewardModel(FeatureEncoder.from_json(encoder), learning, model=stored)
+    encoder, learning, rate, stored = pickle.load(given)
+    model = RewardModel(FeatureEncoder.from_json(encoder), learning, rate=rate, model=stored)
     while True:
         try:
             task: _Task | None = pickle.load(given)

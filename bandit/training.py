@@ -19,6 +19,7 @@ from bandit.canaries import make_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import LabelledRow, RowTexts
 from bandit.policies import ModelState, read_state
+from bandit.rates import TRIED_ROWS_MAX, choose_rate
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
 from bandit.settings import ExperimentSettings
@@ -52,11 +53,15 @@ class Learning:
         encoder: FeatureEncoder,
         *,
         files: Mapping[str, bytes] | None = None,
+        rate: float | None = None,
+        keeps_rate: bool = False,
         rows_learnt: int = 0,
         refit_at: int = FIRST_REFIT_ROWS,
         reread_rows: int | None = 0,
     ) -> None:
         self.settings = settings
+        self.rate = rate
+        self.keeps_rate = keeps_rate
         self.rows_learnt = rows_learnt
         self.reread_rows = reread_rows
         self._scale = RewardScale(settings.rewards)
@@ -64,10 +69,15 @@ class Learning:
         self._start(encoder, files)
 
     @classmethod
-    def fresh(cls, settings: ExperimentSettings, rows: Sequence[Interaction]) -> Learning:
-        """Nothing learnt yet, the encoder fitted on `rows` (none will do: it then fits itself as rows come)."""
-        refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
-        return cls(settings, _fit(settings, rows), refit_at=refit_at)
+    def fresh(cls, settings: ExperimentSettings, rows: Sequence[Interaction], *, rate: float | None = None) -> Learning:
+        """Nothing learnt yet, the encoder fitted on `rows` (none will do: it then fits itself as rows come).
+
+        `rate` is a learning rate to keep where the settings leave it open; without one it is chosen on the rows.
+        """
+        encoder = _fit(settings, rows)
+        keeps = rate is not None and settings.learning.learning_rate == "auto"
+        chosen = rate if keeps else _rate(settings, encoder, rows)
+        return cls(settings, encoder, rate=chosen, keeps_rate=keeps, refit_at=max(2 * len(rows), FIRST_REFIT_ROWS))
 
     @classmethod
     def resume(cls, files: Mapping[str, bytes], settings: ExperimentSettings) -> Learning:
@@ -85,6 +95,8 @@ class Learning:
             kept,
             encoder,
             files=files,
+            rate=state.rate,
+            keeps_rate=state.keeps_rate,
             rows_learnt=state.rows_learnt,
             refit_at=state.refit_at,
             reread_rows=state.reread_rows,
@@ -103,6 +115,7 @@ class Learning:
             encoder,
             settings.exploration,
             settings.learning,
+            rate=self.rate,
             model=files["policy.vw"] if files else None,
             rows_learnt=self.rows_learnt,
             best_cost=self._scale.best_cost,
@@ -111,7 +124,8 @@ class Learning:
             offered=state.offered if state else 0,
         )
         self._side: SideLearner | None = None
-        self._reward_model = RewardModel(encoder, settings.learning, model=files["reward_model.vw"] if files else None)
+        model = files["reward_model.vw"] if files else None
+        self._reward_model = RewardModel(encoder, settings.learning, rate=self.rate, model=model)
 
     # -- storing -----------------------------------------------------------------------------------------
 
@@ -125,6 +139,8 @@ class Learning:
             action_counts=self.policy.action_counts,
             updates=self.policy.updates,
             offered=self.policy.offered,
+            rate=self.rate,
+            keeps_rate=self.keeps_rate,
             refit_at=self._refit_at,
             reread_rows=self.reread_rows,
         )
@@ -141,6 +157,7 @@ class Learning:
             "encoding": msgspec.to_builtins(self.encoder.encoding),
             "exploration": msgspec.to_builtins(self.settings.exploration),
             "learning": msgspec.to_builtins(self.settings.learning),
+            "learning_rate": self.rate if self.rate is not None else self.settings.learning.learning_rate,
             "interactions": list(self.encoder.interactions),
         }
         return options
@@ -253,7 +270,7 @@ class Learning:
             finally:
                 side.close()
             self._reward_model.close()
-            self._reward_model = RewardModel(self.encoder, self.settings.learning, model=model)
+            self._reward_model = RewardModel(self.encoder, self.settings.learning, rate=self.rate, model=model)
         return self._reward_model
 
     def _close_models(self) -> None:
@@ -268,7 +285,10 @@ class Learning:
         self.settings = settings
         self._scale = RewardScale(settings.rewards)
         self.rows_learnt = 0
-        self._start(_fit(settings, rows), None)
+        encoder = _fit(settings, rows)
+        if not (self.keeps_rate and settings.learning.learning_rate == "auto"):
+            self.rate, self.keeps_rate = _rate(settings, encoder, rows), False
+        self._start(encoder, None)
         passes = settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1
         self.reread_rows = len(rows) if passes > 1 else 0
         self._learn_all(rows, None, passes)
@@ -277,3 +297,11 @@ class Learning:
 
 def _fit(settings: ExperimentSettings, rows: Sequence[Interaction]) -> FeatureEncoder:
     return FeatureEncoder.fit((row.context for row in rows), (row.actions for row in rows), settings.encoding)
+
+
+def _rate(settings: ExperimentSettings, encoder: FeatureEncoder, rows: Sequence[Interaction]) -> float | None:
+    """The learning rate that suits the first of `rows`, None where the settings say one or there are no rows."""
+    if settings.learning.learning_rate != "auto" or not rows:
+        return None
+    first, scale = rows[:TRIED_ROWS_MAX], RewardScale(settings.rewards)
+    return choose_rate(encoder, settings.learning, first, [scale.cost(row.reward) for row in first])

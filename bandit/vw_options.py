@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-import msgspec
-
 from bandit.settings import Exploration, Learning
 
 _REGRESSION = ("--cb_adf", "--cb_type", "mtr", "--rank_all")  # all k costs, where VW writes them to a file too
 WEIGHT_UNIT = 4.0**10
 """The weight that a probability of 1 stands for where rows are learnt by their chosen action alone."""
-REWARD_MODEL_RATE = 0.15
-"""The reward model's learning rate as a share of the policy's."""
+FIRST_RATE = 0.5
+"""The learning rate while none has been chosen."""
+REWARD_MODEL_SHARE, REWARD_MODEL_RATE_MAX = 0.15, 0.075
+"""The reward model's learning rate: this share of one that is set, or a chosen one up to this."""
 
 
-def policy_arguments(exploration: Exploration, learning: Learning, interactions: Iterable[str]) -> list[str]:
+def policy_arguments(
+    exploration: Exploration, learning: Learning, interactions: Iterable[str], rate: float | None = None
+) -> list[str]:
     """The arguments of a policy; `uniform` and `explore_first` learn as a greedy one does.
 
+    `rate` is the learning rate chosen where the settings leave it open (see `bandit.rates`).
     `squarecb` needs the predicted costs themselves, which only the multi-task regression gives.
     """
+    step = _rate(learning, rate)
     if exploration.algorithm == "squarecb":
-        return [*_REGRESSION, *_common(learning, interactions)]
+        return [*_REGRESSION, *_common(learning, interactions, step)]
     arguments = ["--cb_explore_adf", *_EXPLORATIONS[exploration.algorithm](exploration)]
     arguments += ["--cb_type", learning.cb_type]
     if exploration.algorithm in _SEVERAL_MODELS:
@@ -34,18 +38,24 @@ def policy_arguments(exploration: Exploration, learning: Learning, interactions:
         # (one model does, and so do several where it is): coarse bins stand in for the numbers' places
         arguments += ["--ignore", "r"]
         interactions = dict.fromkeys(letters.replace("r", "d") for letters in interactions)
-    return arguments + _common(learning, interactions)
+    return arguments + _common(learning, interactions, step)
 
 
-def reward_arguments(learning: Learning, interactions: Iterable[str]) -> list[str]:
-    """The arguments of the reward model: a regression of the cost on context crossed with action.
+def reward_arguments(learning: Learning, interactions: Iterable[str], rate: float | None = None) -> list[str]:
+    """The arguments of the reward model: a regression of the cost on context crossed with action; `rate` as above.
 
     It learns more slowly than the policy: a policy needs the order of the actions soon, while an estimate that
     jumps to the last reward adds noise to every evaluation (on eight data sets its squared error after 600
     rows was 5 to 60% larger at the policy's rate, on three of them larger than that of a constant).
     """
-    slower = msgspec.structs.replace(learning, learning_rate=learning.learning_rate * REWARD_MODEL_RATE)
-    return [*_REGRESSION, *_common(slower, interactions)]
+    step = _rate(learning, rate)
+    slower = REWARD_MODEL_SHARE * step if rate is None else min(step, REWARD_MODEL_RATE_MAX)
+    return [*_REGRESSION, *_common(learning, interactions, slower)]
+
+
+def trial_arguments(learning: Learning, interactions: Iterable[str], rate: float) -> list[str]:
+    """The arguments of a regression by which a learning rate is tried."""
+    return [*_REGRESSION, *_common(learning, interactions, rate)]
 
 
 def one_action_arguments(arguments: Sequence[str]) -> list[str]:
@@ -63,9 +73,13 @@ def one_action_arguments(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _common(learning: Learning, interactions: Iterable[str]) -> list[str]:
+def _rate(learning: Learning, chosen: float | None) -> float:
+    return chosen or (FIRST_RATE if learning.learning_rate == "auto" else learning.learning_rate)
+
+
+def _common(learning: Learning, interactions: Iterable[str], rate: float) -> list[str]:
     arguments = ["--bit_precision", str(int(learning.bits)), "--random_seed", str(int(learning.seed))]
-    arguments += ["--learning_rate", _number(learning.learning_rate), "--power_t", _number(learning.power_t)]
+    arguments += ["--learning_rate", _number(rate), "--power_t", _number(learning.power_t)]
     if learning.l2 > 0:
         arguments += ["--l2", _number(learning.l2)]
     for letters in interactions:

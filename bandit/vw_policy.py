@@ -69,6 +69,7 @@ class VWPolicy:
         exploration: Exploration,
         learning: Learning,
         *,
+        rate: float | None = None,
         model: bytes | None = None,
         rows_learnt: int = 0,
         best_cost: float = -1.0,
@@ -78,6 +79,7 @@ class VWPolicy:
     ) -> None:
         """Start empty, or from the bytes of a saved model; raises `CorruptModel` when VW refuses them.
 
+        `rate` is the learning rate where the settings leave it open,
         `best_cost` is the cost of the best possible reward, `action_counts` how often actions without features
         have been learnt, as far as `KNOWN_ROWS`; `updates` and `offered` say how often rows have been learnt, and how
         many actions they offered.
@@ -85,6 +87,7 @@ class VWPolicy:
         self.encoder = encoder
         self.exploration = exploration
         self.learning = learning
+        self.rate = rate
         self.rows_learnt = rows_learnt
         self._best_cost = best_cost
         self.action_counts = dict(action_counts or {})
@@ -101,7 +104,7 @@ class VWPolicy:
         self._gamma_rows, self._gamma = 0, 0.0
         self._ramps: list[float] | None = None
         self._ramped_actions: Sequence[Action] | None = None
-        self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions), model)
+        self._vw = VWWorkspace(encoder, policy_arguments(exploration, learning, encoder.interactions, rate), model)
 
     def pmf(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """k probabilities in the order of `actions`, summing to 1 and none below the floor.

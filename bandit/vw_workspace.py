@@ -124,6 +124,16 @@ class VWWorkspace:
         _finish(self._vw, own)
         return _complete(numbers, len(actions)) if told else []
 
+    def foretell(self, row: RowText, cost: float) -> float:
+        """`regress` with a weight of 1, which gives the predicted cost of the chosen action from before."""
+        own = self._parse_row(row.chosen_only(cost, 1.0 / WEIGHT_UNIT), 2)
+        _predict(self._vw, own)
+        (foretold,) = _complete(own[0].get_action_scores(), 1)
+        _learn(self._vw, own)
+        self._seen += 1
+        _finish(self._vw, own)
+        return foretold
+
     def _come_again(self, actions: Sequence[Action]) -> bool:
         """Whether actions are those of the row before, or known, as a catalogue's are: then parsing them once pays."""
         first = actions[0]

@@ -37,7 +37,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 """The published study's recipes; each deploys whatever it has trained."""
 
-PUBLISHED_LEARNING: dict[str, Any] = {"cb_type": "dr", "passes": 1, "importance_max": 10_000.0}
+PUBLISHED_LEARNING: dict[str, Any] = {"cb_type": "dr", "learning_rate": 0.5, "passes": 1, "importance_max": 10_000.0}
 """How they learn: doubly robust, each row once, with importance weights as they come."""
 
 ENCODINGS: dict[str, dict[str, Any]] = {

@@ -46,13 +46,14 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a learner started, so that all it did can be done again from the log.
 
     From the model `base` (None: from nothing) it learnt the rows matured in (`learn_after`, `learn_until`] unscored,
-    and has scored and learnt everything matured after `score_after`.
+    and has scored and learnt everything matured after `score_after`. `rate` is the learning rate that it was handed.
     """
 
     base: str | None = None
     learn_after: datetime | None = None
     learn_until: datetime | None = None
     score_after: datetime | None = None
+    rate: float | None = None
 
 
 class ChallengerState(msgspec.Struct, kw_only=True):

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from bandit.experiment import Experiment
+from bandit.policies import read_state
 from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
 from joiner.export import RowFilter, learnt_rows
@@ -126,6 +127,8 @@ def start_anew(
         starts=True,
         fresh_epoch=True,
         gate=inherited(state) if state is not None and same_tenure else None,
+        # a window of a champion's log holds little that explores, which is what a learning rate is chosen on
+        rate=read_state(workspace.registry.load(champion.model_id).files).rate,
     )
 
 

@@ -46,7 +46,8 @@ class Job:
     `files` are its learning files (None: learn from nothing). `learn` and `score` are NDJSON row files: rows of the
     first are learnt without being scored, rows of the second are scored and then learnt. `champion` is the model to
     compare with, `COLD_START_MODEL_ID` for the declared cold start, `UNIFORM` for the uniform policy. `challenger` is
-    the challenger that learns, if any: models that stood for it on trial carry its name.
+    the challenger that learns, if any: models that stood for it on trial carry its name. `rate` is the learning rate
+    that one which learns from nothing keeps, where the settings leave it open.
     """
 
     root: Path
@@ -58,6 +59,7 @@ class Job:
     learn: Path | None = None
     score: Path | None = None
     challenger: str | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,8 @@ def _open(desk: Desk, job: Job, settings: ExperimentSettings, catalogues: _Catal
     if job.files is not None:
         return desk.take(job.root, job.name, _digest(job.files)) or Learning.resume(job.files, settings)
     # rows that are learnt unscored may also teach the encoder; rows to be scored must not, before their turn
-    return Learning.fresh(settings, list(islice(_rows(desk, job, job.learn, catalogues), FIT_ROWS)))
+    rows = list(islice(_rows(desk, job, job.learn, catalogues), FIT_ROWS))
+    return Learning.fresh(settings, rows, rate=job.rate)
 
 
 def _canaries(files: Mapping[str, bytes], rows: Sequence[Interaction]) -> list[dict[str, Any]]:

@@ -41,7 +41,8 @@ class Plan:
     It starts from `files` (None: from nothing), learns the rows matured in (`learn_after`, `learn_until`] unscored,
     and scores and learns those in (`score_after`, watermark]. A frozen one only scores. `starts` says that it starts
     anew, from the model `base`; `gate` is the gate's state that a fresh epoch begins with. `settings` are the
-    experiment's, with what the challenger declares laid over.
+    experiment's, with what the challenger declares laid over; `rate` is the learning rate to keep where they leave it
+    open.
     """
 
     state: ChallengerState
@@ -54,6 +55,7 @@ class Plan:
     starts: bool = False
     fresh_epoch: bool = False
     gate: dict[str, Any] | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,7 @@ def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetim
         learn=learn if learnt else None,
         score=score if scored else None,
         challenger=name if state.kind == KIND_LEARNING else None,
+        rate=plan.rate,
     )
     if state.kind != KIND_LEARNING:
         return Call(name, "score_frozen", (job, state.model_id), plan.settings.training), scored
@@ -280,6 +283,7 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
             learn_after=plan.learn_after,
             learn_until=plan.learn_until,
             score_after=plan.score_after,
+            rate=plan.rate,
         )
     state.learnt, state.candidate = outcome.learnt, None
     return store.save(

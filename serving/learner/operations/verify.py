@@ -93,6 +93,7 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
             learn=learn,
             score=score,
             challenger=derivation.challenger,
+            rate=origin.rate,
         )
         trainer, limits = stack.enter_context(workspace.training()), experiment.settings.training
         if derivation.model_id is not None and derivation.origin is None:
