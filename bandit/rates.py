@@ -22,7 +22,7 @@ from bandit.types import Interaction
 from bandit.vw_options import trial_arguments
 from bandit.vw_workspace import VWWorkspace
 
-RATES = (0.5, 0.1, 0.02, 0.004)
+RATES = (0.5, 0.1, 0.02)
 """The rates that are tried, the quickest learner first."""
 
 TRIED_ROWS_MAX = 2_000

@@ -45,7 +45,7 @@ MEANING: dict[str, str] = {
     "exploration.temperature": "softmax: reward difference that makes an action e times as likely",
     "exploration.explore_first": "explore_first: interactions decided uniformly before the best action is always taken",
     "exploration.probability_floor": "smallest probability of any offered action, shared out uniformly",
-    "learning.learning_rate": "step size of the policy's learner; auto: what foretells the newest rows best",
+    "learning.learning_rate": "step size of the policy's learner; auto: what foretells the first rows best",
     "learning.power_t": "decay of the step size",
     "learning.l2": "L2 regularisation",
     "learning.bits": "log2 of the number of weights",

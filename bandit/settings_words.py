@@ -64,8 +64,12 @@ def in_words(kind: inspect.Type) -> tuple[str, str | None]:
     if isinstance(kind, inspect.LiteralType):
         return "one of", ", ".join(map(str, kind.values))
     if isinstance(kind, inspect.UnionType):
-        words, bound = in_words(_given(kind))
-        return f"nothing or {words}", bound
+        given = _given(kind)
+        words, bound = in_words(given)
+        named = [str(value) for each in kind.types if isinstance(each, inspect.LiteralType) for value in each.values]
+        if isinstance(given, inspect.LiteralType) or not named:
+            return f"nothing or {words}", bound
+        return words, ", or ".join(filter(None, [bound, *named]))
     names: dict[type[inspect.Type], str] = {
         inspect.BoolType: "true or false",
         inspect.StrType: "text",
@@ -102,7 +106,8 @@ def _number(value: float) -> str:
 
 def _given(kind: inspect.UnionType) -> inspect.Type:
     """The type of a setting that may be left out, where it is given."""
-    return next(option for option in kind.types if not isinstance(option, inspect.NoneType))
+    given = [option for option in kind.types if not isinstance(option, inspect.NoneType)]
+    return next((option for option in given if not isinstance(option, inspect.LiteralType)), given[0])
 
 
 def _kind_at(root: type[Struct], path: str) -> inspect.Type:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bandit.errors import Refused
+from bandit.policies import read_state
 from bandit.registry import Champion, Manifest
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
@@ -93,7 +94,7 @@ def publish_learning(
         kind=kind,
         options=model_options(settings),
         settings_version=version,
-        data=_data(state),
+        data=_data(state, read_state(files).rate),
         canaries=state.canaries,
         note=note,
     )
@@ -240,9 +241,11 @@ def stand_on(
     store.save(state, files=files, fresh_epoch=True)
 
 
-def _data(state: ChallengerState) -> dict[str, Any]:
+def _data(state: ChallengerState, rate: float | None) -> dict[str, Any]:
     data: dict[str, Any] = {"rows": state.learnt, "cut": state.cut.isoformat() if state.cut else None}
     data["challenger"] = state.name
     if state.since is not None:
         data["since"] = state.since.isoformat()
+    if rate is not None:
+        data["learning_rate"] = rate
     return data

@@ -57,6 +57,13 @@ def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: s
     assert caught.value.problems[0].field == field
 
 
+@pytest.mark.parametrize("value", ["fast", 0, None, True])
+def test_a_number_that_may_be_left_to_the_data_says_both(value: object) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        parse_settings({"learning": {"learning_rate": value}})
+    assert caught.value.problems[0].limit == "> 0, ≤ 1000, or auto"
+
+
 def test_settings_survive_the_round_trip_through_json() -> None:
     settings = parse_settings(
         {"rewards": {"window_s": 3.0, "events": {"click": {"value": 1.0}}}, "actions": [{"id": "a"}]}
