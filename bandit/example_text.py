@@ -28,15 +28,12 @@ class RowText(msgspec.Struct, frozen=True, gc=False):
     def labelled(self, cost: float, propensity: float) -> str:
         """The whole text of an example, with its label on the chosen action's line."""
         lines = [self.shared, *self.lines]
-        lines[self.chosen + 1] = self._labelled_line(cost, propensity)
+        lines[self.chosen + 1] = f"0:{cost!r}:{propensity!r} {self.lines[self.chosen]}"
         return "\n".join(lines)
 
     def chosen_only(self, cost: float, propensity: float) -> str:
         """The context's line and the chosen action's with its label."""
-        return f"{self.shared}\n{self._labelled_line(cost, propensity)}"
-
-    def _labelled_line(self, cost: float, propensity: float) -> str:
-        return f"0:{cost!r}:{propensity!r} {self.lines[self.chosen]}"
+        return f"{self.shared}\n0:{cost!r}:{propensity!r} {self.lines[self.chosen]}"
 
 
 LabelledRow = tuple[RowText, float, Interaction]

@@ -44,10 +44,7 @@ def choose_rate(
     for comparing elements of a correlation matrix"): it is the quickest.
     """
     texts = RowTexts(encoder)
-    examples = [
-        (texts.of(row.context, row.actions, row.index, whole=False), cost)
-        for row, cost in zip(rows, costs, strict=True)
-    ]
+    examples = [texts.of(row.context, row.actions, row.index, whole=False) for row in rows]
     later = slice(len(rows) // 2, None)
     came = np.array(costs)[later]
     weights = np.array([min(1.0 / row.propensity, IMPORTANCE_MAX) for row in rows[later]])
@@ -56,7 +53,7 @@ def choose_rate(
     for rate in RATES:
         trial = VWWorkspace(encoder, trial_arguments(learning, encoder.interactions, rate))
         try:
-            foretold[rate] = np.array([trial.foretell(text, cost) for text, cost in examples])[later]
+            foretold[rate] = np.array(trial.foretell(examples, costs))[later]
         finally:
             trial.close()
     found = {rate: correlation(values, came, weights) for rate, values in foretold.items()}

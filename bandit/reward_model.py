@@ -6,8 +6,8 @@ regression conditional on the action needs none and its estimates should not dep
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +36,14 @@ class RewardModel:
         return self._vw.predict(context, actions, line)
 
     def learn_rows(
-        self, rows: Iterable[tuple[RowText, Sequence[Action], int, float]], *, told: bool
+        self, rows: Sequence[RowText], offers: Iterable[Sequence[Action]], costs: Iterable[float], *, told: bool
     ) -> NDArray[np.float64]:
-        """One update for each row's text, actions, chosen position and observed cost.
+        """One update for each row's text, offered actions and observed cost.
 
         Gives the predicted costs as they were before it, row after row, where they are to be `told`; that takes whole
         texts.
         """
-        regress, costs = self._vw.regress, array("d")
-        for text, actions, index, cost in rows:
-            costs.extend(regress(text, actions, index, cost, 1.0, told=told))
-        return np.array(costs)
+        return np.array(self._vw.regress(rows, offers, costs, repeat(1.0, len(rows)), told=told))
 
     def to_bytes(self) -> bytes:
         """The model's bytes, from which learning continues exactly."""

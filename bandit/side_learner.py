@@ -27,10 +27,8 @@ from bandit.types import Action, Context, Interaction
 Told = tuple[NDArray[np.float64], list[str] | None]
 """The predicted costs of rows, one after the other, and the lines of the contexts that follow, if they were asked."""
 
-_Task = tuple[
-    bool, list[str], list[tuple[str, ...]], list[int], list[Sequence[Action]], list[int], list[float], list[Context]
-]
-"""Whether to tell; of the rows the parts of their texts, their actions, choices and costs; the contexts that follow."""
+_Task = tuple[bool, list[str], list[tuple[str, ...]], list[int], list[Sequence[Action]], list[float], list[Context]]
+"""Whether to tell; of the rows the parts of their texts, their actions and their costs; the contexts that follow."""
 
 
 class SideLearner:
@@ -61,7 +59,6 @@ class SideLearner:
             [text.lines for text in texts],
             [text.chosen for text in texts],
             [row.actions for row in rows],
-            [row.index for row in rows],
             list(costs),
             [row.context for row in following] if told else [],
         )
@@ -114,9 +111,8 @@ def _serve() -> None:
         if task is None:
             answer = model.to_bytes()
         else:
-            wanted, shared, lines, chosen, actions, indices, costs, following = task
-            texts = map(RowText, shared, lines, chosen)
-            predicted = model.learn_rows(zip(texts, actions, indices, costs, strict=True), told=wanted)
+            wanted, shared, lines, chosen, offers, costs, following = task
+            predicted = model.learn_rows([*map(RowText, shared, lines, chosen)], offers, costs, told=wanted)
             if not wanted:
                 continue
             answer = (predicted, [model.encoder.context_line(context) for context in following])

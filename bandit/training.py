@@ -256,9 +256,12 @@ class Learning:
             self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
             return partial(self._side.start, told=told)
         learn = self.reward_model.learn_rows
-        return lambda examples, _: (
-            lambda: (learn(((text, row.actions, row.index, cost) for text, cost, row in examples), told=told), None)
-        )
+
+        def here(examples: Sequence[LabelledRow], _: Sequence[Interaction]) -> Callable[[], Told]:
+            texts, costs, rows = zip(*examples, strict=True)
+            return lambda: (learn(texts, [row.actions for row in rows], costs, told=told), None)
+
+        return here
 
     @property
     def reward_model(self) -> RewardModel:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from bandit.errors import CorruptModel
 from bandit.example_text import LabelledRow, RowText, RowTexts
 from bandit.exploration import headroom, headroom_rows, scaled, squarecb, squarecb_rows, with_floor
 from bandit.settings import Exploration, Learning
-from bandit.types import Action, Context
+from bandit.types import Action, Context, Interaction
 from bandit.vw_options import policy_arguments
 from bandit.vw_workspace import VWWorkspace
 
@@ -46,15 +45,6 @@ def learnt_propensity(exploration: Exploration, learning: Learning, propensity: 
     if exploration.algorithm == "squarecb":
         bound = max(bound, 1.0 / REGRESSION_IMPORTANCE_MAX)
     return max(propensity, bound)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """What VW said of rows just learnt, `sizes[i]` numbers of row i, and the pmfs of those explored on their own."""
-
-    numbers: array[float] = field(default_factory=lambda: array("d"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    alone: list[tuple[int, list[float]]] = field(default_factory=list)
 
 
 class VWPolicy:
@@ -190,50 +180,77 @@ class VWPolicy:
 
     def learn(self, context: Context, actions: Sequence[Action], index: int, cost: float, propensity: float) -> None:
         """One update; `cost` must be finite, `propensity` is bounded below by the declared minimum."""
-        text = RowTexts(self.encoder).of(context, actions, index)
-        self.learn_text(text, actions, index, cost, propensity, told=False)
+        self.learn_text(RowTexts(self.encoder).of(context, actions, index), actions, cost, propensity, told=False)
         self.count(actions[index])
 
     def learn_text(
-        self, text: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float, *, told: bool
+        self, text: RowText, actions: Sequence[Action], cost: float, propensity: float, *, told: bool
     ) -> list[float]:
         """The same with the row's text at hand, and without `count`.
 
         Gives what `explore` takes, from before it, where it is to be `told`; the text must then be whole, as it must
         for whoever `learns_whole_texts`.
         """
-        propensity = self.bounded(cost, propensity)
-        if not self._vw.regresses:
-            return self._vw.learn(text, actions, index, cost, propensity)
-        self.updates += 1
-        self.offered += len(actions)
-        # as VW weighs in its multi-task regression (Bietti, Agarwal, Langford 2021)
-        weight = self.updates / (self.offered * propensity)
-        return self._vw.regress(text, actions, index, cost, weight, told=told)
+        return self._teach([text], [actions], [cost], [propensity], told=told).tolist()
 
     def learn_rows(self, rows: Sequence[LabelledRow], *, told: bool) -> NDArray[np.float64]:
         """Learn and count rows, in order. Gives, where it is to be `told`, the pmf from before each, row after row."""
         pmfs = [np.empty(0)]
-        waiting = _Waiting()
-        for text, cost, row in rows:
-            said = self.learn_text(text, row.actions, row.index, cost, row.propensity, told=told)
-            if told:
-                if not self._explores_together or self._ramps_of(row.actions) is not None:
-                    waiting.alone.append((len(waiting.numbers), self.explore(said, self.rows_learnt, row.actions)))
-                waiting.numbers.extend(said)
-                waiting.sizes.append(len(said))
-            self.count(row.actions[row.index])
-            if len(waiting.numbers) > NUMBERS_MAX:
-                pmfs.append(self._explore_all(waiting))
-                waiting = _Waiting()
-        pmfs.append(self._explore_all(waiting))
+        for part in _parts(rows):
+            texts, costs, interactions = zip(*part, strict=True)
+            offers = [row.actions for row in interactions]
+            numbers = self._teach(texts, offers, costs, [row.propensity for row in interactions], told=told)
+            pmfs.append(self._explore_and_count(interactions, numbers) if told else np.empty(0))
+            if not told:
+                for row in interactions:
+                    self.count(row.actions[row.index])
         return np.concatenate(pmfs)
 
-    def _explore_all(self, waiting: _Waiting) -> NDArray[np.float64]:
-        pmfs = np.array(waiting.numbers)
-        if self._explores_together and waiting.sizes:
-            pmfs = self._squarecb_rows(pmfs, np.array(waiting.sizes), self.rows_learnt - len(waiting.sizes))
-        for start, pmf in waiting.alone:
+    def _teach(
+        self,
+        texts: Sequence[RowText],
+        offers: Sequence[Sequence[Action]],
+        costs: Sequence[float],
+        propensities: Sequence[float],
+        *,
+        told: bool,
+    ) -> array[float]:
+        """Learn rows; VW's numbers from before each, row after row, where they are to be told.
+
+        Raises ValueError for what would poison.
+        """
+        drawn = np.array(propensities, np.float64)
+        if not (np.isfinite(costs).all() and ((drawn > 0.0) & (drawn <= 1.0)).all()):
+            raise ValueError("a training example needs a finite cost and a propensity in (0, 1]")
+        drawn = np.maximum(drawn, self._propensity_min)
+        if self._vw.regresses:
+            updates = self.updates + np.arange(1, len(texts) + 1)
+            offered = self.offered + np.cumsum([len(actions) for actions in offers])
+            self.updates, self.offered = int(updates[-1]), int(offered[-1])
+            # as VW weighs in its multi-task regression (Bietti, Agarwal, Langford 2021)
+            weights = updates / (offered * drawn)
+            return self._vw.regress(texts, offers, costs, weights.tolist(), told=told)
+        numbers = array("d")
+        for text, actions, cost, propensity in zip(texts, offers, costs, drawn.tolist(), strict=True):
+            numbers.extend(self._vw.learn(text, actions, cost, propensity))
+        return numbers
+
+    def _explore_and_count(self, rows: Sequence[Interaction], numbers: array[float]) -> NDArray[np.float64]:
+        """Count rows and make VW's numbers from before each into its pmf: together where that gives the same."""
+        pmfs, rows_before = np.array(numbers), self.rows_learnt
+        alone: list[tuple[int, list[float]]] = []
+        sizes, start = [], 0
+        for row in rows:
+            size = len(row.actions)
+            if not self._explores_together or self._ramps_of(row.actions) is not None:
+                said = numbers[start : start + size].tolist()
+                alone.append((start, self.explore(said, self.rows_learnt, row.actions)))
+            self.count(row.actions[row.index])
+            sizes.append(size)
+            start += size
+        if self._explores_together:
+            pmfs = self._squarecb_rows(pmfs, np.array(sizes), rows_before)
+        for start, pmf in alone:
             pmfs[start : start + len(pmf)] = pmf
         return pmfs
 
@@ -241,12 +258,6 @@ class VWPolicy:
     def learns_whole_texts(self) -> bool:
         """Whether learning a row takes the lines of all its actions."""
         return not self._vw.regresses
-
-    def bounded(self, cost: float, propensity: float) -> float:
-        """The propensity to learn with, see `learnt_propensity`; raises ValueError for what would poison."""
-        if not (math.isfinite(cost) and 0.0 < propensity <= 1.0):
-            raise ValueError("a training example needs a finite cost and a propensity in (0, 1]")
-        return max(propensity, self._propensity_min)
 
     @property
     def arguments(self) -> list[str]:
@@ -260,3 +271,15 @@ class VWPolicy:
     def close(self) -> None:
         """Free the memory; the policy refuses everything afterwards."""
         self._vw.close()
+
+
+def _parts(rows: Sequence[LabelledRow]) -> Iterator[Sequence[LabelledRow]]:
+    """The rows in parts that offer about `NUMBERS_MAX` actions each."""
+    first = offered = 0
+    for place, (_, _, row) in enumerate(rows, start=1):
+        offered += len(row.actions)
+        if offered > NUMBERS_MAX:
+            yield rows[first:place]
+            first, offered = place, 0
+    if first < len(rows):
+        yield rows[first:]

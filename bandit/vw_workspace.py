@@ -8,7 +8,8 @@ what comes out. Text that arrives here has been written by `bandit.encoder`: one
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -85,7 +86,7 @@ class VWWorkspace:
         self._seen += 1
         return _complete(numbers, len(examples))
 
-    def learn(self, row: RowText, actions: Sequence[Action], index: int, cost: float, propensity: float) -> list[float]:
+    def learn(self, row: RowText, actions: Sequence[Action], cost: float, propensity: float) -> list[float]:
         """One update of an explorer from a whole text; gives what `predict` would have answered before it.
 
         `cost` must be finite and `propensity` in (0, 1]. Raises ValueError where `regress` is the way to learn.
@@ -100,39 +101,55 @@ class VWWorkspace:
         return _complete(numbers, len(actions))
 
     def regress(
-        self, row: RowText, actions: Sequence[Action], index: int, cost: float, weight: float, *, told: bool
-    ) -> list[float]:
-        """One update of a regression from the action at `index` alone, which counts `weight` times (finite, positive).
+        self,
+        rows: Iterable[RowText],
+        offers: Iterable[Sequence[Action]],
+        costs: Iterable[float],
+        weights: Iterable[float],
+        *,
+        told: bool,
+    ) -> array[float]:
+        """One update of a regression a row, from its chosen action alone, which counts its weight (finite, positive).
 
         The weights are those that VW comes to from whole texts, up to rounding. Gives what `predict` would have
-        answered before it where it is to be `told`, which takes a whole text, and else nothing.
+        answered before each, row after row, where it is to be `told`, which takes whole texts, and else nothing.
         """
-        probability = 1.0 / (weight * WEIGHT_UNIT)
-        if told and actions is not self._last_actions and not self._come_again(actions):
-            own = asked = self._parse_row(row.labelled(cost, probability), len(actions) + 1)
-            taught = [own[0], own[index + 1]]
-        else:
-            offered = self._examples(actions) if told else []
-            own = taught = self._parse_row(row.chosen_only(cost, probability), 2)
-            asked = [own[0], *offered]
-        numbers: list[float] = []
-        if told:
-            _predict(self._vw, asked)
-            numbers = own[0].get_action_scores()
-        _learn(self._vw, taught)
-        self._seen += 1
-        _finish(self._vw, own)
-        return _complete(numbers, len(actions)) if told else []
+        vw, numbers = self._vw, array("d")
+        for row, actions, cost, weight in zip(rows, offers, costs, weights, strict=True):
+            probability = 1.0 / (weight * WEIGHT_UNIT)
+            if told and actions is not self._last_actions and not self._come_again(actions):
+                own = self._parse_row(row.labelled(cost, probability), len(actions) + 1)
+                _predict(vw, own)
+                said = _complete(own[0].get_action_scores(), len(actions))
+                _learn(vw, [own[0], own[row.chosen + 1]])
+            else:
+                others = list(self._examples(actions)) if told else []
+                own = self._parse_row(row.chosen_only(cost, probability), 2)
+                if told:
+                    del others[row.chosen]
+                said = []
+                if others:
+                    _predict(vw, [own[0], *others])
+                    said = own[0].get_action_scores()
+                _learn(vw, own)
+                if told:  # VW foretells what it learns, to the same number
+                    said[row.chosen : row.chosen] = own[0].get_action_scores()
+                    _complete(said, len(actions))
+            numbers.extend(said)
+            self._seen += 1
+            _finish(vw, own)
+        return numbers
 
-    def foretell(self, row: RowText, cost: float) -> float:
-        """`regress` with a weight of 1, which gives the predicted cost of the chosen action from before."""
-        own = self._parse_row(row.chosen_only(cost, 1.0 / WEIGHT_UNIT), 2)
-        _predict(self._vw, own)
-        (foretold,) = _complete(own[0].get_action_scores(), 1)
-        _learn(self._vw, own)
-        self._seen += 1
-        _finish(self._vw, own)
-        return foretold
+    def foretell(self, rows: Iterable[RowText], costs: Iterable[float]) -> array[float]:
+        """`regress` with weights of 1; gives the predicted cost of each row's chosen action, from before it."""
+        vw, numbers = self._vw, array("d")
+        for row, cost in zip(rows, costs, strict=True):
+            own = self._parse_row(row.chosen_only(cost, 1.0 / WEIGHT_UNIT), 2)
+            _learn(vw, own)
+            numbers.extend(_complete(own[0].get_action_scores(), 1))
+            self._seen += 1
+            _finish(vw, own)
+        return numbers
 
     def _come_again(self, actions: Sequence[Action]) -> bool:
         """Whether actions are those of the row before, or known, as a catalogue's are: then parsing them once pays."""

@@ -119,7 +119,7 @@ def test_squarecb_without_headroom_is_nearly_that_of_vw(rows: list[Interaction])
     for row in rows[:400]:
         ours.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
         text = texts.of(row.context, row.actions, row.index)
-        theirs.learn(text, row.actions, row.index, -row.reward, row.propensity)
+        theirs.learn(text, row.actions, -row.reward, row.propensity)
     pairs = [(ours.pmf(row.context, ACTIONS), theirs.predict(row.context, ACTIONS)) for row in rows[:200]]
     assert np.abs(np.array([one for one, _ in pairs]) - np.array([other for _, other in pairs])).mean() < 0.01
     assert np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs]) > 0.95
@@ -260,8 +260,8 @@ def test_a_log_of_more_actions_than_are_kept_parsed_is_learnt_and_stored(
         offered = tuple(Action(f"id{number // 2}-{place}", {"f": float(place)}) for place in range(8))
         for row in rows[2 * number : 2 * number + 2]:
             text = texts.of(row.context, offered, row.index)
-            alone.learn_text(text, offered, row.index, -row.reward, 0.125, told=False)
-            told.learn_text(text, offered, row.index, -row.reward, 0.125, told=True)
+            alone.learn_text(text, offered, -row.reward, 0.125, told=False)
+            told.learn_text(text, offered, -row.reward, 0.125, told=True)
             assert len(told._vw._parsed) <= 20
     for policy in (alone, told):
         assert policy.pmf(rows[0].context, ACTIONS) == pytest.approx([0.25] * 4, abs=0.25)
@@ -292,11 +292,11 @@ def test_a_closed_policy_refuses_to_answer(rows: list[Interaction]) -> None:
 def test_a_closed_regression_refuses_to_learn_actions_that_come_again(rows: list[Interaction]) -> None:
     policy = VWPolicy(encoder_of(rows), Exploration(), Learning())
     text = RowTexts(policy.encoder).of({}, ACTIONS, 0)
-    policy.learn_text(text, ACTIONS, 0, -1.0, 0.25, told=True)
+    policy.learn_text(text, ACTIONS, -1.0, 0.25, told=True)
     policy.close()
     for told in (True, False):
         with pytest.raises(RuntimeError, match="closed"):
-            policy.learn_text(text, ACTIONS, 0, -1.0, 0.25, told=told)
+            policy.learn_text(text, ACTIONS, -1.0, 0.25, told=told)
 
 
 def test_arguments_are_built_from_an_allow_list() -> None:
@@ -405,7 +405,7 @@ def test_chosen_actions_alone_teach_a_regression_what_vw_learns_from_the_whole_t
         alone.learn(row.context, row.actions, row.index, -row.reward, row.propensity)
         before = told._vw.predict(row.context, row.actions)
         text = texts.of(row.context, row.actions, row.index)
-        said = told.learn_text(text, row.actions, row.index, -row.reward, row.propensity, told=True)
+        said = told.learn_text(text, row.actions, -row.reward, row.propensity, told=True)
         assert said == pytest.approx(before, abs=1e-6)
     costs = [(alone._vw.predict(r.context, r.actions), theirs.predict(r.context, r.actions)) for r in asked]
     assert max(abs(one - other) for ours, vw in costs for one, other in zip(ours, vw, strict=True)) < 2e-5
@@ -439,7 +439,8 @@ def test_a_regression_is_the_same_to_the_bit_told_or_not_and_stored_in_between(r
     for number, row in enumerate(asked):
         label = (row.actions, row.index, -row.reward, row.propensity)
         alone.learn(row.context, *label)
-        told.learn_text(texts.of(row.context, row.actions, row.index), *label, told=True)
+        text = texts.of(row.context, row.actions, row.index)
+        told.learn_text(text, row.actions, -row.reward, row.propensity, told=True)
         resumed.learn(row.context, *label)
         if number % 7 < 2:
             resumed = stored(resumed)
@@ -523,11 +524,11 @@ def test_an_explorer_takes_whole_texts_and_a_regression_the_chosen_action(rows: 
     text = RowTexts(encoder).of(row.context, row.actions, row.index, whole=False)
     explorer, regression = (VWPolicy(encoder, Exploration(algorithm=name), Learning()) for name in ("bag", "squarecb"))
     assert explorer.learns_whole_texts and not regression.learns_whole_texts
-    assert regression.learn_text(text, row.actions, row.index, -1.0, 0.25, told=False) == []
+    assert regression.learn_text(text, row.actions, -1.0, 0.25, told=False) == []
     with pytest.raises(InvalidRequest, match="one line each"):
-        explorer.learn_text(text, row.actions, row.index, -1.0, 0.25, told=False)
+        explorer.learn_text(text, row.actions, -1.0, 0.25, told=False)
     with pytest.raises(ValueError, match="chosen action alone"):
-        regression._vw.learn(text, row.actions, row.index, -1.0, 0.25)
+        regression._vw.learn(text, row.actions, -1.0, 0.25)
     for policy in (explorer, regression):
         policy.close()
 
@@ -587,7 +588,7 @@ def test_rows_learnt_together_are_explored_as_each_alone_to_the_bit(
     labelled = [(texts.of(row.context, row.actions, row.index), -row.reward, row) for row in asked]
     pmfs = []
     for text, cost, row in labelled:
-        said = alone.learn_text(text, row.actions, row.index, cost, row.propensity, told=True)
+        said = alone.learn_text(text, row.actions, cost, row.propensity, told=True)
         pmfs += alone.explore(said, alone.rows_learnt, row.actions)
         alone.count(row.actions[row.index])
     told = [together.learn_rows(part, told=True) for part in (labelled[:130], labelled[130:], [])]
