@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from bandit.types import MODE_ONLINE, SLICE_POLICY, Interaction, Policy
 
 SPOT_CHECK_EVERY = 50
 SPOT_CHECK_TOLERANCE = 1e-9
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 class Scores(NamedTuple):
@@ -31,12 +32,12 @@ class Scores(NamedTuple):
     trial), `q` the predicted rewards of all actions, `pmf` the
     logged one (NaN where the log has none); `action` is the position of the logged action, with its `reward`
     and `propensity`; `cluster` is the subject id, where the experiment has one,
-    `segment` the value of the context field by which reports show the lift,
+    `decided_at` is UTC as datetime64[us], `segment` the value of the context field by which reports show the lift,
     `slot` the place in an answer of several decisions.
     """
 
     event_id: list[str]
-    decided_at: list[datetime]
+    decided_at: NDArray[np.datetime64]
     offsets: NDArray[np.int64]
     candidate: NDArray[np.float64]
     champion: NDArray[np.float64]
@@ -120,7 +121,7 @@ class Scoring:
         rows, field = self._rows, self._segment_field
         return Scores(
             event_id=[row.event_id for row in rows],
-            decided_at=[row.decided_at for row in rows],
+            decided_at=_times([row.decided_at for row in rows]),
             offsets=np.asarray(self._offsets, dtype=np.int64),
             candidate=np.array(self._candidate),
             champion=np.array(self._champion),
@@ -133,6 +134,11 @@ class Scoring:
             segment=None if field is None else [_label(row.context.get(field)) for row in rows],
             slot=[_label(row.slot) for row in rows] if any(row.slot is not None for row in rows) else None,
         )
+
+
+def _times(moments: Sequence[datetime]) -> NDArray[np.datetime64]:
+    # whole microseconds, because numpy takes numbers eight times faster than it takes moments
+    return np.array([(moment - _EPOCH) // _MICROSECOND for moment in moments], "datetime64[us]")
 
 
 def _label(value: object) -> str:

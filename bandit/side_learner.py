@@ -31,10 +31,14 @@ _Task = tuple[bool, list[str], list[tuple[str, ...]], list[int], list[Sequence[A
 """Whether to tell; of the rows the parts of their texts, their actions and their costs; the contexts that follow."""
 
 
+_Given = tuple[bytes, Learning, float | None, bytes]
+"""A reward model to go on with, in place of the one before: encoder, settings, learning rate, what VW stored."""
+
+
 class SideLearner:
     """A copy of a reward model that learns elsewhere until `close`; what it has learnt comes back by `model`."""
 
-    def __init__(self, reward_model: RewardModel, learning: Learning) -> None:
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bandit.side_learner"],
             stdin=subprocess.PIPE,
@@ -42,7 +46,11 @@ class SideLearner:
             stderr=subprocess.PIPE,
             cwd=Path(__file__).resolve().parent.parent,
         )
-        self._send((reward_model.encoder.to_json(), learning, reward_model.rate, reward_model.to_bytes()))
+
+    def take(self, reward_model: RewardModel, learning: Learning) -> None:
+        """Learn `reward_model` from now on, a copy of it as it stands; raises `TrainingFailed`."""
+        given: _Given = (reward_model.encoder.to_json(), learning, reward_model.rate, reward_model.to_bytes())
+        self._send("take", given)
 
     def start(
         self, examples: Sequence[LabelledRow], following: Sequence[Interaction], *, told: bool
@@ -62,12 +70,12 @@ class SideLearner:
             list(costs),
             [row.context for row in following] if told else [],
         )
-        self._send(task)
+        self._send("learn", task)
         return self._receive if told else lambda: (np.empty(0), None)
 
     def model(self) -> bytes:
         """The model as it has become; raises `TrainingFailed`."""
-        self._send(None)
+        self._send("tell", None)
         model: bytes = self._receive()
         return model
 
@@ -76,10 +84,10 @@ class SideLearner:
         self._process.kill()
         self._process.communicate()
 
-    def _send(self, what: Any) -> None:
+    def _send(self, what: str, given: Any) -> None:
         assert self._process.stdin is not None
         try:
-            pickle.dump(what, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.dump((what, given), self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure() from None
@@ -100,15 +108,21 @@ class SideLearner:
 def _serve() -> None:
     """The other process's life: a model, then rows to learn and questions for the model, until the pipe ends."""
     given, told = sys.stdin.buffer, sys.stdout.buffer
-    encoder, learning, rate, stored = pickle.load(given)
-    model = RewardModel(FeatureEncoder.from_json(encoder), learning, rate=rate, model=stored)
+    model: RewardModel | None = None
     while True:
         try:
-            task: _Task | None = pickle.load(given)
+            what, task = pickle.load(given)
         except EOFError:
             return
+        if what == "take":
+            if model is not None:
+                model.close()
+            encoder, learning, rate, stored = task
+            model = RewardModel(FeatureEncoder.from_json(encoder), learning, rate=rate, model=stored)
+            continue
+        assert model is not None
         answer: Any
-        if task is None:
+        if what == "tell":
             answer = model.to_bytes()
         else:
             wanted, shared, lines, chosen, offers, costs, following = task

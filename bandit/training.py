@@ -66,6 +66,7 @@ class Learning:
         self.reread_rows = reread_rows
         self._scale = RewardScale(settings.rewards)
         self._refit_at = refit_at
+        self._side: SideLearner | None = None
         self._start(encoder, files)
 
     @classmethod
@@ -123,7 +124,7 @@ class Learning:
             updates=state.updates if state else 0,
             offered=state.offered if state else 0,
         )
-        self._side: SideLearner | None = None
+        self._is_away = False  # the reward model, in another process
         model = files["reward_model.vw"] if files else None
         self._reward_model = RewardModel(encoder, settings.learning, rate=self.rate, model=model)
 
@@ -169,6 +170,7 @@ class Learning:
     def close(self) -> None:
         """Free VW's memory."""
         self._close_models()
+        self._close_side()
 
     # -- learning ----------------------------------------------------------------------------------------
 
@@ -253,7 +255,10 @@ class Learning:
         at leisure to encode it.
         """
         if self.settings.training.cores > 1 and rows >= SIDE_ROWS_MIN:
-            self._side = self._side or SideLearner(self._reward_model, self.settings.learning)
+            self._side = self._side or SideLearner()
+            if not self._is_away:
+                self._side.take(self._reward_model, self.settings.learning)
+                self._is_away = True
             return partial(self._side.start, told=told)
         learn = self.reward_model.learn_rows
 
@@ -266,19 +271,21 @@ class Learning:
     @property
     def reward_model(self) -> RewardModel:
         """The reward model as it stands, back from wherever it has been learning."""
-        if self._side is not None:
-            side, self._side = self._side, None
-            try:
-                model = side.model()
-            finally:
-                side.close()
-            self._reward_model.close()
-            self._reward_model = RewardModel(self.encoder, self.settings.learning, rate=self.rate, model=model)
+        try:
+            if self._is_away and self._side is not None:
+                model = self._side.model()
+                self._reward_model.close()
+                self._reward_model = RewardModel(self.encoder, self.settings.learning, rate=self.rate, model=model)
+        finally:
+            self._close_side()
         return self._reward_model
 
     def _close_models(self) -> None:
         self.policy.close()
         self._reward_model.close()
+
+    def _close_side(self) -> None:
+        self._is_away = False
         if self._side is not None:
             self._side.close()
             self._side = None

@@ -115,7 +115,7 @@ def _flat(columns: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
         else:
             flat[name] = list(values) if isinstance(values, np.ndarray) and values.ndim == 2 else values
             selection.append(_name(name))
-    return pd.DataFrame(flat), ", ".join(selection)
+    return pd.DataFrame(flat, copy=False), ", ".join(selection)
 
 
 def _name(column: str) -> str:

@@ -230,7 +230,7 @@ def concatenate(chunks: Sequence[Scores]) -> Scores | None:
     slots = any(chunk.slot for chunk in chunks)
     return Scores(
         event_id=[event_id for chunk in chunks for event_id in chunk.event_id],
-        decided_at=[moment for chunk in chunks for moment in chunk.decided_at],
+        decided_at=np.concatenate([chunk.decided_at for chunk in chunks]),
         offsets=np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
         candidate=np.concatenate([chunk.candidate for chunk in chunks]),
         champion=np.concatenate([chunk.champion for chunk in chunks]),
@@ -250,11 +250,11 @@ def _joined(columns: Sequence[list[str] | None]) -> list[str] | None:
     return None if any(c is None for c in columns) else [name for c in columns if c is not None for name in c]
 
 
-_ARRAYS = ("offsets", "candidate", "champion", "q", "pmf", "action", "reward", "propensity")
+_ARRAYS = ("decided_at", "offsets", "candidate", "champion", "q", "pmf", "action", "reward", "propensity")
 
 
 def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
-    columns = ("event_id", "decided_at", "cluster", "segment", "slot")
+    columns = ("event_id", "cluster", "segment", "slot")
     names = {column: getattr(scores, column) for column in columns}
     arrays = {name: getattr(scores, name) for name in _ARRAYS}
     temporary = path.with_name(f".{path.name}")
@@ -268,7 +268,6 @@ def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
 
 class _Names(msgspec.Struct):
     event_id: list[str]
-    decided_at: list[datetime]
     cluster: list[str] | None
     segment: list[str] | None = None
     slot: list[str] | None = None

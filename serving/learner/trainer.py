@@ -22,6 +22,7 @@ from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFaile
 from bandit.settings import Training
 from serving.learner.desk import Desk
 from serving.learner.jobs import JOBS
+from serving.learner.parcels import receive, send
 from serving.learner.priority import lower_trainer
 
 _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
@@ -91,7 +92,7 @@ class ChildTrainer:
                 if not pipe.poll(limits.time_s_max):
                     self._kill()
                     raise TrainingFailed(f"training took longer than training.time_s_max = {limits.time_s_max:g} s")
-                kind, answer = pipe.recv()
+                kind, answer = receive(pipe)
             except (EOFError, OSError):  # the child died, or `close` ended it while it worked
                 raise TrainingFailed(f"the training process ended ({self._kill()}); it will be started again") from None
             except BaseException:  # its answer, if it comes, must not be taken for that of the next job
@@ -215,11 +216,14 @@ def _serve(pipe: Connection) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     desk = Desk()
+    until_read = contextlib.ExitStack()
     while True:
         try:
             job, arguments, memory_bytes_max = pipe.recv()
         except (EOFError, ConnectionResetError):
             return
+        finally:  # who asks again, or goes away, has read the answer before or never will
+            until_read.close()
         _bound_memory(memory_bytes_max)
         try:
             answer: tuple[str, Any] = ("done", JOBS[job](desk, *arguments))
@@ -230,7 +234,7 @@ def _serve(pipe: Connection) -> None:
         except Exception as error:  # told to the parent, as text: foreign exceptions may not survive pickling
             answer = ("failed", f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):
-            pipe.send(answer)
+            send(pipe, answer, until_read)
 
 
 def _bound_memory(bytes_max: int) -> None:

@@ -308,9 +308,18 @@ def test_the_simple_policies_do_what_they_say() -> None:
 def test_two_cores_learn_what_one_does(
     algorithm: str, rows: list[Interaction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    started: list[SideLearner] = []
+
+    class Counted(SideLearner):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
     alone, (one,) = learnt(rows, [], settings(exploration={"algorithm": algorithm}))
     monkeypatch.setattr("bandit.training.SIDE_ROWS_MIN", 300)
+    monkeypatch.setattr("bandit.training.SideLearner", Counted)
     both, (two,) = learnt(rows, [], settings(exploration={"algorithm": algorithm}, training={"cores": 2}))
+    assert len(started) == 1, "what is learnt anew is learnt by the process that is there"
     assert np.array_equal(one.q, two.q) and np.array_equal(one.candidate, two.candidate)
     assert alone.files() == both.files()
     alone.close()
@@ -319,7 +328,8 @@ def test_two_cores_learn_what_one_does(
 
 def test_a_reward_model_whose_process_dies_fails_the_training_with_its_last_words(rows: list[Interaction]) -> None:
     learning, _ = learnt(rows[:100], [], settings())
-    side = SideLearner(learning.reward_model, learning.settings.learning)
+    side = SideLearner()
+    side.take(learning.reward_model, learning.settings.learning)
     side._process.kill()
     side._process.wait()
     with pytest.raises(TrainingFailed, match="exit code -9"):
