@@ -7,13 +7,21 @@ kernel releases them when the process ends, however it ends, so a held lock mean
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bandit.errors import Busy
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+PIECE_BYTES = 4 * 1024**2
+"""A piece of this size is on a common disk within some milliseconds."""
 
 
 def fsync_directory(directory: Path) -> None:
@@ -41,6 +49,27 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, sync: bool =
         raise
     if sync:
         fsync_directory(path.parent)
+
+
+class SyncedInPieces(io.FileIO):
+    """A new file that gets onto the disk as it grows: whoever syncs meanwhile waits for a piece, not for all of it.
+
+    What follows the last full piece is for the writer to sync.
+    """
+
+    def __init__(self, path: Path, piece_bytes: int = PIECE_BYTES) -> None:
+        super().__init__(path, "w")
+        self._piece_bytes = piece_bytes
+        self._unsynced = 0
+
+    def write(self, data: Buffer, /) -> int:
+        """Write as `FileIO` does, and sync when a piece is full."""
+        written = super().write(data)
+        self._unsynced += written
+        if self._unsynced >= self._piece_bytes:
+            os.fdatasync(self.fileno())
+            self._unsynced = 0
+        return written
 
 
 class FileLock:

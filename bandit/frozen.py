@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bandit.courtesy import courteously
 from bandit.errors import CorruptModel
 from bandit.policies import load_policy
 from bandit.registry import StoredModel
@@ -53,9 +54,9 @@ class Frozen:
         lines = [self._policy.encoder.context_line(row.context) for row in rows]
         pmfs, costs = array("d"), array("d")
         # one model after the other, as both don't fit a cache
-        for row, line in zip(rows, lines, strict=True):
+        for row, line in courteously(zip(rows, lines, strict=True)):
             pmfs.extend(self.pmf(row.context, row.actions, line))
-        for row, line in zip(rows, lines, strict=True):
+        for row, line in courteously(zip(rows, lines, strict=True)):
             costs.extend(reward_model.costs(row.context, row.actions, line))
         scored.add(rows, np.array(pmfs), np.array(costs))
         return scored.scores()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.courtesy import courteously
 from bandit.errors import TrainingFailed
 from bandit.settings import ExperimentSettings, Rewards
 from bandit.tried import Tried
@@ -102,7 +103,7 @@ class Scoring:
         """Append rows with the candidate's pmf and the predicted costs of the actions, each row after the other."""
         logged, tried = self._logged.of, self._tried
         begin = end = self._offsets[-1]
-        for row in rows:
+        for row in courteously(rows):
             start, end = end, end + len(row.actions)
             champion = logged(row)
             if tried is not None and (served := tried.pmf(row, champion)) is not None:

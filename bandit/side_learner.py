@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.courtesy import courteously
 from bandit.encoder import FeatureEncoder
 from bandit.errors import TrainingFailed
 from bandit.example_text import LabelledRow, RowText
@@ -129,7 +130,7 @@ def _serve() -> None:
             predicted = model.learn_rows([*map(RowText, shared, lines, chosen)], offers, costs, told=wanted)
             if not wanted:
                 continue
-            answer = (predicted, [model.encoder.context_line(context) for context in following])
+            answer = (predicted, [model.encoder.context_line(context) for context in courteously(following)])
         pickle.dump(answer, told, protocol=pickle.HIGHEST_PROTOCOL)
         told.flush()
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from bandit.canaries import make_canaries
+from bandit.courtesy import courteously
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import LabelledRow, RowTexts
 from bandit.policies import ModelState, read_state
@@ -245,7 +246,7 @@ class Learning:
         shared = map(self.encoder.context_line, (row.context for row in rows)) if lines is None else lines
         return [
             (text(line, row.actions, row.index, whole=whole), cost(row.reward), row)
-            for line, row in zip(shared, rows, strict=True)
+            for line, row in courteously(zip(shared, rows, strict=True))
         ]
 
     def _way_to_learn_rewards(self, rows: int, *, told: bool) -> _LearnRewards:
@@ -306,7 +307,8 @@ class Learning:
 
 
 def _fit(settings: ExperimentSettings, rows: Sequence[Interaction]) -> FeatureEncoder:
-    return FeatureEncoder.fit((row.context for row in rows), (row.actions for row in rows), settings.encoding)
+    contexts, offers = (row.context for row in courteously(rows)), (row.actions for row in courteously(rows))
+    return FeatureEncoder.fit(contexts, offers, settings.encoding)
 
 
 def _rate(settings: ExperimentSettings, encoder: FeatureEncoder, rows: Sequence[Interaction]) -> float | None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.courtesy import courteously
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
 from bandit.example_text import LabelledRow, RowText, RowTexts
@@ -240,7 +241,7 @@ class VWPolicy:
         pmfs, rows_before = np.array(numbers), self.rows_learnt
         alone: list[tuple[int, list[float]]] = []
         sizes, start = [], 0
-        for row in rows:
+        for row in courteously(rows):
             size = len(row.actions)
             if not self._explores_together or self._ramps_of(row.actions) is not None:
                 said = numbers[start : start + size].tolist()

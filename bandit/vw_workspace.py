@@ -17,6 +17,7 @@ import numpy as np
 from vowpalwabbit import Workspace
 from vowpalwabbit.pyvw import pylibvw
 
+from bandit.courtesy import give_way
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel, InvalidRequest, TrainingFailed
 from bandit.example_text import RowText
@@ -98,6 +99,7 @@ class VWWorkspace:
         self._seen += 1
         numbers = own[0].get_action_scores()
         _finish(self._vw, own)
+        give_way()
         return _complete(numbers, len(actions))
 
     def regress(
@@ -138,6 +140,7 @@ class VWWorkspace:
             numbers.extend(said)
             self._seen += 1
             _finish(vw, own)
+            give_way()
         return numbers
 
     def foretell(self, rows: Iterable[RowText], costs: Iterable[float]) -> array[float]:
@@ -149,6 +152,7 @@ class VWWorkspace:
             numbers.extend(_complete(own[0].get_action_scores(), 1))
             self._seen += 1
             _finish(vw, own)
+            give_way()
         return numbers
 
     def _come_again(self, actions: Sequence[Action]) -> bool:

@@ -155,8 +155,8 @@ class ScoredRows:
     @classmethod
     def concat(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
         """The rows of all `parts`, in order; a column that one part lacks is dropped (pmf: NaN, segment: no name)."""
-        if not parts:
-            return cls.empty()
+        if len(parts) < 2:
+            return parts[0] if parts else cls.empty()
         starts = np.cumsum([0] + [part.values for part in parts[:-1]])
         ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
         offsets = np.concatenate([np.zeros(1, np.int64), *ends])

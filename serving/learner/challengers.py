@@ -22,7 +22,7 @@ import numpy as np
 
 from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
-from bandit.files import fsync_directory, write_atomically
+from bandit.files import SyncedInPieces, fsync_directory, write_atomically
 from bandit.training import Scores
 
 STANDING = "standing"
@@ -258,7 +258,7 @@ def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
     names = {column: getattr(scores, column) for column in columns}
     arrays = {name: getattr(scores, name) for name in _ARRAYS}
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with SyncedInPieces(temporary) if durable else temporary.open("wb") as file:
         np.savez(file, names=np.frombuffer(msgspec.json.encode(names), dtype=np.uint8), **arrays)
         file.flush()
         if durable:

@@ -1,7 +1,8 @@
 """How the learner gives way to decisions that want the same processor.
 
 Niceness alone is not enough: where the kernel shares the processor among sessions first (autogroups), it only counts
-within one, and the supervisor starts each process in a session of its own.
+within one, and the supervisor starts each process in a session of its own. Nor is low priority: a kernel may let its
+holder run on to the next tick, so training gives way by itself, row by row (`bandit.courtesy`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ the learner's lock (the learner does, a command takes it first).
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -64,7 +65,8 @@ class Workspace:
         """The same, but what DuckDB says about a damaged file is raised (`joiner.doctor.DATABASE_ERRORS`)."""
         with self.lock:
             if self._warehouse is None:
-                warehouse = Warehouse(self.experiment)
+                # one core is left to decisions, which don't wait then until a query gives it back
+                warehouse = Warehouse(self.experiment, threads=max(1, (os.cpu_count() or 1) - 1))
                 ingest_archives(warehouse)  # a file that was deleted, restored or outdated knows none of them
                 self._warehouse = warehouse
             return self._warehouse

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Busy
-from bandit.files import FileLock, is_locked, locked, write_atomically
+from bandit.files import FileLock, SyncedInPieces, is_locked, locked, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +97,13 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_does_not_count(tmp_path: Pa
     assert is_locked(path)
     second.release()
     assert not is_locked(path)
+
+
+def test_a_large_file_is_synced_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    with SyncedInPieces(tmp_path / "large", piece_bytes=100) as file:
+        for size in (60, 60, 10, 250, 99):
+            assert file.write(b"x" * size) == size
+    assert synced == [120, 380]
+    assert (tmp_path / "large").read_bytes() == b"x" * 479

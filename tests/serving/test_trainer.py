@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bandit.errors import NotFound, TrainingFailed
 from bandit.experiment import Experiment
+from bandit.scratch import IN_MEMORY, PREFIX
 from bandit.settings import ExperimentSettings, Training, parse_settings, settings_to_dict
 from serving.cli.common import now
 from serving.learner.jobs import UNIFORM, Job
+from serving.learner.parcels import receive, send
 from serving.learner.trainer import ChildTrainer, InlineTrainer, TrainerPool
 
 
@@ -136,3 +141,25 @@ def test_the_training_process_ends_when_the_learner_is_gone() -> None:
     while trainer._process.is_alive() and time.monotonic() < until:
         time.sleep(0.02)
     assert trainer._process.exitcode == 0
+
+
+def test_large_answers_come_whole_and_leave_no_file_behind() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    answer = {"numbers": np.arange(400_000, dtype=np.float64), "few": np.arange(3), "text": ["a", "b"]}
+    with contextlib.ExitStack() as until_read:
+        send(theirs, ("done", answer), until_read)
+        kind, received = receive(ours)
+        before = list(IN_MEMORY.glob(f"{PREFIX}*/arrays"))
+    assert kind == "done" and received["text"] == ["a", "b"]
+    assert np.array_equal(received["numbers"], answer["numbers"]) and np.array_equal(received["few"], answer["few"])
+    received["numbers"][0] = -1.0  # the receiver's own, as if it had come through the pipe
+    assert answer["numbers"][0] == 0.0
+    assert before == []
+
+
+def test_small_answers_need_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.learner.parcels.scratch_folder", None)
+    ours, theirs = multiprocessing.Pipe()
+    with contextlib.ExitStack() as until_read:
+        send(theirs, np.arange(1000), until_read)
+        assert np.array_equal(receive(ours), np.arange(1000))
