@@ -63,8 +63,8 @@ with exclusions, slots, a control slice and a challenger's share; and of the con
     "training_bench": """From the joined log to trained models, beside Vowpal Wabbit reading a ready text file of the
 policy's examples alone.""",
     "cycle_bench": """One turn of the loop with much stored: a full retrain with its evaluation, beside a decision
-worker that answers a hundred questions a second meanwhile; and runs over 500 new interactions, from trigger to champion
-and reload.""",
+worker that answers a hundred questions a second meanwhile, with one core for training and with two; and runs over 500
+new interactions, from trigger to champion and reload.""",
     "joins": """Ingest beside DuckDB's own `read_json`, the join beside polars, and a window of 60,000 decisions with
 few and with many stored.""",
     "evaluation_bench": """The gate's arithmetic beside reading its arrays, and a whole evaluation beside one pass
