@@ -38,10 +38,15 @@ def send(pipe: Connection, answer: Any, until_read: ExitStack) -> None:
     if total < LARGE_BYTES:
         pipe.send(answer)
         return
-    path = until_read.enter_context(scratch_folder(2 * total)) / "arrays"
-    with path.open("wb") as file:
-        for part in raw:
-            file.write(part)
+    try:
+        path = until_read.enter_context(scratch_folder(2 * total)) / "arrays"
+        with path.open("wb") as file:
+            for part in raw:
+                file.write(part)
+    except OSError:  # a full disk: the pipe takes longer, but needs no room
+        until_read.close()
+        pipe.send(answer)
+        return
     pipe.send(_Parcel(pickled, path, [part.nbytes for part in raw]))
 
 

@@ -2,7 +2,7 @@
 
 Niceness alone is not enough: where the kernel shares the processor among sessions first (autogroups), it only counts
 within one, and the supervisor starts each process in a session of its own. Nor is low priority: a kernel may let its
-holder run on to the next tick, so training gives way by itself, row by row (`bandit.courtesy`).
+holder run on to the next tick, so training gives way by itself (`bandit.courtesy`).
 """
 
 from __future__ import annotations

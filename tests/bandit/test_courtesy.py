@@ -12,7 +12,7 @@ from bandit.types import Action
 from bandit.vw_policy import VWPolicy
 
 
-def test_items_come_as_they_are_and_give_way_every_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_come_as_they_are_and_give_way_every_fifty(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
     monkeypatch.setattr(courtesy, "give_way", lambda: given.append(len(seen)))
     seen: list[int] = []
@@ -20,6 +20,17 @@ def test_items_come_as_they_are_and_give_way_every_hundred(monkeypatch: pytest.M
         seen.append(item)
     assert seen == list(range(2 * EVERY + 1))
     assert given == [0, EVERY, 2 * EVERY]
+
+
+def test_the_processor_is_offered_once_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, offered = [100.0], []
+    monkeypatch.setattr(courtesy, "_monotonic", lambda: clock[0])
+    monkeypatch.setattr(courtesy, "_yield", lambda: offered.append(round(clock[0], 4)))
+    monkeypatch.setattr(courtesy, "_given_at", 0.0)
+    for _ in range(50):
+        courtesy.give_way()
+        clock[0] += 0.0003
+    assert offered == [pytest.approx(100.0 + 0.0012 * number) for number in range(13)]
 
 
 @pytest.mark.parametrize("algorithm", ["squarecb", "bag"])

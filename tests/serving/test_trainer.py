@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -163,3 +164,17 @@ def test_small_answers_need_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as until_read:
         send(theirs, np.arange(1000), until_read)
         assert np.array_equal(receive(ours), np.arange(1000))
+
+
+def test_large_answers_come_through_the_pipe_where_there_is_no_room_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(room_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("serving.learner.parcels.scratch_folder", full)
+    ours, theirs = multiprocessing.Pipe()
+    numbers = np.arange(400_000, dtype=np.float64)
+    with contextlib.ExitStack() as until_read:
+        sender = threading.Thread(target=send, args=(theirs, numbers, until_read))
+        sender.start()  # a pipe holds less than that
+        assert np.array_equal(receive(ours), numbers)
+        sender.join()
