@@ -201,10 +201,11 @@ class VWPolicy:
             texts, costs, interactions = zip(*part, strict=True)
             offers = [row.actions for row in interactions]
             numbers = self._teach(texts, offers, costs, [row.propensity for row in interactions], told=told)
-            pmfs.append(self._explore_and_count(interactions, numbers) if told else np.empty(0))
-            if not told:
-                for row in interactions:
-                    self.count(row.actions[row.index])
+            if told:
+                pmfs.append(self._explore_and_count(interactions, numbers))
+                continue
+            for row in interactions:
+                self.count(row.actions[row.index])
         return np.concatenate(pmfs)
 
     def _teach(

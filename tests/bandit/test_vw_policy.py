@@ -519,6 +519,24 @@ def test_every_weight_that_the_settings_allow_is_a_probability_to_vw() -> None:
         parse_settings({"limits": {"actions_max": offered_max + 1}})
 
 
+@pytest.mark.parametrize("offered", [1, 2, 7])
+def test_what_a_regression_tells_of_a_row_is_what_it_would_have_predicted_to_the_bit(
+    offered: int, rows: list[Interaction]
+) -> None:
+    actions = tuple(Action(f"a{place}") for place in range(offered))
+    encoder = encoder_of(rows)
+    told, asked = (VWPolicy(encoder, Exploration(), Learning()) for _ in range(2))
+    texts = RowTexts(encoder)
+    for number, row in enumerate(rows[:60]):
+        text = texts.of(row.context, actions, number % offered)
+        before = asked._vw.predict(row.context, actions)
+        assert told.learn_text(text, actions, -row.reward, 0.5, told=True) == before
+        asked.learn_text(text, actions, -row.reward, 0.5, told=False)
+    assert offered == 1 or len(set(before)) > 1
+    for policy in (told, asked):
+        policy.close()
+
+
 def test_an_explorer_takes_whole_texts_and_a_regression_the_chosen_action(rows: list[Interaction]) -> None:
     row, encoder = rows[0], encoder_of(rows)
     text = RowTexts(encoder).of(row.context, row.actions, row.index, whole=False)
