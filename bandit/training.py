@@ -19,7 +19,7 @@ from bandit.canaries import make_canaries
 from bandit.courtesy import courteously
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import LabelledRow, RowTexts
-from bandit.policies import ModelState, read_state
+from bandit.policies import ModelState, policy_from_files, read_state
 from bandit.rates import TRIED_ROWS_MAX, choose_rate
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring
@@ -164,9 +164,20 @@ class Learning:
         }
         return options
 
-    def canaries(self, rows: Sequence[Interaction]) -> list[dict[str, Any]]:
-        """A few requests out of `rows` with the policy's pmf for each (call it after the last learning)."""
-        return make_canaries(self.policy, [(row.context, row.actions) for row in rows])
+    def canaries(self, rows: Sequence[Interaction], files: Mapping[str, bytes] | None = None) -> list[dict[str, Any]]:
+        """A few requests out of `rows` with the policy's pmf for each (call it after the last learning).
+
+        Of a policy that counts questions `files`, its own as they stand, are asked where they are given: then the
+        learner's next files are what they would have been.
+        """
+        requests = [(row.context, row.actions) for row in rows]
+        if files is None or not self.policy.counts_questions:
+            return make_canaries(self.policy, requests)
+        stored = policy_from_files(files)
+        try:
+            return make_canaries(stored, requests)
+        finally:
+            stored.close()
 
     def close(self) -> None:
         """Free VW's memory."""

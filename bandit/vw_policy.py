@@ -262,6 +262,11 @@ class VWPolicy:
         return not self._vw.regresses
 
     @property
+    def counts_questions(self) -> bool:
+        """Whether what it was asked shows in the model's bytes, as it does with VW's own explorers."""
+        return not self._vw.regresses
+
+    @property
     def arguments(self) -> list[str]:
         """VW's arguments for coming to this model's weights, from nothing, by reading the whole texts of its rows."""
         return list(self._vw.arguments)

@@ -42,9 +42,11 @@ ROOM_BYTES = 256 * 1024**2
 HEADER_BYTES = 320
 """A saved model begins with its options and so many bytes of counters at most, which are no weights."""
 
-_LOSSES, _LABELS, _COUNTERS = struct.Struct("<ddf"), struct.Struct("<ff"), struct.Struct("<dddQQ")
-"""Among them, in this order: losses in all and since last shown, when to show them next; least and greatest label;
-weights of examples with labels, of labels, of examples without; how many examples, and how many features."""
+_TIME, _LOSSES = struct.Struct("<d"), struct.Struct("<ddf")
+_LABELS, _COUNTERS = struct.Struct("<ff"), struct.Struct("<dddQQ")
+"""Among them, in this order: how many examples VW has ever been shown; losses in all and since last shown, when to show
+them next; least and greatest label; weights of examples with labels, of labels, of examples without; how many examples,
+and how many features."""
 
 
 class VWWorkspace:
@@ -277,17 +279,18 @@ def header_bytes(arguments: Sequence[str]) -> int:
 
 
 def uncounted(model: bytes, header: int, loss: float, examples: int) -> bytes:
-    """A saved model as VW would save it after loading it: it saves losses and counts, but starts them anew.
+    """A saved regression without what VW counted: learning takes no notice of it, and questions count as rows do.
 
     Raises `TrainingFailed` where the header does not hold what VW says it counted.
     """
     losses = _LOSSES.pack(loss, loss, 1.0)
     start = model.find(losses, 0, header)
     counters = start + _LOSSES.size + _LABELS.size
-    if 0 <= start <= len(model) - _LOSSES.size - _LABELS.size - _COUNTERS.size:
+    if _TIME.size <= start <= len(model) - _LOSSES.size - _LABELS.size - _COUNTERS.size:
         labelled, _, unlabelled, count, _ = _COUNTERS.unpack_from(model, counters)
         if count == labelled + unlabelled == examples:
             fresh = bytearray(model)
+            _TIME.pack_into(fresh, start - _TIME.size, 0.0)
             _LOSSES.pack_into(fresh, start, 0.0, 0.0, 1.0)
             _COUNTERS.pack_into(fresh, counters, 0.0, 0.0, 0.0, 0, 0)
             return bytes(fresh)

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bandit.canaries import answer_canaries, make_canaries
+from bandit.canaries import answer_canaries
 from bandit.errors import CorruptModel, NotFound, TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
-from bandit.policies import UniformPolicy, cold_start_policy, policy_from_files
+from bandit.policies import UniformPolicy, cold_start_policy
 from bandit.registry import ModelRegistry
 from bandit.settings import ExperimentSettings, parse_settings
 from bandit.training import Learning, Scores
@@ -84,6 +84,7 @@ def advance(desk: Desk, job: Job) -> Outcome:
     try:
         scored, recent = _learn(desk, job, learning, settings, catalogues)
         files = learning.files()
+        canaries = learning.canaries(recent[-CANARY_ROWS:], files)
     except BaseException:
         learning.close()
         raise
@@ -91,7 +92,7 @@ def advance(desk: Desk, job: Job) -> Outcome:
     return Outcome(
         files=files,
         scores=concatenate(scored),
-        canaries=_canaries(files, recent[-CANARY_ROWS:]),
+        canaries=canaries,
         learnt=learning.rows_learnt,
     )
 
@@ -201,15 +202,6 @@ def _open(desk: Desk, job: Job, settings: ExperimentSettings, catalogues: _Catal
     # rows that are learnt unscored may also teach the encoder; rows to be scored must not, before their turn
     rows = list(islice(_rows(desk, job, job.learn, catalogues), FIT_ROWS))
     return Learning.fresh(settings, rows, rate=job.rate)
-
-
-def _canaries(files: Mapping[str, bytes], rows: Sequence[Interaction]) -> list[dict[str, Any]]:
-    """Canaries answered by the files as stored: asking the learning itself would move counters in its next files."""
-    policy = policy_from_files(files)
-    try:
-        return make_canaries(policy, [(row.context, row.actions) for row in rows])
-    finally:
-        policy.close()
 
 
 def _rows(desk: Desk, job: Job, path: Path | None, catalogues: _Catalogues) -> Iterator[Interaction]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from bandit.canaries import answer_canaries
 from bandit.encoder import ENCODER_VERSION
 from bandit.errors import CorruptModel, TrainingFailed
 from bandit.experiment import ExperimentPaths
@@ -248,6 +249,26 @@ def test_a_published_model_is_the_one_that_was_trained(rows: list[Interaction], 
         load_policy(truncated)
     with pytest.raises(CorruptModel, match=r"state\.json"):
         policy_from_files({name: data for name, data in files.items() if name != "state.json"})
+
+
+@pytest.mark.parametrize("algorithm", ["squarecb", "egreedy", "bag", "cover"])
+def test_asking_for_canaries_leaves_the_next_files_as_they_would_have_been(
+    algorithm: str, rows: list[Interaction]
+) -> None:
+    def later(asks: bool) -> dict[str, bytes]:
+        learning, _ = learnt(rows[:300], [], settings(exploration={"algorithm": algorithm}))
+        files = learning.files()
+        if asks:
+            canaries = learning.canaries(rows[280:300], files)
+            stored = policy_from_files(files)
+            assert [canary["pmf"] for canary in canaries] == answer_canaries(stored, canaries)
+            stored.close()
+        learning.step(rows[300:350], champion=None, champion_id=None)
+        then = learning.files()
+        learning.close()
+        return then
+
+    assert later(asks=True) == later(asks=False)
 
 
 @pytest.mark.parametrize(("name", "version"), [("state.json", STATE_VERSION), ("encoder.json", ENCODER_VERSION)])
