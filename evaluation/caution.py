@@ -138,19 +138,22 @@ def implied_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | Non
     return (change * ratio).sum(), (abs(change) * ratio**2).sum()
 
 
-def drawn_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> tuple[float, ...]:
+def drawn_sums(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> tuple[Floats, ...]:
     """The other five."""
     change = rows.at_action(rows.candidate)
     if paired:
         change = change - rows.at_action(rows.champion)
     if weights is not None:
         change = change * weights
-    drawn = change / rows.propensity
-    miss = rows.reward - rows.at_action(rows.q)
+    return sums_of_draws(change / rows.propensity, rows.reward - rows.at_action(rows.q))
+
+
+def sums_of_draws(drawn: Floats, miss: Floats) -> tuple[Floats, ...]:
+    """Those five out of Δ and r − q̂ of the drawn actions, shape (…, n): sums over the last axis."""
     product = drawn * miss
     squared, product_squared = drawn * drawn, product * product
-    as_drawn = (squared.sum(), (squared * abs(drawn)).sum())
-    return *as_drawn, product_squared.sum(), (product_squared * product).sum(), (miss * miss).sum()
+    summed = (squared, squared * abs(drawn), product_squared, product_squared * product, miss * miss)
+    return tuple(values.sum(axis=-1) for values in summed)
 
 
 def logged_distribution(rows: ScoredRows) -> Floats:

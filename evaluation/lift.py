@@ -28,16 +28,17 @@ def paired_lift(rows: ScoredRows, events: ScoredEvents | None = None) -> Estimat
     >>> paired_lift(rows).value, paired_lift(rows).se
     (0.0, 0.0)
     """
-    lifts = (events or rows.reduce()).lift
-    if rows.cluster is not None:
-        return clustered_mean(lifts, rows.cluster)
-    return mean_with_se(lifts)
+    return mean_lift((events or rows.reduce()).lift, rows.cluster)
 
 
 def weighted_lift(rows: ScoredRows, events: ScoredEvents, weights: Floats) -> Estimate:
     """The mean of weight × paired DR lift, for `weights` of mean 1, shape (n,); clustered as `paired_lift` is."""
-    lifts = events.lift * weights
-    return mean_with_se(lifts) if rows.cluster is None else clustered_mean(lifts, rows.cluster)
+    return mean_lift(events.lift * weights, rows.cluster)
+
+
+def mean_lift(lifts: Floats, cluster: Sequence[str] | None) -> Estimate:
+    """The mean of paired lifts, shape (n,), its SE over subjects where `cluster` names them."""
+    return mean_with_se(lifts) if cluster is None else clustered_mean(lifts, cluster)
 
 
 def mean_with_se(values: Floats) -> Estimate:

@@ -8,16 +8,15 @@ higher point estimate promotes half.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from evaluation.caution import caution_of, drawn_sums, implied_sums
-from evaluation.lift import paired_lift, subjects_of
-from evaluation.scored import ScoredRows
+from evaluation.caution import caution_of, implied_sums, sums_of_draws
+from evaluation.lift import mean_lift, subjects_of
+from evaluation.scored import Floats, Ints, ScoredRows
 
 REPORT_RUNS = 40
 REPORT_ROWS_MAX = 2000
@@ -53,37 +52,41 @@ def placebo(rows: ScoredRows, *, alpha: float, runs: int, seed: int) -> Placebo 
     if rows.pmf is None or len(rows) == 0:
         return None
     used = rows.where(np.isfinite(rows.per_row(rows.pmf)))
+    assert used.pmf is not None
     if len(used) < 2 or np.array_equal(used.candidate, used.champion):
         return None
-    rng = np.random.default_rng(seed)
     z = NormalDist().inv_cdf(1 - alpha)
     promoted = higher = 0
+    at, rewards = redraws(used, np.random.default_rng(seed), runs)
+    propensity, miss = np.minimum(used.pmf[at], 1.0), rewards - used.q[at]
+    candidate, champion = used.candidate[at], used.champion[at]
     events, implied, subjects = used.reduce(), implied_sums(used), subjects_of(used)  # what no draw changes, once
-    for again in redraws(used, rng, runs):
-        lift = paired_lift(again, events._replace(**again.logged()))
-        care = caution_of(np.array([*implied, *drawn_sums(again)]), len(used), lift.se, subjects=subjects)
+    lifts = (events.dm_candidate - events.dm_champion) + (candidate / propensity - champion / propensity) * miss
+    drawn = np.array(sums_of_draws((candidate - champion) / propensity, miss))
+    for run in range(runs):
+        lift = mean_lift(lifts[run], used.cluster)
+        care = caution_of(np.array([*implied, *drawn[:, run]]), len(used), lift.se, subjects=subjects)
         higher += lift.value > 0
         promoted += lift.value > care.reach(z)
     return Placebo(runs, len(used), promoted, higher, alpha)
 
 
-def redraws(rows: ScoredRows, rng: np.random.Generator, runs: int) -> Iterator[ScoredRows]:
-    """The same rows with actions drawn anew from μ and rewards shuffled: every policy is worth the mean reward."""
+def redraws(rows: ScoredRows, rng: np.random.Generator, runs: int) -> tuple[Ints, Floats]:
+    """The same n rows with actions drawn anew from μ and rewards shuffled: every policy is worth the mean reward.
+
+    Gives where the drawn actions stand in the ragged arrays, and the rewards, both of shape (runs, n).
+    """
     assert rows.pmf is not None
     n, starts, lasts = len(rows), rows.offsets[:-1], rows.offsets[1:] - 1
     # one cumulative sum over all rows; each row's share of it begins at its own offset
     total = np.cumsum(rows.pmf)
     before = total[starts] - rows.pmf[starts]
     width = total[lasts] - before
-    for _ in range(runs):
-        at = np.searchsorted(total, before + rng.random(n) * width, side="right")
-        at = np.clip(at, starts, lasts)
-        # rounding may hit an action of probability 0: the most probable one stands in for it
-        for i in np.flatnonzero(rows.pmf[at] <= 0).tolist():
-            at[i] = starts[i] + int(np.argmax(rows.pmf[starts[i] : lasts[i] + 1]))
-        yield replace(
-            rows,
-            action=at - starts,
-            propensity=np.minimum(rows.pmf[at], 1.0),
-            reward=rng.permutation(rows.reward),
-        )
+    chance, rewards = np.empty((runs, n)), np.empty((runs, n))
+    for run in range(runs):
+        chance[run], rewards[run] = rng.random(n), rng.permutation(rows.reward)
+    at = np.clip(np.searchsorted(total, before + chance * width, side="right"), starts, lasts)
+    # rounding may hit an action of probability 0: the most probable one stands in for it
+    for run, i in np.argwhere(rows.pmf[at] <= 0).tolist():
+        at[run, i] = starts[i] + int(np.argmax(rows.pmf[starts[i] : lasts[i] + 1]))
+    return at, rewards

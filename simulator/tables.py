@@ -46,7 +46,7 @@ class LabelledTable:
     ) -> None:
         self.name = name
         self._names = [_printable(str(column)) for column in columns]
-        self._cells = [cells.tolist() if isinstance(cells, np.ndarray) else list(cells) for cells in columns.values()]
+        self._cells = [[_plain(cell) for cell in cells] for cells in columns.values()]
         kept = [row for row, label in enumerate(labels) if not _missing(label)]
         if not kept:
             raise UnusableTable("the label column has no value in any row")
@@ -86,11 +86,8 @@ class LabelledTable:
         return ReferenceLines(1 / len(self.catalogue), 1.0, float(shares[best]), self.catalogue[best].id)
 
     def _round(self, row: int) -> Round:
-        context = {}
-        for name, cells in zip(self._names, self._cells, strict=True):
-            cell = _plain(cells[row])
-            if cell is not None:
-                context[name] = cell
+        cells = zip(self._names, self._cells, strict=True)
+        context = {name: cell for name, column in cells if (cell := column[row]) is not None}
         truth = self._one_hot[self._classes[row]]
         return Round(context, self.catalogue, truth, truth)
 
