@@ -186,14 +186,20 @@ def _upper_tail(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.interp(z, _TAIL_AT, _TAIL), np.float64)
 
 
+RHO2_MIN = 0.1
+"""Least ρ² of the confidence sequence, at one row: what its authors' choice comes to at α = .42."""
+
+
 def confidence_sequence_z(clock: float, *, alpha: float, tuned_at: float) -> float:
     """Critical value of a one-sided asymptotic confidence sequence at `clock` rows.
 
     `mean − z·SE` is a lower bound valid at all times at once; tightest near `tuned_at` (same unit as `clock`).
-    Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, arXiv 2103.06476, one-sided form (proposition B.1).
+    Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, arXiv 2103.06476, one-sided form (proposition B.1). `alpha` in
+    (0, ½); any ρ² > 0 is valid, and theirs, which is good for small `alpha`, is not positive for a large one.
     """
     if clock <= 0:
         return math.inf
-    rho2 = (-2 * math.log(2 * alpha) + math.log(-2 * math.log(2 * alpha)) + 1) / tuned_at
+    odds = -2 * math.log(2 * alpha)
+    rho2 = max(odds + math.log(odds) + 1, RHO2_MIN) / tuned_at
     scaled = clock * rho2
     return math.sqrt((scaled + 1) / scaled * 2 * math.log(1 + math.sqrt(scaled + 1) / (2 * alpha)))

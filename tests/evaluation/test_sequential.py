@@ -78,8 +78,10 @@ def test_alpha_is_never_overspent() -> None:
     assert spend(ledger, 70_000, alpha=0.05, horizon_rows=60_000) == 0.0
 
 
-def test_the_confidence_sequence_holds_at_all_times() -> None:
+@pytest.mark.parametrize("alpha", [1e-9, 0.05, 0.3, 0.43, 0.45, 0.499999])
+def test_the_confidence_sequence_holds_at_all_times(alpha: float) -> None:
     rows = list(range(200, 40_001, 200))
     z = walks(np.random.default_rng(3), rows, 5000)
-    limits = np.array([confidence_sequence_z(n, alpha=0.05, tuned_at=5000) for n in rows])
-    assert (z > limits).any(axis=1).mean() <= 0.05
+    limits = np.array([confidence_sequence_z(n, alpha=alpha, tuned_at=5000) for n in rows])
+    assert np.isfinite(limits).all() and (limits > 0).all()
+    assert (z > limits).any(axis=1).mean() <= alpha
