@@ -27,7 +27,7 @@ from bandit.vw_policy import VWPolicy
 
 CLOCK_AHEAD_S_MAX = 60.0
 SILENT_S_MAX = 30.0
-MODELS_OPEN_MAX = 8
+MODELS_OPEN_MAX = 8  # one decision asks two of them: the champion and who is on trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,16 +266,18 @@ def _catalogue(experiment: Experiment, version: int) -> Sequence[Action] | None:
 
 
 def _policy(registry: ModelRegistry, policies: dict[str, VWPolicy | None], model_id: str) -> Policy | None:
-    if model_id not in policies:
-        if sum(policy is not None for policy in policies.values()) >= MODELS_OPEN_MAX:
-            for opened in policies.values():
-                if opened is not None:
-                    opened.close()
-            policies.clear()
-        try:
-            policies[model_id] = load_policy(registry.load(model_id))
-        except (CorruptModel, NotFound):
-            policies[model_id] = None
+    """A model's policy, None where it cannot be loaded; the one asked longest ago is closed to make room."""
+    if model_id in policies:
+        policies[model_id] = policies.pop(model_id)
+        return policies[model_id]
+    if len(policies) >= MODELS_OPEN_MAX:
+        oldest = policies.pop(next(iter(policies)))
+        if oldest is not None:
+            oldest.close()
+    try:
+        policies[model_id] = load_policy(registry.load(model_id))
+    except (CorruptModel, NotFound):
+        policies[model_id] = None
     return policies[model_id]
 
 

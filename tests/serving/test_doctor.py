@@ -60,6 +60,16 @@ def _flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
+def test_decisions_of_more_models_than_are_open_at_once_are_made_again(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {path.name for path in paths_of(data_dir).models.iterdir()}
+    assert len(asked) > 2
+    monkeypatch.setattr("bandit.doctor.MODELS_OPEN_MAX", 2)
+    answer = _examine(data_dir, replays=1000)
+    assert (list(_wrong(answer)), answer["checked"]["replays"]) == ([], 180)
+
+
 def test_a_healthy_directory_is_called_healthy_after_looking_at_all_of_it(data_dir: Path) -> None:
     answer = _examine(data_dir, deep=True, replays=1000)
     assert (list(_wrong(answer)), answer["healthy"]) == ([], True)
