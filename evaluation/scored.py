@@ -154,10 +154,14 @@ class ScoredRows:
 
     @classmethod
     def concat(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
-        """The rows of all `parts`, in order; a column that one part lacks is dropped (pmf: NaN, segment: no name)."""
+        """The rows of all `parts`, in order; a column that one part lacks is dropped.
+
+        But a pmf becomes NaN there, a segment or slot has no name, and rows without a subject stand for themselves.
+        """
         if len(parts) < 2:
             return parts[0] if parts else cls.empty()
         starts = np.cumsum([0] + [part.values for part in parts[:-1]])
+        rows = np.cumsum([0] + [len(part) for part in parts[:-1]]).tolist()
         ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
         offsets = np.concatenate([np.zeros(1, np.int64), *ends])
         pmf = None
@@ -178,6 +182,8 @@ class ScoredRows:
         names = ("candidate", "champion", "q", "action", "reward", "propensity")
         dense = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         others = {name: joined(name) for name in ("decided_at", *_NAMES)}
+        own = [p.event_id or [f"row {n}" for n in range(s, s + len(p))] for s, p in zip(rows, parts, strict=True)]
+        others["cluster"] = joined_subjects([part.cluster for part in parts], own)
         columns: dict[str, Any] = {**dense, **others, "offsets": offsets, "pmf": pmf}
         return cls(**columns)
 
@@ -376,6 +382,16 @@ class ScoredRows:
     def _everywhere(self, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Whether all of a row's entries are good: shape (values,) → (n,)."""
         return np.ones(len(self), bool) if good.all() else self.per_row(good.astype(np.float64)) == self.lengths
+
+
+def joined_subjects(parts: Sequence[Sequence[str] | None], event_ids: Sequence[Sequence[str]]) -> list[str] | None:
+    """The subjects of consecutive parts of the rows as one column, None where no part knows any.
+
+    Rows of a part that knows none stand for themselves, by their event_ids, as single rows without a subject do.
+    """
+    if all(part is None for part in parts):
+        return None
+    return [name for part, own in zip(parts, event_ids, strict=True) for name in (own if part is None else part)]
 
 
 def column_bytes(column: NDArray[Any] | Sequence[str]) -> bytes:

@@ -24,6 +24,7 @@ from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
 from bandit.files import SyncedInPieces, fsync_directory, write_atomically
 from bandit.training import Scores
+from evaluation.scored import joined_subjects
 
 STANDING = "standing"
 """The champion's plain continuation, which every experiment has."""
@@ -125,6 +126,8 @@ class ChallengerStore:
 
     def damage(self, state: ChallengerState) -> str | None:
         """What of a challenger's files and scores is gone or cannot be read, None where all is well."""
+        if state.scored and not state.chunks:
+            return f"challenger {state.name}: its scores were erased"
         try:
             self.scores(state)
             if state.folder is not None:
@@ -193,6 +196,15 @@ class ChallengerStore:
         shutil.rmtree(self.root / name, ignore_errors=True)
         self._scores.pop(name, None)
 
+    def erase(self, name: str) -> None:
+        """Remove what a challenger has learnt and scored, which names events; what α it spent stays spent."""
+        self._scores.pop(name, None)
+        state = self.load(name)
+        if state is None:
+            self.drop(name)
+            return
+        self.save(msgspec.structs.replace(state, folder=None, digest="", chunks=[], canaries=[]))
+
     def retire(self, champion: str | None, spent: float) -> None:
         """Remember the α that a challenger had spent in this champion's tenure when it left the field for good."""
         retired = _Retired(champion, self.retired(champion) + spent)
@@ -239,7 +251,7 @@ def concatenate(chunks: Sequence[Scores]) -> Scores | None:
         action=np.concatenate([chunk.action for chunk in chunks]),
         reward=np.concatenate([chunk.reward for chunk in chunks]),
         propensity=np.concatenate([chunk.propensity for chunk in chunks]),
-        cluster=_joined([chunk.cluster for chunk in chunks]),
+        cluster=joined_subjects([chunk.cluster for chunk in chunks], [chunk.event_id for chunk in chunks]),
         segment=_joined([chunk.segment for chunk in chunks]),
         slot=_joined([chunk.slot or [""] * len(chunk.event_id) for chunk in chunks]) if slots else None,
     )

@@ -35,6 +35,16 @@ def test_slices_put_together_are_the_whole() -> None:
     assert ScoredRows.concat(list(rows.chunks(16))).digest() == rows.digest()
 
 
+def test_rows_without_a_subject_stand_for_themselves_beside_rows_that_have_one() -> None:
+    rows = replace(mixed(), event_id=[f"e{i}" for i in range(50)])
+    known = replace(rows.slice(0, 20), cluster=["ann", "bob"] * 10)
+    together = ScoredRows.concat([known, rows.slice(20, 21), rows.slice(21)])
+    assert together.cluster == ["ann", "bob"] * 10 + [f"e{i}" for i in range(20, 50)]
+    nameless = ScoredRows.concat([known, replace(rows.slice(20), event_id=None)]).cluster
+    assert nameless is not None and len(set(nameless)) == 2 + 30
+    assert ScoredRows.concat([rows.slice(0, 20), rows.slice(20)]).cluster is None
+
+
 def test_filtering_keeps_ragged_rows_together() -> None:
     rows = mixed()
     odd = rows.where(np.arange(50) % 2 == 1)

@@ -16,17 +16,19 @@ from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
 from bandit.types import Action
+from evaluation.sequential import AlphaLedger
 from serving.cli import run
 from serving.cli.common import now
 from serving.in_process import in_process
 from serving.learner import recovery
+from serving.learner.challengers import STANDING, ChallengerStore
 from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.reports import RunReport
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question
-from tests.serving.learner_support import copy_of, paths_of, settings
+from tests.serving.learner_support import copy_of, paths_of, settings, world
 
 ACTIONS = (Action("left"), Action("right"))
 PERSON = "person-3-of-seven"
@@ -89,6 +91,29 @@ def test_nothing_of_an_erased_subject_stays_outside_the_models_and_everything_el
     holding = [path for path in data_dir.rglob("*") if path.is_file() and PERSON.encode() in path.read_bytes()]
     assert {path.name for path in holding} <= {"encoder.json"}, "what a model learnt is not taken out of it"
     assert not any(b'b1-e3"' in path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
+
+
+def test_what_challengers_spent_of_alpha_stays_spent_when_their_scores_are_erased(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 0.5, "rows_min": 50}) as here:
+        here.transport.warm_start(here.history(60))
+        for _ in range(3):
+            here.play(100)
+            here.transport.settle()
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        spent = {name: _ledger(store, name).spent for name in store.names()}
+        assert spent[STANDING] > 0
+        erase(workspace, event_ids=["event-7"], confirmed=True)
+        here.transport.cycle.run(force=True)
+        state = store.load(STANDING)
+        assert state is not None and state.learnt == 359
+        for name, before in spent.items():
+            assert _ledger(store, name).spent >= before
+
+
+def _ledger(store: ChallengerStore, name: str) -> AlphaLedger:
+    state = store.load(name)
+    assert state is not None
+    return AlphaLedger.from_dict(state.gate) if state.gate else AlphaLedger()
 
 
 def test_the_log_stays_sound_and_the_doctor_says_which_certificate_cannot_be_verified_any_more(data_dir: Path) -> None:

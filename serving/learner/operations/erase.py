@@ -33,6 +33,7 @@ from joiner.connection import remove_database
 from joiner.parquet import read_parquet, write_parquet
 from joiner.rebuild import rebuild
 from serving.learner.certificates import REPORT, SCORED
+from serving.learner.challengers import ChallengerStore
 from serving.learner.workspace import Workspace
 
 ERASED = "erased.json"
@@ -100,9 +101,10 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
     if marked.records:
         workspace.release_warehouse()
         remove_database(paths.warehouse)  # if this is cut short, the next start makes it from what is left
+        store = ChallengerStore(paths, durable=workspace.durable)
         for entry in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
             if entry.is_dir():  # beside them lies the note of a run that was killed, which names nobody
-                shutil.rmtree(entry)
+                store.erase(entry.name)
         # a decision tells whose the records of its event are, so decisions go last: erasing again finds the rest
         for segment in sorted(marked.segments):
             erase_from_segment(segment, lambda e: e.event_id in marked.event_ids and not isinstance(e, DecisionEvent))

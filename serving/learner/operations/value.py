@@ -45,10 +45,10 @@ def run(
 
 
 def _lift(frame: pd.DataFrame) -> dict[str, Any]:
-    """The lift over control of these rows, clustered by subject where every row has one."""
+    """The lift over control of these rows, clustered by subject where there are any; rows without stand alone."""
     if len(frame) < 2:
         return {"n": len(frame), "lift": None, "sentence": "too few decisions"}
-    subjects = frame["subject"] if frame["subject"].notna().all() else None
+    subjects = frame["subject"].fillna(frame["event_id"]) if frame["subject"].notna().any() else None
     lift = control_lift(
         frame["reward"].to_numpy(dtype=np.float64),
         frame["probability"].to_numpy(dtype=np.float64),
