@@ -9,10 +9,10 @@ import numpy as np
 
 from bandit.courtesy import courteously
 from bandit.errors import CorruptModel
-from bandit.policies import load_policy
+from bandit.policies import load_policy, read_state
 from bandit.registry import StoredModel
 from bandit.reward_model import RewardModel
-from bandit.scoring import Scores, Scoring
+from bandit.scoring import RewardScale, Scores, Scoring, ServingOf
 from bandit.settings import ExperimentSettings
 from bandit.types import Action, Context, Interaction, Policy
 
@@ -29,6 +29,7 @@ class Frozen:
         """Load the policy; raises `CorruptModel`."""
         self._policy = load_policy(stored)
         self._learnt_rewards = stored.files.get(REWARD_MODEL)
+        self._rewards = read_state(stored.files).rewards
         self._reward_model: RewardModel | None = None
         self._answers: dict[int, tuple[Context, Sequence[Action], list[float]]] = {}
 
@@ -46,10 +47,15 @@ class Frozen:
         *,
         champion: Policy | None,
         champion_id: str | None,
+        serving_of: ServingOf | None = None,
     ) -> Scores:
-        """Score rows that the model has not learnt, by its own reward model; raises `CorruptModel` without one."""
-        reward_model = self._rewards()
-        scored = Scoring(champion, champion_id, settings)
+        """Score rows that the model has not learnt, by its own reward model; raises `CorruptModel` without one.
+
+        `serving_of` is as in `Scoring`.
+        """
+        reward_model = self._reward_model_loaded()
+        scale = RewardScale.of(self._rewards or settings.rewards)
+        scored = Scoring(champion, champion_id, settings, scale=scale, serving_of=serving_of)
         rows = list(rows)
         lines = [self._policy.encoder.context_line(row.context) for row in rows]
         pmfs, costs = array("d"), array("d")
@@ -67,7 +73,7 @@ class Frozen:
         if self._reward_model is not None:
             self._reward_model.close()
 
-    def _rewards(self) -> RewardModel:
+    def _reward_model_loaded(self) -> RewardModel:
         if self._reward_model is None:
             if not self._learnt_rewards:
                 raise CorruptModel(f"the model has no {REWARD_MODEL}, so it cannot be compared with another")

@@ -14,7 +14,7 @@ from bandit.canaries import check_canaries
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
 from bandit.registry import StoredModel
-from bandit.settings import Exploration, Learning, Serving
+from bandit.settings import Exploration, Learning, Rewards, Serving
 from bandit.types import Action, Context, Policy
 from bandit.vw_policy import VWPolicy
 
@@ -74,6 +74,8 @@ class ModelState(msgspec.Struct, kw_only=True):
     version: int = STATE_VERSION
     exploration: Exploration
     learning: Learning
+    rewards: Rewards | None = None
+    """Whose scale the model's costs have; None where that was not noted."""
     rows_learnt: int
     best_cost: float = -1.0
     """The cost of the best possible reward."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from bandit.courtesy import courteously
 from bandit.errors import TrainingFailed
-from bandit.settings import ExperimentSettings, Rewards
+from bandit.settings import ExperimentSettings, Rewards, Serving
 from bandit.tried import Tried
 from bandit.types import MODE_ONLINE, SLICE_POLICY, Interaction, Policy
 
@@ -52,17 +54,31 @@ class Scores(NamedTuple):
     slot: list[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class RewardScale:
-    """Rewards to costs and back: silence costs 0, the far end of the declared range costs ∓1."""
+    """Rewards to costs and back: silence costs 0, the far end of the declared range costs ∓1.
 
-    def __init__(self, rewards: Rewards) -> None:
-        self.zero = rewards.default
-        self.top = rewards.max
-        self.unit = max(rewards.max - rewards.default, rewards.default - rewards.min)
+    Models of equal scales say the same by a cost; of another one, they say something else.
+    """
+
+    zero: float
+    top: float
+    unit: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rewards: Rewards) -> RewardScale:
+        """The scale that declared rewards have."""
         # a sum of rewards may leave the range of a single one, but must stay bounded
         reach = 100.0 if rewards.aggregation == "sum" else 1.0
-        self.low = rewards.default - reach * (rewards.default - rewards.min)
-        self.high = rewards.default + reach * (rewards.max - rewards.default)
+        return cls(
+            zero=rewards.default,
+            top=rewards.max,
+            unit=max(rewards.max - rewards.default, rewards.default - rewards.min),
+            low=rewards.default - reach * (rewards.default - rewards.min),
+            high=rewards.default + reach * (rewards.max - rewards.default),
+        )
 
     @property
     def best_cost(self) -> float:
@@ -80,20 +96,30 @@ class RewardScale:
         return np.clip(self.zero - costs * self.unit, self.low, self.high)
 
 
+ServingOf = Callable[[int], Serving]
+"""Gives how decisions were served under a version of the settings."""
+
+
 class Scoring:
-    """Rows scored so far, growing towards `Scores`."""
+    """Rows scored so far, growing towards `Scores`.
+
+    `scale` is that of the model whose costs are added. Without `serving_of` all rows count as served under `settings`.
+    """
 
     def __init__(
         self,
         champion: Policy | None,
         champion_id: str | None,
         settings: ExperimentSettings,
+        *,
+        scale: RewardScale,
         tried: Tried | None = None,
+        serving_of: ServingOf | None = None,
     ) -> None:
-        self._logged = _LoggedPmfs(champion, champion_id, settings)
-        self._scale = RewardScale(settings.rewards)
+        self._serving_of = cache(serving_of or (lambda _: settings.serving))
+        self._logged = _LoggedPmfs(champion, champion_id, self._serving_of)
+        self._scale = scale
         self._tried = tried
-        self._segment_field = settings.serving.segment_field
         self._rows: list[Interaction] = []
         self._offsets = [0]
         # a list of floats would take four times the memory: with many actions, gigabytes
@@ -119,7 +145,8 @@ class Scoring:
 
     def scores(self) -> Scores:
         """The rows so far, as arrays."""
-        rows, field = self._rows, self._segment_field
+        rows = self._rows
+        fields = [self._serving_of(row.settings_version).segment_field for row in rows]
         return Scores(
             event_id=[row.event_id for row in rows],
             decided_at=_times([row.decided_at for row in rows]),
@@ -132,7 +159,11 @@ class Scoring:
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),
             propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
             cluster=[row.subject or row.event_id for row in rows] if any(row.subject for row in rows) else None,
-            segment=None if field is None else [_label(row.context.get(field)) for row in rows],
+            segment=[
+                "" if field is None else _label(row.context.get(field)) for row, field in zip(rows, fields, strict=True)
+            ]
+            if any(fields)
+            else None,
             slot=[_label(row.slot) for row in rows] if any(row.slot is not None for row in rows) else None,
         )
 
@@ -154,10 +185,11 @@ class _LoggedPmfs:
     one difference and all rows from then on are asked again.
     """
 
-    def __init__(self, champion: Policy | None, champion_id: str | None, settings: ExperimentSettings) -> None:
+    def __init__(self, champion: Policy | None, champion_id: str | None, serving_of: ServingOf) -> None:
         self._champion = champion
         self._champion_id = champion_id
-        self._trusted = settings.serving.control_fraction == 0.0
+        self._serving_of = serving_of
+        self._trusted = True
         self._seen = 0
 
     def of(self, row: Interaction) -> Sequence[float]:
@@ -169,6 +201,7 @@ class _LoggedPmfs:
             or row.model_id != self._champion_id
             or row.slice != SLICE_POLICY
             or row.mode != MODE_ONLINE
+            or self._serving_of(row.settings_version).control_fraction > 0.0
         ):
             return self._champion.pmf(row.context, row.actions)
         self._seen += 1

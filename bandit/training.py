@@ -22,7 +22,7 @@ from bandit.example_text import LabelledRow, RowTexts
 from bandit.policies import ModelState, policy_from_files, read_state
 from bandit.rates import TRIED_ROWS_MAX, choose_rate
 from bandit.reward_model import RewardModel
-from bandit.scoring import RewardScale, Scores, Scoring
+from bandit.scoring import RewardScale, Scores, Scoring, ServingOf
 from bandit.settings import ExperimentSettings
 from bandit.side_learner import SideLearner, Told
 from bandit.tried import Tried
@@ -65,7 +65,7 @@ class Learning:
         self.keeps_rate = keeps_rate
         self.rows_learnt = rows_learnt
         self.reread_rows = reread_rows
-        self._scale = RewardScale(settings.rewards)
+        self._scale = RewardScale.of(settings.rewards)
         self._refit_at = refit_at
         self._side: SideLearner | None = None
         self._start(encoder, files)
@@ -85,14 +85,16 @@ class Learning:
     def resume(cls, files: Mapping[str, bytes], settings: ExperimentSettings) -> Learning:
         """Go on from `files()`; raises `CorruptModel` when they can't be read.
 
-        Where the settings of learning, exploration or encoding have changed since, the next step that is
-        given a history learns everything again under the new ones; until then the old ones stay.
+        Where the settings of learning, exploration or encoding have changed since, or the scale of rewards, the next
+        step that is given a history learns everything again under the new ones; until then the old ones stay.
         """
         state = read_state(files)
         encoder = FeatureEncoder.from_json(files["encoder.json"])
         kept = msgspec.structs.replace(
             settings, exploration=state.exploration, learning=state.learning, encoding=encoder.encoding
         )
+        if state.rewards is not None and RewardScale.of(state.rewards) != RewardScale.of(settings.rewards):
+            kept = msgspec.structs.replace(kept, rewards=state.rewards)
         learning = cls(
             kept,
             encoder,
@@ -136,6 +138,7 @@ class Learning:
         state = ModelState(
             exploration=self.settings.exploration,
             learning=self.settings.learning,
+            rewards=self.settings.rewards,
             rows_learnt=self.rows_learnt,
             best_cost=self._scale.best_cost,
             action_counts=self.policy.action_counts,
@@ -195,18 +198,19 @@ class Learning:
         history: History | None = None,
         score: bool = True,
         tried: Tried | None = None,
+        serving_of: ServingOf | None = None,
     ) -> Scores:
         """Score each row, then learn it, in the order given (which must be the log's).
 
         `history` gives the rows learnt before these, in order; with it the encoder is fitted anew, and
         everything learnt again, when the rows have doubled. Without a champion, uniform stands in for it.
         With `score=False` the rows are only learnt, and the scores are empty. `tried` knows on which rows this
-        learner was on trial: the version that had its share stands for it there.
+        learner was on trial: the version that had its share stands for it there. `serving_of` is as in `Scoring`.
         """
         rows = list(rows)
         if self._wanted is not None and history is not None:
             self._relearn(list(history()), self._wanted)
-        scored = Scoring(champion, champion_id, self.settings, tried)
+        scored = Scoring(champion, champion_id, self.settings, scale=self._scale, tried=tried, serving_of=serving_of)
         past: list[Interaction] | None = None
         position = 0
         while True:
@@ -305,7 +309,7 @@ class Learning:
     def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
         self._close_models()
         self.settings = settings
-        self._scale = RewardScale(settings.rewards)
+        self._scale = RewardScale.of(settings.rewards)
         self.rows_learnt = 0
         encoder = _fit(settings, rows)
         if not (self.keeps_rate and settings.learning.learning_rate == "auto"):
@@ -326,5 +330,5 @@ def _rate(settings: ExperimentSettings, encoder: FeatureEncoder, rows: Sequence[
     """The learning rate that suits the first of `rows`, None where the settings say one or there are no rows."""
     if settings.learning.learning_rate != "auto" or not rows:
         return None
-    first, scale = rows[:TRIED_ROWS_MAX], RewardScale(settings.rewards)
+    first, scale = rows[:TRIED_ROWS_MAX], RewardScale.of(settings.rewards)
     return choose_rate(encoder, settings.learning, first, [scale.cost(row.reward) for row in first])

@@ -71,7 +71,7 @@ def measure(warehouse: Warehouse, settings: ExperimentSettings, folder: Path, co
 
     # the yardstick: the text is there already, VW reads it and learns the policy
     text = folder / "ready.txt"
-    texts, scale = RowTexts(learning.encoder), RewardScale(settings.rewards)
+    texts, scale = RowTexts(learning.encoder), RewardScale.of(settings.rewards)
     with text.open("w") as file:
         for row in read_interactions(path, CATALOGUE):
             example = texts.of(row.context, row.actions, row.index)

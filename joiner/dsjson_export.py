@@ -78,7 +78,7 @@ def encoded_line(row: Interaction, encoder: FeatureEncoder, settings: Experiment
     """One interaction with the features, the cost and the propensity that a model of `encoder` learns from."""
     shared = _namespaces(encoder.context_line(row.context).removeprefix("shared "))
     actions = ",".join(_object(_namespaces(encoder.action_line(action))) for action in row.actions)
-    cost = RewardScale(settings.rewards).cost(row.reward)
+    cost = RewardScale.of(settings.rewards).cost(row.reward)
     propensity = learnt_propensity(settings.exploration, settings.learning, row.propensity)
     return _line(row, _object([*shared, f'"_multi":[{actions}]']), cost, propensity)
 

@@ -20,7 +20,7 @@ from bandit.settings import Challenger, ExperimentSettings
 from joiner.export import RowFilter, learnt_rows
 from joiner.warehouse import Warehouse
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
-from serving.learner.training_step import MODEL_SECTIONS, Plan, inherited, is_damaged, model_time, new_state
+from serving.learner.training_step import Plan, inherited, is_damaged, made_of, model_time, new_state
 from serving.learner.workspace import Workspace
 
 
@@ -59,7 +59,7 @@ def learnt_under(experiment: Experiment, state: ChallengerState) -> tuple[int, E
     settings = settings_of_challenger(experiment.settings, state.name)
     if state.kind == KIND_LEARNING and version != state.settings_version:
         before = settings_of_challenger(experiment.settings_of(state.settings_version), state.name)
-        if any(getattr(settings, section) != getattr(before, section) for section in MODEL_SECTIONS):
+        if made_of(settings) != made_of(before):
             return state.settings_version, before
     return version, settings
 
@@ -143,8 +143,7 @@ def _window_start(warehouse: Warehouse, declared: Challenger, cut: datetime, row
 
 def fingerprint(settings: ExperimentSettings, declared: Challenger) -> str:
     """What a challenger is made of, as text: when it changes, the challenger starts anew."""
-    parts = (settings.encoding, settings.exploration, settings.learning, declared)
-    return msgspec.json.encode(parts, order="deterministic").decode()
+    return msgspec.json.encode((*made_of(settings), declared), order="deterministic").decode()
 
 
 def _drop_undeclared(store: ChallengerStore, declared: set[str], champion: Champion | None) -> None:

@@ -13,11 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bandit.canaries import answer_canaries
 from bandit.errors import CorruptModel, NotFound, TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.policies import UniformPolicy, cold_start_policy
 from bandit.registry import ModelRegistry
+from bandit.scoring import ServingOf
 from bandit.settings import ExperimentSettings, parse_settings
 from bandit.training import Learning, Scores
 from bandit.tried import Tried
@@ -88,7 +91,7 @@ def advance(desk: Desk, job: Job) -> Outcome:
     except BaseException:
         learning.close()
         raise
-    desk.keep(job.root, job.name, _digest(files), learning)
+    desk.keep(job.root, job.name, _digest(files, job.settings), learning)
     return Outcome(
         files=files,
         scores=concatenate(scored),
@@ -115,9 +118,19 @@ def _learn(
 
     scored: list[Scores] = []
     history = past if job.files is None or job.history is not None else None
-    champion, tried = _champion(desk, settings, job), _tried(_experiment(job.root), job)
+    experiment = _experiment(job.root)
+    champion, tried, serving_of = _champion(desk, settings, job), _tried(experiment, job), _serving_of(experiment)
     for chunk in _chunks(desk, job, job.score, catalogues):
-        scored.append(learning.step(chunk, champion=champion, champion_id=job.champion, history=history, tried=tried))
+        scored.append(
+            learning.step(
+                chunk,
+                champion=champion,
+                champion_id=job.champion,
+                history=history,
+                tried=tried,
+                serving_of=serving_of,
+            )
+        )
         taken += len(chunk)
         recent = chunk
     if not recent:
@@ -133,7 +146,7 @@ def score_frozen(desk: Desk, job: Job, model_id: str) -> Outcome:
     model = desk.model(job.root, model_id)
     champion = _champion(desk, settings, job)
     scored = [
-        model.score(chunk, settings, champion=champion, champion_id=job.champion)
+        model.score(chunk, settings, champion=champion, champion_id=job.champion, serving_of=_serving_of(experiment))
         for chunk in _chunks(desk, job, job.score, catalogues)
     ]
     canaries = ModelRegistry(experiment.paths).manifest(model_id).canaries
@@ -173,6 +186,10 @@ def _catalogues(experiment: Experiment) -> _Catalogues:
     return {version: experiment.catalogue(version) or () for version in versions}
 
 
+def _serving_of(experiment: Experiment) -> ServingOf:
+    return lambda version: experiment.settings_of(version).serving
+
+
 def _tried(experiment: Experiment, job: Job) -> Tried | None:
     """Which of the job's rows were decided with its challenger on trial; None when no challenger learns."""
     registry = ModelRegistry(experiment.paths)
@@ -198,7 +215,7 @@ def _champion(desk: Desk, settings: ExperimentSettings, job: Job) -> Policy:
 
 def _open(desk: Desk, job: Job, settings: ExperimentSettings, catalogues: _Catalogues) -> Learning:
     if job.files is not None:
-        return desk.take(job.root, job.name, _digest(job.files)) or Learning.resume(job.files, settings)
+        return desk.take(job.root, job.name, _digest(job.files, job.settings)) or Learning.resume(job.files, settings)
     # rows that are learnt unscored may also teach the encoder; rows to be scored must not, before their turn
     rows = list(islice(_rows(desk, job, job.learn, catalogues), FIT_ROWS))
     return Learning.fresh(settings, rows, rate=job.rate)
@@ -214,8 +231,9 @@ def _chunks(desk: Desk, job: Job, path: Path | None, catalogues: _Catalogues) ->
         yield chunk
 
 
-def _digest(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
+def _digest(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
+    """What a learning is remembered by: one that goes on under other settings is loaded from its files."""
+    digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic"))
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from typing import Any
 from bandit.experiment import Experiment
 from bandit.policies import read_state
 from bandit.registry import Champion
+from bandit.scoring import RewardScale
 from bandit.scratch import ROOM_BYTES, scratch_folder
 from bandit.settings import ExperimentSettings, Learning, settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
@@ -28,7 +29,7 @@ from serving.learner.trainer import Call, Trainer
 from serving.learner.workspace import Workspace
 
 MODEL_SECTIONS = ("encoding", "exploration", "learning")
-"""The settings that a model is made of: when one changes, a challenger learns anew."""
+"""The sections of the settings that a manifest states."""
 
 ROW_BYTES = 8 * 1024
 """A row of the log takes less than this, but for quite unusual ones: so much memory is kept free for each."""
@@ -185,8 +186,12 @@ def same_model_settings(experiment: Experiment, version: int) -> bool:
     """Whether the settings that make a model are the same in `version` as now."""
     if version == experiment.settings_version:
         return True
-    old, new = experiment.settings_of(version), experiment.settings
-    return all(getattr(old, section) == getattr(new, section) for section in MODEL_SECTIONS)
+    return made_of(experiment.settings_of(version)) == made_of(experiment.settings)
+
+
+def made_of(settings: ExperimentSettings) -> tuple[Any, ...]:
+    """What of the settings makes a model: when it changes, a challenger learns anew."""
+    return settings.encoding, settings.exploration, settings.learning, RewardScale.of(settings.rewards)
 
 
 def model_time(data: Mapping[str, object], key: str) -> datetime | None:

@@ -305,7 +305,7 @@ def test_extreme_rewards_and_features_leave_a_working_model(rows: list[Interacti
 
 
 def test_rewards_are_scaled_by_their_declared_range() -> None:
-    scale = RewardScale(Rewards(min=0.0, max=100.0, default=20.0))
+    scale = RewardScale.of(Rewards(min=0.0, max=100.0, default=20.0))
     assert scale.cost(20.0) == 0.0
     assert scale.cost(100.0) == -1.0
     assert scale.cost(1e9) == -1.0

@@ -76,7 +76,7 @@ def test_vw_trained_on_the_encoded_export_comes_to_the_weights_of_our_training(t
         learning = Learning.fresh(target.settings, rows[:200])
         arguments = learning.policy.arguments
         assert export_dsjson(warehouse, tmp_path / "log.dsjson", encoder=learning.encoder) == 400
-    scale = RewardScale(target.settings.rewards)
+    scale = RewardScale.of(target.settings.rewards)
     for row in rows:
         learning.policy.learn(row.context, row.actions, row.index, scale.cost(row.reward), row.propensity)
     (tmp_path / "ours.vw").write_bytes(learning.policy.to_bytes())
