@@ -6,6 +6,7 @@ kernel releases them when the process ends, however it ends, so a held lock mean
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -19,6 +20,9 @@ from bandit.errors import Busy
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a file that cannot grow: the disk is full, or a quota or the limit of the process is used up."""
 
 PIECE_BYTES = 4 * 1024**2
 """A piece of this size is on a common disk within some milliseconds."""

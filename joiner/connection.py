@@ -6,7 +6,6 @@ directories, other databases, extensions and configuration changes are refused b
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from bandit.errors import Busy
+from bandit.files import NO_ROOM
 
 DEFAULT_MEMORY = "2GB"
 
@@ -63,10 +63,11 @@ def disk_failures(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
+        code = next((code for code in NO_ROOM if os.strerror(code) in str(error)), None)
+        if code is None:
             raise
-        told = "no room is left on the disk for the database; it is made from the log, so nothing is lost: make room"
-        raise OSError(errno.ENOSPC, told, path.name) from None
+        told = "no room is left on the disk; what was acknowledged is in the log, so nothing is lost: make room"
+        raise OSError(code, told, path.name) from None
 
 
 def remove_database(path: Path) -> None:

@@ -21,8 +21,9 @@ import duckdb
 import pandas as pd
 
 from bandit.errors import InvalidInput
+from bandit.files import NO_ROOM
 from bandit.settings import Learning
-from joiner.connection import from_utc, quote, to_utc
+from joiner.connection import disk_failures, from_utc, quote, to_utc
 
 What = Literal["decisions", "rewards", "interactions"]
 Format = Literal["ndjson", "parquet"]
@@ -251,11 +252,12 @@ def _column(name: str, form: str) -> str:
 def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
     """A path in `scratch` to write to; moved to `target` at the end of the block, removed when it fails.
 
-    Raises `InvalidInput` when `target` cannot be written.
+    Raises OSError when the disk is full, `InvalidInput` when `target` cannot be written otherwise.
     """
     temporary = scratch / f"{uuid.uuid4().hex}.tmp"
     try:
-        yield temporary
+        with disk_failures(target):
+            yield temporary
         try:
             os.replace(temporary, target)
         except OSError:  # another file system: copy beside the target first, so that it appears whole
@@ -264,6 +266,8 @@ def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
                 shutil.copyfile(temporary, beside)
                 os.replace(beside, target)
             except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
                 raise InvalidInput("out", f"cannot be written ({error.strerror})") from None
             finally:
                 with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bandit.errors import InvalidInput
-from joiner.connection import connect, quote
+from joiner.connection import connect, disk_failures, quote
 
 CHUNK_VECTORS = 8
 """DuckDB hands rows over in vectors of 2,048."""
@@ -61,7 +61,7 @@ def write_parquet(
 
     An array of two dimensions becomes a column of lists. `metadata` goes into the file's footer, each value as text or
     as JSON. One core does it. `using` saves opening a connection: a cursor of an open one, and the folder on the same
-    disk that it may write to.
+    disk that it may write to. Raises OSError when the disk refuses.
     """
     frame, selection = (columns, "*") if isinstance(columns, pd.DataFrame) else _flat(columns)
     folder = using[1] if using else path.parent
@@ -73,9 +73,10 @@ def write_parquet(
     connection = using[0] if using else connect(None, [folder], threads=1)
     try:
         connection.register("frame", frame)
-        row = connection.execute(
-            f"COPY (SELECT {selection} FROM frame) TO {quote(str(temporary.resolve()))} ({options})"
-        ).fetchone()
+        with disk_failures(path):
+            row = connection.execute(
+                f"COPY (SELECT {selection} FROM frame) TO {quote(str(temporary.resolve()))} ({options})"
+            ).fetchone()
         os.replace(temporary, path)
     finally:
         connection.close()  # a cursor takes what was registered along

@@ -35,6 +35,8 @@ REPORT = "report.html"
 FEW_ROWS = 20_000
 """Fewer rows are written by the warehouse itself, on all cores; more of them leave the other cores to decisions."""
 
+_INCOMING = ".incoming-"
+
 KEPT_MAX = 200
 """How many evaluations that promoted nothing are kept."""
 
@@ -59,22 +61,27 @@ def file_evaluation(
             ledger=ledger,
             about=about,
         )
-    place, incoming = paths.evaluations / evaluation_id, paths.evaluations / f".incoming-{evaluation_id}"
-    shutil.rmtree(incoming, ignore_errors=True)
+    for leftover in paths.evaluations.glob(f"{_INCOMING}*"):  # of a process that died meanwhile
+        shutil.rmtree(leftover)
+    place, incoming = paths.evaluations / evaluation_id, paths.evaluations / f"{_INCOMING}{evaluation_id}"
     incoming.mkdir(parents=True)
-    _write(incoming / CERTIFICATE, msgspec.json.format(msgspec.json.encode(content), indent=1), workspace.durable)
-    warehouse = workspace.warehouse
-    write_parquet(
-        incoming / SCORED,
-        look.rows.to_columns(),
-        metadata={"evaluation_id": evaluation_id},
-        using=(warehouse.cursor(), warehouse.scratch) if len(look.rows) < FEW_ROWS else None,
-    )
-    _write(incoming / REPORT, render_report(content, look.rows).encode(), workspace.durable)
-    if workspace.durable:
-        fsync_directory(incoming)
-    shutil.rmtree(place, ignore_errors=True)
-    incoming.rename(place)
+    try:
+        _write(incoming / CERTIFICATE, msgspec.json.format(msgspec.json.encode(content), indent=1), workspace.durable)
+        warehouse = workspace.warehouse
+        write_parquet(
+            incoming / SCORED,
+            look.rows.to_columns(),
+            metadata={"evaluation_id": evaluation_id},
+            using=(warehouse.cursor(), warehouse.scratch) if len(look.rows) < FEW_ROWS else None,
+        )
+        _write(incoming / REPORT, render_report(content, look.rows).encode(), workspace.durable)
+        if workspace.durable:
+            fsync_directory(incoming)
+        shutil.rmtree(place, ignore_errors=True)
+        incoming.rename(place)
+    except OSError:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
     if workspace.durable:
         fsync_directory(paths.evaluations)
     _sweep(paths)
@@ -162,7 +169,7 @@ def _write(path: Path, data: bytes, durable: bool) -> None:
 
 
 def _sweep(paths: ExperimentPaths) -> None:
-    """Remove the oldest evaluations that promoted nothing, beyond `KEPT_MAX`, and what crashes left behind."""
+    """Remove the oldest evaluations that promoted nothing, beyond `KEPT_MAX`."""
     folders = sorted(path for path in paths.evaluations.iterdir() if path.is_dir() and path.name.startswith("e"))
     if len(folders) <= KEPT_MAX:
         return

@@ -32,6 +32,7 @@ from bandit.errors import (
     RewardloopError,
     TrainingFailed,
 )
+from bandit.files import NO_ROOM
 from bandit.keys import KeyRing
 
 log = logging.getLogger("rewardloop.learner")
@@ -91,6 +92,13 @@ def install(app: FastAPI) -> None:
         if _known(app, request, request.url.path.rstrip("/")):
             wrong = Problem("path", "is an address of the admin API only without the slash at its end")
         return problem(404, "Not found", str(wrong), [msgspec.to_builtins(wrong)])
+
+    @app.exception_handler(OSError)
+    def _system(request: Request, error: OSError) -> Response:
+        if error.errno not in NO_ROOM:
+            return _other(request, error)
+        log.error("%s %s failed: %s", request.method, request.url.path, error)
+        return problem(503, "The disk is full", "nothing that was acknowledged is lost; make room, then ask again")
 
     @app.exception_handler(Exception)
     def _other(request: Request, error: Exception) -> Response:

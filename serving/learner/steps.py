@@ -117,9 +117,13 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
         state = _challenger(cycle, model_id, champion)
         if state.scored == state.judged:
             known = last_evaluation(cycle, model_id, champion)
-            if known is not None:
+            # one of fewer rows is not the last: a run judged it since, or a step that could not write its verdict down
+            if known is not None and state.scored in (0, known["rows"]):
                 return known
-            raise Refused("there are no matured interactions yet that neither this model nor the champion has learnt")
+            if not state.scored:
+                raise Refused(
+                    "there are no matured interactions yet that neither this model nor the champion has learnt"
+                )
         (look,) = judge_all(workspace, store, [state], at=workspace.clock())
         judgement = look.judgement
         judgement.model_id = model_id

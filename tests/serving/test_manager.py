@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from rewardloop_client import EvalScore, ExperimentManager, NotFound, Refused
+from rewardloop_client import EvalScore, ExperimentManager, NotFound, Refused, Unavailable
 
 from bandit import errors
+from bandit.experiment import ExperimentPaths
 from serving.learner import steps
 from serving.learner.challengers import STANDING
 from serving.learner.offered import OFFERED_MAX, withdraw
@@ -83,6 +86,44 @@ def test_the_first_model_is_made_by_the_step_and_not_by_the_schedule_before_it(s
     assert [run["trigger"] for run in answer["history"]] == ["step"]
 
 
+def test_a_step_that_meets_a_full_disk_says_so_and_is_made_good_once_there_is_room(service: Service) -> None:
+    service.admin.post("/pause")
+
+    def matured(rows: int) -> None:
+        service.play(30)
+        service.wait("they matured", lambda: service.status()["counts"]["interactions"] >= rows)
+
+    matured(30)
+    assert service.admin.post("/steps/train").json()["learnt"] == 30
+    matured(60)
+    urls = {"url": str(service.api.base_url), "admin_url": service.learner.url}
+    with ExperimentManager("test", **urls) as manager, room_for_files(service.learner.pid, 1):
+        for path in ("/steps/train", "/export"):
+            refused = service.admin.post(path, json={})
+            assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+        with pytest.raises(Unavailable, match="make room"):
+            manager.train_next_model()
+    trained = service.admin.post("/steps/train").json()
+    assert trained["learnt"] == 60
+    candidate = {"model_id": trained["model_id"]}
+    evaluations = ExperimentPaths(service.data_dir / "experiments" / "test").evaluations
+    with room_for_files(service.learner.pid, 1):
+        assert service.admin.post("/steps/evaluate", json=candidate).status_code == 503
+        assert list(evaluations.iterdir()) == []
+    assert service.admin.post("/steps/evaluate", json=candidate).json()["rows"] == 60
+
+
+@contextmanager
+def room_for_files(pid: int, size: int) -> Iterator[None]:
+    """Let the files of a process grow no longer than `size` bytes for the length of a block."""
+    _, hard = before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
 def test_scores_have_no_order_and_say_where_the_comparison_is() -> None:
     low, high = EvalScore(0.1, 0.0, 0.2, 10), EvalScore(0.3, 0.2, 0.4, 10)
     for compare in ("__lt__", "__le__", "__gt__", "__ge__"):
@@ -112,6 +153,20 @@ def test_stepped_or_scheduled_the_same_rows_give_the_same_model(tmp_path: Path) 
                 champion = cycle.workspace.registry.champion()
             found.append(cycle.workspace.registry.manifest(champion.model_id).files)
     assert found[0] == found[1]
+
+
+def test_a_candidate_that_a_run_has_judged_since_is_judged_by_what_is_left_of_alpha(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}, challengers={}) as here:
+        here.transport.warm_start(here.history(60))
+        cycle = here.transport.cycle
+        here.play(300)
+        assert here.transport.settle().outcome == "hold"
+        judged = cycle.store.load(STANDING)
+        assert judged is not None and judged.gate["spent"] > 0.0
+        verdict = steps.evaluate(cycle, steps.train(cycle)["model_id"])
+        assert (verdict["outcome"], verdict["rows"]) == ("hold", 300)
+        state = cycle.store.load(STANDING)
+        assert state is not None and state.gate == judged.gate
 
 
 def test_a_model_without_a_promote_verdict_is_deployed_only_with_an_override(tmp_path: Path) -> None:

@@ -393,6 +393,8 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
     if not answer.is_success:
         if answer.status_code == 403 and isinstance(body, dict) and body.get("title") == "Refused":
             raise Refused(403, "Refused", str(body.get("detail")))
+        if answer.status_code == 503 and isinstance(body, dict):
+            raise Unavailable(f"{body.get('title')}: {body.get('detail')}")
         raise rejection(answer.status_code, body)
     if not isinstance(body, dict):
         raise UnexpectedAnswer("what answers is not the learner's admin API")
