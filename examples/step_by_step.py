@@ -102,9 +102,9 @@ def main(
             manager.wait_until_matured(decided)
             candidate = manager.train_next_model()
             verdict = manager.evaluate_model(candidate)
-            if verdict.outcome == "promote":
-                manager.deploy_model(candidate)
-                assert manager.status().last_model == candidate
+            if verdict.best is not None:
+                manager.deploy_model(verdict.best)
+                assert manager.status().last_model == verdict.best
             print(f"round {number + 1}: earned {earned:.3f}, {verdict.outcome}: {verdict.reason}")
 
         manager.resume_schedule()

@@ -247,8 +247,7 @@ class Cycle:
             looks = judge_all(self.workspace, self.store, states, at=report.at)
         with self._step(report, "promote"):
             winner = promote(self.workspace, self.store, self.trainer, looks, champion)
-        fallen = plan_after_fall(self.workspace, self.store, looks, self.workspace.registry.champion())
-        fresh = self._start_anew(fallen, watermark, report) if fallen else []
+        fallen, fresh = self.start_anew(looks, watermark, report)
         with self._step(report, "trial"):
             update_trial(
                 self.workspace, self.store, self.trainer, looks, champion, decided=winner is not None, fresh=fresh
@@ -273,10 +272,16 @@ class Cycle:
         report.errors = {each.state.name: str(each.error) for each in done if each.error is not None}
         return [each.state for each in done if each.error is None and each.state.scored > each.state.judged]
 
-    def _start_anew(
-        self, fallen: Sequence[FreshStart], watermark: datetime, report: RunReport
-    ) -> list[ChallengerState]:
-        """Let challengers start anew after a fall; gives those that could, the others' errors are in the report."""
+    def start_anew(
+        self, looks: Sequence[Look], watermark: datetime, report: RunReport
+    ) -> tuple[list[FreshStart], list[ChallengerState]]:
+        """Let declared challengers start anew where the value of the champion that was judged fell.
+
+        Gives how they were to, and those that could; the others' errors are in the report.
+        """
+        fallen = plan_after_fall(self.workspace, self.store, looks, self.workspace.registry.champion())
+        if not fallen:
+            return [], []
         with self._step(report, "start anew"):
             for each in fallen:
                 log.warning("experiment %s: %s", self.workspace.experiment.name, each.reason)
@@ -294,7 +299,7 @@ class Cycle:
             plans = [each.plan for each in fallen]
             done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
         report.errors |= {each.state.name: str(each.error) for each in done if each.error is not None}
-        return [each.state for each in done if each.error is None]
+        return fallen, [each.state for each in done if each.error is None]
 
     def _watch_champion(self) -> None:
         """Undo a promotion at once when a worker does not serve it as trained, or serving suffers."""

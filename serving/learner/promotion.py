@@ -53,8 +53,7 @@ def promote(
     looks = [look for look in looks if look not in guards]
     if reason := no_promotion_because(workspace):
         _hold_back(looks, reason)
-    passed = [look for look in looks if look.verdict.promote and look.judgement.outcome == reports.PROMOTE]
-    winner = max(passed, key=lambda look: look.verdict.lower, default=None)
+    winner = best_of([look for look in looks if look.judgement.outcome == reports.PROMOTE])
     if winner is not None:
         try:
             _crown(workspace, store, trainer, winner, champion)
@@ -62,14 +61,20 @@ def promote(
             _hold_back(looks, no_promotion_because(workspace) or "The champion was pinned meanwhile")
             winner = None
     for look in looks:
-        if look is not winner and look.judgement.evaluation_id is None and _worth_filing(look):
+        if look is not winner and look.judgement.evaluation_id is None and worth_filing(look):
             look.judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=None)
         if winner is None:
             carry_on(workspace, store, look, champion)
     return winner
 
 
-def _worth_filing(look: Look) -> bool:
+def best_of(looks: Sequence[Look]) -> Look | None:
+    """The one with the greatest lower bound among those that passed, None where none did."""
+    passed = [look for look in looks if look.verdict.promote]
+    return max(passed, key=lambda look: look.verdict.lower, default=None)
+
+
+def worth_filing(look: Look) -> bool:
     """Whether a look that promoted nothing told anything: not one between two planned looks."""
     verdict = look.verdict
     return verdict.looked or verdict.rejected or verdict.outcome != "hold"

@@ -7,6 +7,7 @@ deployed; without a promote verdict against the present champion that needs an o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,12 +17,12 @@ from bandit.registry import Champion
 from serving.learner import models, reports
 from serving.learner.catch_up import catch_up
 from serving.learner.certificates import CERTIFICATE, file_evaluation
-from serving.learner.challengers import STANDING, ChallengerState
+from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState
 from serving.learner.cycle import Cycle
 from serving.learner.initial import wants_initial
-from serving.learner.judging import carry_on, judge_all
+from serving.learner.judging import Look, carry_on, judge_all
 from serving.learner.offered import PREFIX, offer, plan_offered
-from serving.learner.promotion import crown, publish_learning, stand_on
+from serving.learner.promotion import best_of, crown, publish_learning, stand_on, worth_filing
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.retention import remove_old_models
 from serving.learner.training_step import advance_all
@@ -88,53 +89,58 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
         if state is None or not state.scored:
             since = "since the champion was made" if champion is not None else "yet"
             raise Refused(f"no interaction has matured {since}: there is nothing to learn")
-        if state.candidate is None:
-            manifest = publish_learning(
-                workspace,
-                cycle.trainer,
-                state,
-                store.files(state),
-                kind="candidate",
-                parent=champion.model_id if champion else None,
-            )
-            state.candidate = manifest.model_id
-            state = store.save(state)
-            remove_old_models(workspace, store)
-        workspace.registry.record("trained", now=workspace.clock(), model_id=state.candidate, rows=report.rows)
-        return {"model_id": state.candidate, "rows": report.rows, "learnt": state.learnt}
+        candidate = _stored(cycle, state, champion)
+        workspace.registry.record("trained", now=workspace.clock(), model_id=candidate, rows=report.rows)
+        return {"model_id": candidate, "rows": report.rows, "learnt": state.learnt}
 
 
 def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, Any]:
     """Ask the gate about one model against the champion, on rows that neither has learnt from.
 
-    The candidate of `train` is judged as the procedure it is, any other model as the frozen artefact it is. Raises
+    The candidate of `train` is judged as the procedure it is, and the declared field beside it, as in a run: members
+    that pass are stored, `best` is the model that a run would promote (None: none), and after a fall of what the
+    champion earns the field starts anew. Any other model is judged alone, as the frozen artefact it is. Raises
     `NotFound`, `CorruptModel`, `Conflict` for the champion itself, `Refused` when there are no such rows yet.
     """
     workspace, store = cycle.workspace, cycle.store
     with cycle.exclusive("evaluate", wait_s=wait_s):
         _read_the_log(cycle)
         champion = workspace.registry.champion()
-        state = _challenger(cycle, model_id, champion)
-        if state.scored == state.judged:
+        asked = _challenger(cycle, model_id, champion)
+        if asked.scored == asked.judged or not asked.chunks:
             known = last_evaluation(cycle, model_id, champion)
             # one of fewer rows is not the last: a run judged it since, or a step that could not write its verdict down
-            if known is not None and state.scored in (0, known["rows"]):
+            if known is not None and asked.scored in (0, known["rows"]):
                 return known
-            if not state.scored:
+            if not asked.chunks:
                 raise Refused(
                     "there are no matured interactions yet that neither this model nor the champion has learnt"
                 )
-        (look,) = judge_all(workspace, store, [state], at=workspace.clock())
-        judgement = look.judgement
-        judgement.model_id = model_id
-        judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=model_id)
-        if not look.verdict.promote:
-            carry_on(workspace, store, look, champion)
-        if state.name == STANDING:
-            update_trial(workspace, store, cycle.trainer, [look], champion, decided=look.verdict.promote)
-        fields = {**reports.to_plain(judgement), "champion": champion.model_id if champion else None}
+        looks = judge_all(workspace, store, _judged_with(cycle, asked, champion), at=workspace.clock())
+        best = best_of(looks)
+        for look in looks:
+            _file(cycle, look, champion, model_id if look.state is asked else None)
+        for look in looks:
+            verdict = look.verdict
+            # one that starts again does so when nothing is deployed: a new champion changes where from
+            if best is None or (not (verdict.promote or verdict.rejected) and verdict.keep_rows):
+                carry_on(workspace, store, look, champion)
+        judgement = next(look.judgement for look in looks if look.state is asked)
+        if asked.kind == KIND_LEARNING:
+            fresh = _start_anew(cycle, looks, judgement) if best is None else []
+            update_trial(workspace, store, cycle.trainer, looks, champion, decided=best is not None, fresh=fresh)
         cycle.last_verdict = {"outcome": judgement.outcome, "reason": judgement.reason}
+        about = {
+            "champion": champion.model_id if champion else None,
+            "best": best.judgement.model_id if best is not None else None,
+        }
+        others = [reports.to_plain(look.judgement) for look in looks if look.state is not asked]
+        for other in others:
+            if other["model_id"] is not None:
+                workspace.registry.record(EVALUATION, now=workspace.clock(), **other, **about)
+        fields = {**reports.to_plain(judgement), **about, "others": others}
         workspace.registry.record(EVALUATION, now=workspace.clock(), **fields)
+        assert judgement.evaluation_id is not None, "whoever is asked about is certified"
         return fields | {"score": score_of(cycle, judgement.evaluation_id)}
 
 
@@ -157,7 +163,12 @@ def deploy(cycle: Cycle, model_id: str, *, override: bool, wait_s: float = 0.0) 
             raise Refused(f"the champion {workspace.pinned} is pinned; unpin it first")
         cycle.trainer.run("verify", workspace.experiment.paths.root, model_id)
         fields = {key: value for key, value in passed.items() if key in Judgement.__struct_fields__}
-        crown(workspace, store, state, msgspec.convert(fields, Judgement), parent=previous)
+        standing = state if state.name == STANDING else store.load(STANDING)
+        judged = [standing] if standing is not None and standing.champion == previous and standing.chunks else []
+        looks = judge_all(workspace, store, judged, at=workspace.clock())
+        judgement = msgspec.convert(fields, Judgement)
+        crown(workspace, store, state, judgement, parent=previous)
+        _start_anew(cycle, looks, judgement)
         return {"champion": model_id, "previous": previous, "recorded": "promotion", "verdict": reports.PROMOTE}
 
 
@@ -196,11 +207,72 @@ def _read_the_log(cycle: Cycle) -> None:
     cycle.tick()
 
 
+def _stored(cycle: Cycle, state: ChallengerState, champion: Champion | None) -> str:
+    """The id of the model as which a challenger's learning is stored, now at the latest."""
+    if state.candidate is None:
+        state.candidate = publish_learning(
+            cycle.workspace,
+            cycle.trainer,
+            state,
+            cycle.store.files(state),
+            kind="candidate",
+            parent=champion.model_id if champion else None,
+        ).model_id
+        state.sequence = cycle.store.save(state).sequence
+        remove_old_models(cycle.workspace, cycle.store)
+    return state.candidate
+
+
+def _file(cycle: Cycle, look: Look, champion: Champion | None, model_id: str | None) -> None:
+    """Certify a look at the model of that id, or at a challenger that is none yet: one that passed is stored first."""
+    if model_id is None and look.verdict.promote:
+        model_id = _stored(cycle, look.state, champion)
+    if model_id is not None or worth_filing(look):
+        look.judgement.model_id = model_id
+        look.judgement.evaluation_id = file_evaluation(cycle.workspace, look, champion=champion, model_id=model_id)
+
+
+def _judged_with(cycle: Cycle, asked: ChallengerState, champion: Champion | None) -> list[ChallengerState]:
+    """The challengers that are judged when one is asked about: beside a learning one, the others with new rows too."""
+    if asked.kind != KIND_LEARNING:
+        return [asked]
+    states = []
+    for name in _learning(cycle):
+        state = asked if name == asked.name else cycle.store.load(name)
+        if state is asked or (
+            state is not None
+            and state.champion == (champion.model_id if champion else None)
+            and state.scored > state.judged
+            and state.chunks
+        ):
+            states.append(state)
+    return states
+
+
+def _start_anew(cycle: Cycle, looks: Sequence[Look], judgement: Judgement) -> list[ChallengerState]:
+    """Let the declared field start anew where the champion's value fell, and say so in the verdict; gives who could."""
+    (cut,) = {look.state.cut for look in looks if look.state.name == STANDING} or {None}
+    if cut is None:
+        return []
+    report = RunReport(at=cycle.workspace.clock(), trigger="step", outcome=judgement.outcome, reason=judgement.reason)
+    champion = cycle.workspace.registry.champion()
+    report.champion = champion.model_id if champion else None
+    fallen, fresh = cycle.start_anew(looks, cut, report)
+    judgement.reason += "".join(f" {each.reason}" for each in fallen)
+    judgement.reason += "".join(f" {name} could not: {error}." for name, error in report.errors.items())
+    return fresh
+
+
+def _learning(cycle: Cycle) -> list[str]:
+    """The challengers that learn: the standing one and the declared field, in the order of a run."""
+    return [STANDING, *sorted(cycle.workspace.experiment.settings.challengers)]
+
+
 def _challenger(cycle: Cycle, model_id: str, champion: Champion | None) -> ChallengerState:
     """The challenger that this model is; a model that is none yet joins the field and is scored."""
     workspace, store = cycle.workspace, cycle.store
     state = _state_of(cycle, model_id)
-    if state is not None and state.name == STANDING:
+    if state is not None and state.kind == KIND_LEARNING:
         return state
     if state is None:
         offer(workspace, store, model_id)
@@ -214,7 +286,7 @@ def _challenger(cycle: Cycle, model_id: str, champion: Champion | None) -> Chall
 
 
 def _state_of(cycle: Cycle, model_id: str) -> ChallengerState | None:
-    for name in (STANDING, PREFIX + model_id):
+    for name in (*_learning(cycle), PREFIX + model_id):
         state = cycle.store.load(name)
         if state is not None and model_id in (state.candidate, state.model_id):
             return state

@@ -18,8 +18,9 @@ from bandit.experiment import ExperimentPaths
 from serving.learner import steps
 from serving.learner.challengers import STANDING
 from serving.learner.offered import OFFERED_MAX, withdraw
-from tests.serving.learner_support import world
+from tests.serving.learner_support import World, world
 from tests.serving.service_support import Service, served
+from tests.serving.test_fallen import FIELD, Turning
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "step_by_step.py"
 
@@ -136,23 +137,76 @@ def test_stepped_or_scheduled_the_same_rows_give_the_same_model(tmp_path: Path) 
     found = []
     for stepped in (False, True):
         with world(tmp_path / str(stepped)) as here:
-            cycle, transport = here.transport.cycle, here.transport
-            champion = None
-            while champion is None:
+            registry = here.transport.cycle.workspace.registry
+            while registry.champion() is None:
                 here.play(200)
-                transport.server.writer.seal()
-                transport.clock.advance(3)
-                transport.server.heartbeat()
-                if stepped:
-                    candidate = steps.train(cycle)["model_id"]
-                    assert cycle.store.load(STANDING).candidate == candidate  # type: ignore[union-attr]
-                    if steps.evaluate(cycle, candidate)["outcome"] == "promote":
-                        steps.deploy(cycle, candidate, override=False)
-                else:
-                    cycle.run(force=True)
-                champion = cycle.workspace.registry.champion()
-            found.append(cycle.workspace.registry.manifest(champion.model_id).files)
+                turn(here, stepped)
+            found.append(published(here))
     assert found[0] == found[1]
+
+
+def test_stepped_or_scheduled_the_same_model_follows_a_fall_of_what_the_champion_earns(tmp_path: Path) -> None:
+    found = []
+    for stepped in (False, True):
+        with world(tmp_path / str(stepped), challengers=FIELD) as plain:
+            here = Turning(plain.transport)
+            here.transport.warm_start(here.history(400))
+            registry = here.transport.cycle.workspace.registry
+            trials = []
+            for batch in range(8):
+                here.turned = batch >= 4
+                here.play(100)
+                turn(here, stepped)
+                trials.append(registry.trial())
+            (promotion,) = registry.history("promotion")
+            assert promotion["challenger"] == "recent"
+            falls = [(fall["challenger"], fall["rows"], fall["after"]) for fall in registry.history("fall")]
+            assert len(falls) == here.transport.cycle.falls == 1
+            found.append((published(here), falls, trials))
+    assert found[0] == found[1]
+
+
+def test_stepped_or_scheduled_a_fall_before_a_promotion_starts_the_field_anew_under_the_new_champion(
+    tmp_path: Path,
+) -> None:
+    found = []
+    for stepped in (False, True):
+        with world(tmp_path / str(stepped), challengers=FIELD, gate={"enabled": False}) as plain:
+            here = Turning(plain.transport)
+            here.transport.warm_start(here.history(400))
+            here.play(150)
+            here.turned = True
+            here.play(150)
+            turn(here, stepped)
+            cycle = here.transport.cycle
+            (fall,) = cycle.workspace.registry.history("fall")
+            recent = cycle.store.load("recent")
+            assert recent is not None and 130 < recent.learnt == fall["rows"] < 170
+            found.append((published(here), cycle.store.files(recent)))
+    assert found[0] == found[1]
+
+
+def turn(here: World, stepped: bool) -> None:
+    """One run of the loop over what was played, by the schedule or step by step."""
+    cycle, transport = here.transport.cycle, here.transport
+    transport.server.writer.seal()
+    transport.clock.advance(3)
+    transport.server.heartbeat()
+    if stepped:
+        verdict = steps.evaluate(cycle, steps.train(cycle)["model_id"])
+        if verdict["best"] is not None:
+            steps.deploy(cycle, verdict["best"], override=False)
+    else:
+        cycle.run(force=True)
+    transport.server.refresh()
+
+
+def published(here: World) -> dict[str, str]:
+    """The digests of the champion's files."""
+    registry = here.transport.cycle.workspace.registry
+    champion = registry.champion()
+    assert champion is not None
+    return registry.manifest(champion.model_id).files
 
 
 def test_a_candidate_that_a_run_has_judged_since_is_judged_by_what_is_left_of_alpha(tmp_path: Path) -> None:

@@ -52,7 +52,11 @@ class EvalScore:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says about a model: `promote`, `hold` or `insufficient`, why, and the lift it rests on."""
+    """What the gate says about a model: `promote`, `hold` or `insufficient`, why, and the lift it rests on.
+
+    `best` is the model to deploy, None where none passed: this one, or one of a declared challenger that was judged
+    beside it and has more behind it.
+    """
 
     model_id: str
     outcome: str
@@ -63,6 +67,7 @@ class Verdict:
     rows: int
     evaluation_id: str | None
     score: EvalScore | None
+    best: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +280,11 @@ class ExperimentManager:
     def evaluate_model(self, model_id: str, *, wait: Literal[False]) -> Handle[Verdict]: ...
 
     def evaluate_model(self, model_id: str, *, wait: bool = True) -> Verdict | Handle[Verdict]:
-        """Ask the gate about a model against the champion, on rows that neither has learnt from."""
+        """Ask the gate about a model against the champion, on rows that neither has learnt from.
+
+        The declared challengers are judged beside the newest candidate, as in a scheduled run: what that would promote
+        is the verdict's `best`.
+        """
         return self._do(lambda: _verdict(self._call("POST", "/steps/evaluate", json={"model_id": model_id})), wait)
 
     def withdraw_model(self, model_id: str) -> None:
@@ -413,4 +422,5 @@ def _verdict(body: Mapping[str, Any]) -> Verdict:
         rows=int(body.get("rows") or 0),
         evaluation_id=body.get("evaluation_id"),
         score=EvalScore(score["value"], score["lower"], score["upper"], score["n"]) if score else None,
+        best=body.get("best"),
     )
