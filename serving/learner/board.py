@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from joiner.pulse import reward_curve, traffic
+from serving.learner import reports
 from serving.learner.cycle import Cycle
 from serving.learner.metrics import COUNTED
 from serving.learner.pictures import bars, interval, lift_scale, reward_picture
@@ -38,7 +39,7 @@ def board(cycle: Cycle) -> dict[str, Any]:
             "decisions": (decisions[-1], bars(decisions, "decisions in each of the last 30 minutes")),
             "rewards": (rewards[-1], bars(rewards, "rewards in each of the last 30 minutes")),
         },
-        "verdicts": _verdicts(workspace.registry.newest("run"), state["at"]),
+        "verdicts": _verdicts(workspace.registry.newest(reports.RUN), state["at"]),
         "health": _health(state),
     }
 

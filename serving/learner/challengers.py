@@ -41,6 +41,7 @@ RETIRED = "retired.json"
 class _Retired(msgspec.Struct, frozen=True):
     champion: str | None
     spent: float
+    by: dict[str, float] = {}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,19 +206,29 @@ class ChallengerStore:
             return
         self.save(msgspec.structs.replace(state, folder=None, digest="", chunks=[], canaries=[]))
 
-    def retire(self, champion: str | None, spent: float) -> None:
+    def retire(self, champion: str | None, name: str, spent: float) -> None:
         """Remember the α that a challenger had spent in this champion's tenure when it left the field for good."""
-        retired = _Retired(champion, self.retired(champion) + spent)
+        by = self.left(champion)
+        retired = _Retired(champion, self.retired(champion) + spent, by | {name: by.get(name, 0.0) + spent})
         self.root.mkdir(parents=True, exist_ok=True)
         write_atomically(self.root / RETIRED, msgspec.json.encode(retired), sync=self.durable)
 
     def retired(self, champion: str | None) -> float:
         """The α spent in this champion's tenure by challengers that have left the field."""
+        retired = self._retired(champion)
+        return retired.spent if retired is not None else 0.0
+
+    def left(self, champion: str | None) -> dict[str, float]:
+        """The same for each of them, by name."""
+        retired = self._retired(champion)
+        return retired.by if retired is not None else {}
+
+    def _retired(self, champion: str | None) -> _Retired | None:
         try:
             retired = msgspec.json.decode((self.root / RETIRED).read_bytes(), type=_Retired)
         except FileNotFoundError:
-            return 0.0
-        return retired.spent if retired.champion == champion else 0.0
+            return None
+        return retired if retired.champion == champion else None
 
     def _sweep(self, state: ChallengerState) -> None:
         keep = {"state.json", state.folder, *state.chunks}

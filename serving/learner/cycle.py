@@ -65,7 +65,7 @@ class Cycle:
         self.running: str | None = None
         self._run_lock = workspace.run_lock
         self._watch = Watch()
-        runs = [entry for entry in workspace.registry.history() if entry.get("kind") == "run"]
+        runs = [entry for entry in workspace.registry.history() if entry.get("kind") == reports.RUN]
         self.runs = len(runs)
         self.outcomes = Counter(str(run.get("outcome")) for run in runs)
         self.last_run: RunReport | None = _last(runs)
@@ -247,12 +247,12 @@ class Cycle:
             looks = judge_all(self.workspace, self.store, states, at=report.at)
         with self._step(report, "promote"):
             winner = promote(self.workspace, self.store, self.trainer, looks, champion)
+        report.verdicts = [look.judgement for look in looks]
         fallen, fresh = self.start_anew(looks, watermark, report)
         with self._step(report, "trial"):
             update_trial(
                 self.workspace, self.store, self.trainer, looks, champion, decided=winner is not None, fresh=fresh
             )
-        report.verdicts = [look.judgement for look in looks]
         _summarise(report, winner, looks)
         report.reason += "".join(f" {each.reason}" for each in fallen)
 
@@ -358,7 +358,7 @@ class Cycle:
         self.last_verdict = {"outcome": report.outcome, "reason": report.reason}
         fields = reports.to_plain(report)
         fields["run"] = self.runs
-        self.workspace.registry.record("run", now=fields.pop("at"), **fields)
+        self.workspace.registry.record(reports.RUN, now=fields.pop("at"), **fields)
         recovery.end(self.workspace)
 
 

@@ -16,6 +16,7 @@ from joiner.export import learnt_rows
 from serving.learner.challengers import STANDING, ChallengerStore
 from serving.learner.field import settings_of, start_anew
 from serving.learner.judging import Look
+from serving.learner.remembered import known_state
 from serving.learner.training_step import Plan
 from serving.learner.workspace import Workspace
 
@@ -52,7 +53,7 @@ def plan_after_fall(
     scored = learnt_rows(experiment.settings.learning)
     fresh = []
     for name, declared in sorted(experiment.settings.challengers.items()):
-        state = store.load(name)
+        state = known_state(workspace, store, name, champion)
         known = len(values)
         if state is not None and state.since is not None:
             known = min(known, warehouse.count_matured(state.since, until, scored))

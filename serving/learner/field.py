@@ -20,6 +20,7 @@ from bandit.settings import Challenger, ExperimentSettings
 from joiner.export import RowFilter, learnt_rows
 from joiner.warehouse import Warehouse
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.remembered import known_state
 from serving.learner.training_step import Plan, inherited, is_damaged, made_of, model_time, new_state
 from serving.learner.workspace import Workspace
 
@@ -74,7 +75,7 @@ def _plan(
     settings = settings_of(workspace.experiment.settings, declared)
     made_of = fingerprint(settings, declared)
     cut = _cut(workspace, champion)
-    state = store.load(name)
+    state = known_state(workspace, store, name, champion)
     changed = state is None or state.champion != champion.model_id
     if state is not None and state.made_of == made_of:
         in_step = state.cut is not None and cut is not None and state.cut >= cut
@@ -152,7 +153,7 @@ def _drop_undeclared(store: ChallengerStore, declared: set[str], champion: Champ
         state = store.load(name)
         if state is not None and state.kind == KIND_LEARNING and name != STANDING and name not in declared:
             if champion is not None and state.champion == champion.model_id:
-                store.retire(state.champion, float(state.gate.get("spent", 0.0)))
+                store.retire(state.champion, name, float(state.gate.get("spent", 0.0)))
             store.drop(name)
 
 

@@ -26,6 +26,7 @@ from serving.learner.challengers import (
     Origin,
 )
 from serving.learner.offered import OFFERED_MAX
+from serving.learner.remembered import spent_by_the_gone
 from serving.learner.reports import Judgement
 from serving.learner.workspace import Workspace
 
@@ -51,8 +52,9 @@ def judge_all(
     """Judge each challenger on its scored rows; nothing on disk changes yet."""
     looks = []
     field = [state for name in store.names() if (state := store.load(name)) is not None]
+    retired = spent_by_the_gone(workspace, store, workspace.registry.champion(), field)
     for state in states:
-        rules = rules_for(workspace.experiment.settings, state, field, store.retired(state.champion))
+        rules = rules_for(workspace.experiment.settings, state, field, retired)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         verdict = judge(rows, rules, ledger=ledger)
@@ -89,8 +91,8 @@ def alpha_of(
     """The α that one challenger may have spent by the end of this tenure.
 
     The standing one has eight parts, the declared ones have one part together where any is declared, the offered ones
-    one where any is in the field (`field`: all challengers there are). What those that have left spent in this tenure,
-    `retired`, stays spent. Whoever comes and goes, all together never spend more than `alpha`.
+    one where any is in the field (`field`: all challengers there are). What those that have left or are lost spent in
+    this tenure, `retired`, stays spent. Whoever comes and goes, all together never spend more than `alpha`.
     """
     active = [other for other in field if other.kind in (KIND_LEARNING, KIND_FROZEN)]
     offered = [other for other in active if other.kind == KIND_FROZEN]
@@ -122,7 +124,7 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
     if verdict.rejected:
         if state.kind in (KIND_FROZEN, KIND_GUARD):
             if state.kind == KIND_FROZEN:
-                store.retire(state.champion, verdict.ledger.spent)
+                store.retire(state.champion, state.name, verdict.ledger.spent)
             store.drop(state.name)
             return
         if state.name != STANDING:
@@ -150,4 +152,6 @@ def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:
         rows_needed=verdict.rows_needed,
         rejected=verdict.rejected,
         model_id=state.model_id if state.name != STANDING else None,
+        ledger={key: value for key, value in verdict.ledger.to_dict().items() if key != "looks"},
+        scored_after=state.scored_after if verdict.keep_rows else state.cut,
     )

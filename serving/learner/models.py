@@ -13,6 +13,7 @@ import msgspec
 from bandit.encoder import FeatureEncoder
 from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import Manifest
+from serving.learner import reports
 from serving.learner.challengers import ChallengerStore
 from serving.learner.guard import FORMER, start_guard
 from serving.learner.promotion import move_pointer, passed_over
@@ -164,8 +165,8 @@ def unset(workspace: Workspace, store: ChallengerStore) -> dict[str, Any]:
     workspace.registry.clear_trial()
     workspace.registry.unset(expected=champion.model_id)
     store.drop(FORMER)
-    workspace.registry.record("unset", now=workspace.clock(), model_id=None, previous=champion.model_id)
-    return {"champion": None, "previous": champion.model_id, "recorded": "unset"}
+    workspace.registry.record(reports.UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
+    return {"champion": None, "previous": champion.model_id, "recorded": reports.UNSET}
 
 
 def _refuse_while_pinned(workspace: Workspace) -> None:

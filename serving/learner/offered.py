@@ -59,7 +59,7 @@ def withdraw(workspace: Workspace, store: ChallengerStore, model_id: str) -> Non
     state = store.load(PREFIX + model_id)
     if state is None:
         raise NotFound("no offered model of that id is in the field")
-    store.retire(state.champion, float(state.gate.get("spent", 0.0)))
+    store.retire(state.champion, state.name, float(state.gate.get("spent", 0.0)))
     store.drop(state.name)
     workspace.registry.record("withdrawal", now=workspace.clock(), model_id=model_id)
 

@@ -20,7 +20,7 @@ from serving.learner.guard import FORMER, start_guard
 from serving.learner.reports import RunReport
 from serving.learner.workspace import Workspace
 
-CHANGES = ("initial", "promotion", "override", "promotion_by_hand", "rollback", "unset")
+CHANGES = ("initial", "promotion", "override", "promotion_by_hand", "rollback", reports.UNSET)
 """The entries of history that set a champion, or let go of it."""
 
 

@@ -15,6 +15,15 @@ INSUFFICIENT = "insufficient"
 NOTHING = "nothing"
 FAILED = "failed"
 
+RUN = "run"
+"""The kind in history of a run."""
+
+EVALUATION = "evaluation"
+"""The kind in history of a step's verdict."""
+
+UNSET = "unset"
+"""The kind in history of letting go of the champion."""
+
 FALL = "fall"
 """The kind in history of a fall of what the champion earns, with the challenger that starts anew."""
 
@@ -25,7 +34,8 @@ class Judgement(msgspec.Struct, kw_only=True):
     `lift` and its bounds are per decision, in units of reward; `value` and `champion_value` are what both policies are
     worth, doubly robust (beside an initial model, uniform choice is the champion). `rows` were scored in this tenure,
     `rows_needed` are estimated to be missing. `model_id` is set once the challenger is published. `rejected` means it
-    starts anew.
+    starts anew. `ledger` is what of α it goes on with (an `AlphaLedger` without its looks), on rows matured after
+    `scored_after`; empty where nothing of it is carried on.
     """
 
     challenger: str
@@ -41,6 +51,8 @@ class Judgement(msgspec.Struct, kw_only=True):
     rejected: bool = False
     evaluation_id: str | None = None
     model_id: str | None = None
+    ledger: dict[str, Any] = {}
+    scored_after: datetime | None = None
 
 
 class RunReport(msgspec.Struct, kw_only=True):

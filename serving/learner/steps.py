@@ -23,13 +23,10 @@ from serving.learner.initial import wants_initial
 from serving.learner.judging import Look, carry_on, judge_all
 from serving.learner.offered import PREFIX, offer, plan_offered
 from serving.learner.promotion import best_of, crown, publish_learning, stand_on, worth_filing
-from serving.learner.reports import Judgement, RunReport
+from serving.learner.reports import EVALUATION, Judgement, RunReport
 from serving.learner.retention import remove_old_models
 from serving.learner.training_step import advance_all
 from serving.learner.trial import update_trial
-
-EVALUATION = "evaluation"
-"""The kind of a step's verdict in history."""
 
 
 def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 0.0) -> dict[str, Any]:
@@ -125,6 +122,8 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
             # one that starts again does so when nothing is deployed: a new champion changes where from
             if best is None or (not (verdict.promote or verdict.rejected) and verdict.keep_rows):
                 carry_on(workspace, store, look, champion)
+            else:
+                look.judgement.ledger = {}
         judgement = next(look.judgement for look in looks if look.state is asked)
         if asked.kind == KIND_LEARNING:
             fresh = _start_anew(cycle, looks, judgement) if best is None else []

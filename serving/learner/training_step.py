@@ -25,6 +25,7 @@ from evaluation.sequential import AlphaLedger
 from joiner.export import RowFilter, learnt_rows
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.jobs import Job, Outcome
+from serving.learner.remembered import known_state
 from serving.learner.trainer import Call, Trainer
 from serving.learner.workspace import Workspace
 
@@ -78,7 +79,7 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
     experiment = workspace.experiment
     settings = experiment.settings
     champion_id = champion.model_id if champion else None
-    state = store.load(STANDING)
+    state = known_state(workspace, store, STANDING, champion)
     fresh = new_state(workspace, STANDING, champion_id, state)
     if state is not None and state.champion == champion_id:
         if not same_model_settings(experiment, state.settings_version):
@@ -86,7 +87,7 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
             return replace(plan, gate=inherited(state))
         if state.folder is not None and not is_damaged(workspace, store, state):
             return Plan(state, settings, files=store.files(state), score_after=state.cut)
-    # one that starts anew in the same tenure, because its files are damaged, cannot spend its α again
+    # one that starts anew in the same tenure, because its files are damaged or gone, cannot spend its α again
     damaged = state if state is not None and state.champion == champion_id else None
     gate, scored_after = (scored_again(damaged), damaged.scored_after) if damaged is not None else (None, None)
     if champion is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +24,9 @@ from serving.learner.challengers import (
 )
 from serving.learner.field import _drop_undeclared
 from serving.learner.judging import alpha_of, rules_for
-from serving.learner.offered import OFFERED_MAX
+from serving.learner.offered import OFFERED_MAX, PREFIX, offer, withdraw
+from serving.learner.remembered import spent_by_the_gone
+from tests.serving.learner_support import World, twin_of, world
 
 ALPHA = 0.05
 FIELD = ExperimentSettings()
@@ -51,14 +56,14 @@ def test_the_watch_on_the_former_champion_has_its_own() -> None:
 def test_what_a_rejected_offer_spent_stays_spent_when_no_offer_is_left(tmp_path: Path) -> None:
     store = ChallengerStore(ExperimentPaths(tmp_path), durable=False)
     assert store.retired("m") == 0.0
-    store.retire("m", 0.003)
-    store.retire("m", 0.002)
+    store.retire("m", "offered-a", 0.003)
+    store.retire("m", "offered-b", 0.002)
     assert store.retired("m") == 0.005
     standing, recent = challenger(STANDING), challenger("recent")
     for state in (standing, recent):
         state.gate = {"spent": alpha_of(ALPHA, FIELD, state, [standing, recent], store.retired("m"))}
     assert standing.gate["spent"] + recent.gate["spent"] + 0.005 <= ALPHA + 1e-12
-    store.retire("next", 0.001)
+    store.retire("next", "offered-a", 0.001)
     assert store.retired("m") == 0.0
     assert store.retired("next") == 0.001
 
@@ -93,3 +98,75 @@ def test_whoever_comes_and_goes_no_more_than_alpha_is_spent() -> None:
             state.gate = {"spent": max(spent, alpha_of(ALPHA, FIELD, state, field, retired))}
         assert retired + sum(state.gate["spent"] for state in field) <= ALPHA + 1e-12
     assert retired > 0.0
+
+
+def delete_state(here: World) -> None:
+    (here.transport.cycle.store.root / STANDING / "state.json").unlink()
+
+
+def lose_the_folder(here: World) -> None:
+    shutil.rmtree(here.transport.cycle.store.root)
+
+
+@pytest.mark.parametrize("lose", [delete_state, lose_the_folder])
+def test_what_a_challenger_spent_stays_spent_when_its_state_is_gone(
+    tmp_path: Path, lose: Callable[[World], None]
+) -> None:
+    with tenure(tmp_path) as here:
+        cycle = here.transport.cycle
+        before = cycle.store.load(STANDING)
+        assert before is not None and before.gate["spent"] > 0.0
+        lose(here)
+        here.play(10)
+        here.transport.settle()
+        after = cycle.store.load(STANDING)
+        assert after is not None and after.born > before.born and after.scored_after == before.scored_after
+        ((_, _, last, _),) = after.gate["looks"]
+        assert after.gate["spent"] == pytest.approx(before.gate["spent"] + last) and last < before.gate["spent"]
+        assert after.gate["taken"] == before.gate["taken"] + 1
+        assert ("standing", "its state is gone") in {
+            (entry["challenger"], entry["reason"]) for entry in cycle.workspace.registry.history("restart")
+        }
+
+
+def test_nobody_is_given_what_an_offered_model_spent_whose_state_is_gone(tmp_path: Path) -> None:
+    with tenure(tmp_path) as here:
+        cycle = here.transport.cycle
+        workspace, store, champion = cycle.workspace, cycle.store, cycle.workspace.registry.champion()
+        assert champion is not None
+        on_trial = workspace.registry.trial()
+        assert on_trial is not None
+        one, other = on_trial.model_id, twin_of(workspace, on_trial.model_id, "the same once more")
+        for model_id in (one, other):
+            offer(workspace, store, model_id)
+        for _ in range(4):
+            here.play(200)
+            here.transport.settle()
+
+        def gone() -> float:
+            field = [state for name in store.names() if (state := store.load(name)) is not None]
+            return spent_by_the_gone(workspace, store, champion, field)
+
+        assert gone() == 0.0
+        by_one, by_other = (spent(store, PREFIX + model_id) for model_id in (one, other))
+        assert by_one > 0.0 and by_other > 0.0
+        shutil.rmtree(store.root / (PREFIX + one))
+        assert gone() == by_one
+        withdraw(workspace, store, other)
+        assert gone() == pytest.approx(by_one + by_other)
+
+
+def spent(store: ChallengerStore, name: str) -> float:
+    state = store.load(name)
+    return state.gate.get("spent", 0.0) if state is not None else 0.0
+
+
+@contextmanager
+def tenure(data_dir: Path) -> Iterator[World]:
+    """A champion that stays, and challengers that have been judged against it."""
+    with world(data_dir, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        for _ in range(2):
+            here.play(150)
+            here.transport.settle()
+        yield here
