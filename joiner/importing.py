@@ -36,7 +36,7 @@ from joiner.history import (
     read_name,
     read_time,
 )
-from joiner.tables import check_rows, csv_problem
+from joiner.tables import check_rows, csv_options, csv_problem
 
 FORMATS = ("ndjson", "parquet", "csv", "dsjson")
 _FETCH_ROWS = 4096
@@ -240,10 +240,11 @@ def _source(connection: duckdb.DuckDBPyConnection, path: Path, form: str, roles:
     name = quote(str(path.resolve()))
     if form == "parquet":
         return f"read_parquet({name})"
-    header = connection.sql(f"SELECT * FROM read_csv({name}, header = true, skip = 0, all_varchar = true)").columns
+    options = csv_options(connection, path)
+    header = connection.sql(f"SELECT * FROM read_csv({name}, {options}, all_varchar = true)").columns
     texts = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in dict.fromkeys(roles.texts) if column in header)
     types = f", types = {{{texts}}}" if texts else ""
-    return f"read_csv({name}, header = true, skip = 0, sample_size = -1{types})"
+    return f"read_csv({name}, {options}, sample_size = -1{types})"
 
 
 def _number(text: str) -> float | str:

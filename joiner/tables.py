@@ -16,6 +16,9 @@ from joiner.parquet import read_parquet
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 DELIMITERS = (",", "\t", ";", "|")
 
+_CAUSES = ("Expected Number", "Value with unterminated quote")
+"""How the lines begin in which DuckDB says what is wrong with a row."""
+
 
 def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
     """The rows of a `.parquet`, `.csv` or `.tsv` file (`.gz` too), in order; types are found by looking at all rows.
@@ -32,9 +35,9 @@ def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
     if not name.endswith(CSV_SUFFIXES):
         raise InvalidInput("file", f"{path.name} has an unknown ending", ".parquet, " + ", ".join(CSV_SUFFIXES))
     connection = connect(None, [path.parent])
-    options = "header = true, skip = 0, sample_size = -1" + (", all_varchar = true" if text else "")
     file = quote(str(path.resolve()))
     try:
+        options = csv_options(connection, path) + ", sample_size = -1" + (", all_varchar = true" if text else "")
         frame: pd.DataFrame = connection.execute(f"SELECT * FROM read_csv({file}, {options})").df()
         if len(frame.columns) == 1:
             check_rows(connection, path, str(frame.columns[0]))
@@ -44,6 +47,17 @@ def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
         raise InvalidInput("file", f"{path.name} cannot be read as CSV ({problem})") from None
     finally:
         connection.close()
+
+
+def csv_options(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+    """The options of `read_csv` for a file: quotes are `"`, unless its first rows have `'`; the rest DuckDB finds out.
+
+    Left to itself it takes a file for one without quotes where the first rows have none, or one cell breaks their
+    rules, and all cells keep theirs. Raises DuckDB's error for a file that cannot be read.
+    """
+    sniffed = connection.execute(f"SELECT Quote FROM sniff_csv({quote(str(path.resolve()))})").fetchall()
+    mark = "'" if sniffed == [("'",)] else '"'
+    return f"header = true, skip = 0, quote = {quote(mark)}"
 
 
 def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -> None:
@@ -56,7 +70,8 @@ def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -
         if delimiter not in header:
             continue
         try:
-            connection.execute(f"SELECT * FROM read_csv({file}, header = true, skip = 0, delim = {quote(delimiter)})")
+            options = f"{csv_options(connection, path)}, delim = {quote(delimiter)}"
+            connection.execute(f"SELECT * FROM read_csv({file}, {options})")
         except duckdb.InvalidInputException:
             _read_plainly(connection, path, header, delimiter)
         return
@@ -80,7 +95,7 @@ def csv_problem(connection: duckdb.DuckDBPyConnection, path: Path, error: duckdb
     lines = str(error).splitlines()
     if any("not utf-8" in line.lower() for line in lines):
         return "it is not UTF-8 text"
-    return "; ".join([lines[0], *(line for line in lines[1:] if line.startswith("Expected Number"))])
+    return "; ".join([lines[0], *(line.rstrip(".") for line in lines[1:] if line.startswith(_CAUSES))])
 
 
 def _read_plainly(connection: duckdb.DuckDBPyConnection, path: Path, header: str, delimiter: str) -> None:

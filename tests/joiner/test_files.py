@@ -89,6 +89,28 @@ def test_csv_of_one_column_may_hold_delimiters_in_quotes(tmp_path: Path) -> None
     assert list(read_table(tmp_path / "t.csv")["a,b"]) == ["x", "y,z"]
 
 
+def test_quotes_are_no_part_of_a_cell_however_far_down_the_first_one_is(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("size\n" + "small\n" * 30_000 + '"large, or more"\n"large"\n')
+    assert list(read_table(tmp_path / "t.csv")["size"][-3:]) == ["small", "large, or more", "large"]
+    (tmp_path / "n.csv").write_text("size\n" + "1\n" * 30_000 + '"2"\n')
+    assert read_table(tmp_path / "n.csv")["size"].sum() == 30_002
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("rows", [30, 30_000])
+def test_csv_with_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path, rows: int, text: bool) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c\n" + "1,x,2\n" * rows + '1,"say "hi" now",2\n1,"y",2\n')
+    with pytest.raises(InvalidInput, match=rf"Line: {rows + 2}; Value with unterminated quote found"):
+        read_table(tmp_path / "t.csv", text=text)
+
+
+def test_a_mark_within_a_cell_and_quotes_of_another_kind_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b\n5" disk,1\nit\'s,2\n"6"" disk",3\n')
+    assert list(read_table(tmp_path / "t.csv")["a"]) == ['5" disk', "it's", '6" disk']
+    (tmp_path / "t.csv").write_text("a,b\n'x, y',1\nz,2\n")
+    assert list(read_table(tmp_path / "t.csv")["a"]) == ["x, y", "z"]
+
+
 def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xls").write_bytes(b"")
     with pytest.raises(InvalidInput, match=r"\.parquet"):

@@ -114,6 +114,13 @@ def test_rows_before_one_of_another_length_are_not_passed_over(tmp_path: Path) -
         bring_in(target, tmp_path / "h.csv")
 
 
+def test_a_quote_that_is_not_closed_is_refused_instead_of_leaving_all_quotes_in_their_cells(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    (tmp_path / "h.csv").write_text('x,action,probability,reward\n"5,a,0.5,1\n"6",a,0.5,1\n')
+    with pytest.raises(InvalidInput, match=r"Line: 2; Value with unterminated quote found"):
+        bring_in(target, tmp_path / "h.csv")
+
+
 def test_a_time_among_the_columns_of_the_context_is_a_text(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     (tmp_path / "h.csv").write_text(
