@@ -27,10 +27,42 @@ class Fall:
     after: float
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """So many values with their mean and their spread, the sum of squared deviations."""
+
+    rows: int
+    mean: float
+    spread: float
+
+    @classmethod
+    def last(cls, values: Floats) -> Stretch:
+        """That of `values`, shape (n,), since their own fall if there was one."""
+        fall = find_fall(values)
+        stretch = values if fall is None else values[fall.at :]
+        return cls(len(stretch), float(stretch.mean()), float(np.sum((stretch - stretch.mean()) ** 2)))
+
+
 def champion_values(rows: ScoredRows) -> Floats:
     """What each row says of the champion's value, shape (n,): its doubly-robust terms, whoever made the decision."""
     events = rows.reduce()
     return events.dm_champion + events.w_champion * events.residual
+
+
+def find_fall_since(before: Stretch, values: Floats, *, alpha: float = 0.001) -> Fall | None:
+    """Whether all of `values`, shape (n,), are convincingly lower than those `before`; None where they are not.
+
+    `before` may be what another policy earned, if the one that earned `values` is proven to earn no less in the same
+    world: an alarm then comes with a chance of less than `alpha` (a z-test, with the SE of `find_fall`).
+    """
+    n, m = len(values), before.rows
+    if min(n, m) < ROWS_MIN:
+        return None
+    after = float(values.mean())
+    spread = float(np.sum((values - after) ** 2))
+    se = max((before.spread + spread) / (m + n) * (1 / m + 1 / n), before.spread / m**2 + spread / n**2) ** 0.5
+    fallen = before.mean - after
+    return Fall(0, before.mean, after) if fallen > NormalDist().inv_cdf(1 - alpha) * se + 1e-12 else None
 
 
 def find_fall(values: Floats, *, alpha: float = 0.001) -> Fall | None:

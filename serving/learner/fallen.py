@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
 
 from bandit.registry import Champion
-from evaluation.change import Fall, champion_values, find_fall
+from evaluation.change import Fall, Stretch, champion_values, find_fall, find_fall_since
 from joiner.export import learnt_rows
 from serving.learner.challengers import STANDING, ChallengerStore
 from serving.learner.field import settings_of, start_anew
@@ -43,7 +46,8 @@ def plan_after_fall(
 ) -> list[FreshStart]:
     """How declared challengers start anew where the value of the champion that was judged fell; mostly, none does.
 
-    The fall is looked for in the rows that the standing challenger was judged on. `champion` is who stands by now.
+    The fall is looked for in the rows that the standing challenger was judged on, and before the first of them by what
+    the champion before had earned, for challengers that have learnt from its time. `champion` is who stands by now.
     """
     standing = next((look.state for look in looks if look.state.name == STANDING), None)
     if champion is None or standing is None or standing.champion is None or standing.cut is None:
@@ -54,10 +58,14 @@ def plan_after_fall(
     fresh = []
     for name, declared in sorted(experiment.settings.challengers.items()):
         state = known_state(workspace, store, name, champion)
-        known = len(values)
+        remembered = None
         if state is not None and state.since is not None:
-            known = min(known, warehouse.count_matured(state.since, until, scored))
+            remembered = warehouse.count_matured(state.since, until, scored)
+        known = len(values) if remembered is None else min(len(values), remembered)
         fall = find_fall(values[len(values) - known :])
+        if fall is None and (remembered is None or remembered > len(values)):
+            before = _earned_before(workspace, champion)
+            fall = find_fall_since(before, values) if before is not None else None
         if fall is None:
             continue
         since = warehouse.nth_newest_maturity(known - fall.at, until, scored)
@@ -68,3 +76,13 @@ def plan_after_fall(
         plan.state.not_before = since
         fresh.append(FreshStart(plan, fall, known - fall.at))
     return fresh
+
+
+def _earned_before(workspace: Workspace, champion: Champion) -> Stretch | None:
+    """What the champion before earned at last, where the gate has proven that this one earns no less."""
+    promotion = next(workspace.registry.newest("promotion"), None)
+    if promotion is None or promotion["model_id"] != champion.model_id or promotion.get("former") is None:
+        return None
+    if datetime.fromisoformat(promotion["at"]) < champion.since:  # it came back since
+        return None
+    return msgspec.convert(promotion["former"], Stretch)

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from bandit.registry import Champion
 from bandit.settings import ExperimentSettings
+from evaluation.change import Stretch, champion_values
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
@@ -58,7 +59,10 @@ def judge_all(
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         verdict = judge(rows, rules, ledger=ledger)
-        looks.append(Look(state, rows, rules, verdict, _judgement(state, verdict), at))
+        judgement = _judgement(state, verdict)
+        if verdict.promote and rules.enabled and rules.mode == "superiority":
+            judgement.former = Stretch.last(champion_values(rows))
+        looks.append(Look(state, rows, rules, verdict, judgement, at))
     return looks
 
 

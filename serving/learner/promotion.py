@@ -145,6 +145,7 @@ def crown(
         lift=judgement.lift,
         lower=judgement.lower,
         upper=judgement.upper,
+        former=judgement.former,
     )
     if state.kind == KIND_FROZEN:
         store.drop(state.name)

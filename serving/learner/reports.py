@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from evaluation.change import Stretch
+
 INITIAL = "initial"
 PROMOTE = "promote"
 HOLD = "hold"
@@ -35,7 +37,8 @@ class Judgement(msgspec.Struct, kw_only=True):
     worth, doubly robust (beside an initial model, uniform choice is the champion). `rows` were scored in this tenure,
     `rows_needed` are estimated to be missing. `model_id` is set once the challenger is published. `rejected` means it
     starts anew. `ledger` is what of α it goes on with (an `AlphaLedger` without its looks), on rows matured after
-    `scored_after`; empty where nothing of it is carried on.
+    `scored_after`; empty where nothing of it is carried on. `former` is what the champion earned at last
+    (`evaluation.change.Stretch`), of a challenger that is proven to earn no less.
     """
 
     challenger: str
@@ -53,6 +56,7 @@ class Judgement(msgspec.Struct, kw_only=True):
     model_id: str | None = None
     ledger: dict[str, Any] = {}
     scored_after: datetime | None = None
+    former: Stretch | None = None
 
 
 class RunReport(msgspec.Struct, kw_only=True):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.change import ROWS_MIN, champion_values, find_fall
+from evaluation.change import ROWS_MIN, Stretch, champion_values, find_fall, find_fall_since
 from evaluation.scored import ScoredRows
 
 
@@ -48,6 +48,31 @@ def test_neither_stretch_is_shorter_than_it_may_be() -> None:
     assert fall is not None and (fall.at, fall.before, fall.after) == (ROWS_MIN, 1.0, 0.0)
     assert find_fall(np.array([])) is None
     assert find_fall(np.full(1000, 0.3)) is None
+
+
+def test_what_was_earned_before_shows_a_fall_that_has_no_before_of_its_own() -> None:
+    rng = np.random.default_rng(4)
+    before = Stretch.last((rng.random(300) < 0.8).astype(float))
+    values = (rng.random(100) < 0.4).astype(float)
+    fall = find_fall_since(before, values)
+    assert fall is not None and (fall.at, fall.before, fall.after) == (0, before.mean, values.mean())
+    assert find_fall(values) is None and find_fall_since(before, (rng.random(100) < 0.85).astype(float)) is None
+    assert find_fall_since(before, values[: ROWS_MIN - 1]) is None
+
+
+def test_equal_stretches_seldom_alarm() -> None:
+    rng, alpha = np.random.default_rng(5), 0.02
+    alarms = 0
+    for _ in range(1000):
+        before, after = rng.random((2, 300)) < 0.5
+        stretch = Stretch(300, float(before.mean()), float(before.var() * 300))
+        alarms += find_fall_since(stretch, after.astype(float), alpha=alpha) is not None
+    assert 0 < alarms <= 1000 * alpha + 3 * math.sqrt(1000 * alpha * (1 - alpha))
+
+
+def test_what_was_earned_at_last_begins_at_its_own_fall() -> None:
+    stretch = Stretch.last(np.repeat([1.0, 0.0], 200))
+    assert (stretch.rows, stretch.mean, stretch.spread) == (200, 0.0, 0.0)
 
 
 def test_the_values_are_the_champions_whoever_decided() -> None:

@@ -115,6 +115,25 @@ def test_the_one_that_started_anew_is_the_first_that_the_gate_promotes(tmp_path:
         assert [entry["challenger"] for entry in registry.history("promotion")[before:]] == ["recent"]
 
 
+def test_a_fall_right_after_a_promotion_is_seen_by_what_the_champion_before_earned(tmp_path: Path) -> None:
+    with world(tmp_path, challengers=FIELD) as plain:
+        here = Turning(plain.transport)
+        here.transport.warm_start(here.history(60))
+        cycle = here.transport.cycle
+        registry = cycle.workspace.registry
+        while not registry.history("promotion"):
+            turn(here)
+        here.turned = True
+        turn(here)
+        (fall,) = falls(here)
+        assert fall["before"] > 0.5 and fall["after"] < 0.4 and 80 <= fall["rows"] <= 120
+        recent, trial = cycle.store.load("recent"), registry.trial()
+        assert recent is not None and trial is not None
+        assert (trial.challenger, trial.learnt) == ("recent", recent.learnt) and recent.learnt == fall["rows"]
+        turn(here)
+        assert len(falls(here)) == 1
+
+
 def test_a_field_that_is_empty_stays_so(tmp_path: Path) -> None:
     with world(tmp_path, challengers={}, gate=NEVER) as plain:
         here = Turning(plain.transport)
