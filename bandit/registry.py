@@ -324,15 +324,15 @@ class ModelRegistry:
             return []
         return [entry for entry in map(_entry, lines) if kind is None or entry.get("kind") == kind]
 
-    def newest(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The entries of one kind, newest first, read as far as somebody asks; raises as `history` does."""
+    def newest(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """The entries of these kinds, newest first, read as far as somebody asks; raises as `history` does."""
         try:
             lines = self.paths.history.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return
         for line in reversed(lines):
             entry = _entry(line)
-            if entry.get("kind") == kind:
+            if entry.get("kind") in kinds:
                 yield entry
 
     # -- helpers -----------------------------------------------------------------------------------------

@@ -62,18 +62,15 @@ def _told(workspace: Workspace, champion: Champion | None) -> dict[str, Mapping[
     registry = workspace.registry
     champion_id = champion.model_id if champion else None
     since = champion.since if champion else next((_at(entry) for entry in registry.newest(UNSET)), None)
-    found: dict[str, tuple[datetime, Mapping[str, Any]]] = {}
-    for kind in (RUN, EVALUATION):
-        for entry in registry.newest(kind):
-            at = _at(entry)
-            if since is not None and at < since:
-                break
-            if entry.get("champion") != champion_id:
-                continue
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in registry.newest(RUN, EVALUATION):
+        if since is not None and _at(entry) < since:
+            break
+        if entry.get("champion") == champion_id:
             for told in (entry, *entry.get("verdicts", ()), *entry.get("others", ())):
-                if told.get("ledger") and (told["challenger"] not in found or found[told["challenger"]][0] < at):
-                    found[told["challenger"]] = at, told
-    return {name: told for name, (_, told) in found.items()}
+                if told.get("ledger"):
+                    found.setdefault(told["challenger"], told)
+    return found
 
 
 def _at(entry: Mapping[str, Any]) -> datetime:
