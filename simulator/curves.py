@@ -50,9 +50,19 @@ def action_shares(run: Run, bins: int = SHARES_BINS) -> dict[str, Vector]:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A run of the learner that failed: after which batch (0: after the warm start), and why."""
+
+    batch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """One run in seven numbers: what tables print and `--json` gives; `holds` and `insufficient` are None where the
-    loop was seen from outside alone."""
+    """One run in its numbers, and the learner's runs that failed: what tables print and `--json` gives.
+
+    `holds`, `insufficient` and `failed` are None where the loop was seen from outside alone.
+    """
 
     seed: int
     mean_reward: float
@@ -62,11 +72,15 @@ class Summary:
     promotions: int
     holds: int | None
     insufficient: int | None
+    failed: int | None
+    failures: tuple[Failure, ...]
 
 
 def summarise(run: Run) -> Summary:
     """The numbers of one run; the initial model counts in none of the verdicts."""
     heard = all(batch.settled.heard for batch in run.batches)
+    settled = [(0, run.initial), *((batch.number, batch.settled) for batch in run.batches)]
+    failures = tuple(Failure(number, one.reason) for number, one in settled if one and one.outcome == "failed")
     return Summary(
         seed=run.seed,
         mean_reward=float(run.rewards.mean()),
@@ -76,10 +90,12 @@ def summarise(run: Run) -> Summary:
         promotions=run.count("promote"),
         holds=run.count("hold") if heard else None,
         insufficient=run.count("insufficient") if heard else None,
+        failed=len(failures) if heard else None,
+        failures=failures,
     )
 
 
-MEASURES = ("mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient")
+MEASURES = ("mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient", "failed")
 
 
 def over_seeds(summaries: Sequence[Summary]) -> tuple[dict[str, float], dict[str, float | None]]:

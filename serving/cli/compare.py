@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.cli.demo import fresh_data_dir
+from serving.cli.failures import failure_table, tell_failures
 from serving.cli.simulate import (
     ENCODERS,
     check_algorithm,
@@ -87,7 +89,8 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     """Compare algorithms and encoders on the same seeds; by default, the published Statlog study.
 
     Each panel encodes numbers in one way, so that what the encoder gives and what the algorithm gives can be told
-    apart. The published recipes deploy every model they train; ours lets the gate decide.
+    apart. The published recipes deploy every model they train; ours lets the gate decide. Exit code 1 when a run of
+    the learner failed.
     """
     from serving.simulation import parse_seeds
 
@@ -101,7 +104,9 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     data_dir = fresh_data_dir(common, "rewardloop-comparison-")
     base = common.configuration().settings_for(common.experiment or "comparison")
     runs = _play(world, options, seeds, chosen, base, data_dir)
-    _present(world, options, chosen, runs, data_dir, as_json=common.as_json)
+    summaries = _present(world, options, chosen, runs, data_dir, as_json=common.as_json)
+    if tell_failures(_named(chosen, summaries)):
+        click.get_current_context().exit(1)
 
 
 def _names(text: str, option: str, allowed: tuple[str, ...] | None) -> list[str]:
@@ -155,7 +160,7 @@ def _present(
     data_dir: Path,
     *,
     as_json: bool,
-) -> None:
+) -> dict[tuple[str, str], list[Summary]]:
     from simulator.charts import comparison_picture, shares_picture
     from simulator.curves import summarise
     from simulator.page import write_page
@@ -188,7 +193,10 @@ def _present(
             ),
             (shares, "Share of each action over time."),
         ],
-        tables=[{"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows}],
+        tables=[
+            {"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows},
+            *failure_table(_named(chosen, summaries)),
+        ],
         command=command_line(),
     )
     if as_json:
@@ -196,6 +204,15 @@ def _present(
     else:
         print_table(None, columns, rows)
     say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
+    return summaries
+
+
+def _named(
+    chosen: list[Configuration], summaries: dict[tuple[str, str], list[Summary]]
+) -> Iterator[tuple[str, Summary]]:
+    for one in chosen:
+        for summary in summaries[one.name, one.encoder]:
+            yield f"{one.label}, {one.encoder}, seed {summary.seed}", summary
 
 
 def _panels(chosen: list[Configuration], runs: dict[tuple[str, str], list[Run]]) -> list[Panel]:
@@ -222,7 +239,7 @@ def _table(
 ) -> tuple[list[str], list[list[str]]]:
     from simulator.curves import over_seeds
 
-    columns = ["algorithm", "numbers", "mean reward", "first 500", "last 500", "regret", "promoted"]
+    columns = ["algorithm", "numbers", "mean reward", "first 500", "last 500", "regret", "promoted", "failed"]
     rows = []
     for one in chosen:
         means, errors = over_seeds(summaries[one.name, one.encoder])
@@ -237,6 +254,7 @@ def _table(
                 *(cell(name, 3) for name in ("mean_reward", "first_500", "last_500")),
                 cell("regret", 0),
                 cell("promotions", 1),
+                cell("failed", 1),
             ]
         )
     return columns, rows

@@ -15,6 +15,7 @@ import click
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.cli.demo import fresh_data_dir
+from serving.cli.failures import failure_table, tell_failures
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def command(
     """Play a simulated world against the loop and say what it earned.
 
     In one process, with a simulated clock: the same seed gives the same result. With --url the client app plays
-    against a running service instead, which keeps its own settings.
+    against a running service instead, which keeps its own settings. Exit code 1 when a run of the learner failed.
     """
     from serving.simulation import parse_seeds, simulated_settings
 
@@ -69,7 +70,9 @@ def command(
         name = common.experiment or EXPERIMENT
         settings = simulated_settings(world, common.configuration().settings_for(name), changes)
         runs = _play_in_process(world, options, seeds, settings, data_dir, name)
-    _present(world, options, runs, data_dir, common)
+    summaries = _present(world, options, runs, data_dir, common)
+    if tell_failures((f"seed {one.seed}", one) for one in summaries):
+        click.get_current_context().exit(1)
 
 
 def setting_changes(algorithm: str | None, encoder: str | None, gate: str | None) -> dict[str, Any]:
@@ -155,7 +158,9 @@ def _play_over_http(world: Environment, options: WorldOptions, seeds: list[int],
     return runs
 
 
-def _present(world: Environment, options: WorldOptions, runs: list[Run], data_dir: Path, common: Common) -> None:
+def _present(
+    world: Environment, options: WorldOptions, runs: list[Run], data_dir: Path, common: Common
+) -> list[Summary]:
     from dataclasses import asdict
 
     from simulator.charts import Panel, Series, comparison_picture, shares_picture
@@ -190,7 +195,10 @@ def _present(world: Environment, options: WorldOptions, runs: list[Run], data_di
             (picture, "Reward and regret; triangles mark promotions, numbers are means over the whole run."),
             (shares, "Share of each action."),
         ],
-        tables=[{"title": "Summary", "columns": columns, "rows": rows}],
+        tables=[
+            {"title": "Summary", "columns": columns, "rows": rows},
+            *failure_table((f"seed {one.seed}", one) for one in summaries),
+        ],
         command=command_line(),
     )
     if common.as_json:
@@ -198,6 +206,7 @@ def _present(world: Environment, options: WorldOptions, runs: list[Run], data_di
     else:
         print_table(None, columns, rows)
     say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
+    return summaries
 
 
 def count_replayed(options: WorldOptions, runs: Sequence[Run]) -> str:
@@ -240,18 +249,21 @@ def summary_rows(
     summaries: list[Summary], means: dict[str, float], errors: dict[str, float | None]
 ) -> tuple[list[str], list[list[str]]]:
     """The summary as a table: one row a seed, and their mean ± standard error where there are several."""
-    columns = ["seed", "mean reward", "first 500", "last 500", "regret", "promoted", "held", "insufficient"]
+    columns = ["seed", "mean reward", "first 500", "last 500", "regret", "promoted", "held", "insufficient", "failed"]
     rows = [
         [
             str(one.seed),
             *(f"{value:.4f}" for value in (one.mean_reward, one.first_500, one.last_500)),
             number(one.regret, 1),
-            *("–" if count is None else str(count) for count in (one.promotions, one.holds, one.insufficient)),
+            *(
+                "–" if count is None else str(count)
+                for count in (one.promotions, one.holds, one.insufficient, one.failed)
+            ),
         ]
         for one in summaries
     ]
     if len(summaries) > 1:
-        digits = (4, 4, 4, 1, 1, 1, 1)
+        digits = (4, 4, 4, 1, 1, 1, 1, 1)
         cells = [
             number(mean, places, error)
             for mean, error, places in zip(means.values(), errors.values(), digits, strict=True)

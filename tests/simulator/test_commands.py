@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from serving.cli import cli
 from serving.cli.plan import parse_traffic
 from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
+from simulator.runner import play
 
 SMALL = ("--interactions", "100", "--batch", "50", "--warm-start", "40", "--jobs", "1")
 
@@ -39,16 +41,64 @@ def test_the_same_seed_prints_the_same_bytes(tmp_path: Path) -> None:
 def test_simulate_says_each_seed_their_mean_and_its_error_and_draws_them(tmp_path: Path) -> None:
     result = rewardloop("simulate", "--env", "linear", *SMALL, "--seeds", "0-1", "--json", "--data-dir", str(tmp_path))
     answer = said(result)
+    assert result.return_value is None and "failed" not in result.stderr
     assert set(answer) == {"seeds", "mean", "se"}
     assert [one["seed"] for one in answer["seeds"]] == [0, 1]
-    measures = {"mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient"}
+    measures = {"mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient", "failed"}
     assert set(answer["mean"]) == set(answer["se"]) == measures
     rewards = [one["mean_reward"] for one in answer["seeds"]]
     assert answer["mean"]["mean_reward"] == pytest.approx(sum(rewards) / 2)
     for one in answer["seeds"]:
         assert one["promotions"] + one["holds"] + one["insufficient"] == 2
+        assert one["failed"] == 0 and one["failures"] == []
     assert "data:image/png;base64," in (tmp_path / "simulation.html").read_text("utf-8")
     assert (tmp_path / "actions.png").exists()
+
+
+def damage_models_before_the_second_batch(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    """Somebody empties every stored policy while the world is played, so that the learner's second run fails."""
+
+    def damage(number: int) -> None:
+        if number == 2:
+            for policy in data_dir.glob("experiments/*/models/*/policy.vw"):
+                policy.write_bytes(b"")
+
+    monkeypatch.setattr("serving.simulation.play", partial(play, before_batch=damage))
+
+
+def test_a_run_of_the_learner_that_fails_is_counted_and_named_and_the_exit_code_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("simulate", "--env", "linear", *SMALL)
+    damage_models_before_the_second_batch(monkeypatch, tmp_path / "told")
+    told = rewardloop(*command, "--json", "--data-dir", str(tmp_path / "told"))
+    damage_models_before_the_second_batch(monkeypatch, tmp_path / "shown")
+    shown = rewardloop(*command, "--data-dir", str(tmp_path / "shown"))
+    assert told.return_value == shown.return_value == 1
+    answer = said(told)
+    (one,) = answer["seeds"]
+    assert answer["mean"]["failed"] == one["failed"] == 1
+    assert [failure["batch"] for failure in one["failures"]] == [2]
+    reason = one["failures"][0]["reason"]
+    assert "policy.vw" in reason
+    assert one["promotions"] + one["holds"] + one["insufficient"] == 1
+    line = f"rewardloop: seed 0: 1 run of the learner failed, first after batch 2: {reason}"
+    assert line in told.stderr.splitlines() and line in shown.stderr.splitlines()
+    columns, values = (line.split() for line in shown.stdout.splitlines()[:2])
+    assert (columns[-1], values[-1]) == ("failed", "1")
+    page = (tmp_path / "shown/simulation.html").read_text("utf-8")
+    assert "Failed runs of the learner" in page and "batch 2" in page
+
+
+def test_a_comparison_names_the_configuration_whose_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage_models_before_the_second_batch(monkeypatch, tmp_path)
+    result = rewardloop(
+        *("compare", "--env", "linear", "--algorithm", "default", "--encoder", "bins", *SMALL, "--seeds", "1"),
+        *("--data-dir", str(tmp_path)),
+    )
+    assert result.return_value == 1
+    assert "rewardloop default, bins, seed 1: 1 run of the learner failed, first after batch 2" in result.stderr
+    assert "Failed runs of the learner" in (tmp_path / "comparison.html").read_text("utf-8")
 
 
 def test_any_labelled_table_is_a_world(tmp_path: Path) -> None:
