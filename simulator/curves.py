@@ -61,10 +61,13 @@ class Failure:
 class Summary:
     """One run in its numbers, and the learner's runs that failed: what tables print and `--json` gives.
 
-    `holds`, `insufficient` and `failed` are None where the loop was seen from outside alone.
+    Of `asked` questions `counted` count: all of them but in a replay, whose means rest on those alone. `holds`,
+    `insufficient` and `failed` are None where the loop was seen from outside alone.
     """
 
     seed: int
+    asked: int
+    counted: int
     mean_reward: float
     first_500: float
     last_500: float
@@ -83,6 +86,8 @@ def summarise(run: Run) -> Summary:
     failures = tuple(Failure(number, one.reason) for number, one in settled if one and one.outcome == "failed")
     return Summary(
         seed=run.seed,
+        asked=run.asked,
+        counted=run.played,
         mean_reward=float(run.rewards.mean()),
         first_500=float(run.rewards[:EDGE].mean()),
         last_500=float(run.rewards[-EDGE:].mean()),
@@ -95,7 +100,10 @@ def summarise(run: Run) -> Summary:
     )
 
 
-MEASURES = ("mean_reward", "first_500", "last_500", "regret", "promotions", "holds", "insufficient", "failed")
+MEASURES = (
+    *("counted", "mean_reward", "first_500", "last_500", "regret"),
+    *("promotions", "holds", "insufficient", "failed"),
+)
 
 
 def over_seeds(summaries: Sequence[Summary]) -> tuple[dict[str, float], dict[str, float | None]]:

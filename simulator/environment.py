@@ -6,8 +6,8 @@ claims can be held against it. Worlds are pure: all chance comes from the genera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -61,6 +61,24 @@ class Enumerable(Protocol):
 
     def rounds(self) -> Iterator[Round]:
         """Every round once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How many rows a world was made of, and how many others were left out, by reason."""
+
+    rows: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class FromRows(Protocol):
+    """A world made of somebody's rows."""
+
+    @property
+    def source(self) -> Source:
+        """What it was made of."""
         ...
 
 

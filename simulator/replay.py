@@ -5,12 +5,17 @@ reward and the event counts; otherwise nothing is known about what would have ha
 count. Rows logged with an unequal propensity p are first thinned to p_min / p, so that each accepted event is as if
 the loop had met the world itself (Li, Chu, Langford, Wang 2011, "Unbiased offline evaluation of
 contextual-bandit-based news article recommendation algorithms").
+
+That needs a bound on 1 / p: one row of p = 1e-6 would thin all others until nothing counts. Rows below
+`PROPENSITY_MIN` are therefore left out, and counted. What replay converges to is then the mean over those contexts and
+actions that the log chose at least that often, weighted as the policy chooses them; of the rest it says nothing.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +24,15 @@ from typing import Any
 import numpy as np
 
 from bandit.types import Action, Features
-from simulator.environment import PolicyFunction, Round, Value
+from simulator.environment import PolicyFunction, Round, Source, Value
 
 PROPENSITY_MIN = 1e-3
+
+TOO_RARE = f"a probability below {PROPENSITY_MIN:g}, too rare to replay by"
+NO_PROBABILITY = "no probability between 0 and 1"
+NO_DECISION = "no object with a context and an action"
+NO_ACTIONS = "actions that are no list of different ones with the chosen one among them"
+NO_REWARD = "a reward that is no finite number"
 
 
 class UnusableLog(ValueError):
@@ -43,12 +54,17 @@ class LoggedWorld:
     """A log as a world. A round's `means` and `outcomes` are NaN but for the logged action.
 
     `outcomes` is NaN throughout where thinning rejects the row whatever the loop chooses. Rewards of other actions
-    are never known, so there is no oracle here. Raises `UnusableLog` without rows or support.
+    are never known, so there is no oracle here. `left_out` says how many rows of the log are not among `rows`, by
+    reason. Raises `UnusableLog` without rows or support.
     """
 
-    def __init__(self, rows: Sequence[LoggedRow], *, name: str = "replayed log") -> None:
+    def __init__(
+        self, rows: Sequence[LoggedRow], *, name: str = "replayed log", left_out: Mapping[str, int] | None = None
+    ) -> None:
+        self.source = Source(len(rows), dict(left_out or {}))
         if not rows:
-            raise UnusableLog("the log holds no usable row")
+            reasons = "; ".join(f"{count:,} with {reason}" for reason, count in self.source.left_out.items())
+            raise UnusableLog("the log holds no usable row" + (f" ({reasons})" if reasons else ""))
         self.name = name
         self._rows = list(rows)
         self._floor = min(row.propensity for row in rows)
@@ -81,22 +97,20 @@ class LoggedWorld:
         return Value(mean, float(residuals.std(ddof=1) / np.sqrt(len(residuals))) if len(residuals) > 1 else 0.0)
 
 
-def logged_world(rows: Iterable[Mapping[str, Any]], *, name: str = "replayed log") -> LoggedWorld:
+def logged_world(rows: Iterable[Any], *, name: str = "replayed log") -> LoggedWorld:
     """A world from objects as exports and imports have them: context, actions, action, probability, reward.
 
     Rows that name no actions are offered all actions that any row chose; rows without a usable probability, reward
-    or list of actions are left out. Raises `UnusableLog` when nothing is left.
+    or list of actions are left out, and counted by reason. Raises `UnusableLog` when nothing is left.
     """
-    kept = [row for row in rows if isinstance(row.get("context"), dict) and isinstance(row.get("action"), str)]
+    every = list(rows)
+    kept = [row for row in every if _is_decision(row)]
     catalogue = tuple(Action(ident) for ident in sorted({str(row["action"]) for row in kept}))
-    usable = []
-    for row in kept:
-        actions = _offered(row.get("actions")) if row.get("actions") else catalogue
-        index = next((position for position, action in enumerate(actions) if action.id == row["action"]), None)
-        propensity, reward = _number(row.get("probability")), _number(row.get("reward") or 0.0)
-        if index is not None and reward is not None and propensity is not None and PROPENSITY_MIN <= propensity <= 1:
-            usable.append(LoggedRow(row["context"], actions, index, propensity, reward))
-    return LoggedWorld(usable, name=name)
+    found = [_usable(row, catalogue) for row in kept]
+    left_out = Counter(one for one in found if isinstance(one, str))
+    if len(kept) < len(every):
+        left_out[NO_DECISION] = len(every) - len(kept)
+    return LoggedWorld([one for one in found if isinstance(one, LoggedRow)], name=name, left_out=left_out)
 
 
 def read_logged_world(path: Path) -> LoggedWorld:
@@ -106,7 +120,25 @@ def read_logged_world(path: Path) -> LoggedWorld:
             rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
         raise UnusableLog(f"the file cannot be read as NDJSON ({type(error).__name__})") from None
-    return logged_world([row for row in rows if isinstance(row, dict)], name=path.name)
+    return logged_world(rows, name=path.name)
+
+
+def _is_decision(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("context"), dict) and isinstance(row.get("action"), str)
+
+
+def _usable(row: Mapping[str, Any], catalogue: tuple[Action, ...]) -> LoggedRow | str:
+    """The row, or why it cannot be used."""
+    actions = _offered(row.get("actions")) if row.get("actions") else catalogue
+    index = next((position for position, action in enumerate(actions) if action.id == row["action"]), None)
+    propensity, reward = _number(row.get("probability")), _number(row.get("reward") or 0.0)
+    if index is None:
+        return NO_ACTIONS
+    if propensity is None or not 0 < propensity <= 1:
+        return NO_PROBABILITY
+    if propensity < PROPENSITY_MIN:
+        return TOO_RARE
+    return NO_REWARD if reward is None else LoggedRow(row["context"], actions, index, propensity, reward)
 
 
 def _number(given: Any) -> float | None:

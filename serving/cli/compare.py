@@ -22,13 +22,14 @@ from serving.cli.simulate import (
     fixed_label,
     number,
 )
+from serving.cli.sources import source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
     from bandit.settings import ExperimentSettings
     from simulator.charts import Panel
     from simulator.curves import Summary
-    from simulator.environment import Environment, ReferenceLines
+    from simulator.environment import Environment, ReferenceLines, Source
     from simulator.runner import Run
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -100,11 +101,13 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
         for encoder in _names(encoders, "--encoder", ENCODERS)
         for name in _names(algorithms, "--algorithm", None)
     ]
-    world = options.world()
+    base_world = options.base()
+    world, source = options.changing(base_world), source_of(base_world)
+    tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-comparison-")
     base = common.configuration().settings_for(common.experiment or "comparison")
     runs = _play(world, options, seeds, chosen, base, data_dir)
-    summaries = _present(world, options, chosen, runs, data_dir, as_json=common.as_json)
+    summaries = _present(world, options, chosen, runs, data_dir, source, as_json=common.as_json)
     if tell_failures(_named(chosen, summaries)):
         click.get_current_context().exit(1)
 
@@ -152,12 +155,13 @@ def _play(  # noqa: PLR0917
     return {(one.name, one.encoder): runs[i * every : (i + 1) * every] for i, one in enumerate(chosen)}
 
 
-def _present(
+def _present(  # noqa: PLR0917
     world: Environment,
     options: WorldOptions,
     chosen: list[Configuration],
     runs: dict[tuple[str, str], list[Run]],
     data_dir: Path,
+    source: Source | None,
     *,
     as_json: bool,
 ) -> dict[tuple[str, str], list[Summary]]:
@@ -180,7 +184,7 @@ def _present(
     )
     shares = shares_picture(panels, data_dir / "actions.png")
     summaries = {key: [summarise(run) for run in series] for key, series in runs.items()}
-    columns, rows = _table(chosen, summaries)
+    columns, rows = _table(chosen, summaries, counted=bool(counted))
     page = write_page(
         data_dir / "comparison.html",
         title=title,
@@ -196,11 +200,13 @@ def _present(
         tables=[
             {"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows},
             *failure_table(_named(chosen, summaries)),
+            *source_table(source),
         ],
         command=command_line(),
     )
     if as_json:
-        print_json({"configurations": _plain(chosen, summaries), "reference": _reference(lines)})
+        configurations = _plain(chosen, summaries)
+        print_json({"configurations": configurations, "reference": _reference(lines)} | source_json(source))
     else:
         print_table(None, columns, rows)
     say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
@@ -235,11 +241,21 @@ def _panels(chosen: list[Configuration], runs: dict[tuple[str, str], list[Run]])
 
 
 def _table(
-    chosen: list[Configuration], summaries: dict[tuple[str, str], list[Summary]]
+    chosen: list[Configuration], summaries: dict[tuple[str, str], list[Summary]], *, counted: bool
 ) -> tuple[list[str], list[list[str]]]:
     from simulator.curves import over_seeds
 
-    columns = ["algorithm", "numbers", "mean reward", "first 500", "last 500", "regret", "promoted", "failed"]
+    columns = [
+        "algorithm",
+        "numbers",
+        *(["counted"] if counted else []),
+        "mean reward",
+        "first 500",
+        "last 500",
+        "regret",
+        "promoted",
+        "failed",
+    ]
     rows = []
     for one in chosen:
         means, errors = over_seeds(summaries[one.name, one.encoder])
@@ -251,6 +267,7 @@ def _table(
             [
                 one.label,
                 one.encoder,
+                *([cell("counted", 0)] if counted else []),
                 *(cell(name, 3) for name in ("mean_reward", "first_500", "last_500")),
                 cell("regret", 0),
                 cell("promotions", 1),

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from bandit.errors import InvalidInput
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.cli.demo import fresh_data_dir
 from serving.cli.failures import failure_table, tell_failures
+from serving.cli.sources import source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
     from bandit.settings import ExperimentSettings
     from simulator.curves import Summary
-    from simulator.environment import Environment, ReferenceLines
+    from simulator.environment import Environment, ReferenceLines, Source
     from simulator.runner import Run
 
 API_KEY = "REWARDLOOP_API_KEY"
@@ -29,6 +31,29 @@ API_KEY = "REWARDLOOP_API_KEY"
 ENCODERS = ("bins", "zscore")
 EXPERIMENT = "simulation"
 NAME_SHOWN_MAX = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A measure of the summary under its title, with the decimal places of a run's number and of their mean."""
+
+    measure: str
+    title: str
+    places: int
+    places_of_mean: int
+
+
+COLUMNS = (
+    Column("counted", "counted", 0, 0),
+    Column("mean_reward", "mean reward", 4, 4),
+    Column("first_500", "first 500", 4, 4),
+    Column("last_500", "last 500", 4, 4),
+    Column("regret", "regret", 1, 1),
+    Column("promotions", "promoted", 0, 1),
+    Column("holds", "held", 0, 1),
+    Column("insufficient", "insufficient", 0, 1),
+    Column("failed", "failed", 0, 1),
+)
 
 
 @click.command(name="simulate")
@@ -61,7 +86,9 @@ def command(
     seeds = parse_seeds(options.seeds)
     if url is not None:
         _check_playable(options, url)
-    world = options.world()
+    base = options.base()
+    world, source = options.changing(base), source_of(base)
+    tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
     changes = setting_changes(algorithm, encoder, gate)
     if url is not None:
@@ -70,7 +97,7 @@ def command(
         name = common.experiment or EXPERIMENT
         settings = simulated_settings(world, common.configuration().settings_for(name), changes)
         runs = _play_in_process(world, options, seeds, settings, data_dir, name)
-    summaries = _present(world, options, runs, data_dir, common)
+    summaries = _present(world, options, runs, data_dir, common, source)
     if tell_failures((f"seed {one.seed}", one) for one in summaries):
         click.get_current_context().exit(1)
 
@@ -158,8 +185,8 @@ def _play_over_http(world: Environment, options: WorldOptions, seeds: list[int],
     return runs
 
 
-def _present(
-    world: Environment, options: WorldOptions, runs: list[Run], data_dir: Path, common: Common
+def _present(  # noqa: PLR0917
+    world: Environment, options: WorldOptions, runs: list[Run], data_dir: Path, common: Common, source: Source | None
 ) -> list[Summary]:
     from dataclasses import asdict
 
@@ -186,7 +213,7 @@ def _present(
         fixed_label=fixed_label(lines),
     )
     shares = shares_picture([panel], data_dir / "actions.png")
-    columns, rows = summary_rows(summaries, means, errors)
+    columns, rows = summary_rows(summaries, means, errors, counted=bool(counted))
     page = write_page(
         data_dir / "simulation.html",
         title=f"rewardloop on {world.name}",
@@ -198,11 +225,13 @@ def _present(
         tables=[
             {"title": "Summary", "columns": columns, "rows": rows},
             *failure_table((f"seed {one.seed}", one) for one in summaries),
+            *source_table(source),
         ],
         command=command_line(),
     )
     if common.as_json:
-        print_json({"seeds": [asdict(summary) for summary in summaries], "mean": means, "se": errors})
+        seeds = [asdict(summary) for summary in summaries]
+        print_json({"seeds": seeds, "mean": means, "se": errors} | source_json(source))
     else:
         print_table(None, columns, rows)
     say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
@@ -246,30 +275,25 @@ def fixed_label(lines: ReferenceLines | None) -> str:
 
 
 def summary_rows(
-    summaries: list[Summary], means: dict[str, float], errors: dict[str, float | None]
+    summaries: list[Summary], means: dict[str, float], errors: dict[str, float | None], *, counted: bool
 ) -> tuple[list[str], list[list[str]]]:
-    """The summary as a table: one row a seed, and their mean ± standard error where there are several."""
-    columns = ["seed", "mean reward", "first 500", "last 500", "regret", "promoted", "held", "insufficient", "failed"]
-    rows = [
-        [
-            str(one.seed),
-            *(f"{value:.4f}" for value in (one.mean_reward, one.first_500, one.last_500)),
-            number(one.regret, 1),
-            *(
-                "–" if count is None else str(count)
-                for count in (one.promotions, one.holds, one.insufficient, one.failed)
-            ),
-        ]
-        for one in summaries
-    ]
+    """The summary as a table: one row a seed, and their mean ± standard error where there are several.
+
+    `counted` tells how many questions count, too.
+    """
+    shown = [column for column in COLUMNS if counted or column.measure != "counted"]
+    rows = [[str(one.seed), *(_cell(one, column) for column in shown)] for one in summaries]
     if len(summaries) > 1:
-        digits = (4, 4, 4, 1, 1, 1, 1, 1)
-        cells = [
-            number(mean, places, error)
-            for mean, error, places in zip(means.values(), errors.values(), digits, strict=True)
-        ]
-        rows.append(["mean ± se", *cells])
-    return columns, rows
+        means_shown = (number(means[one.measure], one.places_of_mean, errors[one.measure]) for one in shown)
+        rows.append(["mean ± se", *means_shown])
+    return ["seed", *(column.title for column in shown)], rows
+
+
+def _cell(one: Summary, column: Column) -> str:
+    value = getattr(one, column.measure)
+    if column.measure == "counted":
+        return f"{value:,} of {one.asked:,}"
+    return "–" if value is None else number(value, column.places)
 
 
 def number(value: float, places: int, error: float | None = None) -> str:

@@ -48,12 +48,32 @@ class WorldOptions:
     seeds: str
     jobs: int
 
-    def world(self) -> Environment:
-        """Build the world; raises `InvalidInput` that names the option."""
+    def base(self) -> Environment:
+        """Build the world as it is before drift and noise; raises `InvalidInput` that names the option."""
+        from simulator.news import NewsWorld
+        from simulator.synthetic import LinearWorld, NonLinearWorld
+
+        if self.label is not None and self.env != "table":
+            raise InvalidInput("--label", "belongs to --env table")
+        if self.data is not None and self.env not in ("table", "replay"):
+            raise InvalidInput("--data", "belongs to --env table and --env replay")
+        if self.actions is not None and self.env in ("statlog", "table", "replay"):
+            raise InvalidInput("--actions", "belongs to the synthetic worlds; data bring their own actions")
+        if self.env == "linear":
+            return LinearWorld(self.actions or 5)
+        if self.env == "nonlinear":
+            return NonLinearWorld(self.actions or 5)
+        if self.env == "news":
+            return NewsWorld(self.actions or 10)
+        if self.env == "replay":
+            return self._log()
+        return statlog_world() if self.env == "statlog" else self._table()
+
+    def changing(self, world: Environment) -> Environment:
+        """`world` with drift and noise, where the options want them; raises `InvalidInput` that names the option."""
         from simulator.drift import Drifting, Permuted
         from simulator.noise import Flipped
 
-        world = self._base()
         if self.drift != "none":
             if world.catalogue is None:
                 raise InvalidInput("--drift", "needs a world whose actions stay; the news world drifts by itself")
@@ -85,26 +105,6 @@ class WorldOptions:
             question_every_s=1 / self.rate,
             barrier=not self.continuous,
         )
-
-    def _base(self) -> Environment:
-        from simulator.news import NewsWorld
-        from simulator.synthetic import LinearWorld, NonLinearWorld
-
-        if self.label is not None and self.env != "table":
-            raise InvalidInput("--label", "belongs to --env table")
-        if self.data is not None and self.env not in ("table", "replay"):
-            raise InvalidInput("--data", "belongs to --env table and --env replay")
-        if self.actions is not None and self.env in ("statlog", "table", "replay"):
-            raise InvalidInput("--actions", "belongs to the synthetic worlds; data bring their own actions")
-        if self.env == "linear":
-            return LinearWorld(self.actions or 5)
-        if self.env == "nonlinear":
-            return NonLinearWorld(self.actions or 5)
-        if self.env == "news":
-            return NewsWorld(self.actions or 10)
-        if self.env == "replay":
-            return self._log()
-        return statlog_world() if self.env == "statlog" else self._table()
 
     def _log(self) -> Environment:
         from simulator.replay import UnusableLog, read_logged_world

@@ -15,7 +15,16 @@ from joiner.warehouse import Warehouse
 from serving.in_process import in_process
 from serving.simulation import simulated_settings
 from simulator.environment import true_value
-from simulator.replay import UnusableLog, logged_world, read_logged_world
+from simulator.replay import (
+    NO_ACTIONS,
+    NO_PROBABILITY,
+    NO_REWARD,
+    PROPENSITY_MIN,
+    TOO_RARE,
+    UnusableLog,
+    logged_world,
+    read_logged_world,
+)
 from simulator.runner import Script, play, uniform_history
 from simulator.synthetic import LinearWorld
 
@@ -68,6 +77,23 @@ def test_accepted_events_average_to_that_value_though_the_log_was_skewed() -> No
     assert abs(np.mean(earned) - log.value(by_context).mean) < 3 * error
 
 
+def test_what_the_log_hardly_ever_chose_is_left_out_and_the_value_is_that_of_the_rest() -> None:
+    shares, rewards = (PROPENSITY_MIN / 2, 0.4, 0.6 - PROPENSITY_MIN / 2), (1.0, 0.2, 0.6)
+    rng = np.random.default_rng(3)
+    rows = [
+        {"context": {}, "actions": ["a", "b", "c"], "action": "abc"[index], "probability": shares[index],
+         "reward": rewards[index]}
+        for index in rng.choice(3, size=4000, p=shares)
+    ]  # fmt: skip
+    log = logged_world(rows)
+    rare = sum(row["action"] == "a" for row in rows)
+    assert rare > 0 and log.source.left_out == {TOO_RARE: rare} and len(log) == 4000 - rare
+    value = log.value(lambda _context, actions: [1 / len(actions)] * len(actions))
+    assert abs(value.mean - (0.2 + 0.6) / 2) < 3 * value.se
+    with pytest.raises(UnusableLog, match="too rare to replay by"):
+        logged_world([row for row in rows if row["action"] == "a"])
+
+
 def test_the_loop_learns_from_accepted_events_alone(tmp_path: Path) -> None:
     world = logged_world(uniform_history(LinearWorld(3, fresh=True), 2000, seed=0))
     settings = simulated_settings(world, ExperimentSettings(), {"rewards": {"window_s": 1.0}})
@@ -96,6 +122,8 @@ def test_a_file_is_read_and_rows_without_support_are_left_out(tmp_path: Path) ->
     path.write_text("\n".join(json.dumps(row) for row in rows))
     world = read_logged_world(path)
     assert len(world) == 2
+    assert world.source.rows == 2
+    assert world.source.left_out == {NO_PROBABILITY: 2, NO_ACTIONS: 1, NO_REWARD: 1}
     assert world.catalogue == (Action("a"), Action("b"))
     path.write_text("not json")
     with pytest.raises(UnusableLog):
