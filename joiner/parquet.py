@@ -23,11 +23,28 @@ from joiner.connection import connect, disk_failures, quote
 CHUNK_VECTORS = 8
 """DuckDB hands rows over in vectors of 2,048."""
 
+_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_NATIVE = {"BOOLEAN", "FLOAT", "DOUBLE", *_SIGNED, *(f"U{kind}" for kind in _SIGNED)}
+
 
 def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of a Parquet file, in order; list columns hold numpy arrays. Raises `InvalidInput` when it is none."""
     wanted = "*" if columns is None else ", ".join(_name(column) for column in columns)
     return _query(path, f"SELECT {wanted} FROM read_parquet({quote(str(path.resolve()))})")
+
+
+def read_exactly(path: Path, column: str) -> list[Any]:
+    """The cells of one column, in order, without loss: a DataFrame has no whole numbers beyond 64 bits, and turns
+    those with gaps, and decimals, into floats.
+
+    Numbers and truth values are Python's own, everything else is its text, a missing cell None. Raises `InvalidInput`.
+    """
+    with _reading(path) as connection:
+        relation = connection.sql(f"SELECT {_name(column)} FROM read_parquet({quote(str(path.resolve()))})")
+        kind = str(relation.types[0])
+        native = kind in _NATIVE or kind.startswith("DECIMAL")
+        cells = relation if native else relation.project(f"CAST({_name(column)} AS VARCHAR)")
+        return [cell for (cell,) in cells.fetchall()]
 
 
 def count_rows(path: Path) -> int:

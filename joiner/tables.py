@@ -11,7 +11,7 @@ import pandas as pd
 
 from bandit.errors import InvalidInput
 from joiner.connection import connect, quote
-from joiner.parquet import read_parquet
+from joiner.parquet import read_exactly, read_parquet
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 DELIMITERS = (",", "\t", ";", "|")
@@ -20,25 +20,30 @@ _CAUSES = ("Expected Number", "Value with unterminated quote")
 """How the lines begin in which DuckDB says what is wrong with a row."""
 
 
-def read_table(path: Path, *, text: bool = False) -> pd.DataFrame:
+def read_table(path: Path, *, text: bool = False, label: str | None = None) -> pd.DataFrame:
     """The rows of a `.parquet`, `.csv` or `.tsv` file (`.gz` too), in order; types are found by looking at all rows.
 
     The first line of a CSV names the columns, and every other has as many cells.
 
-    `text` keeps every CSV column as text, for ids that look like numbers or dates. Raises `InvalidInput`.
+    `text` keeps every CSV column as text, for ids that look like numbers or dates. The column `label`, where there is
+    one of that name, holds names rather than quantities: of a CSV the text of each cell, to the letter; of a Parquet
+    file what `read_exactly` gives. Raises `InvalidInput`.
     """
     if not path.is_file():
         raise InvalidInput("file", f"there is no file {path.name}")
     name = path.name.lower()
     if name.endswith(".parquet"):
-        return read_parquet(path)
+        frame = read_parquet(path)
+        if label in frame.columns:
+            frame[label] = pd.Series(read_exactly(path, str(label)), dtype=object)
+        return frame
     if not name.endswith(CSV_SUFFIXES):
         raise InvalidInput("file", f"{path.name} has an unknown ending", ".parquet, " + ", ".join(CSV_SUFFIXES))
     connection = connect(None, [path.parent])
     file = quote(str(path.resolve()))
     try:
         options = csv_options(connection, path) + ", sample_size = -1" + (", all_varchar = true" if text else "")
-        frame: pd.DataFrame = connection.execute(f"SELECT * FROM read_csv({file}, {options})").df()
+        frame = _read_csv(connection, file, options, label)
         if len(frame.columns) == 1:
             check_rows(connection, path, str(frame.columns[0]))
         return frame
@@ -58,6 +63,19 @@ def csv_options(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
     sniffed = connection.execute(f"SELECT Quote FROM sniff_csv({quote(str(path.resolve()))})").fetchall()
     mark = "'" if sniffed == [("'",)] else '"'
     return f"header = true, skip = 0, quote = {quote(mark)}"
+
+
+def _read_csv(connection: duckdb.DuckDBPyConnection, file: str, options: str, label: str | None) -> pd.DataFrame:
+    query = f"SELECT * FROM read_csv({file}, {options}"
+    frame: pd.DataFrame
+    if label is not None:
+        try:
+            frame = connection.execute(f"{query}, types = {{{quote(label)}: 'VARCHAR'}})").df()
+            return frame
+        except duckdb.BinderException:
+            pass  # there is no such column: the table is read as it is, and shows which there are
+    frame = connection.execute(f"{query})").df()
+    return frame
 
 
 def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -> None:

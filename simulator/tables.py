@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from simulator.environment import ReferenceLines, Round
 ACTIONS_MAX = 1000
 NAME_LENGTH_MAX = 256
 _TAIL_LENGTH = 12
+_WHOLE_MAX = 2**53  # beyond it floats have gaps between whole numbers
 
 
 class UnusableTable(ValueError):
@@ -112,10 +114,15 @@ def _missing(cell: Any) -> bool:
 
 
 def _text(label: Any) -> str:
-    plain = _plain(label)
-    if isinstance(plain, float) and plain.is_integer():
-        plain = int(plain)
-    return str(plain)
+    """A label's name: equal numbers have one name, different labels different ones."""
+    if isinstance(label, np.generic):
+        label = label.item()
+    if isinstance(label, float) and label.is_integer() and abs(label) < _WHOLE_MAX:
+        label = int(label)
+    if isinstance(label, Decimal) and label.is_finite():
+        whole, point, fraction = f"{label:f}".partition(".")
+        return whole + (point + fraction).rstrip("0").rstrip(".")
+    return str(label)
 
 
 def _by_size(label: str) -> tuple[int, float, str]:

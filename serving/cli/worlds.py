@@ -125,7 +125,7 @@ class WorldOptions:
         if self.label is None:
             raise InvalidInput("--label", "is required with --env table: the column that holds the classes")
         try:
-            frame = read_table(self.data)
+            frame = read_table(self.data, label=self.label)
         except InvalidInput as error:
             raise InvalidInput("--data", error.problems[0].problem, error.problems[0].limit) from None
         columns = {str(name): frame[name].tolist() for name in frame.columns}

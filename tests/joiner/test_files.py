@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -57,6 +58,41 @@ def test_csv_keeps_numbers_numbers_and_text_text(tmp_path: Path) -> None:
     assert list(frame["x"].fillna(-1)) == [1.5, -1]
     assert list(frame["name"]) == ["a b", "q,"]
     assert list(read_table(tmp_path / "t.csv.gz", text=True)["id"]) == ["007", "008"]
+
+
+def test_the_labels_of_a_csv_are_the_text_of_their_cells_and_the_other_columns_keep_their_types(tmp_path: Path) -> None:
+    labels = ["yes", "T", "2020-1-2", "10:30", "1.0", "1", "", "-inf", "123456789012345678901"]
+    path = tmp_path / "t.csv"
+    for label in labels:
+        path.write_text(f"n,it's\n1,{label}\n2,{label}\n")
+        frame = read_table(path, label="it's")
+        assert list(frame["it's"].fillna("missing")) == [label or "missing"] * 2
+        assert list(frame["n"]) == [1, 2]
+    assert list(read_table(path, label="other").columns) == ["n", "it's"]
+
+
+def test_the_labels_of_a_parquet_file_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    for column, cells in {
+        "(2::BIGINT ** 53)::BIGINT + n": [2**53, 2**53 + 1, None],
+        "18446744073709551610::UBIGINT + n::UBIGINT": [2**64 - 6, 2**64 - 5, None],
+        "'12345678901234567890.10'::DECIMAL(38, 2) + n": [
+            Decimal("12345678901234567890.10"),
+            Decimal("12345678901234567891.10"),
+            None,
+        ],
+        "CASE n WHEN 0 THEN 'inf'::DOUBLE ELSE 1.5 END": [float("inf"), 1.5, None],
+        "n = 0": [True, False, None],
+        "'2020-01-01'::DATE + n": ["2020-01-01", "2020-01-02", None],
+        "make_timestamp_ns(1 + n)": ["1970-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000002", None],
+        "'007'": ["007", "007", None],
+        "[n, n]": ["[0, 0]", "[1, 1]", None],
+    }.items():
+        select = f"SELECT CASE WHEN n < 2 THEN {column} END AS l, n FROM (SELECT unnest([0, 1, 2]) AS n)"
+        duckdb.sql(f"COPY ({select}) TO '{path}' (FORMAT parquet)")
+        frame = read_table(path, label="l")
+        assert frame["l"].tolist() == cells, column
+        assert list(frame["n"]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("text", [False, True])

@@ -124,6 +124,18 @@ def test_any_labelled_table_is_a_world(tmp_path: Path) -> None:
     assert 0 <= answer["mean"]["mean_reward"] <= 1
 
 
+@pytest.mark.parametrize(
+    "labels", [("no", "yes"), ("F", "T"), ("2020-01-02", "2020-1-2"), ("10:30", "10:30:00"), ("1", "1.0")]
+)
+def test_the_labels_of_a_csv_are_the_actions_to_the_letter(tmp_path: Path, labels: tuple[str, str]) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["size,kind", *(f"{i % 7},{labels[i % 2]}" for i in range(60))]))
+    command = ("simulate", "--env", "table", "--data", str(table), "--label", "kind", *SMALL)
+    said(rewardloop(*command, "--json", "--data-dir", str(tmp_path / "out")))
+    (stored,) = tmp_path.glob("out/experiments/*/catalogues/1.json")
+    assert [action["id"] for action in json.loads(stored.read_text())] == list(labels)
+
+
 def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path: Path) -> None:
     result = rewardloop(
         *("compare", "--env", "linear", "--algorithm", "egreedy,default", *SMALL, "--seeds", "0-1", "--json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,24 @@ def test_labels_may_be_any_text_and_missing_cells_are_left_out() -> None:
 
 def test_whole_numbers_stored_as_floats_make_the_same_labels() -> None:
     assert [a.id for a in LabelledTable({"x": [1, 2, 3]}, [1.0, 2.0, 10.0]).catalogue] == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([float("inf"), float("-inf"), 1.0, float("nan")], ["-inf", "1", "inf"]),
+        ([Decimal("1.10"), Decimal("2.00"), Decimal("10")], ["1.1", "2", "10"]),
+        ([10**38 + 1, 10**38, Decimal(10**37)], [str(10**37), str(10**38), str(10**38 + 1)]),
+        ([1e300, 2.0**53, 2.0**53 + 2], ["9007199254740992.0", "9007199254740994.0", "1e+300"]),
+        ([True, False, None], ["False", "True"]),
+        (["1", "1.0", "01"], ["01", "1", "1.0"]),
+    ],
+)
+def test_different_labels_are_different_classes_under_names_that_people_know(
+    labels: list[Any], classes: list[str]
+) -> None:
+    table = LabelledTable({"x": range(len(labels))}, labels)  # type: ignore[dict-item]
+    assert [action.id for action in table.catalogue] == classes
 
 
 def test_the_order_of_the_classes_depends_on_no_other_label_and_no_run() -> None:
