@@ -52,6 +52,7 @@ class LabelledTable:
         kept = [row for row, label in enumerate(labels) if not _missing(label)]
         if not kept:
             raise UnusableTable("the label column has no value in any row")
+        self._places = [row + 1 for row in kept]
         if len(kept) < len(labels):
             self._cells = [[cells[row] for row in kept] for cells in self._cells]
         texts = [_text(labels[row]) for row in kept]
@@ -80,6 +81,14 @@ class LabelledTable:
     def rounds(self) -> Iterator[Round]:
         """Every row once."""
         return (self._round(row) for row in range(len(self._classes)))
+
+    def columns(self) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Each feature's name with its n cells, as contexts hold them (None: missing)."""
+        return zip(self._names, self._cells, strict=True)
+
+    def place(self, row: int) -> int:
+        """Where the row at position `row` of the cells (from 0) stood in the table that was given (from 1)."""
+        return self._places[row]
 
     def references(self) -> ReferenceLines:
         """The reference lines, exactly: 1/k, 1, and the share of the commonest class."""

@@ -101,11 +101,11 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
         for encoder in _names(encoders, "--encoder", ENCODERS)
         for name in _names(algorithms, "--algorithm", None)
     ]
-    base_world = options.base()
+    base = common.configuration().settings_for(common.experiment or "comparison")
+    base_world = options.base(base.limits)
     world, source = options.changing(base_world), source_of(base_world)
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-comparison-")
-    base = common.configuration().settings_for(common.experiment or "comparison")
     runs = _play(world, options, seeds, chosen, base, data_dir)
     summaries = _present(world, options, chosen, runs, data_dir, source, as_json=common.as_json)
     if tell_failures(_named(chosen, summaries)):

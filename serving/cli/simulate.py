@@ -86,7 +86,9 @@ def command(
     seeds = parse_seeds(options.seeds)
     if url is not None:
         _check_playable(options, url)
-    base = options.base()
+    name = common.experiment or EXPERIMENT
+    # a running service has limits of its own, which nobody knows here
+    base = options.base(common.configuration().settings_for(name).limits if url is None else None)
     world, source = options.changing(base), source_of(base)
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
@@ -94,7 +96,6 @@ def command(
     if url is not None:
         runs = _play_over_http(world, options, seeds, url, common)
     else:
-        name = common.experiment or EXPERIMENT
         settings = simulated_settings(world, common.configuration().settings_for(name), changes)
         runs = _play_in_process(world, options, seeds, settings, data_dir, name)
     summaries = _present(world, options, runs, data_dir, common, source)

@@ -13,9 +13,10 @@ import click
 
 from bandit.errors import InvalidInput
 from serving.cli.common import Number
+from serving.cli.table_limits import check_table
 
 if TYPE_CHECKING:
-    from bandit.settings import ExperimentSettings
+    from bandit.settings import ExperimentSettings, Limits
     from serving.simulation import Job
     from simulator.channel import Channel
     from simulator.environment import Environment
@@ -48,8 +49,11 @@ class WorldOptions:
     seeds: str
     jobs: int
 
-    def base(self) -> Environment:
-        """Build the world as it is before drift and noise; raises `InvalidInput` that names the option."""
+    def base(self, limits: Limits | None) -> Environment:
+        """Build the world as it is before drift and noise; raises `InvalidInput` that names the option.
+
+        A table is held against `limits`, where they are known.
+        """
         from simulator.news import NewsWorld
         from simulator.synthetic import LinearWorld, NonLinearWorld
 
@@ -67,7 +71,7 @@ class WorldOptions:
             return NewsWorld(self.actions or 10)
         if self.env == "replay":
             return self._log()
-        return statlog_world() if self.env == "statlog" else self._table()
+        return statlog_world() if self.env == "statlog" else self._table(limits)
 
     def changing(self, world: Environment) -> Environment:
         """`world` with drift and noise, where the options want them; raises `InvalidInput` that names the option."""
@@ -116,7 +120,7 @@ class WorldOptions:
         except UnusableLog as error:
             raise InvalidInput("--data", str(error)) from None
 
-    def _table(self) -> Environment:
+    def _table(self, limits: Limits | None) -> Environment:
         from joiner.tables import read_table
         from simulator.tables import LabelledTable, UnusableTable
 
@@ -134,9 +138,12 @@ class WorldOptions:
             raise InvalidInput("--label", "is not a column of the table", named)
         labels = columns.pop(self.label)
         try:
-            return LabelledTable(columns, labels, name=self.data.name)
+            table = LabelledTable(columns, labels, name=self.data.name)
         except UnusableTable as error:
             raise InvalidInput("--label", str(error)) from None
+        if limits is not None:
+            check_table(table, limits)
+        return table
 
 
 def statlog_world() -> Any:

@@ -11,6 +11,7 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner, Result
 
+from bandit.errors import InvalidInput
 from serving.cli import cli
 from serving.cli.plan import parse_traffic
 from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
@@ -122,6 +123,52 @@ def test_any_labelled_table_is_a_world(tmp_path: Path) -> None:
         )
     )
     assert 0 <= answer["mean"]["mean_reward"] <= 1
+
+
+def refused(command: str, table: Path, *more: str) -> str:
+    """What a table is refused with, before a data directory is made for it."""
+    out = table.with_name("out")
+    result = rewardloop(
+        command, "--env", "table", "--data", str(table), "--label", "kind", "--data-dir", str(out), *more
+    )
+    assert isinstance(result.exception, InvalidInput) and not out.exists()
+    return str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_a_cell_beyond_a_limit_is_refused_by_its_place_before_anything_is_played(tmp_path: Path, command: str) -> None:
+    table = tmp_path / "table.csv"
+    lines = [f"{i},short,{'ab'[i % 2]}" for i in range(2000)]
+    lines[3] = "1,short,"
+    lines[1234] = f"1,{'z' * 1025},a"
+    table.write_text("\n".join(["size,t,kind", *lines]))
+    assert refused(command, table) == (
+        "--data: table.csv: column t, row 1,235, is too long (limit: limits.text_length_max = 1024 characters)"
+    )
+    table.write_text("\n".join(["size,t,kind", *lines[:3], "1,a\x01b,a"]))
+    assert refused(command, table) == (
+        "--data: table.csv: column t, row 4, holds a control character or a lone surrogate"
+    )
+    table.write_text("\n".join([f"size,{'n' * 257},kind", *lines[:3]]))
+    assert refused(command, table) == (
+        "--data: table.csv: the name of column 2 is too long (limit: limits.name_length_max = 256 characters)"
+    )
+
+
+def test_a_row_of_too_many_features_is_refused_and_missing_cells_are_none(tmp_path: Path) -> None:
+    table, full, half = tmp_path / "table.csv", ",".join(["1"] * 1200), ",".join(["1"] * 600 + [""] * 600)
+    head = ",".join([*(f"c{i}" for i in range(1200)), "kind"])
+    table.write_text("\n".join([head, f"{half},a", f"{full},b"]))
+    assert refused("simulate", table) == (
+        "--data: table.csv: row 2 has 1,200 features, which are too many (limit: limits.features_max = 1000)"
+    )
+    config = tmp_path / "c.toml"
+    config.write_text("[limits]\nfeatures_max = 500\n")
+    table.write_text("\n".join([head, f"{half},a", f"{half},b"]))
+    assert "row 1 has 600 features" in refused("simulate", table, "--config", str(config))
+    said(rewardloop("simulate", "--env", "table", "--data", str(table), "--label", "kind", "--json",
+                    "--interactions", "4", "--batch", "4", "--warm-start", "0",
+                    "--data-dir", str(tmp_path / "played")))  # fmt: skip
 
 
 @pytest.mark.parametrize(
