@@ -17,6 +17,7 @@ from joiner.pulse import Stretch
 WIDTH, HEIGHT = 1000.0, 240.0
 STRETCHES_AVERAGED = 10
 """The curve at each point is the mean over so many stretches up to it."""
+_LETTER = 1.6  # percent of the picture's width on a small screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def reward_picture(stretches: Sequence[Stretch], promotions: Mapping[str, dateti
     return Curve(
         svg=_svg(WIDTH, HEIGHT, "mean reward of the newest interactions", parts),
         levels=[Label(round(100 * y(level) / HEIGHT, 2), number(level)) for level in levels],
-        promotions=[Label(round(100 * x(at) / WIDTH, 2), name) for name, at in marks.items()],
+        promotions=_apart([Label(round(100 * x(at) / WIDTH, 2), name) for name, at in marks.items()]),
         start=stretches[0].start,
         stop=stretches[-1].stop,
         rows=sum(stretch.count for stretch in stretches),
@@ -110,6 +111,27 @@ def _place(stretches: Sequence[Stretch], moment: datetime) -> float | None:
         if moment < stretch.stop:
             return index + (moment - stretch.start) / (stretch.stop - stretch.start)
     return float(len(stretches))
+
+
+def _apart(labels: Sequence[Label]) -> list[Label]:
+    """Labels from left to right; those that would lie on each other become one, between their places."""
+    groups: list[list[Label]] = []
+    shown: list[Label] = []
+    for label in sorted(labels, key=lambda label: label.at):
+        single = [label]
+        while shown and label.at - shown[-1].at < _LETTER * (len(label.text) + len(shown[-1].text) + 1) / 2:
+            shown.pop()
+            single = [*groups.pop(), *single]
+            label = _together(single)
+        groups.append(single)
+        shown.append(label)
+    return shown
+
+
+def _together(labels: Sequence[Label]) -> Label:
+    first, last = labels[0], labels[-1]
+    between = ", " if len(labels) == 2 else "–"
+    return Label(round((first.at + last.at) / 2, 2), f"{first.text}{between}{last.text}")
 
 
 def _clip(bound: float, lift: float) -> float:

@@ -23,15 +23,27 @@ def test_the_curve_is_the_mean_of_the_last_ten_stretches_and_promotions_stand_at
     promotions = {
         "before": START - timedelta(hours=1),
         "2": START + timedelta(minutes=1.5 + 0.5),  # in the middle of the second stretch
-        "3": START + timedelta(minutes=2.75),  # in the pause after it
+        "3": START + timedelta(minutes=4.25),  # in the pause after the third
     }
     curve = reward_picture(stretches(*[0.0] * 2, *[1.0] * 18), promotions)
     assert curve is not None
     assert (curve.last, curve.averaged, curve.rows) == (1.0, 100, 200)
-    assert [(mark.text, mark.at) for mark in curve.promotions] == [("2", 7.5), ("3", 10.0)]
+    assert [(mark.text, mark.at) for mark in curve.promotions] == [("2", 7.5), ("3", 15.0)]
     assert [level.text for level in curve.levels] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     assert curve.levels[0].at > curve.levels[-1].at  # percent from the top
     assert reward_picture([], promotions) is None
+
+
+def test_generations_that_followed_each_other_at_once_share_a_label_so_that_none_lies_on_another() -> None:
+    minutes = {"1": 2.0, "2": 30.0, "3": 30.6, "9": 50.0, "10": 50.5, "12": 60.0, "11": 51.0}
+    curve = reward_picture(
+        stretches(*[0.5] * 50), {name: START + timedelta(minutes=minute) for name, minute in minutes.items()}
+    )
+    assert curve is not None
+    assert [mark.text for mark in curve.promotions] == ["1", "2, 3", "9–11", "12"]
+    assert curve.svg.count('class="promotion"') == 7
+    two = curve.promotions[1]
+    assert 39.9 < two.at < 41
 
 
 def test_intervals_share_a_scale_with_nought_in_it_and_a_thin_look_does_not_flatten_the_others() -> None:
