@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "status": "say what happens next, and why nothing changed yet",
         "events": "follow one event through the loop",
         "sql": "query the warehouse, read-only",
-        "report": "list, open and verify evaluation reports",
+        "report": "verify evaluations, and see what champions earned",
         "doctor": "check log, database and models against each other",
     },
     "Decide": {

@@ -41,6 +41,16 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.startswith("Usage: rewardloop")
 
 
+@pytest.mark.parametrize("name", ["report", "models", "keys"])
+def test_what_help_says_that_a_command_can_do_is_among_its_commands(name: str) -> None:
+    context = click.Context(LazyGroup())
+    command = LazyGroup().get_command(context, name)
+    (said,) = (commands[name] for commands in GROUPS.values() if name in commands)
+    verbs = {"list", "open", "show", "verify", "create", "revoke", "diff", "train", "promote", "pin"}
+    named = verbs & set(said.replace(",", "").split())
+    assert isinstance(command, click.Group) and named and named <= set(command.list_commands(context))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["nonsense"], ["status", "--nonsense"], ["up", "--port", "99999"], ["status", "--experiment", "Bad Name"]],
