@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from bandit.errors import Busy, CorruptModel, NotFound, RewardloopError
+from bandit.files import NO_ROOM
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
 from joiner.export import EVERYTHING, RowFilter, learnt_rows
@@ -165,14 +166,21 @@ class Cycle:
                     report.reason = "no run was due"
                     return report
             except Exception as error:  # whatever it is: the loop goes on, and history tells
-                if not isinstance(error, RewardloopError):
-                    log.exception("experiment %s: a run failed", self.workspace.experiment.name)
+                self._tell_failure(error)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
                 report.reason = f"the run failed: {error}"
                 self._failures += 1
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
+
+    def _tell_failure(self, error: Exception) -> None:
+        """Log a failed run: in a line where the disk is full, with the traceback where the fault may be ours."""
+        name = self.workspace.experiment.name
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            log.error("experiment %s: a run failed: %s", name, error)
+        elif not isinstance(error, RewardloopError):
+            log.exception("experiment %s: a run failed", name)
 
     def recover(self) -> None:
         """Put into history what a learner that was killed could not; for whoever opens an experiment to run it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -261,6 +263,27 @@ def test_a_failed_run_is_one_line_of_history_and_changes_nothing(tmp_path: Path)
         assert cycle.run(force=True).outcome in ("hold", "insufficient", "promote")
         state = cycle.store.load(STANDING)
         assert state is not None and state.learnt >= 300
+
+
+@pytest.mark.parametrize(
+    ("error", "traceback"),
+    [(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), False), (KeyError("ours"), True)],
+)
+def test_a_full_disk_is_one_line_of_the_log_and_a_fault_of_ours_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, traceback: bool
+) -> None:
+    def publish(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bandit.registry.ModelRegistry.publish", publish)
+    with world(tmp_path) as here:
+        here.play(200)
+        here.transport.settle()
+        report = here.transport.cycle.last_run
+    assert report is not None and report.outcome == "failed"
+    told = [record for record in caplog.records if "a run failed" in record.message]
+    assert len(told) == 1 and bool(told[0].exc_info) == traceback
+    assert traceback or os.strerror(errno.ENOSPC) in told[0].message
 
 
 def test_rows_of_a_failed_run_are_owed_and_tried_again_ever_later_without_new_ones(tmp_path: Path) -> None:
