@@ -18,7 +18,7 @@ from bandit.settings import Rollback, parse_settings, settings_to_dict
 from serving.learner import cycle as cycles
 from serving.learner import models, promotion
 from serving.learner.certificates import CERTIFICATE, evaluations
-from serving.learner.challengers import STANDING
+from serving.learner.challengers import KIND_TRIAL, STANDING
 from serving.learner.cron import next_after
 from serving.learner.guard import FORMER, plan_guard
 from serving.learner.operations import run_operation
@@ -407,7 +407,8 @@ def test_latency_is_never_reported_too_high() -> None:
     assert latency_ms({"latency:recommend:0": 98.0, "latency:recommend:12": 2.0}, 0.99) == LATENCY_EDGES_MS[11]
 
 
-def test_old_models_that_never_were_champion_are_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "removed"), [("offered", 3), (KIND_TRIAL, 0)])
+def test_old_models_are_removed_unless_they_were_champion_or_on_trial(tmp_path: Path, kind: str, removed: int) -> None:
     with world(tmp_path) as here:
         here.transport.warm_start(here.history(40))
         workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
@@ -420,15 +421,15 @@ def test_old_models_that_never_were_champion_are_removed(tmp_path: Path) -> None
                 stored.files | {"note.txt": str(number).encode()},
                 now=workspace.clock(),
                 parent=None,
-                kind="offered",
+                kind=kind,
                 options={},
                 settings_version=1,
                 data={},
                 canaries=[],
             )
-        assert len(remove_old_models(workspace, store)) == 3
+        assert len(remove_old_models(workspace, store)) == removed
         assert champion.model_id in workspace.registry.model_ids()
-        assert len(workspace.registry.model_ids()) == KEPT_MAX + 1
+        assert len(workspace.registry.model_ids()) == KEPT_MAX + 4 - removed
 
 
 def test_a_cron_expression_takes_the_place_of_the_interval(tmp_path: Path) -> None:
