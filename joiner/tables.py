@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import duckdb
 import pandas as pd
@@ -45,6 +46,8 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
         options = csv_options(connection, path) + ", sample_size = -1" + (", all_varchar = true" if text else "")
         frame = _read_csv(connection, file, options, label)
         if len(frame.columns) == 1:
+            if _is_blank(path):
+                raise InvalidInput("file", f"{path.name} is empty")
             check_rows(connection, path, str(frame.columns[0]))
         return frame
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
@@ -78,6 +81,16 @@ def _read_csv(connection: duckdb.DuckDBPyConnection, file: str, options: str, la
     return frame
 
 
+def _is_blank(path: Path) -> bool:
+    """Whether a CSV holds nothing but white space; DuckDB makes up a column for it."""
+    with _open(path) as file:
+        return not any(line.decode("utf-8-sig", "replace").strip() for line in file)
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
 def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -> None:
     """Raise DuckDB's error for the first row of another length, where a lone column's name looks like several.
 
@@ -103,7 +116,7 @@ def csv_problem(connection: duckdb.DuckDBPyConnection, path: Path, error: duckdb
     """
     if "Error when sniffing file" in str(error):
         try:
-            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            with _open(path) as file:
                 header = file.readline().decode("utf-8-sig").rstrip("\r\n")
             _read_plainly(connection, path, header, max(DELIMITERS, key=header.count))
         except duckdb.InvalidInputException as found:

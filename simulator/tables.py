@@ -17,9 +17,10 @@ import numpy as np
 from pandas import isna
 
 from bandit.types import Action
-from simulator.environment import ReferenceLines, Round
+from simulator.environment import ReferenceLines, Round, Source
 
 ACTIONS_MAX = 1000
+NO_LABEL = "no label"
 NAME_LENGTH_MAX = 256
 _TAIL_LENGTH = 12
 _WHOLE_MAX = 2**53  # beyond it floats have gaps between whole numbers
@@ -33,7 +34,8 @@ class LabelledTable:
     """A classification table as a world; raises `UnusableTable` for a table that cannot be one.
 
     `columns` maps feature names to n cells each, `labels` are n class labels. `actions` lists the classes on
-    offer in order (default: those that occur, sorted, numbers by size).
+    offer in order (default: those that occur, sorted, numbers by size). Rows without a label are left out; `source`
+    counts them.
     """
 
     reward_range = (0.0, 1.0)
@@ -50,6 +52,10 @@ class LabelledTable:
         self._names = [_printable(str(column)) for column in columns]
         self._cells = [[_plain(cell) for cell in cells] for cells in columns.values()]
         kept = [row for row, label in enumerate(labels) if not _missing(label)]
+        empty = len(labels) - len(kept)
+        self.source = Source(len(kept), {NO_LABEL: empty} if empty else {})
+        if not len(labels):
+            raise UnusableTable("the table has no rows")
         if not kept:
             raise UnusableTable("the label column has no value in any row")
         self._places = [row + 1 for row in kept]
@@ -59,7 +65,6 @@ class LabelledTable:
         offered = [_text(label) for label in actions] if actions is not None else sorted(set(texts), key=_by_size)
         if not 2 <= len(offered) <= ACTIONS_MAX:
             values = f"{len(offered):,} different value{'s' * (len(offered) != 1)}"
-            empty = len(labels) - len(kept)
             left_out = f" ({empty:,} of {len(labels):,} rows have none and are left out)" if empty else ""
             raise UnusableTable(f"the label column has {values}{left_out}; 2 to {ACTIONS_MAX:,} can be actions")
         positions = {label: index for index, label in enumerate(offered)}

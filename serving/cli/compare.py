@@ -103,7 +103,7 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     ]
     base = common.configuration().settings_for(common.experiment or "comparison")
     base_world = options.base(base.limits)
-    world, source = options.changing(base_world), source_of(base_world)
+    world, source = options.changing(base_world), source_of(base_world, options)
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-comparison-")
     runs = _play(world, options, seeds, chosen, base, data_dir)

@@ -89,7 +89,7 @@ def command(
     name = common.experiment or EXPERIMENT
     # a running service has limits of its own, which nobody knows here
     base = options.base(common.configuration().settings_for(name).limits if url is None else None)
-    world, source = options.changing(base), source_of(base)
+    world, source = options.changing(base), source_of(base, options)
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
     changes = setting_changes(algorithm, encoder, gate)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from serving.cli.common import say
 
 if TYPE_CHECKING:
+    from serving.cli.worlds import WorldOptions
     from simulator.environment import Environment, Source
 
 
-def source_of(world: Environment) -> Source | None:
-    """What the world (before drift and noise) was made of; None for one that was thought up."""
+def source_of(world: Environment, options: WorldOptions) -> Source | None:
+    """What the world (before drift and noise) was made of; None for one that was not made of the user's file."""
     from simulator.environment import FromRows
 
-    return world.source if isinstance(world, FromRows) else None
+    return world.source if options.data is not None and isinstance(world, FromRows) else None
 
 
 def source_json(source: Source | None) -> dict[str, Any]:

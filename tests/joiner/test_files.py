@@ -71,6 +71,16 @@ def test_the_labels_of_a_csv_are_the_text_of_their_cells_and_the_other_columns_k
     assert list(read_table(path, label="other").columns) == ["n", "it's"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_csv_without_anything_in_it_is_said_to_be_empty(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(InvalidInput, match=f"{name} is empty"):
+        read_table(tmp_path / name, label="kind")
+    (tmp_path / name).write_bytes(gzip.compress(b"kind\n") if name.endswith(".gz") else b"kind\n")
+    assert list(read_table(tmp_path / name, label="kind").columns) == ["kind"]
+
+
 def test_the_labels_of_a_parquet_file_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     for column, cells in {

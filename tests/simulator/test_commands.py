@@ -155,6 +155,25 @@ def test_a_cell_beyond_a_limit_is_refused_by_its_place_before_anything_is_played
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [("", "--data: table.csv is empty"), ("kind\n", "the table has no rows")]
+)
+def test_a_table_of_nothing_is_said_to_be_one(tmp_path: Path, content: str, words: str) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(content)
+    assert words in refused("simulate", table)
+
+
+def test_rows_without_a_label_are_counted_in_what_is_said_of_the_run(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["size,kind", *(f"{i},{['a', 'b', ''][i % 3]}" for i in range(60))]))
+    command = ("simulate", "--env", "table", "--data", str(table), "--label", "kind", *SMALL, "--json")
+    result = rewardloop(*command, "--data-dir", str(tmp_path / "out"))
+    assert said(result)["data"] == {"rows": 40, "left_out": {"no label": 20}}
+    assert "20 of 60 rows are left out: no label" in result.stderr.splitlines()
+    assert "left out: no label" in (tmp_path / "out/simulation.html").read_text("utf-8")
+
+
 def test_a_row_of_too_many_features_is_refused_and_missing_cells_are_none(tmp_path: Path) -> None:
     table, full, half = tmp_path / "table.csv", ",".join(["1"] * 1200), ",".join(["1"] * 600 + [""] * 600)
     head = ",".join([*(f"c{i}" for i in range(1200)), "kind"])
