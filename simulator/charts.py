@@ -24,6 +24,7 @@ _SKIP = 20  # the very first rolling means rest on a handful of rewards and only
 _LETTER = 0.083  # inches of a label, besides what its number takes
 _ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each letter in it
 _ENTRY_LINE = 0.2  # inches of a line of the legend
+_NAME_LENGTH = 18  # letters of an action's name in the legend
 _LABEL_GAP = 0.058  # of the height of a panel, between two labels
 
 
@@ -105,7 +106,7 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     ranked = sorted(totals, key=lambda name: -totals[name])
     shown, rest = ranked[:SHARES_MAX], ranked[SHARES_MAX:]
     colours = [*style.LAYERS[: len(shown)], *([style.GRID] if rest else [])]
-    labels = [name if len(name) <= 18 else name[:17] + "…" for name in shown] + (["others"] if rest else [])
+    labels = [style.label(name, _NAME_LENGTH) for name in shown] + (["others"] if rest else [])
     width = 2.7 * columns + 0.8
     across = max(1, min(len(labels), int(width / (_ENTRY + _ENTRY_LETTER * max(map(len, labels))))))
     foot = 0.8 + _ENTRY_LINE * (-(-len(labels) // across) - 1)
@@ -133,6 +134,12 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     handles = [Patch(color=colour) for colour in colours]
     figure.legend(handles, labels, loc="lower center", ncols=across, frameon=False, fontsize=8)
     return style.save(figure, path)
+
+
+def written_out(runs: Sequence[Run]) -> list[list[str]]:
+    """The chosen actions that pictures show under another name, since their font lacks it: that name and the action."""
+    names = sorted({name for run in runs for name in run.actions})
+    return [[style.label(name, _NAME_LENGTH), name] for name in names if style.drawable(name) != name]
 
 
 def _stack(  # noqa: PLR0917

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
 INK = "#1f2937"
@@ -21,6 +23,32 @@ PROMOTION = "#7c3aed"
 SERIES = ("#2563eb", "#dc2626", "#d97706", "#7c3aed", "#0891b2", "#65a30d", "#db2777", "#525252")
 LAYERS = ("#1d4ed8", "#60a5fa", "#f59e0b", "#10b981", "#a78bfa", "#f472b6", "#22d3ee", "#84cc16", "#fb7185")
 DPI = 160
+_VARIANTS = {chr(code) for code in range(0xFE00, 0xFE10)}
+
+
+def drawable(text: str, font: FontProperties | None = None) -> str:
+    """`text` with what the font lacks written out: a symbol (an emoji) by its name in brackets, a letter as its escape.
+
+    Pictures look alike on every machine, so that they use the font that comes along, which lacks CJK and emoji.
+    """
+    known = get_font(findfont(font or FontProperties()))
+    return "".join(char if char == "\n" or known.get_char_index(ord(char)) else _written_out(char) for char in text)
+
+
+def label(text: str, length: int) -> str:
+    """`text` as it can be drawn, cut to `length` characters, or to twice as many where some had to be written out."""
+    drawn = drawable(text)
+    longest = length if drawn == text else 2 * length
+    return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
+
+
+def _written_out(char: str) -> str:
+    kind, name = unicodedata.category(char), unicodedata.name(char, "")
+    if kind == "So" and name:
+        return f"[{name.lower()}]"
+    if kind == "Cf" or char in _VARIANTS:  # these only shape what stands beside them
+        return ""
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -51,9 +79,13 @@ def heading(axes: Any, title: str, subtitle: str = "") -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure as its suffix says (.png or .svg); the same figure gives the same bytes, and its texts are
-    drawn as they are (names of actions may hold dollar signs, which are no formulas)."""
+    drawn as they are (names of actions may hold dollar signs, which are no formulas) or, where the font lacks a
+    character, written out."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+        drawn = drawable(text.get_text(), text.get_fontproperties())
+        if drawn != text.get_text():
+            text.set_text(drawn)
     metadata = {"Software": None} if path.suffix == ".png" else {"Date": None}
     with rc_context({"svg.hashsalt": "rewardloop", "svg.fonttype": "path"}):
         figure.savefig(path, metadata=metadata, facecolor="white")

@@ -22,7 +22,7 @@ from serving.cli.simulate import (
     fixed_label,
     number,
 )
-from serving.cli.sources import source_json, source_of, source_table, tell_source
+from serving.cli.sources import names_table, source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ def _present(  # noqa: PLR0917
             {"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows},
             *failure_table(_named(chosen, summaries)),
             *source_table(source),
+            *names_table([run for series in runs.values() for run in series]),
         ],
         command=command_line(),
     )

@@ -17,7 +17,7 @@ from bandit.errors import InvalidInput
 from serving.cli.common import Common, common, print_json, print_table, say
 from serving.cli.demo import fresh_data_dir
 from serving.cli.failures import failure_table, tell_failures
-from serving.cli.sources import source_json, source_of, source_table, tell_source
+from serving.cli.sources import names_table, source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
 
 if TYPE_CHECKING:
@@ -227,6 +227,7 @@ def _present(  # noqa: PLR0917
             {"title": "Summary", "columns": columns, "rows": rows},
             *failure_table((f"seed {one.seed}", one) for one in summaries),
             *source_table(source),
+            *names_table(runs),
         ],
         command=command_line(),
     )
@@ -269,10 +270,11 @@ def constant_lines(world: Environment, options: WorldOptions) -> ReferenceLines 
 
 def fixed_label(lines: ReferenceLines | None) -> str:
     """How the best single action is called beside its line."""
+    from simulator.style import label
+
     if lines is None:
         return ""
-    name = lines.fixed_action
-    return f"always {name if len(name) <= NAME_SHOWN_MAX else name[: NAME_SHOWN_MAX - 1] + '…'}"
+    return f"always {label(lines.fixed_action, NAME_SHOWN_MAX)}"
 
 
 def summary_rows(

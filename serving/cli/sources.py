@@ -1,7 +1,8 @@
-"""What a world was made of: how many rows of a file are played, how many are not, and why, wherever people look."""
+"""What a world was made of, wherever people look: rows played, rows left out, and names that pictures write out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from serving.cli.common import say
@@ -9,6 +10,7 @@ from serving.cli.common import say
 if TYPE_CHECKING:
     from serving.cli.worlds import WorldOptions
     from simulator.environment import Environment, Source
+    from simulator.runner import Run
 
 
 def source_of(world: Environment, options: WorldOptions) -> Source | None:
@@ -29,6 +31,14 @@ def source_table(source: Source | None) -> list[dict[str, Any]]:
         return []
     rows = [["played", f"{source.rows:,}"], *([_words(reason), f"{n:,}"] for reason, n in source.left_out.items())]
     return [{"title": "Rows of the data", "columns": ["", "rows"], "rows": rows}]
+
+
+def names_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A table for the page of the actions whose names the pictures had to write out; empty when there are none."""
+    from simulator.charts import written_out
+
+    rows = written_out(runs)
+    return [{"title": "Names in the pictures", "columns": ["written", "action"], "rows": rows}] if rows else []
 
 
 def tell_source(source: Source | None) -> None:

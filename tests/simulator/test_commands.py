@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from serving.cli import cli
 from serving.cli.plan import parse_traffic
 from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
 from simulator.runner import play
+from simulator.style import drawable, label
 
 SMALL = ("--interactions", "100", "--batch", "50", "--warm-start", "40", "--jobs", "1")
 
@@ -269,6 +271,36 @@ def test_labels_that_look_like_formulas_and_long_ones_are_drawn_as_they_are(tmp_
     said(rewardloop(*command, "--data-dir", str(tmp_path / "out")))
     picture = (tmp_path / "out/simulation.png").read_bytes()
     assert int.from_bytes(picture[16:20], "big") < 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("Žluťoučký kůň, العربية", "Žluťoučký kůň, العربية"),
+        ("日本語", "\\u65e5\\u672c\\u8a9e"),
+        ("hot dog 🌭", "hot dog [hot dog]"),
+        ("👩\u200d💻", "[woman][personal computer]"),
+        ("𒀀", "\\U00012000"),
+    ],
+)
+def test_what_the_font_lacks_is_written_out_in_pictures(text: str, drawn: str) -> None:
+    assert drawable(text).replace("\u200d", "") == drawn
+    assert label(text, 4) == (text[:3] + "…" if drawn == text else drawn[:7] + "…")
+
+
+def test_names_that_the_font_lacks_are_drawn_without_a_warning_and_stay_themselves_in_data(tmp_path: Path) -> None:
+    table, names = tmp_path / "表🌭.csv", ["日本語", "한국어", "hot dog 🌭"]
+    table.write_text("\n".join(["size,kind", *(f"{i},{names[i % 3]}" for i in range(60))]), "utf-8")
+    command = ("simulate", "--env", "table", "--data", str(table), "--label", "kind", *SMALL, "--json")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        said(rewardloop(*command, "--data-dir", str(tmp_path / "out")))
+    assert [str(one.message) for one in heard if "Glyph" in str(one.message)] == []
+    (stored,) = tmp_path.glob("out/experiments/*/catalogues/1.json")
+    assert {action["id"] for action in json.loads(stored.read_text("utf-8"))} == set(names)
+    page = (tmp_path / "out/simulation.html").read_text("utf-8")
+    assert "rewardloop on 表🌭.csv" in page
+    assert "<td>\\u65e5\\u672c\\u8a9e</td><td>日本語</td>" in page
 
 
 def a_log(path: Path) -> Path:
