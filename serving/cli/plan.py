@@ -76,7 +76,7 @@ def command(
     """Estimate how long a lift takes to detect and what exploration costs.
 
     With --actions: from a simulated log, judged by the real gate as rows come in. Without: from the rows of the
-    newest evaluation of the experiment in --data-dir.
+    newest evaluation of the experiment in --data-dir that had enough evidence for the gate.
     """
     from simulator.planning import Assumptions, ImpossiblePlan
 
@@ -102,7 +102,7 @@ def command(
         f"A lift of {lift * 100:.3g}% over {value:g}, {actions} actions, {per_day:,.0f} decisions a day",
         ["exploration", "rows needed", "time", "explored away, a day", "gained by the lift, a day"],
         [
-            [f"{row['exploration']:.0%}", f"{row['rows']:,}", _span(row["days"]), f"{row['cost_per_day']:,.0f}",
+            [_percent(row["exploration"]), f"{row['rows']:,}", _span(row["days"]), f"{row['cost_per_day']:,.0f}",
              f"{row['gain_per_day']:,.0f}"]
             for row in rows
         ],
@@ -203,7 +203,7 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
         raise InvalidInput("--actions", "is required: the newest evaluation compared equal policies, without variance")
     value = certificate["estimators"]["dr"]["champion"]["value"]
     deviation = found["se"] * found["n"] ** 0.5
-    rows = rows_needed(deviation, lift * abs(value))
+    rows = max(rows_needed(deviation, lift * abs(value)), certificate["rules"]["rows_min"])
     if traffic is not None:
         per_day = parse_traffic(traffic)
     else:
@@ -232,25 +232,40 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
 
 
 def _newest(evaluations: Any, name: str) -> dict[str, Any]:
+    """The newest evaluation whose rows tell a variance: one below the gate's floors says nothing of any but them."""
     import msgspec
 
     from bandit.errors import NotFound
 
+    without = ""
     for path in sorted(evaluations.glob(f"e*/{name}"), reverse=True):
         certificate: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        if certificate.get("lift") and "champion" in certificate["estimators"].get("dr", {}):
+        judged = certificate["kind"] == "gate" and certificate.get("lift")
+        if not judged or "champion" not in certificate["estimators"].get("dr", {}):
+            continue
+        unmet = [check["text"] for check in certificate["checks"] if _is_unmet(check)]
+        if not unmet:
             return certificate
-    raise NotFound("no evaluation to take the variance from; give --actions and --traffic instead")
+        without = without or f" with enough evidence (of the newest, {certificate['id']}: {unmet[0]})"
+    raise NotFound(f"no evaluation{without} to take the variance from; give --actions and --traffic instead")
+
+
+def _is_unmet(check: dict[str, Any]) -> bool:
+    return bool(check["kind"] == "floor" and check["status"] != "pass")
 
 
 def _say_simulation(found: dict[str, Any], exploration: float, per_day: float) -> None:
     runs, rows = found["runs"], found["rows_median"]
     when = f", half of all after {rows:,} rows ({_span(rows / per_day)}) or sooner" if rows else ""
     say(
-        f"Simulated with {exploration:.0%} exploration and a gate that looks again and again: within "
+        f"Simulated with {_percent(exploration)} exploration and a gate that looks again and again: within "
         f"{found['rows_max']:,} rows it promoted {found['promoted']} of {runs} such challengers{when}; "
         f"of equal ones {found['equal_promoted']}."
     )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g}%"
 
 
 def _time(rows: int | None, per_day: float) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -375,6 +376,39 @@ def test_a_log_says_what_exploring_costs_too(tmp_path: Path) -> None:
     answer = said(rewardloop("plan", "--data-dir", str(tmp_path), "--traffic", "1000/day", "--json"))
     assert 0 < answer["cost_per_day"] < 1000 and answer["cost_per_day_se"] > 0
     assert answer["gain_per_day"] == pytest.approx(0.1 * answer["value"] * 1000)
+
+
+def test_a_plan_rests_on_the_newest_evaluation_that_had_enough_evidence_and_on_no_other(tmp_path: Path) -> None:
+    simulated = ("--env", "statlog", "--interactions", "400", "--batch", "200", "--warm-start", "50", "--jobs", "1")
+    said(rewardloop("simulate", *simulated, "--json", "--data-dir", str(tmp_path)))
+    command = ("plan", "--data-dir", str(tmp_path), "--traffic", "1000/day")
+    answer = said(rewardloop(*command, "--json"))
+    (chosen,) = tmp_path.glob(f"experiments/*/evaluations/{answer['evaluation']}")
+    thin = chosen.with_name("e99991231t000000-00000000")
+    shutil.copytree(chosen, thin)
+    certificate = json.loads((thin / "certificate.json").read_text())
+    certificate["lift"]["se"] = 1e-4
+    rows = next(check for check in certificate["checks"] if check["name"] == "rows")
+    rows |= {"status": "insufficient", "text": "7 rows, 200 are needed."}
+    (thin / "certificate.json").write_text(json.dumps(certificate))
+    assert said(rewardloop(*command, "--json")) == answer
+    for other in thin.parent.glob("e*"):
+        if other != thin:
+            shutil.rmtree(other)
+    refused = str(rewardloop(*command).exception)
+    assert "no evaluation with enough evidence" in refused and "7 rows, 200 are needed" in refused
+
+
+def test_a_plan_names_no_fewer_rows_than_the_gate_looks_at(tmp_path: Path) -> None:
+    simulated = ("--env", "statlog", "--interactions", "400", "--batch", "200", "--warm-start", "50", "--jobs", "1")
+    said(rewardloop("simulate", *simulated, "--json", "--data-dir", str(tmp_path)))
+    assert said(rewardloop("plan", "--data-dir", str(tmp_path), "--lift", "50", "--json"))["rows"] == 200
+
+
+def test_a_small_share_of_exploration_is_shown_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    result = rewardloop("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
+    assert result.stdout.splitlines()[2].startswith("0.1%") and "with 0.1% exploration" in result.stderr
 
 
 def test_the_cost_of_exploring_is_that_of_the_world_behind_the_log() -> None:
