@@ -55,7 +55,7 @@ class Frozen:
         """
         reward_model = self._reward_model_loaded()
         scale = RewardScale.of(self._rewards or settings.rewards)
-        scored = Scoring(champion, champion_id, settings, scale=scale, serving_of=serving_of)
+        scored = Scoring(champion, champion_id, settings, serving_of=serving_of)
         rows = list(rows)
         lines = [self._policy.encoder.context_line(row.context) for row in rows]
         pmfs, costs = array("d"), array("d")
@@ -64,7 +64,7 @@ class Frozen:
             pmfs.extend(self.pmf(row.context, row.actions, line))
         for row, line in courteously(zip(rows, lines, strict=True)):
             costs.extend(reward_model.costs(row.context, row.actions, line))
-        scored.add(rows, np.array(pmfs), np.array(costs))
+        scored.add(rows, np.array(pmfs), scale.rewards(np.array(costs)))
         return scored.scores()
 
     def close(self) -> None:

@@ -101,10 +101,7 @@ ServingOf = Callable[[int], Serving]
 
 
 class Scoring:
-    """Rows scored so far, growing towards `Scores`.
-
-    `scale` is that of the model whose costs are added. Without `serving_of` all rows count as served under `settings`.
-    """
+    """Rows scored so far, growing towards `Scores`; without `serving_of` all rows count as served under `settings`."""
 
     def __init__(
         self,
@@ -112,21 +109,19 @@ class Scoring:
         champion_id: str | None,
         settings: ExperimentSettings,
         *,
-        scale: RewardScale,
         tried: Tried | None = None,
         serving_of: ServingOf | None = None,
     ) -> None:
         self._serving_of = cache(serving_of or (lambda _: settings.serving))
         self._logged = _LoggedPmfs(champion, champion_id, self._serving_of)
-        self._scale = scale
         self._tried = tried
         self._rows: list[Interaction] = []
         self._offsets = [0]
         # a list of floats would take four times the memory: with many actions, gigabytes
-        self._candidate, self._champion, self._costs, self._pmf = (array("d") for _ in range(4))
+        self._candidate, self._champion, self._q, self._pmf = (array("d") for _ in range(4))
 
-    def add(self, rows: Sequence[Interaction], candidate: NDArray[np.float64], costs: NDArray[np.float64]) -> None:
-        """Append rows with the candidate's pmf and the predicted costs of the actions, each row after the other."""
+    def add(self, rows: Sequence[Interaction], candidate: NDArray[np.float64], q: NDArray[np.float64]) -> None:
+        """Append rows with the candidate's pmf and the predicted rewards of the actions, each row after the other."""
         logged, tried = self._logged.of, self._tried
         begin = end = self._offsets[-1]
         for row in courteously(rows):
@@ -137,11 +132,11 @@ class Scoring:
             self._champion.extend(champion)
             self._pmf.extend(row.pmf if row.pmf is not None else [math.nan] * len(row.actions))
             self._offsets.append(end)
-        if not len(candidate) == len(costs) == end - begin:
+        if not len(candidate) == len(q) == end - begin:
             raise TrainingFailed("a row was scored for other actions than it offered")
         self._rows.extend(rows)
         self._candidate.frombytes(candidate.tobytes())
-        self._costs.frombytes(costs.tobytes())
+        self._q.frombytes(q.tobytes())
 
     def scores(self) -> Scores:
         """The rows so far, as arrays."""
@@ -153,7 +148,7 @@ class Scoring:
             offsets=np.asarray(self._offsets, dtype=np.int64),
             candidate=np.array(self._candidate),
             champion=np.array(self._champion),
-            q=self._scale.rewards(np.array(self._costs)),
+            q=np.array(self._q),
             pmf=np.array(self._pmf),
             action=np.asarray([row.index for row in rows], dtype=np.int64),
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),

@@ -85,8 +85,8 @@ class Learning:
     def resume(cls, files: Mapping[str, bytes], settings: ExperimentSettings) -> Learning:
         """Go on from `files()`; raises `CorruptModel` when they can't be read.
 
-        Where the settings of learning, exploration or encoding have changed since, or the scale of rewards, the next
-        step that is given a history learns everything again under the new ones; until then the old ones stay.
+        Where the settings of learning, exploration or encoding have changed since, or the scale of rewards, the old
+        ones stay until the encoder is next fitted anew and everything is learnt again.
         """
         state = read_state(files)
         encoder = FeatureEncoder.from_json(files["encoder.json"])
@@ -208,9 +208,7 @@ class Learning:
         learner was on trial: the version that had its share stands for it there. `serving_of` is as in `Scoring`.
         """
         rows = list(rows)
-        if self._wanted is not None and history is not None:
-            self._relearn(list(history()), self._wanted)
-        scored = Scoring(champion, champion_id, self.settings, scale=self._scale, tried=tried, serving_of=serving_of)
+        scored = Scoring(champion, champion_id, self.settings, tried=tried, serving_of=serving_of)
         past: list[Interaction] | None = None
         position = 0
         while True:
@@ -219,7 +217,7 @@ class Learning:
                 if self.rows_learnt >= self._refit_at:
                     if past is None:
                         past = list(history())
-                    self._relearn(past + rows[:position], self.settings)
+                    self._relearn(past + rows[:position], self._wanted or self.settings)
                 end = min(end, position + self._refit_at - self.rows_learnt)
             if position == end:
                 return scored.scores()
@@ -250,7 +248,7 @@ class Learning:
             costs, lines = finish()
             examples = self._examples(following, lines, told=told)
             if scored is not None:
-                due = partial(scored.add, block, pmfs, costs)
+                due = partial(scored.add, block, pmfs, self._scale.rewards(costs))
         if due is not None:
             due()
 

@@ -41,8 +41,12 @@ class Check:
 
 
 def without_support(rows: ScoredRows) -> NDArray[np.bool_]:
-    """Rows logged with probability 1 although there was a choice: they cannot tell what another action earns."""
-    return (rows.propensity >= 1.0) & (rows.lengths > 1)
+    """Rows logged with probability 1 although there was a choice: they cannot tell what another action earns.
+
+    Where both policies are as sure of that action, nothing is left to be told: their lift is exactly 0 there.
+    """
+    asks = (rows.at_action(rows.candidate) < 1.0) | (rows.at_action(rows.champion) < 1.0)
+    return (rows.propensity >= 1.0) & (rows.lengths > 1) & asks
 
 
 class Evidence:

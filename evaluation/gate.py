@@ -35,7 +35,7 @@ Outcome = Literal["promote", "hold", "insufficient"]
 
 _POWER_Z = NormalDist().inv_cdf(0.8)
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 
@@ -301,8 +301,9 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     z = look.z if look else case.standing_z()
     lower, upper = case.weighed.value - case.caution.reach(z), case.weighed.value + case.caution.reach_up(z)
     needed = case.rows_needed(z)
-    over = rules.looks == "planned" and not shut and after.rows_before + n >= rules.horizon_rows
-    ended = over and (look is not None or after.spent >= case.alpha)
+    alike = identical and rules.enabled and not alarms  # more of such rows would tell no more
+    over = rules.looks == "planned" and (alike or not shut) and after.rows_before + n >= rules.horizon_rows
+    ended = over and (alike or look is not None or after.spent >= case.alpha)
 
     def ruling(outcome: Outcome, reason: str, *, rejected: bool = False) -> _Ruling:
         keep, ledger = _carried(after, n, promoted=outcome == "promote", ended=ended, rejected=rejected)

@@ -235,6 +235,7 @@ class Cycle:
             report.reason = "the mode of this experiment is logging_only: decisions are joined, nothing is learnt"
             return
         self.mark_attempt()
+        recovery.record_champion(self.workspace, self.store)
         self._learn(report, watermark)
         self.mark_learnt()
 

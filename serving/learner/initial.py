@@ -21,7 +21,7 @@ from serving.learner.certificates import file_evaluation
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.jobs import UNIFORM, Job, Outcome
 from serving.learner.judging import Look
-from serving.learner.promotion import publish_learning, stand_on
+from serving.learner.promotion import no_promotion_because, publish_learning, stand_on
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import new_state, rows_file
@@ -30,7 +30,7 @@ from serving.learner.workspace import Workspace
 
 def wants_initial(workspace: Workspace, watermark: datetime) -> bool:
     """Whether there is imported history to learn from and no model yet."""
-    if workspace.registry.champion() is not None:
+    if workspace.registry.champion() is not None or no_promotion_because(workspace):
         return False
     rows = replace(learnt_rows(workspace.experiment.settings.learning), origin=ORIGIN_IMPORT)
     return workspace.warehouse.count_matured(None, watermark, rows) > 0

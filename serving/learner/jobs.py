@@ -49,8 +49,8 @@ class Job:
     `files` are its learning files (None: learn from nothing). `learn` and `score` are NDJSON row files: rows of the
     first are learnt without being scored, rows of the second are scored and then learnt. `champion` is the model to
     compare with, `COLD_START_MODEL_ID` for the declared cold start, `UNIFORM` for the uniform policy. `challenger` is
-    the challenger that learns, if any: models that stood for it on trial carry its name. `rate` is the learning rate
-    that one which learns from nothing keeps, where the settings leave it open.
+    the challenger that learns, if any, and `incarnation` where it started: models that stood for it on trial state
+    both. `rate` is the learning rate that one which learns from nothing keeps, where the settings leave it open.
     """
 
     root: Path
@@ -63,6 +63,7 @@ class Job:
     score: Path | None = None
     challenger: str | None = None
     rate: float | None = None
+    incarnation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +197,12 @@ def _tried(experiment: Experiment, job: Job) -> Tried | None:
 
     def stands_for(model_id: str) -> str | None:
         try:
-            name = registry.manifest(model_id).data.get("challenger")
+            data = registry.manifest(model_id).data
         except (NotFound, CorruptModel):
             return None  # whose it was cannot be told: the row then counts with the challenger as it is now
+        if data.get("incarnation", job.incarnation) != job.incarnation:
+            return None  # another learner of this name
+        name = data.get("challenger")
         return str(name) if name is not None else None
 
     return Tried(job.challenger, job.champion, stands_for, experiment.settings_of) if job.challenger else None

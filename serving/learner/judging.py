@@ -29,6 +29,7 @@ from serving.learner.challengers import (
 from serving.learner.offered import OFFERED_MAX
 from serving.learner.remembered import spent_by_the_gone
 from serving.learner.reports import Judgement
+from serving.learner.training_step import same_model_settings
 from serving.learner.workspace import Workspace
 
 STANDING_PARTS = 8
@@ -119,9 +120,9 @@ def _spent(state: ChallengerState) -> float:
 def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion: Champion | None) -> None:
     """Save what an unpromoted challenger takes to the next look, or end it when it was rejected.
 
-    A rejected standing challenger starts again from the champion, one of the declared field from its newest window,
-    both with the ledger of this tenure; the rows they were rejected on are not scored a second time. A rejected
-    offered model leaves the field.
+    A rejected standing challenger starts again from the champion (where settings make another model of it by now, from
+    nothing), one of the declared field from its newest window, both with the ledger of this tenure; the rows they were
+    rejected on are not scored a second time. A rejected offered model leaves the field.
     """
     state, verdict = look.state, look.verdict
     files = None
@@ -131,7 +132,8 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
                 store.retire(state.champion, state.name, verdict.ledger.spent)
             store.drop(state.name)
             return
-        if state.name != STANDING:
+        state.candidate = None
+        if state.name != STANDING or (champion is not None and not _made_as_now(workspace, champion)):
             state.folder = None
         elif champion is not None:
             files = workspace.registry.load(champion.model_id).files
@@ -139,6 +141,11 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
     if not verdict.keep_rows:
         state.scored_after = state.cut
     store.save(state, files=files, gate=verdict.ledger.to_dict(), fresh_epoch=not verdict.keep_rows)
+
+
+def _made_as_now(workspace: Workspace, champion: Champion) -> bool:
+    version = workspace.registry.manifest(champion.model_id).settings_version
+    return same_model_settings(workspace.experiment, version)
 
 
 def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:

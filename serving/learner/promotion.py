@@ -30,7 +30,7 @@ from serving.learner.judging import Look, carry_on
 from serving.learner.reports import Judgement
 from serving.learner.retention import remove_old_models
 from serving.learner.trainer import Trainer
-from serving.learner.training_step import model_options
+from serving.learner.training_step import incarnation, model_options
 from serving.learner.workspace import Workspace
 
 
@@ -157,7 +157,7 @@ def crown(
 def _judge_guard(
     workspace: Workspace, store: ChallengerStore, trainer: Trainer, look: Look, champion: Champion | None
 ) -> bool:
-    """Bring the former champion back when it proved better; end the watch when it proved worse."""
+    """Bring the former champion back when it proved better; end the watch when it proved worse, or proves nothing."""
     verdict, judgement, former = look.verdict, look.judgement, look.state.model_id
     if verdict.promote and champion is not None and former is not None and not no_promotion_because(workspace):
         trainer.run("verify", workspace.experiment.paths.root, former)
@@ -166,9 +166,10 @@ def _judge_guard(
         judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=former)
         set_back(workspace, store, champion, former, judgement.reason, evaluation_id=judgement.evaluation_id)
         return True
-    if verdict.rejected:
+    over = verdict.n >= look.rules.horizon_rows
+    if verdict.rejected or over:
         workspace.registry.record(
-            "confirmed",
+            "confirmed" if verdict.rejected else "undecided",
             now=workspace.clock(),
             model_id=champion.model_id if champion else None,
             previous=former,
@@ -177,7 +178,10 @@ def _judge_guard(
             upper=-verdict.lower,
             rows=verdict.n,
         )
-    carry_on(workspace, store, look, champion)
+    if over and not verdict.promote:
+        store.drop(FORMER)
+    else:
+        carry_on(workspace, store, look, champion)
     return False
 
 
@@ -249,7 +253,7 @@ def stand_on(
 
 def _data(state: ChallengerState, rate: float | None) -> dict[str, Any]:
     data: dict[str, Any] = {"rows": state.learnt, "cut": state.cut.isoformat() if state.cut else None}
-    data["challenger"] = state.name
+    data["challenger"], data["incarnation"] = state.name, incarnation(state.origin)
     if state.since is not None:
         data["since"] = state.since.isoformat()
     if rate is not None:

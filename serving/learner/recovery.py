@@ -57,8 +57,8 @@ def record_champion(workspace: Workspace, store: ChallengerStore) -> dict[str, A
     champion = registry.champion()
     if champion is None:
         return None
-    known = [entry for entry in registry.history() if entry.get("kind") in CHANGES]
-    if known and known[-1].get("model_id") == champion.model_id:
+    known = next(registry.newest(*CHANGES), None)
+    if known is not None and known.get("model_id") == champion.model_id:
         return None
     earlier = registry.champions()
     previous = earlier[0].model_id if earlier else None

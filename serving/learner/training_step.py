@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bandit.experiment import Experiment
 from bandit.policies import read_state
 from bandit.registry import Champion
@@ -149,10 +151,17 @@ def advance_all(
         if isinstance(outcome, Exception):
             done.append(Advanced(plan.state, rows, outcome))
         elif outcome is None:
-            done.append(Advanced(plan.state, 0))
+            done.append(Advanced(_unscored(plan), 0))
         else:
             done.append(Advanced(_save(store, plan, outcome, watermark), rows))
     return done
+
+
+def _unscored(plan: Plan) -> ChallengerState:
+    """The state of a plan without new rows: what an earlier epoch scored, beside another champion, is no evidence."""
+    if not plan.fresh_epoch:
+        return plan.state
+    return msgspec.structs.replace(plan.state, chunks=[], scored=0, judged=0, gate=plan.gate or {})
 
 
 def new_state(
@@ -201,6 +210,11 @@ def model_time(data: Mapping[str, object], key: str) -> datetime | None:
     if isinstance(moment, datetime) or moment is None:
         return moment
     return datetime.fromisoformat(str(moment))
+
+
+def incarnation(origin: Origin | None) -> dict[str, Any] | None:
+    """Where a challenger started, as a manifest states it: what starts elsewhere under its name is another learner."""
+    return None if origin is None else msgspec.to_builtins(origin)
 
 
 def model_options(settings: ExperimentSettings) -> dict[str, object]:
@@ -269,10 +283,24 @@ def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetim
         score=score if scored else None,
         challenger=name if state.kind == KIND_LEARNING else None,
         rate=plan.rate,
+        incarnation=incarnation(_origin(plan)),
     )
     if state.kind != KIND_LEARNING:
         return Call(name, "score_frozen", (job, state.model_id), plan.settings.training), scored
     return Call(name, "advance", (job,), plan.settings.training), scored
+
+
+def _origin(plan: Plan) -> Origin | None:
+    """Where the challenger of a plan started, or starts now."""
+    if not plan.starts:
+        return plan.state.origin
+    return Origin(
+        base=plan.base,
+        learn_after=plan.learn_after,
+        learn_until=plan.learn_until,
+        score_after=plan.score_after,
+        rate=plan.rate,
+    )
 
 
 def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datetime) -> ChallengerState:
@@ -283,14 +311,7 @@ def _save(store: ChallengerStore, plan: Plan, outcome: Outcome, watermark: datet
     state.canaries = outcome.canaries
     if state.kind != KIND_LEARNING:
         return store.save(state, scores=outcome.scores, fresh_epoch=plan.fresh_epoch, carried=plan.gate)
-    if plan.starts:
-        state.origin = Origin(
-            base=plan.base,
-            learn_after=plan.learn_after,
-            learn_until=plan.learn_until,
-            score_after=plan.score_after,
-            rate=plan.rate,
-        )
+    state.origin = _origin(plan)
     state.learnt, state.candidate = outcome.learnt, None
     return store.save(
         state, files=outcome.files, scores=outcome.scores, fresh_epoch=plan.fresh_epoch, carried=plan.gate

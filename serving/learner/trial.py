@@ -16,13 +16,15 @@ from statistics import NormalDist
 
 import msgspec
 
-from bandit.registry import Champion, Trial
+from bandit.errors import CorruptModel, NotFound
+from bandit.registry import Champion, ModelRegistry, Trial
 from bandit.settings import Serving
 from evaluation.gate import Verdict
 from serving.learner.challengers import KIND_LEARNING, KIND_TRIAL, STANDING, ChallengerState, ChallengerStore
 from serving.learner.judging import Look
 from serving.learner.promotion import publish_learning
 from serving.learner.trainer import Trainer
+from serving.learner.training_step import incarnation
 from serving.learner.workspace import Workspace
 
 REFRESH_GROWTH = 1.05
@@ -64,7 +66,7 @@ def update_trial(
         if best is None:
             return
         state, share = best.state, share_for(best.verdict, serving)
-        if current is not None and not _is_news(current, state):
+        if current is not None and not _is_news(registry, current, state):
             registry.set_trial(msgspec.structs.replace(current, share=share))
             return
     manifest = publish_learning(
@@ -121,5 +123,12 @@ def _most_promising(looks: Sequence[Look], current: Trial | None) -> Look | None
     return best if other.value - other.se > lift.value + lift.se else known
 
 
-def _is_news(current: Trial, state: ChallengerState) -> bool:
-    return current.challenger != state.name or state.learnt >= REFRESH_GROWTH * current.learnt
+def _is_news(registry: ModelRegistry, current: Trial, state: ChallengerState) -> bool:
+    """Whether a challenger should take the place of who is on trial: another one, another learner, or a newer self."""
+    if current.challenger != state.name or state.learnt >= REFRESH_GROWTH * current.learnt:
+        return True
+    try:
+        tried = registry.manifest(current.model_id).data
+    except (NotFound, CorruptModel):
+        return True
+    return bool(tried.get("incarnation", incarnation(state.origin)) != incarnation(state.origin))

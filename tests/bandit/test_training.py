@@ -207,8 +207,10 @@ def test_changed_settings_hold_from_the_next_relearning_on(rows: list[Interactio
     before.close()
     assert resumed.policy.exploration.algorithm == "squarecb"
     resumed.step(rows[300:310], champion=None, champion_id=None, history=lambda: rows[:300])
+    assert resumed.policy.exploration.algorithm == "squarecb"
+    resumed.step(rows[310:420], champion=None, champion_id=None, history=lambda: rows[:310])
     assert resumed.policy.exploration.algorithm == "bag"
-    assert resumed.rows_learnt == 310
+    assert resumed.rows_learnt == 420
     resumed.close()
 
 

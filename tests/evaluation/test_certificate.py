@@ -14,7 +14,7 @@ from evaluation import certificate as certificates
 from evaluation.certificate import certificate, initial_certificate, verify_certificate
 from evaluation.checks import Check
 from evaluation.diagnostics import lift_by_segment
-from evaluation.gate import GateRules, judge
+from evaluation.gate import RULES_VERSION, GateRules, judge
 from evaluation.history import render_history
 from evaluation.lift import paired_lift
 from evaluation.placebo import placebo, redraws
@@ -67,7 +67,7 @@ def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tamp
     rows, cert = evaluated()
     old = dict(cert, rules_version=1)
     old["digest"] = certificates._digest(old)
-    other = "made by rule version 1, this is version 3"
+    other = f"made by rule version 1, this is version {RULES_VERSION}"
     found = verify_certificate(old, rows)
     assert len(found) == 1 and other in found[0]
     forged = json.loads(json.dumps(old))

@@ -22,7 +22,7 @@ from serving.learner.certificates import CERTIFICATE, evaluation_folder
 from serving.learner.challengers import Origin
 from serving.learner.field import settings_of_challenger
 from serving.learner.jobs import UNIFORM, Job, Outcome
-from serving.learner.training_step import rows_file
+from serving.learner.training_step import incarnation, rows_file
 from serving.learner.workspace import Workspace
 
 
@@ -94,6 +94,7 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
             score=score,
             challenger=derivation.challenger,
             rate=origin.rate,
+            incarnation=incarnation(derivation.origin),
         )
         trainer, limits = stack.enter_context(workspace.training()), experiment.settings.training
         if derivation.model_id is not None and derivation.origin is None:
