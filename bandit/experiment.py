@@ -110,9 +110,9 @@ class Experiment:
     def __init__(self, name: str, paths: ExperimentPaths) -> None:
         self.name = name
         self.paths = paths
+        self._seen = self._state_of_file()  # before reading: a change meanwhile is then read at the next refresh
         self._file = self._read()
         self._checked: dict[int, ExperimentSettings] = {}
-        self._modified_ns = paths.settings.stat().st_mtime_ns
 
     # -- opening -----------------------------------------------------------------------------------------
 
@@ -209,23 +209,24 @@ class Experiment:
 
     def refresh(self) -> bool:
         """Read the file again if it changed; returns whether it did."""
-        modified_ns = self.paths.settings.stat().st_mtime_ns
-        if modified_ns == self._modified_ns:
+        seen = self._state_of_file()
+        if seen == self._seen:
             return False
-        self._file = self._read()
-        self._checked = {}
-        self._modified_ns = modified_ns
+        self._take(self._read(), seen)
         return True
 
     def change(self, settings: ExperimentSettings, *, now: datetime) -> int:
-        """Put `settings` in force as a new version (none when they are equal); returns the version number."""
+        """Put `settings` in force as a new version (none when they are equal); returns the version number.
+
+        Raises OSError when the disk refuses; the settings stay as they were then.
+        """
         with locked(self.paths.lock):
-            self._file = self._read()
-            current = self._file.versions[-1]
+            file = self._read()
+            current = file.versions[-1]
             if settings_to_dict(settings) != current.settings:
-                self._file.versions.append(_new_version(self.paths, current, settings, now))
-                _write(self.paths, self._file)
-            self._modified_ns = self.paths.settings.stat().st_mtime_ns
+                file.versions.append(_new_version(self.paths, current, settings, now))
+                _write(self.paths, file)
+            self._take(file, self._state_of_file())
         return self.settings_version
 
     # -- catalogue and secret ----------------------------------------------------------------------------
@@ -244,6 +245,14 @@ class Experiment:
     def secret(self) -> bytes:
         """The key of the draws (32 bytes)."""
         return bytes.fromhex(self.paths.secret.read_text().strip())
+
+    def _take(self, file: _ExperimentFile, seen: tuple[int, ...]) -> None:
+        self._file, self._checked, self._seen = file, {}, seen
+
+    def _state_of_file(self) -> tuple[int, ...]:
+        """What differs once the file has been replaced."""
+        stat = self.paths.settings.stat()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def _read(self) -> _ExperimentFile:
         try:

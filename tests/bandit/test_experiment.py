@@ -1,0 +1,56 @@
+"""An experiment's settings change whole or not at all, and whoever has it open sees the change."""
+
+from __future__ import annotations
+
+import errno
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bandit import experiment as experiments
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings, merge_settings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def with_window(experiment: Experiment, window_s: float) -> ExperimentSettings:
+    return merge_settings(experiment.settings, {"rewards": {"window_s": window_s}})
+
+
+def test_settings_that_could_not_be_written_are_not_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.create(tmp_path, "test", ExperimentSettings(), now=NOW)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experiments, "write_atomically", full)
+        with pytest.raises(OSError, match="No space"):
+            experiment.change(with_window(experiment, 1.0), now=NOW)
+    assert (experiment.settings_version, experiment.settings.rewards.window_s) == (1, 600.0)
+    assert experiment.change(with_window(experiment, 20.0), now=NOW) == 2
+    assert experiment.settings.rewards.window_s == experiment.settings_of(2).rewards.window_s == 20.0
+    assert Experiment.open(tmp_path, "test").settings == experiment.settings
+
+
+def test_a_change_that_lands_while_an_experiment_is_opened_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Experiment.create(tmp_path, "test", ExperimentSettings(), now=NOW)
+    read = Experiment._read
+
+    def read_and_wait(self: Experiment) -> Any:
+        file = read(self)
+        monkeypatch.setattr(Experiment, "_read", read)
+        writer.change(with_window(writer, 7.0), now=NOW)
+        return file
+
+    monkeypatch.setattr(Experiment, "_read", read_and_wait)
+    opened = Experiment.open(tmp_path, "test")
+    assert opened.settings_version == 1
+    assert opened.refresh()
+    assert opened.settings.rewards.window_s == 7.0
+    assert not opened.refresh()
