@@ -27,6 +27,8 @@ from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
 
 FORMAT = 1
+ALIKE_COUNT_SINCE = 4
+"""The rule version since which rows count that were certain, where both policies are as certain."""
 TOLERANCE = 1e-9
 """Relative difference between machines that is rounding, not a change."""
 
@@ -68,7 +70,7 @@ def certificate(
         "hyper": _hyper_dict(hyper or Hyper()),
         "ledger_before": ledger.to_dict(),
         "given_checks": [check.to_dict() for check in checks],
-        **_figures(rows, verdict.totals, verdict.excluded),
+        **_figures(rows, rows.where(~without_support(rows)), verdict.totals, verdict.excluded),
         "verdict": {
             "outcome": verdict.outcome,
             "reason": verdict.reason,
@@ -124,7 +126,7 @@ def initial_certificate(rows: ScoredRows, about: Mapping[str, Any] | None = None
         "kind": "initial",
         "rules_version": RULES_VERSION,
         "hyper": _hyper_dict(Hyper()),
-        **_figures(rows, totals, excluded),
+        **_figures(rows, used, totals, excluded),
         "verdict": {"outcome": "initial", "reason": reason, "rejected": False, "looked": False, "rows_needed": None},
         "lift": {**_interval(lift), "relative": None},
         "checks": [check.to_dict() for check in (propensity_checks(used) if len(used) else [])],
@@ -170,9 +172,10 @@ def seal_holds(cert: Mapping[str, Any]) -> bool:
 def _again(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
     differences: list[str] = []
     if other := made_by_other_rules(cert):
-        used = rows.where(~without_support(rows))
+        alike_too = int(cert.get("rules_version", 1)) < ALIKE_COUNT_SINCE
+        used = rows.where(~without_support(rows, alike_too=alike_too))
         totals = totals_of_events(used.reduce(), _hyper_of(cert["hyper"]))
-        figures = json.loads(canonical(_figures(rows, totals, cert["rows"]["excluded"])))
+        figures = json.loads(canonical(_figures(rows, used, totals, cert["rows"]["excluded"])))
         for key in sorted(_ARITHMETIC):
             differences += _compare(key, cert.get(key), figures[key])
         return [*differences, other]
@@ -222,9 +225,8 @@ def _digest(cert: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({key: value for key, value in cert.items() if key != "digest"})).hexdigest()
 
 
-def _figures(rows: ScoredRows, totals: Totals, excluded: Mapping[str, int]) -> dict[str, Any]:
-    """Everything that depends on the rows alone."""
-    used = rows.where(~without_support(rows))
+def _figures(rows: ScoredRows, used: ScoredRows, totals: Totals, excluded: Mapping[str, int]) -> dict[str, Any]:
+    """Everything that depends on the rows alone; `used` are those that can speak."""
     times = rows.decided_at
     known = times is not None and len(times) > 0
     return {

@@ -40,13 +40,16 @@ class Check:
         return asdict(self)
 
 
-def without_support(rows: ScoredRows) -> NDArray[np.bool_]:
+def without_support(rows: ScoredRows, *, alike_too: bool = False) -> NDArray[np.bool_]:
     """Rows logged with probability 1 although there was a choice: they cannot tell what another action earns.
 
-    Where both policies are as sure of that action, nothing is left to be told: their lift is exactly 0 there.
+    Where both policies are as sure of that action, nothing is left to be told: their lift is exactly 0 there, and the
+    row is kept. Up to rule version 3 it was not (`alike_too`).
     """
-    asks = (rows.at_action(rows.candidate) < 1.0) | (rows.at_action(rows.champion) < 1.0)
-    return (rows.propensity >= 1.0) & (rows.lengths > 1) & asks
+    certain = (rows.propensity >= 1.0) & (rows.lengths > 1)
+    if alike_too:
+        return certain
+    return certain & ((rows.at_action(rows.candidate) < 1.0) | (rows.at_action(rows.champion) < 1.0))
 
 
 class Evidence:
