@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ import pandas as pd
 from bandit.errors import InvalidInput
 from bandit.files import NO_ROOM
 from bandit.settings import Learning
+from bandit.types import SLICE_CONTROL, SLICE_POLICY
 from joiner.connection import disk_failures, from_utc, quote, to_utc
 
 What = Literal["decisions", "rewards", "interactions"]
@@ -33,7 +34,8 @@ Format = Literal["ndjson", "parquet"]
 class RowFilter:
     """Which interactions are wanted: of one mode, slice, model or origin; None is all of them.
 
-    `decided_from` and `decided_until` (aware) bound the time of the decision, the first inclusive.
+    `other_slice` is the one slice that is not wanted. `decided_from` and `decided_until` (aware) bound the time of the
+    decision, the first inclusive.
     """
 
     mode: str | None = None
@@ -42,14 +44,19 @@ class RowFilter:
     origin: str | None = None
     decided_from: datetime | None = None
     decided_until: datetime | None = None
+    other_slice: str | None = None
 
 
 EVERYTHING = RowFilter()
 
 
 def learnt_rows(learning: Learning) -> RowFilter:
-    """What settings of learning restrict a model to."""
-    return RowFilter(learning.only_mode, learning.only_slice, learning.only_model, decided_from=learning.only_since)
+    """What settings of learning restrict a model to.
+
+    What the policy decided is all that was not in control: a challenger on trial has its share in each such decision.
+    """
+    rows = RowFilter(learning.only_mode, learning.only_slice, learning.only_model, decided_from=learning.only_since)
+    return replace(rows, slice=None, other_slice=SLICE_CONTROL) if rows.slice == SLICE_POLICY else rows
 
 
 def lets_through(rows: RowFilter, interaction: Mapping[str, Any]) -> bool:
@@ -65,6 +72,7 @@ def lets_through(rows: RowFilter, interaction: Mapping[str, Any]) -> bool:
                 ("origin", rows.origin),
             )
         )
+        and interaction["slice"] != rows.other_slice
         and (since is None or interaction["decided_at"] >= since)
         and (until is None or interaction["decided_at"] < until)
     )
@@ -77,6 +85,7 @@ _CONDITIONS: Mapping[str, str] = {
     **{name: f"{name} = ${name}" for name in ("mode", "slice", "model_id", "origin")},
     "decided_from": "decided_at >= $decided_from",
     "decided_until": "decided_at < $decided_until",
+    "other_slice": "slice <> $other_slice",
 }
 
 # which interactions: after < matures_at ≤ until, and what the filter lets through

@@ -116,3 +116,13 @@ def test_a_window_that_no_calendar_holds_is_refused(hours: float) -> None:
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="only_since"):
         parse_settings({"learning": {"only_since": "2026-03-01T00:00:00"}})
+
+
+def test_what_the_policy_decided_is_learnt_also_while_a_challenger_has_its_share_in_it(tmp_path: Path) -> None:
+    with world(tmp_path, learning={"only_slice": "policy"}, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        for rows in (80, 160, 240):
+            here.play(80)
+            here.transport.settle()
+            assert standing(here).learnt == 60 + rows
+        assert here.transport.cycle.workspace.registry.trial() is not None
