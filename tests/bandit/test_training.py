@@ -6,7 +6,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +28,13 @@ from bandit.policies import (
     cold_start_policy,
     load_policy,
     policy_from_files,
+    read_state,
 )
 from bandit.registry import ModelRegistry
 from bandit.scoring import RewardScale, Scores
 from bandit.settings import ExperimentSettings, Rewards, merge_settings
 from bandit.side_learner import SideLearner
-from bandit.training import Learning
+from bandit.training import History, Learning
 from bandit.types import Action, Interaction
 from bandit.vw_policy import KNOWN_ROWS
 from tests.bandit.worlds import ACTIONS, greedy_accuracy, rows_of, settings
@@ -212,6 +216,26 @@ def test_changed_settings_hold_from_the_next_relearning_on(rows: list[Interactio
     assert resumed.policy.exploration.algorithm == "bag"
     assert resumed.rows_learnt == 420
     resumed.close()
+
+
+@pytest.mark.parametrize("changed", [{"exploration": {"algorithm": "bag"}}, {"rewards": {"min": 0.0, "max": 10.0}}])
+def test_learning_resumed_under_other_settings_comes_out_alike_however_the_rows_were_cut(
+    rows: list[Interaction], changed: dict[str, Any]
+) -> None:
+    before, _ = learnt(rows[:300], [], settings())
+    files, other = before.files(), settings(**changed)
+    before.close()
+    found = []
+    for cuts in ([300, 450], [300, 310, 450], [300, 390, 405, 450]):
+        here, q = files, []
+        for start, stop in pairwise(cuts):
+            resumed = Learning.resume(here, other)
+            past: History | None = partial(list, rows[:start]) if stop > read_state(here).refit_at else None
+            q += resumed.step(rows[start:stop], champion=None, champion_id=None, history=past).q.tolist()
+            here = resumed.files()
+            resumed.close()
+        found.append((q, here))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_published_model_is_the_one_that_was_trained(rows: list[Interaction], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.audit import propensity_checks, weight_audits
-from evaluation.checks import Check
+from evaluation.checks import Check, without_support
 from evaluation.diagnostics import diagnose, lift_by_segment, weight_histogram
 from evaluation.gate import GateRules, judge
 from evaluation.intervals import bernstein_interval, bootstrap_interval, normal_interval
@@ -124,3 +124,42 @@ def test_diagnostics_add_up() -> None:
 
 def test_a_histogram_of_nothing_but_zeros_is_empty() -> None:
     assert weight_histogram(np.zeros(5))["zeros"] == 5
+
+
+def mostly_alike(n: int) -> ScoredRows:
+    """Four rows of five logged with probability 1, of whose action both policies are sure; the fifth at even chances.
+
+    There each policy is sure of another action: the candidate's pays with chance .9, the champion's with .1.
+    """
+    rng = np.random.default_rng(11)
+    fifth = np.arange(n) % 5 == 4
+    first, second = np.tile([1.0, 0.0], (n, 1)), np.tile([0.0, 1.0], (n, 1))
+    action = np.where(fifth, rng.integers(2, size=n), 0)
+    return ScoredRows.from_matrices(
+        candidate=np.where(fifth[:, None], second, first),
+        champion=first,
+        q=np.full((n, 2), 0.5),
+        action=action,
+        reward=(rng.random(n) < np.where(action == 1, 0.9, 0.1)).astype(float),
+        propensity=np.where(fifth, 0.5, 1.0),
+        pmf=np.where(fifth[:, None], 0.5, first),
+    )
+
+
+def test_only_rows_that_leave_a_policys_action_untold_are_without_support() -> None:
+    rows = mostly_alike(5)
+    assert not without_support(rows).any()
+    candidate, champion = rows.candidate.copy(), rows.champion.copy()
+    candidate[:2], champion[2:4] = (0.9, 0.1), (0.0, 1.0)
+    assert list(without_support(replace(rows, candidate=candidate))) == [True, False, False, False, False]
+    assert list(without_support(replace(rows, champion=champion))) == [False, True, False, False, False]
+
+
+def test_the_lift_is_that_over_all_rows_although_the_policies_are_sure_of_the_same_action_in_most() -> None:
+    rows = mostly_alike(2000)
+    fifth = rows.where(np.arange(2000) % 5 == 4)
+    verdict, alone = judge(rows, GateRules(margin=0.5)), judge(fifth, GateRules(margin=0.5))
+    assert verdict.n == 2000 and sum(verdict.excluded.values()) == 0
+    assert verdict.lift.value == pytest.approx(alone.lift.value / 5) == pytest.approx(0.16, abs=0.02)
+    assert verdict.looked and verdict.outcome == "hold" and alone.promote
+    assert judge(rows, GateRules(margin=0.1)).promote

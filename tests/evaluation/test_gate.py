@@ -67,6 +67,17 @@ def test_an_identical_challenger_is_never_promoted() -> None:
         assert not verdict.rejected
 
 
+def test_policies_that_choose_alike_end_an_epoch_at_its_horizon() -> None:
+    rows = make_world(12).log(np.random.default_rng(1), 600)
+    alike, rules = replace(rows, candidate=rows.champion), GateRules(horizon_rows=500)
+    early = judge(alike.slice(0, 300), rules)
+    assert (early.outcome, early.keep_rows) == ("hold", True)
+    verdict = judge(alike, rules, ledger=early.ledger)
+    assert (verdict.outcome, verdict.keep_rows, verdict.rejected) == ("hold", False, False)
+    assert verdict.ledger == AlphaLedger(epoch=2)
+    assert judge(alike, replace(rules, enabled=False)).promote
+
+
 def test_rounding_between_equal_policies_promotes_nothing() -> None:
     rows = make_world(12).log(np.random.default_rng(1), 3000)
     up = np.where(rows.q > rows.q.mean(), 1e-16, -1e-16)  # the better actions a last bit up: a lift without variance
