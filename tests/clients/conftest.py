@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,14 +15,14 @@ import pytest
 class Scripted(ThreadingHTTPServer):
     """Answers with the scripted (status, body) pairs in order, the last one for ever; keeps what it was sent.
 
-    `headers` go with every answer.
+    A function in the script makes the pair from what was sent. `headers` go with every answer.
     """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.script: list[tuple[int, Any]] = []
+        self.script: list[tuple[int, Any] | Callable[[Any], tuple[int, Any]]] = []
         self.seen: list[tuple[str, Any, dict[str, str]]] = []
         self.connections: set[tuple[str, int]] = set()
         self.delay_s = 0.0
@@ -40,10 +40,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.connections.add(self.client_address)
-        self.server.seen.append((self.path, json.loads(body) if body else None, dict(self.headers)))
+        sent = json.loads(body) if body else None
+        self.server.seen.append((self.path, sent, dict(self.headers)))
         time.sleep(self.server.delay_s)
         script = self.server.script
-        status, answer = script.pop(0) if len(script) > 1 else script[0]
+        scripted = script.pop(0) if len(script) > 1 else script[0]
+        status, answer = scripted(sent) if callable(scripted) else scripted
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         if status == 0:  # hang up without an answer
             self.close_connection = True

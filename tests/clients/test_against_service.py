@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from rewardloop_client import Action, Client, Conflict, InvalidRequest, NotFound
+from rewardloop_client import Action, Choice, Client, Conflict, InvalidRequest, NotFound, Recommender
 
 from bandit.experiment import Experiment
 from bandit.settings import parse_settings
@@ -73,6 +73,34 @@ def test_what_is_wrong_is_named(client: Client) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.reward("plain", 7.0)
     assert caught.value.problems[0].field.endswith("reward")
+
+
+def test_rewards_are_stored_and_counted_one_by_one_whatever_the_limits_of_a_batch(tmp_path: Path) -> None:
+    experiments = {"short": {"batch_items_max": 50}, "small": {"batch_bytes_max": 2048}}
+    for name, limits in experiments.items():
+        Experiment.create(tmp_path, name, parse_settings({"limits": limits}), now=datetime.now(UTC))
+    with Service(tmp_path, log=tmp_path / "service.log") as service:
+        for name in experiments:
+            with Recommender(service.url, name) as recommender:
+                for number in range(120):
+                    recommender.reward(Choice("a", f"e{number}", learnable=True), 7.0 if number == 70 else 1.0)
+                assert recommender.flush()
+            assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (119, 1)
+    for name in experiments:
+        stored = read_log(Experiment.open(tmp_path, name)).rewards
+        assert set(stored) == {f"e{number}" for number in range(120) if number != 70}
+
+
+def test_a_list_that_is_refused_in_part_says_how_many_were_taken(client: Client) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.rewards([{"event_id": "plain", "reward": 7.0}, {"event_id": "plain", "reward": 1.0}])
+    assert caught.value.accepted == 1
+    with pytest.raises(InvalidRequest) as caught:
+        client.rewards([{"event_id": "plain", "reward": 7.0}] * 2)
+    assert caught.value.accepted == 0
+    with pytest.raises(InvalidRequest) as caught:
+        client.rewards([])
+    assert caught.value.accepted is None
 
 
 def test_an_unknown_experiment_is_not_found(client: Client, data_dir: Path) -> None:

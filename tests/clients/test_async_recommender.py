@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rewardloop_client import AsyncRecommender, Choice
 
-from tests.clients.test_recommender import DECISION, TAKEN, rewards_seen
+from tests.clients.test_recommender import DECISION, TAKEN, Service, rewards_seen
 
 SHOWN = Choice("b", "e1", learnable=True)
 
@@ -64,6 +64,28 @@ def test_rewards_are_sent_again_under_the_same_id_and_the_queue_is_bounded(serve
     first, again = rewards_seen(server)
     assert first == again and first["reward"] == 1.0
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 2)
+
+
+def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_are_smaller(server: Any) -> None:
+    taken = Service(422, items_max=30, poison="e37")
+    server.script = [taken]
+
+    async def host(recommender: AsyncRecommender, first: int) -> None:
+        for number in range(first, first + 100):
+            recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
+        assert await recommender.flush()
+
+    async def both() -> AsyncRecommender:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            await host(recommender, 100)
+            await host(recommender, 0)
+        return recommender
+
+    counters = asyncio.run(both()).counters
+    everything = [*range(100, 200), *range(100)]
+    assert taken.event_ids == [f"e{number}" for number in everything if number != 37]
+    assert (counters.rewards_sent, counters.rewards_refused) == (199, 1)
+    assert [len(body) for _, body, _ in server.seen[:8]] == [100, 50, 25, 25, 50, 25, 25, 25]
 
 
 def test_slots_and_activations_never_raise_either(server: Any) -> None:

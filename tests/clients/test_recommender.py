@@ -30,6 +30,21 @@ def rewards_seen(server: Any) -> list[dict[str, Any]]:
     return [item for body in bodies for item in (body if isinstance(body, list) else [body])]
 
 
+class Service:
+    """Takes rewards, but refuses a list as a whole that is too long or holds one that it cannot read."""
+
+    def __init__(self, status: int, *, items_max: int = 1000, poison: str | None = None) -> None:
+        self.event_ids: list[str] = []
+        self._status, self._items_max, self._poison = status, items_max, poison
+
+    def __call__(self, body: Any) -> tuple[int, Any]:
+        found = [item["event_id"] for item in (body if isinstance(body, list) else [body])]
+        if len(found) > self._items_max or self._poison in found:
+            return self._status, {"title": "no", "errors": [{"field": "body", "problem": "cannot be accepted"}]}
+        self.event_ids += found
+        return 200, {"accepted": len(found), "errors": []}
+
+
 def shown() -> Choice:
     return Choice("b", "e1", learnable=True)
 
@@ -134,6 +149,60 @@ def test_an_answer_of_nonsense_does_not_end_the_reporting(
     recommender.reward(shown(), 1.0)
     assert recommender.flush(5)
     assert recommender.counters.rewards_sent == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_are_smaller(
+    server: Any, recommender: Recommender, status: int
+) -> None:
+    taken = Service(status, items_max=30)
+    server.script = [taken]
+    for _ in range(2):
+        for number in range(100):
+            recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
+        assert recommender.flush()
+    assert taken.event_ids == [f"e{number}" for number in range(100)] * 2
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (200, 0)
+    assert [len(body) for _, body, _ in server.seen] == [100, 50, 25, 25, 50, 25, 25, 25, 25, 25, 25]
+
+
+def test_a_reward_for_which_the_whole_batch_is_refused_is_alone_in_being_lost(
+    server: Any, recommender: Recommender
+) -> None:
+    taken = Service(400, poison="e37")
+    server.script = [taken]
+    for number in range(200):
+        recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
+    assert recommender.flush()
+    assert taken.event_ids == [f"e{number}" for number in range(200) if number != 37]
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (199, 1)
+    assert len(server.seen[-1][1]) == 100  # the size of batches was not at fault
+
+
+@pytest.mark.parametrize("refused", [3, 100])
+def test_what_the_service_says_of_single_rewards_is_what_counts(
+    server: Any, recommender: Recommender, refused: int
+) -> None:
+    errors = [{"index": index, "status": 422, "field": "reward", "problem": "is bad"} for index in range(refused)]
+    answer = {"accepted": 100 - refused, "errors": errors}
+    server.script = [(200, answer) if refused < 100 else (422, {"title": "no", **answer})]
+    for _ in range(100):
+        recommender.reward(shown(), 1.0)
+    assert recommender.flush()
+    assert len(server.seen) == 1
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (100 - refused, refused)
+
+
+def test_the_rest_of_a_halved_batch_waits_when_the_service_goes_down_meanwhile(
+    server: Any, recommender: Recommender
+) -> None:
+    server.script = [(413, {}), (200, {"accepted": 50, "errors": []}), (503, {}), Service(413)]
+    for number in range(100):
+        recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
+    assert recommender.flush()
+    assert [len(body) for _, body, _ in server.seen] == [100, 50, 50, 50]
+    assert server.script[0].event_ids == [f"e{number}" for number in range(50, 100)]
+    assert recommender.counters.rewards_sent == 100
 
 
 def test_slots_are_filled_with_decisions_or_with_the_defaults(server: Any, recommender: Recommender) -> None:

@@ -32,6 +32,7 @@ from rewardloop_client.recommender import (
     RETRY_PAUSE_MAX_S,
     REWARDS_MAX,
     Choice,
+    Parts,
     RecommenderCounters,
     refused_by,
     sendable,
@@ -67,6 +68,7 @@ class AsyncRecommender:
         """In a forked process: an empty queue (the parent sends its own) and no task of the parent's loop."""
         self._queue: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
 
     async def __aenter__(self) -> AsyncRecommender:
@@ -195,21 +197,34 @@ class AsyncRecommender:
         """Send until the queue is empty; rewards stay in it until they have been taken or refused."""
         pause_s = wire.RETRY_PAUSE_S
         while self._queue:
-            if len(self._queue) < BATCH_MAX and not self._closing:
+            if len(self._queue) < self._batch_max and not self._closing:
                 await asyncio.sleep(LINGER_S)  # so that rewards travel together
-            batch = [self._queue[position] for position in range(min(BATCH_MAX, len(self._queue)))]
-            refused: int | None = 0
-            try:
-                await self._reporting.rewards(batch)
-            except RewardloopError as error:
-                refused = refused_by(error, len(batch))
-            if refused is None:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+            batch = [self._queue[position] for position in range(min(self._batch_max, len(self._queue)))]
+            if await self._send(batch):
+                pause_s = wire.RETRY_PAUSE_S
                 continue
-            pause_s = wire.RETRY_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+
+    async def _send(self, batch: list[dict[str, Any]]) -> bool:
+        """Send one batch, in parts where it is refused as a whole; false when some of it is worth trying again."""
+        parts = Parts(batch)
+        while part := parts.first():
+            refused = 0
+            try:
+                await self._reporting.rewards(part)
+            except RewardloopError as error:
+                if parts.halve(error):
+                    continue
+                verdict = refused_by(error, len(part))
+                if verdict is None:
+                    break
+                refused = verdict
+            parts.settle(refused)
             self.counters.rewards_refused += refused
-            self.counters.rewards_sent += len(batch) - refused
-            sent = {id(item) for item in batch}
+            self.counters.rewards_sent += len(part) - refused
+            sent = {id(item) for item in part}
             while self._queue and id(self._queue[0]) in sent:  # a full queue may have let go of some meanwhile
                 self._queue.popleft()
+        self._batch_max = parts.next_batch_max(self._batch_max)
+        return not parts.left()

@@ -121,7 +121,8 @@ class Client:
     def rewards(self, items: Sequence[Mapping[str, Any]]) -> int:
         """Report several rewards (objects as the API takes them); returns how many were accepted.
 
-        Raises `InvalidRequest` when the service refused one or more of them; the others are recorded.
+        Raises `InvalidRequest` when the service refused one or more of them: its `accepted` says how many others are
+        recorded, and is None where the list as a whole was refused, as too long or too large, and nothing was recorded.
         """
         return wire.read_accepted(self._post("/rewards", wire.rewards_body(items)))
 

@@ -56,7 +56,13 @@ class Rejected(RewardloopError):
 
 
 class InvalidRequest(Rejected):
-    """A field of the request cannot be accepted; `problems` names each."""
+    """A field of the request cannot be accepted; `problems` names each.
+
+    `accepted` is how many rewards of a list are on the service's disk although others were refused; None where the
+    request was refused as a whole.
+    """
+
+    accepted: int | None = None
 
 
 class Unauthorized(Rejected):
@@ -103,7 +109,11 @@ def rejection(status: int, body: object) -> Rejected:
         for entry in (errors if isinstance(errors, list) else [])
         if isinstance(entry, dict)
     ]
-    return kind(status, str(body.get("title") or "refused"), str(body.get("detail") or ""), problems)
+    error = kind(status, str(body.get("title") or "refused"), str(body.get("detail") or ""), problems)
+    accepted = body.get("accepted")
+    if isinstance(error, InvalidRequest) and isinstance(accepted, int):
+        error.accepted = accepted
+    return error
 
 
 def _text(value: object) -> str | None:

@@ -6,9 +6,10 @@
     recommender.reward(choice, 1.0)
 
 When the service is down, slow or refuses, the caller's default comes back, marked as not learnable, and rewards
-for it are dropped. Rewards wait in a bounded queue, travel in batches from a thread of their own, are retried
-under an id of their own so that none counts twice, and are flushed at exit. It may be made before a server forks
-its workers: each of them then has connections, a queue and a thread of its own.
+for it are dropped. Rewards wait in a bounded queue, travel in batches from a thread of their own (in smaller ones
+where the service refuses a batch as a whole), are retried under an id of their own so that none counts twice, and are
+flushed at exit. It may be made before a server forks its workers: each of them then has connections, a queue and a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Recommender:
         self._queue: deque[dict[str, Any]] = deque()
         self._changed = threading.Condition()
         self._sending = 0
+        self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
         self._thread: threading.Thread | None = None
 
@@ -257,12 +259,13 @@ class Recommender:
     def _report(self) -> None:
         pause_s = wire.RETRY_PAUSE_S
         while (batch := self._take()) is not None:
-            if self._send(batch):
+            waiting = self._send(batch)
+            if not waiting:
                 pause_s = wire.RETRY_PAUSE_S
                 continue
             with self._changed:  # not now: back to the front of the queue, as far as there is room
-                kept = batch[max(0, len(batch) - (self._rewards_max - len(self._queue))) :]
-                self.counters.rewards_dropped += len(batch) - len(kept)
+                kept = waiting[max(0, len(waiting) - (self._rewards_max - len(self._queue))) :]
+                self.counters.rewards_dropped += len(waiting) - len(kept)
                 self._queue.extendleft(reversed(kept))
                 self._sending = 0
                 self._changed.wait(pause_s)
@@ -273,33 +276,81 @@ class Recommender:
         with self._changed:
             while not self._queue and self._closing_at is None:
                 self._changed.wait()
-            if len(self._queue) < BATCH_MAX and self._closing_at is None:
-                self._changed.wait_for(lambda: len(self._queue) >= BATCH_MAX or self._closing_at is not None, LINGER_S)
-            late = self._closing_at is not None and time.monotonic() > self._closing_at
-            if late or not self._queue:
+            size = self._batch_max
+            if len(self._queue) < size and self._closing_at is None:
+                self._changed.wait_for(lambda: len(self._queue) >= size or self._closing_at is not None, LINGER_S)
+            if self._late() or not self._queue:
                 self.counters.rewards_dropped += len(self._queue)
                 self._queue.clear()
                 self._changed.notify_all()
                 return None
-            batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            batch = [self._queue.popleft() for _ in range(min(size, len(self._queue)))]
             self._sending = len(batch)
             return batch
 
-    def _send(self, batch: list[dict[str, Any]]) -> bool:
-        """Send one batch; false when it is worth trying again."""
-        refused: int | None = 0
-        try:
-            self._reporting.rewards(batch)
-        except RewardloopError as error:
-            refused = refused_by(error, len(batch))
-            if refused is None:
-                return False
-        with self._changed:
-            self.counters.rewards_refused += refused
-            self.counters.rewards_sent += len(batch) - refused
-            self._sending = 0
-            self._changed.notify_all()
+    def _send(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Send one batch, in parts where it is refused as a whole; returns what is worth trying again."""
+        parts = Parts(batch)
+        while (part := parts.first()) and not self._late():
+            refused = 0
+            try:
+                self._reporting.rewards(part)
+            except RewardloopError as error:
+                if parts.halve(error):
+                    continue
+                verdict = refused_by(error, len(part))
+                if verdict is None:
+                    break
+                refused = verdict
+            parts.settle(refused)
+            with self._changed:
+                self.counters.rewards_refused += refused
+                self.counters.rewards_sent += len(part) - refused
+                self._sending -= len(part)
+                self._changed.notify_all()
+        self._batch_max = parts.next_batch_max(self._batch_max)
+        return parts.left()
+
+    def _late(self) -> bool:
+        """Whether the time that closing may take is over."""
+        return self._closing_at is not None and time.monotonic() > self._closing_at
+
+
+class Parts:
+    """A batch on its way: its parts in order, the first of them in halves as often as it is refused as a whole."""
+
+    def __init__(self, batch: list[dict[str, Any]]) -> None:
+        self._parts = [batch]
+        self._smallest = self._whole = len(batch)
+        self._at_fault = False
+
+    def first(self) -> list[dict[str, Any]]:
+        """What to send next; empty when nothing is left."""
+        return self._parts[0] if self._parts else []
+
+    def halve(self, error: RewardloopError) -> bool:
+        """Put halves in the place of the first part, where `error` refuses its body and tells of no single reward."""
+        part = self._parts[0]
+        if len(part) < 2 or not refuses_the_whole(error):
+            return False
+        middle = (len(part) + 1) // 2
+        self._parts[:1] = [part[:middle], part[middle:]]
+        self._smallest = min(self._smallest, middle)
+        log.info("%d rewards are sent in halves: %s", len(part), error)
         return True
+
+    def settle(self, refused: int) -> None:
+        """The first part is done, and so many of its rewards were refused."""
+        part = self._parts.pop(0)
+        self._at_fault |= bool(refused) and len(part) == 1
+
+    def next_batch_max(self, batch_max: int) -> int:
+        """How many rewards to send at once from now on; as before when a reward was at fault, and not the size."""
+        return batch_max if self._smallest == self._whole or self._at_fault else self._smallest
+
+    def left(self) -> list[dict[str, Any]]:
+        """The rewards that were neither taken nor refused, in order."""
+        return [item for part in self._parts for item in part]
 
 
 def sendable(item: dict[str, Any]) -> bool:
@@ -312,11 +363,15 @@ def sendable(item: dict[str, Any]) -> bool:
     return True
 
 
+def refuses_the_whole(error: RewardloopError) -> bool:
+    """Whether an error refuses a body as it is, such as one too long or too large, and tells of no single reward."""
+    return isinstance(error, InvalidRequest) and error.accepted is None
+
+
 def refused_by(error: RewardloopError, rewards: int) -> int | None:
     """How many of a batch's rewards an error refuses for good; None when they are worth another try."""
-    if isinstance(error, InvalidRequest):
-        # the service takes the good ones of a list; a list of nothing but bad ones is refused as a whole
-        refused = min(rewards, max(1, len(error.problems)))
+    if isinstance(error, InvalidRequest) and error.accepted is not None:
+        refused = rewards - min(rewards, max(0, error.accepted))  # the service takes the good ones of a list
     elif isinstance(error, Rejected) and not isinstance(error, TooManyRequests):
         refused = rewards
     else:

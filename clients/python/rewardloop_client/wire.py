@@ -115,10 +115,11 @@ def read_slots(body: Any) -> list[Recommendation]:
 
 def read_accepted(body: Any) -> int:
     """How many rewards were taken; raises `InvalidRequest` when one of them was not."""
-    errors = _read(lambda wire: list(wire["errors"]), body)
+    accepted, errors = _read(lambda wire: (int(wire["accepted"]), list(wire["errors"])), body)
     if errors:
-        raise rejection(422, {"title": "rewards were refused", "detail": str(errors[0]), "errors": errors})
-    return _read(lambda wire: int(wire["accepted"]), body)
+        refused = {"title": "rewards were refused", "detail": str(errors[0]), "errors": errors, "accepted": accepted}
+        raise rejection(422, refused)
+    return accepted
 
 
 def _decode(response: httpx.Response) -> Any:
