@@ -88,6 +88,24 @@ def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_ar
     assert [len(body) for _, body, _ in server.seen[:8]] == [100, 50, 25, 25, 50, 25, 25, 25]
 
 
+def test_rewards_that_arrive_do_not_shorten_the_pauses_of_a_service_that_is_down(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = [(503, {})]
+
+    async def host() -> None:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            until = time.monotonic() + 1.2
+            while time.monotonic() < until:
+                recommender.reward(SHOWN, 1.0)
+                await asyncio.sleep(0.001)
+            await recommender.close(timeout_s=0.0)
+
+    asyncio.run(host())
+    assert 2 <= len(server.seen) <= 6  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
+    assert len(caplog.records) <= len(server.seen)
+
+
 def test_slots_and_activations_never_raise_either(server: Any) -> None:
     slots = {"decisions": [DECISION | {"event_id": "e:1"}, DECISION | {"event_id": "e:2"}]}
     server.script = [(200, slots), (200, {"event_id": "e:1"}), (503, {})]

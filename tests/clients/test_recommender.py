@@ -123,6 +123,35 @@ def test_a_reward_is_sent_again_under_the_same_id_until_it_is_taken(server: Any,
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 0)
 
 
+def test_rewards_that_arrive_do_not_shorten_the_pauses_of_a_service_that_is_down(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = [(503, {})]
+    with Recommender(server.url, "shop") as recommender:
+        until = time.monotonic() + 1.2
+        while time.monotonic() < until:
+            recommender.reward(shown(), 1.0)
+            time.sleep(0.001)
+        asked = len(server.seen)
+        recommender.close(timeout_s=0.0)
+    assert 2 <= asked <= 6  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
+    assert len(caplog.records) <= len(server.seen)
+
+
+def test_closing_gives_a_service_that_is_down_one_more_try_at_once_and_keeps_its_time(server: Any) -> None:
+    server.script = [(503, {})]
+    with Recommender(server.url, "shop") as recommender:
+        recommender.reward(shown(), 1.0)
+        while len(server.seen) < 5:
+            time.sleep(0.01)
+        time.sleep(0.2)  # until the answer has arrived
+        started = time.monotonic()
+        recommender.close(timeout_s=0.4)  # in a pause of 0.8 s
+        assert 0.3 < time.monotonic() - started < 0.4 + 0.3  # the margin is for a busy machine
+    assert len(server.seen) == 6
+    assert recommender.counters.rewards_dropped == 1
+
+
 def test_a_refused_reward_is_counted_and_does_not_block_the_next(server: Any, recommender: Recommender) -> None:
     server.script = [(422, {"title": "out of range"}), (200, TAKEN)]
     recommender.reward(shown(), 99.0)

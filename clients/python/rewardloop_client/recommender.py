@@ -268,8 +268,15 @@ class Recommender:
                 self.counters.rewards_dropped += len(waiting) - len(kept)
                 self._queue.extendleft(reversed(kept))
                 self._sending = 0
-                self._changed.wait(pause_s)
+                self._pause(pause_s)
             pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+
+    def _pause(self, pause_s: float) -> None:
+        """Wait so many seconds, or until closing begins or its time is over; rewards that arrive shorten nothing."""
+        closing_at = self._closing_at
+        if closing_at is not None:
+            pause_s = min(pause_s, max(0.0, closing_at - time.monotonic()))
+        self._changed.wait_for(lambda: self._closing_at != closing_at, pause_s)
 
     def _take(self) -> list[dict[str, Any]] | None:
         """The next batch, None at the end; lingers a little so that rewards travel together."""
@@ -313,7 +320,7 @@ class Recommender:
 
     def _late(self) -> bool:
         """Whether the time that closing may take is over."""
-        return self._closing_at is not None and time.monotonic() > self._closing_at
+        return self._closing_at is not None and time.monotonic() >= self._closing_at
 
 
 class Parts:
