@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rewardloop_client import AsyncRecommender, Choice
 
-from tests.clients.test_recommender import DECISION, TAKEN, Service, rewards_seen
+from tests.clients.test_recommender import DECISION, TAKEN, Service, deep, rewards_seen
 
 SHOWN = Choice("b", "e1", learnable=True)
 
@@ -127,11 +127,11 @@ def test_slots_and_activations_never_raise_either(server: Any) -> None:
 def test_rewards_that_json_cannot_say_or_that_no_loop_can_take_yet_hold_up_nothing(server: Any) -> None:
     server.script = [(200, TAKEN)]
     recommender = AsyncRecommender(server.url, "shop")
-    for reward in (1.0, float("nan")):
+    for reward in (1.0, float("nan"), deep()):
         recommender.reward(SHOWN, reward)
     asyncio.run(recommender.close())
     assert [item["reward"] for item in rewards_seen(server)] == [1.0]
-    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (1, 1)
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (2, 1)
 
 
 def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -168,6 +168,44 @@ def test_a_reward_that_json_cannot_say_does_not_hold_up_the_next(server: Any, re
     assert recommender.flush(5)
     assert [item["reward"] for item in rewards_seen(server)] == [1.0]
     assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (2, 1)
+
+
+def deep() -> Any:
+    """An object nested too deeply for JSON."""
+    value: Any = 1.0
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+class Unreadable(dict[str, Any]):
+    """An object of a host that fails when it is read."""
+
+    def items(self) -> Any:
+        raise LookupError("not now")
+
+
+@pytest.mark.parametrize("make", [deep, lambda: Unreadable(x=1)])
+def test_a_reward_that_cannot_even_be_read_is_refused_without_raising(
+    server: Any, recommender: Recommender, make: Callable[[], Any]
+) -> None:
+    server.script = [(200, TAKEN)]
+    for reward in (make(), 1.0):
+        recommender.reward(shown(), reward)
+    assert recommender.flush(5)
+    assert [item["reward"] for item in rewards_seen(server)] == [1.0]
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (1, 1)
+
+
+def test_a_reward_that_was_changed_while_it_waited_holds_up_no_other(server: Any, recommender: Recommender) -> None:
+    server.script = [Service(422)]
+    changing: Any = [1.0]
+    for reward in (0.0, changing, 1.0):
+        recommender.reward(shown(), reward)
+    changing[0] = object()
+    assert recommender.flush(5)
+    assert [item["reward"] for item in rewards_seen(server)] == [0.0, 1.0]
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (1, 2)
 
 
 @pytest.mark.parametrize("nonsense", [b"[" * 100_000, b"<html>"])

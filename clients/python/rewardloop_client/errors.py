@@ -9,7 +9,7 @@ RewardloopError
 │   ├── NotFound            404: no such experiment
 │   ├── Conflict            409: the event_id was used with another body
 │   └── TooManyRequests     429
-├── NotEncodable            the request holds NaN, infinity, a lone surrogate or an object that JSON has not
+├── NotEncodable            the request holds NaN, infinity, a lone surrogate or what JSON has not, or is too deep
 └── UnexpectedAnswer        the answer is not what the API promises (a proxy's page, another service)
 """
 

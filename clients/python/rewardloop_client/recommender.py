@@ -364,21 +364,23 @@ def sendable(item: dict[str, Any]) -> bool:
     """Whether a reward can be written as JSON: one that cannot must not hold up those that wait behind it."""
     try:
         wire.encode(item)
-    except NotEncodable as error:
-        log.warning("a reward was refused: %s", error)
+    except Exception as error:  # whatever a host's object does when it is read, the host goes on
+        log.warning("a reward was refused: %s: %s", type(error).__name__, error)
         return False
     return True
 
 
 def refuses_the_whole(error: RewardloopError) -> bool:
     """Whether an error refuses a body as it is, such as one too long or too large, and tells of no single reward."""
-    return isinstance(error, InvalidRequest) and error.accepted is None
+    return isinstance(error, NotEncodable) or (isinstance(error, InvalidRequest) and error.accepted is None)
 
 
 def refused_by(error: RewardloopError, rewards: int) -> int | None:
     """How many of a batch's rewards an error refuses for good; None when they are worth another try."""
     if isinstance(error, InvalidRequest) and error.accepted is not None:
         refused = rewards - min(rewards, max(0, error.accepted))  # the service takes the good ones of a list
+    elif isinstance(error, NotEncodable):
+        refused = rewards  # changed since it was queued
     elif isinstance(error, Rejected) and not isinstance(error, TooManyRequests):
         refused = rewards
     else:

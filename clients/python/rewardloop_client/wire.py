@@ -90,7 +90,7 @@ def encode(body: Any) -> bytes:
     """JSON bytes; raises `NotEncodable`."""
     try:
         return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise NotEncodable(f"the request cannot be written as JSON ({type(error).__name__})") from None
 
 
