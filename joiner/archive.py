@@ -34,16 +34,26 @@ ARCHIVE_BYTES_MAX = 128 * 1024 * 1024
 
 _INCOMING = ".incoming-"
 
-# one row per ingested segment of which nothing is stamped or matures after $until; `last` is its newest instant
+# one row per ingested segment of which no record is younger than $until; `last` is the age of its youngest. A record is
+# as old as the last window of its event_id, so that rewards and activations leave no earlier than their decision and
+# late ones no later; without a decision it is as old as its stamp. Ids are found by their hashes: a namesake can only
+# keep a record for longer
 OLD_SEGMENTS = """
-WITH records AS (
-  SELECT writer_id, sequence, greatest(stamped_at, matures_at) AS last FROM decision_records
-  UNION ALL SELECT writer_id, sequence, stamped_at FROM reward_records
-  UNION ALL SELECT writer_id, sequence, received_at FROM activation_records
+WITH due AS (
+  SELECT event_key, max(greatest(stamped_at, matures_at)) AS last FROM decision_records GROUP BY event_key
+),
+records AS (
+  SELECT writer_id, sequence, event_key, stamped_at FROM decision_records
+  UNION ALL SELECT writer_id, sequence, hash(event_id), stamped_at FROM reward_records
+  UNION ALL SELECT writer_id, sequence, hash(event_id), received_at FROM activation_records
+),
+aged AS (
+  SELECT r.writer_id, r.sequence, max(coalesce(d.last, r.stamped_at)) AS last
+  FROM records r LEFT JOIN due d USING (event_key) GROUP BY ALL
 )
-SELECT s.name, max(r.last) AS last
-FROM segments s LEFT JOIN records r ON r.writer_id = s.writer_id AND r.sequence = s.sequence
-GROUP BY s.name HAVING coalesce(max(r.last) <= $until, true)
+SELECT s.name, r.last
+FROM segments s LEFT JOIN aged r ON r.writer_id = s.writer_id AND r.sequence = s.sequence
+WHERE coalesce(r.last <= $until, true)
 ORDER BY last, s.name
 """
 
@@ -57,7 +67,7 @@ WHERE line <> '' ORDER BY segment, position
 
 
 class ArchiveManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive holds: its segments, the newest instant in them, and the digest of its Parquet file."""
+    """What an archive holds: its segments, the newest age among their records, and the digest of its Parquet file."""
 
     format: int
     created_at: datetime

@@ -13,7 +13,7 @@ from bandit.eventlog import verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
-from joiner.archive import PARQUET, archives, compact, unpack
+from joiner.archive import PARQUET, archives, compact, drop, unpack
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from serving.cli.common import now
@@ -22,6 +22,7 @@ from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.workspace import Workspace
+from tests.joiner.logs import FAR, activation, at, decision, experiment, reward, write
 from tests.serving.learner_support import copy_of, paths_of, played, settings
 
 LATER = EPOCH + timedelta(days=10)
@@ -127,6 +128,50 @@ def test_what_is_dropped_is_gone_from_log_and_database(data_dir: Path) -> None:
     assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["interactions"]) == 0
     assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history("drop")] == [480]
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+
+
+def _kept_at_each_second(target: Experiment, seconds: range) -> list[list[tuple[str, float]]]:
+    """What a rebuilt database holds as one second after the other is too old to be kept."""
+    kept = []
+    for second in seconds:
+        with Warehouse(target) as warehouse:
+            compact(warehouse, older_than=at(second), now=FAR)
+        drop(target.paths, older_than=at(second))
+        rebuild(target, watermark=FAR)
+        with Warehouse(target) as warehouse:
+            rows = warehouse.cursor().execute("SELECT event_id, reward FROM interactions ORDER BY ALL").fetchall()
+            kept.append(rows)
+    return kept
+
+
+def test_a_reward_and_an_activation_are_kept_as_long_as_their_decision_and_no_longer(tmp_path: Path) -> None:
+    target = experiment(tmp_path)  # windows of 60 s
+    for event in (
+        decision("e1", 0, deferred=True),
+        activation("e1", 1),
+        reward("e1", 2, 1.0),
+        reward("e1", 600, 0.5),  # too late
+        reward("never asked", 30, 1.0),
+    ):
+        paths = write(target, [event])
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(paths)
+        warehouse.join(FAR)
+    states = _kept_at_each_second(target, range(20, 70, 5))
+    assert states == [[("e1", 1.0)]] * 9 + [[]]
+    assert (archives(target.paths), sealed_segments(target.paths.events)) == ([], [])
+
+
+def test_a_retry_that_came_long_after_its_decision_does_not_take_its_place_when_that_is_dropped(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    for event in (decision("e1", 0), reward("e1", 2, 1.0), decision("e1", 100, action="b")):
+        paths = write(target, [event])
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(paths)
+        warehouse.join(FAR)
+    states = _kept_at_each_second(target, range(50, 180, 10))
+    assert states == [[("e1", 1.0)]] * 12 + [[]]
+    assert archives(target.paths) == []
 
 
 def test_erasure_reaches_into_archives(data_dir: Path) -> None:
