@@ -13,11 +13,13 @@ import duckdb
 from bandit.doctor import Findings
 from bandit.errors import CorruptLog
 from bandit.eventlog import SegmentInfo
-from bandit.eventlog.segment import segment_name
+from bandit.eventlog.recovery import QUARANTINE, UNREADABLE_SUFFIX
+from bandit.eventlog.segment import SEALED_SUFFIX, segment_name
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import ExperimentPaths
 from joiner.archive import archives, ingest_archives, verify_archive
 from joiner.connection import remove_database
+from joiner.reading import unreadable_segments
 from joiner.warehouse import Warehouse
 
 DATABASE_ERRORS = (duckdb.Error, RuntimeError)
@@ -94,10 +96,11 @@ def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings:
         findings.wrong(
             "database", f"{len(changed)} segment(s) were ingested with other content, first {changed[0]}", REBUILD
         )
-    waiting = len(on_disk.keys() - known.keys())
+    waiting = sorted(on_disk.keys() - known.keys())
     if waiting:
+        _check_waiting(warehouse.experiment.paths, waiting, findings)
         findings.note(
-            "database", f"{waiting} sealed segment(s) are not ingested yet", "the learner does so when it runs"
+            "database", f"{len(waiting)} sealed segment(s) are not ingested yet", "the learner does so when it runs"
         )
     for name, events, records in cursor.execute(RECORDS_PER_SEGMENT).fetchall():
         findings.wrong("database", f"segment {name} holds {events} events, the database {records}", REBUILD)
@@ -112,6 +115,31 @@ def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings:
             REBUILD,
         )
     findings.count("interactions", _number(cursor.execute("SELECT count(*) FROM joined").fetchone()))
+
+
+def check_set_aside(paths: ExperimentPaths, findings: Findings) -> None:
+    """Name the segments in quarantine that are whole, and what in each cannot be read."""
+    aside = sorted((paths.events / QUARANTINE).glob(f"*{UNREADABLE_SUFFIX}"))
+    reasons = unreadable_segments(aside)
+    for path in aside:
+        name, why = path.name.removesuffix(UNREADABLE_SUFFIX), reasons.get(path)
+        what = f"holds what cannot be read ({why})" if why else "was set aside, and can be read by this release"
+        findings.wrong(
+            "log",
+            f"events/{QUARANTINE}/{path.name} {what}: its events are in no interaction",
+            f"import them again without it, or keep the file for a release that reads it; moved back to events/{name} "
+            "it is tried again when the learner starts",
+        )
+
+
+def _check_waiting(paths: ExperimentPaths, names: Sequence[str], findings: Findings) -> None:
+    segments = [paths.events / f"{name}{SEALED_SUFFIX}" for name in names]
+    for segment, why in unreadable_segments([segment for segment in segments if segment.exists()]).items():
+        findings.wrong(
+            "log",
+            f"segment {segment.stem} holds what cannot be read ({why})",
+            f"the learner moves it to events/{QUARANTINE} when it runs and goes on without it",
+        )
 
 
 def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:

@@ -28,6 +28,9 @@ BATCH_ROWS_MAX = 5_000
 EXAMPLES_MAX = 10
 NAME_LENGTH_MAX = 256
 DEPTH_MAX = 16
+SLOT_MAX = 1_000
+"""A hundred times what the decision API allows in one answer (`limits.slots_max`)."""
+
 PROBABILITY_MIN = 1e-12
 """One row of a smaller probability would outweigh all others, and its weight's powers are no numbers any more."""
 
@@ -302,8 +305,8 @@ def read_reward(raw: Any, low: float, high: float) -> float:
 
 
 def _slot(raw: Any) -> int | None:
-    if raw is not None and (isinstance(raw, bool) or not isinstance(raw, int) or raw < 1):
-        raise RefusedRow("invalid_slot", "slot", "is not a place counted from 1")
+    if raw is not None and (isinstance(raw, bool) or not isinstance(raw, int) or not 1 <= raw <= SLOT_MAX):
+        raise RefusedRow("invalid_slot", "slot", "is not a place counted from 1", f"1 to {SLOT_MAX}")
     return raw
 
 

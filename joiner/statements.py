@@ -41,11 +41,14 @@ _COLUMNS_SQL = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in RECORD_CO
 
 # one row per line of the segments in $1 (events, headers, commits, seals); rowid is the order of lines, but starts
 # anywhere (at 2^55 within a transaction)
-READ_SEGMENTS = f"""
-CREATE OR REPLACE TEMP TABLE incoming AS
+_LINES = f"""
 SELECT * FROM read_json($1, format = 'newline_delimited', columns = {_COLUMNS_SQL}, filename = true,
                         maximum_object_size = 67108864)
 """
+READ_SEGMENTS = f"CREATE OR REPLACE TEMP TABLE incoming AS {_LINES}"
+
+# one row: something of every field of the segments in $1, which are read as `READ_SEGMENTS` does, and kept nowhere
+TRY_SEGMENTS = f"SELECT bit_xor(hash(l)) FROM ({_LINES}) l"
 
 # one row per file just read: which segment it is, and the rowid of its first line
 PLACE_SEGMENTS = """

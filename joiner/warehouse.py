@@ -22,10 +22,12 @@ import pandas as pd
 
 from bandit.errors import CorruptLog
 from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
+from bandit.eventlog.recovery import set_unreadable_aside
 from bandit.experiment import Experiment
 from joiner import export, statements
 from joiner.connection import connect, disk_failures, from_utc, to_utc
 from joiner.counts import Delays, count_events, count_outcomes
+from joiner.reading import UnreadableSegments, read_segments
 from joiner.schema import prepare, refresh_settings
 
 INGEST_BATCH_BYTES_MAX = 256 * 1024 * 1024
@@ -37,12 +39,16 @@ LONG_AGO = datetime(1, 1, 1)  # noqa: DTZ001 - the warehouse's times are UTC wit
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What one ingest did; `known` segments were in already, `quarantined` ones failed their checksums."""
+    """What one ingest did; `known` segments were in already, `quarantined` ones failed their checksums or are in
+
+    `unreadable`: by name (without suffix), why DuckDB cannot read what they hold.
+    """
 
     segments: int = 0
     events: int = 0
     known: int = 0
     quarantined: list[Path] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +124,30 @@ class Warehouse:
     def ingest(self, segments: Sequence[Path]) -> IngestReport:
         """Read sealed segments that are not in yet: rows and segment name in one transaction, so exactly once.
 
-        Each is verified first; one that fails is moved to quarantine and reported. Raises OSError when the disk fails.
+        Each is verified first; one that fails, or that holds what DuckDB cannot read, is moved to quarantine and
+        reported. Raises OSError when the disk fails.
         """
         with self._writing:
             known = self.segment_names()
             fresh = list({path.stem: path for path in segments if path.stem not in known}.values())
             verified: list[tuple[Path, SegmentInfo]] = []
             quarantined: list[Path] = []
-            events = 0
+            unreadable: dict[str, str] = {}
             for path in fresh:
                 try:
                     verified.append((path, verify_segment(path)))
                 except CorruptLog:
                     quarantined.append(quarantine_segment(path))
             for batch in in_batches(verified, lambda segment: segment[1].bytes, INGEST_BATCH_BYTES_MAX):
-                self._ingest(batch)
-                events += sum(info.events for _, info in batch)
-        return IngestReport(len(verified), events, len(segments) - len(fresh), quarantined)
+                unreadable |= self._ingest(batch)
+            events = sum(info.events for path, info in verified if path.stem not in unreadable)
+            quarantined += [
+                set_unreadable_aside(path, self.experiment.paths.events)
+                for path, _ in verified
+                if path.stem in unreadable
+            ]
+        taken = len(verified) - len(unreadable)
+        return IngestReport(taken, events, len(segments) - len(fresh), quarantined, unreadable)
 
     def join(self, watermark: datetime) -> JoinReport:
         """Make interactions of the decisions whose window closed by `watermark` (aware); what is joined stays.
@@ -345,12 +358,22 @@ class Warehouse:
         cursor.execute(statements.SWEEP, {"swept_until": swept or LONG_AGO, "recent": recent, "until": until})
         return until
 
-    def _ingest(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> None:
+    def _ingest(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> dict[str, str]:
+        """Take in a batch as a whole, or else each segment alone; gives those that cannot be read, with the reason."""
+        try:
+            self._take_in(batch)
+        except UnreadableSegments as error:
+            if len(batch) == 1:
+                return {batch[0][0].stem: str(error)}
+            return {name: why for segment in batch for name, why in self._ingest([segment]).items()}
+        return {}
+
+    def _take_in(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> None:
         paths = [str(path.resolve()) for path, _ in batch]
         whose = {"writers": [info.writer_id for _, info in batch], "sequences": [info.sequence for _, info in batch]}
         with self._transaction() as cursor:
             refresh_settings(cursor, self.experiment)
-            cursor.execute(statements.READ_SEGMENTS, [paths])
+            read_segments(cursor, paths)
             cursor.execute(statements.PLACE_SEGMENTS, {"files": paths, **whose})
             for statement in statements.INGEST:
                 cursor.execute(statement)

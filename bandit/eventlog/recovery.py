@@ -33,6 +33,7 @@ QUARANTINE = "quarantine"
 TORN_SUFFIX = ".torn"
 DAMAGED_SUFFIX = ".damaged"
 SALVAGED_SUFFIX = ".salvaged"
+UNREADABLE_SUFFIX = ".unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +145,23 @@ def quarantine_segment(segment: Path) -> Path:
     try:
         verify_segment(segment)
     except CorruptLog:
-        folder = segment.parent / QUARANTINE
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{segment.name}{DAMAGED_SUFFIX}"
-        segment.rename(target)
-        fsync_directory(folder)
-        fsync_directory(segment.parent)
-        return target
+        return _move(segment, segment.parent, DAMAGED_SUFFIX)
     raise CorruptLog(f"segment {segment.name} is sound and stays in the log")
+
+
+def set_unreadable_aside(segment: Path, events: Path) -> Path:
+    """Move a sound segment that holds what the joiner cannot read out of the way, to the quarantine of `events`.
+
+    Returns its new place; the file is whole, so moved back under its own name it is read again.
+    """
+    return _move(segment, events, UNREADABLE_SUFFIX)
+
+
+def _move(segment: Path, events: Path, suffix: str) -> Path:
+    folder = events / QUARANTINE
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{segment.name}{suffix}"
+    segment.rename(target)
+    fsync_directory(folder)
+    fsync_directory(segment.parent)
+    return target

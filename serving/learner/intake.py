@@ -6,16 +6,23 @@ join is incremental.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bandit.eventlog import Heartbeat, survey
 from serving.learner.workspace import Workspace
 
+log = logging.getLogger("rewardloop.learner")
+
 
 @dataclass(slots=True)
 class Intake:
-    """What the last poll found; `watermark` is the newest one known (it never goes back)."""
+    """What the last poll found; `watermark` is the newest one known (it never goes back).
+
+    `unreadable`: the segments that were set aside since the learner started because DuckDB cannot read what they hold,
+    by name, with the reason.
+    """
 
     watermark: datetime | None = None
     live: list[Heartbeat] = field(default_factory=list)
@@ -23,21 +30,25 @@ class Intake:
     segments_recovered: int = 0
     segments_quarantined: int = 0
     unknown: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
     at: datetime | None = None
 
 
 def take_in(workspace: Workspace, intake: Intake) -> Intake:
     """Survey the log, ingest new sealed segments, join what matured; updates `intake` and returns it.
 
-    Raises what the joiner raises; a corrupt segment is quarantined and counted there, not raised.
+    Raises what the joiner raises; a corrupt or unreadable segment is quarantined and counted there, not raised.
     """
     now = workspace.clock()
     found = survey(workspace.experiment.paths, now=now, known=intake.ingested)
     new = found.segments
     with workspace.lock:
         if new:
-            workspace.warehouse.ingest(new)
+            report = workspace.warehouse.ingest(new)
             intake.ingested.update(segment.name for segment in new)
+            for name, why in report.unreadable.items():
+                log.error("segment %s is set aside in events/quarantine, it holds what cannot be read: %s", name, why)
+            intake.unreadable |= report.unreadable
         if found.watermark is not None:
             if intake.watermark is None or found.watermark > intake.watermark:
                 intake.watermark = found.watermark

@@ -77,6 +77,14 @@ def test_rows_keep_the_order_of_the_file(tmp_path: Path) -> None:
     assert [json.loads(text)["n"] for text in joined(target)["context"]] == list(range(6000))
 
 
+def test_a_slot_that_no_answer_has_is_refused_with_the_limit_and_those_of_the_api_come_in(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    report = bring_in(target, [ROW | {"slot": slot} for slot in (0, 1, 10, 1000, 1001, 2**31, 10**30)])
+    assert (report.imported, report.refused) == (3, {"invalid_slot": 4})
+    assert "1 to 1000" in report.examples[-1]
+    assert list(joined(target)["slot"]) == [1, 10, 1000]
+
+
 def test_given_times_ids_and_distributions_are_kept(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     bring_in(target, [ROW | {"event_id": "mine", "decided_at": "2020-01-02T03:04:05+01:00", "pmf": [0.25, 0.75]}])

@@ -58,6 +58,24 @@ def test_a_corrupt_segment_is_quarantined_and_the_others_go_in(tmp_path: Path) -
         assert list(warehouse.interactions()["event_id"]) == ["good"]
 
 
+def test_a_segment_that_holds_what_no_column_can_is_set_aside_with_its_reason_and_the_others_go_in(
+    tmp_path: Path,
+) -> None:
+    target = experiment(tmp_path)
+    for writer, slot in (("w0", 3), ("w1", 2**31), ("w2", 2**31 - 1)):
+        paths = write(target, [decision(f"of {writer}", 0, slot=slot)], writer)
+    whole = paths[1].read_bytes()
+    with Warehouse(target) as warehouse:
+        report = warehouse.ingest(paths)
+        assert (report.segments, report.events) == (2, 2)
+        [aside] = report.quarantined
+        assert (aside.name, aside.read_bytes()) == ("w1-00000001.jsonl.unreadable", whole)
+        [(name, why)] = report.unreadable.items()
+        assert (name, "2147483648" in why, str(tmp_path) in why) == ("w1-00000001", True, False)
+        warehouse.join(FAR)
+        assert list(warehouse.interactions()["event_id"]) == ["of w0", "of w2"]
+
+
 def test_everything_survives_the_way_through_the_warehouse_bit_for_bit(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     context = {"Ab": 1, "ab": 'x\n"|: 🙂', "date": "2026-01-01", "n": {"deep": AWKWARD}, "none": None, "yes": True}

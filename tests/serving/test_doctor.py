@@ -19,8 +19,10 @@ from bandit.keys import create_key, keys_path
 from bandit.registry import ModelRegistry
 from serving.cli import run
 from serving.cli.common import now
+from serving.learner.intake import Intake, take_in
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.workspace import Workspace
+from tests.joiner.logs import decision, write
 from tests.serving.learner_support import copy_of, paths_of, played
 
 
@@ -181,6 +183,28 @@ def test_what_was_broken_is_found_and_named(data_dir: Path, breaking: Callable[[
     answer = _examine(data_dir)
     assert not answer["healthy"]
     assert any(line.startswith(expected) for line in _wrong(answer)), list(_wrong(answer))
+
+
+def test_a_segment_that_the_database_cannot_read_is_named_before_and_after_it_is_set_aside(data_dir: Path) -> None:
+    experiment = Experiment.open(data_dir, "test")
+    write(experiment, [decision("slot", 0, slot=2**31)], "w8")
+    write(experiment, [decision("fine", 0)], "w9")
+    answer = _examine(data_dir)
+    assert not answer["healthy"]
+    [before] = _wrong(answer)
+    assert before.startswith("log: segment w8-00000001 holds what cannot be read (") and "2147483648" in before
+    workspace = Workspace(experiment, now)
+    try:
+        intake = take_in(workspace, take_in(workspace, Intake()))
+        found = workspace.warehouse.cursor().execute("SELECT event_id FROM decision_records WHERE event_id = 'fine'")
+        assert found.fetchall() == [("fine",)]
+    finally:
+        workspace.close()
+    assert intake.segments_quarantined == 1 and list(intake.unreadable) == ["w8-00000001"]
+    answer = _examine(data_dir, replays=0, repair=True)
+    assert not answer["healthy"]
+    [after] = _wrong(answer)
+    assert after.startswith("log: events/quarantine/w8-00000001.jsonl.unreadable holds what cannot be read (")
 
 
 def test_a_changed_interaction_is_found_by_making_all_of_them_again(data_dir: Path) -> None:

@@ -20,7 +20,7 @@ from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
 from evaluation.certificate import made_by_other_rules, verify_certificate
 from evaluation.scored import ScoredRows
-from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild
+from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
 from serving.learner.operations.erase import ERASED
@@ -44,6 +44,7 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     archived = check_archives(experiment.paths, findings)
     names = {segment_name(info.writer_id, info.sequence) for info in archived}
     sound = archived + check_log(experiment.paths, findings, now=workspace.clock(), archived=names)
+    check_set_aside(experiment.paths, findings)
     check_models(workspace.registry, findings)
     check_replays(experiment, workspace.registry, findings, limit=replays)
     _check_certificate(workspace, findings)
