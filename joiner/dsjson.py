@@ -14,7 +14,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from bandit.types import SLOT_FEATURE
-from joiner.history import NAME_LENGTH_MAX, PMF_TOLERANCE, RefusedRow, Row
+from joiner.history import NAME_LENGTH_MAX, PMF_TOLERANCE, RefusedRow, Row, is_number
 
 
 def history_rows(line: Row) -> Iterator[Row | RefusedRow]:
@@ -178,6 +178,8 @@ def _cost(label: Mapping[str, Any]) -> float:
     cost = label.get("_label_cost", label.get("_label_Cost"))
     if isinstance(cost, bool) or not isinstance(cost, int | float):
         raise RefusedRow("no_reward", "_label_cost", "is missing or is not a number")
+    if not is_number(cost):
+        raise RefusedRow("invalid_reward", "_label_cost", "is not a finite number")
     return cost
 
 

@@ -7,7 +7,6 @@ impossible probability is never filled in, unless the caller states the policy t
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ PMF_TOLERANCE = 1e-4
 LoggingPolicy = Literal["uniform"]
 Row = Mapping[str, Any]
 
+_LARGEST = 1.7976931348623157e308
 _BAD_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _BAD_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -130,10 +130,16 @@ class Lines:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 yield RefusedRow("not_json", "line", "is not a JSON object (NaN and Infinity are none)")
                 continue
-            if isinstance(row, dict):
-                yield from self._read(row)
-            else:
+            except RecursionError:
+                yield too_deep("line")
+                continue
+            if not isinstance(row, dict):
                 yield RefusedRow("not_json", "line", "is not a JSON object")
+                continue
+            try:
+                yield from self._read(row)
+            except RecursionError:
+                yield too_deep("line")
 
 
 def import_rows(
@@ -184,7 +190,8 @@ def append_rows(
                 if isinstance(row, RefusedRow):
                     raise row
                 made = events(row, report.rows, stamp)
-            except RefusedRow as refused:
+            except (RefusedRow, RecursionError) as error:
+                refused = error if isinstance(error, RefusedRow) else too_deep("row")
                 place = f"line {rows.number}" if isinstance(rows, Lines) else f"row {report.rows}"
                 report.refuse(place, refused.reason, str(refused))
                 continue
@@ -295,9 +302,19 @@ class _RowReader:
         return read_reward(raw, self._settings.rewards.min, self._settings.rewards.max)
 
 
+def too_deep(path: str) -> RefusedRow:
+    """The refusal of what is nested so deeply that it cannot even be read."""
+    return RefusedRow("nested_too_deeply", path, "is nested too deeply", f"{DEPTH_MAX} levels")
+
+
+def is_number(raw: Any) -> bool:
+    """Whether `raw` is a number (no boolean) that a double holds; whole numbers of any length are looked at, too."""
+    return isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) <= _LARGEST
+
+
 def read_reward(raw: Any, low: float, high: float) -> float:
     """A reward within the declared range; raises `RefusedRow`."""
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+    if not is_number(raw):
         raise RefusedRow("invalid_reward", "reward", "is not a finite number")
     if not low <= raw <= high:
         raise RefusedRow("reward_out_of_range", "reward", "lies outside rewards.min to rewards.max", f"{low} to {high}")
@@ -356,7 +373,7 @@ def _clean(name: str, value: Any, path: str, depth: int) -> Any:
             raise RefusedRow("invalid_features", path, "has a text with control characters")
         return value
     if isinstance(value, int | float):
-        if not abs(value) <= 1.7976931348623157e308:
+        if not is_number(value):
             raise RefusedRow("invalid_features", path, "has a number that is not finite")
         return value
     if depth >= DEPTH_MAX:

@@ -33,8 +33,10 @@ from joiner.history import (
     Row,
     append_rows,
     import_rows,
+    is_number,
     read_name,
     read_time,
+    too_deep,
 )
 from joiner.tables import check_rows, csv_options, csv_problem
 
@@ -131,8 +133,7 @@ def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:
     reward_id, event = read_name(row.get("reward_id"), "reward_id"), read_name(row.get("event"), "event")
     numbers = {"reward": row.get("reward"), "value": row.get("value")}
     for name, number in numbers.items():
-        number_like = isinstance(number, int | float) and not isinstance(number, bool)
-        if number is not None and not (number_like and math.isfinite(number)):
+        if number is not None and not is_number(number):
             raise RefusedRow("invalid_reward", name, "is not a finite number")
     try:
         reward = reported_number(
@@ -180,7 +181,7 @@ def _lines(text: Iterable[bytes], form: str) -> Lines:
     return Lines(text, history_rows) if form == "dsjson" else Lines(text)
 
 
-def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]:
+def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row | RefusedRow]:
     if not path.is_file():
         raise InvalidInput("FILE", f"there is no file {path.name}")
     connection = connect(None, [path.parent])
@@ -198,7 +199,7 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row]
                 row = dict(zip(names, values, strict=True))
                 if form == "csv":
                     row |= {name: _number(row[name]) for name in named.numbers if isinstance(row.get(name), str)}
-                yield {k: _plain(v) for k, v in row.items()} if columns is None else _declared(row, columns)
+                yield _read(row, columns)
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
         problem = csv_problem(connection, path, error) if form == "csv" else str(error).splitlines()[0]
         raise InvalidInput("FILE", f"{path.name} cannot be read ({problem})") from None
@@ -255,9 +256,21 @@ def _number(text: str) -> float | str:
         return text
 
 
+def _read(row: dict[str, Any], columns: Columns | None) -> Row | RefusedRow:
+    """A row of a table, or its refusal where a cell is nothing that JSON knows."""
+    try:
+        if columns is not None:
+            return _declared(row, columns)
+        return {name: _plain(value, name) for name, value in row.items()}
+    except RefusedRow as refused:
+        return refused
+    except RecursionError:
+        return too_deep("row")
+
+
 def _declared(row: dict[str, Any], columns: Columns) -> Row:
     taken = {role.name: getattr(columns, role.name) for role in fields(Columns)}
-    found = {role: _plain(row[column]) for role, column in taken.items() if column in row}
+    found = {role: _plain(row[column], column) for role, column in taken.items() if column in row}
     for role in ("context", "actions", "pmf"):
         text = found.get(role)
         if isinstance(text, str):
@@ -265,8 +278,10 @@ def _declared(row: dict[str, Any], columns: Columns) -> Row:
                 found[role] = msgspec.json.decode(text)
             except msgspec.DecodeError:
                 found[role] = text  # refused later, under the reason of its role
+            except RecursionError:
+                raise too_deep(role) from None
     if "context" not in found:
-        rest = {name: _feature(value) for name, value in row.items() if name not in taken.values()}
+        rest = {name: _feature(value, name) for name, value in row.items() if name not in taken.values()}
         found["context"] = {name: value for name, value in rest.items() if value is not None}
     found["decided_at"] = found.pop("time", None)
     for role in ("event_id", "action"):
@@ -275,19 +290,24 @@ def _declared(row: dict[str, Any], columns: Columns) -> Row:
     return found
 
 
-def _feature(value: Any) -> Any:
+def _feature(value: Any, column: str) -> Any:
     """A cell of a context's column; a time is told as text."""
-    return value.isoformat() if isinstance(value, datetime) else _plain(value)
+    return value.isoformat() if isinstance(value, datetime) else _plain(value, column)
 
 
-def _plain(value: Any) -> Any:
-    """A value of DuckDB as JSON knows it; not-a-number is a missing value in a table."""
+def _plain(value: Any, column: str) -> Any:
+    """A value of DuckDB as JSON knows it; not-a-number is a missing value in a table.
+
+    Raises `RefusedRow` for a map whose keys are no text.
+    """
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        if not all(isinstance(key, str) for key in value):
+            raise RefusedRow("invalid_features", column, "is a map whose keys are no text")
+        return {key: _plain(entry, column) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, column) for entry in value]
     if value is None or isinstance(value, str | int | bool | datetime):
         return value
     if hasattr(value, "isoformat"):

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pytest
 
@@ -81,6 +82,53 @@ def test_ids_of_a_csv_file_stay_text_and_one_bad_cell_spoils_its_own_row(tmp_pat
     report = import_rewards(target, tmp_path / "r.csv", form="csv", now=at(10), durable=False)
     assert (report.imported, dict(report.refused)) == (2, {"invalid_reward": 3})
     assert rewards_after(target, [], until=4000) == {"007": 0.5, "2026-01-01": 1.0}
+
+
+@pytest.mark.parametrize("levels", [17, 400, *range(900, 1010, 10), 3000, 100_000])
+def test_a_line_nested_however_deeply_spoils_itself_alone(tmp_path: Path, levels: int) -> None:
+    target = experiment(tmp_path)
+    deep = json.dumps(ROW).replace('{"x": 1}', '{"x":' * levels + "1" + "}" * levels)
+    vw = {"c": {"_multi": [{}]}, "_label_cost": 0, "_label_probability": 0.5, "_label_Action": 1}
+    lists = json.dumps(vw).replace('"_multi"', '"x":' + "[" * levels + "]" * levels + ', "_multi"')
+    for form, whole, bad in (("ndjson", json.dumps(ROW), deep), ("dsjson", json.dumps(vw), lists)):
+        (tmp_path / form).write_text(f"{whole}\n{bad}\n{whole}\n")
+        report = import_file(target, tmp_path / form, form=form, now=START, durable=False)
+        assert (report.imported, sum(report.refused.values())) == (2, 1), report
+        assert "nested too deeply" in report.examples[0] and report.examples[0].startswith("line 2")
+
+
+def test_whole_numbers_that_no_double_holds_are_refused_as_rewards(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    write(target, [decision("e1", 0)])
+    huge = 10**400
+    vw = {"c": {"_multi": [{}]}, "_label_cost": huge, "_label_probability": 0.5, "_label_Action": 1}
+    for form, bad in (("ndjson", ROW | {"reward": huge}), ("ndjson", ROW | {"reward": -huge}), ("dsjson", vw)):
+        report = import_file(target, io.BytesIO(json.dumps(bad).encode()), form=form, now=START, durable=False)
+        assert (report.rows, report.refused) == (1, {"invalid_reward": 1})
+    stream = io.BytesIO(json.dumps({"event_id": "e1", "reward": huge}).encode() + b'\n{"event_id":"e1","reward":1}')
+    report = import_rewards(target, stream, form="ndjson", now=START, durable=False)
+    assert (report.imported, report.refused) == (1, {"invalid_reward": 1})
+
+
+def test_a_cell_that_json_does_not_know_spoils_its_own_row(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    nested = "[" * 5000
+    (tmp_path / "h.csv").write_text(
+        'action,probability,reward,actions,context\na,0.5,1,"[""a""]","{}"\n' + f'a,0.5,1,"[""a""]","{nested}"\n'
+    )
+    report = bring_in(target, tmp_path / "h.csv")
+    assert (report["imported"], report["refused"]) == (1, {"nested_too_deeply": 1})
+    with duckdb.connect() as connection:
+        for name, cell in (("text", "map(['k'], [1])"), ("number", "map([1, 2], ['a', 'b'])")):
+            connection.execute(
+                f"COPY (SELECT 'a' AS action, 0.5 AS probability, 1.0 AS reward, ['a'] AS actions, {cell} AS h) "
+                f"TO '{tmp_path / name}.parquet' (FORMAT parquet)"
+            )
+    assert bring_in(target, tmp_path / "text.parquet")["imported"] == 1
+    report = bring_in(target, tmp_path / "number.parquet")
+    assert report["refused"] == {"invalid_features": 1} and report["examples"] == [
+        "row 1: h: is a map whose keys are no text"
+    ]
 
 
 def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:
