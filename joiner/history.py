@@ -92,8 +92,9 @@ def import_history(
 ) -> ImportReport:
     """Append NDJSON history to the log; afterwards the warehouse ingests it like any other segment.
 
-    A line is `{"context", "action", "probability", "reward", "actions"?, "pmf"?, "decided_at"?, "event_id"?, "slot"?}`;
-    without `actions` the experiment's catalogue was offered, without `reward` there was silence. Rows without
+    A line is `{"context", "action", "probability", "reward", "actions"?, "pmf"?, "decided_at"?, "event_id"?, "slot"?,
+    "rewarded"?}`; without `actions` the experiment's catalogue was offered, without `reward` or with `rewarded` false
+    (as exports say it) there was silence. Rows without
     event_id get one from the content up to them, so that the same file imported twice counts once.
     Raises `Busy` while another import runs, `DurabilityLost` when the disk does not take it.
     """
@@ -235,7 +236,7 @@ class _RowReader:
         probability = self._probability(row.get("probability"), pmf, index, len(ids))
         if pmf is None and self._logging_policy == "uniform" and row.get("probability") is None:
             pmf = [1.0 / len(ids)] * len(ids)
-        reward = self._reward(row.get("reward"))
+        reward = self._reward(row.get("reward")) if _rewarded(row.get("rewarded")) else None
         decided_at = read_time(row.get("decided_at"), "decided_at") or stamp
         event_id = read_name(row.get("event_id"), "event_id")
         if event_id in self._seen:
@@ -319,6 +320,13 @@ def read_reward(raw: Any, low: float, high: float) -> float:
     if not low <= raw <= high:
         raise RefusedRow("reward_out_of_range", "reward", "lies outside rewards.min to rewards.max", f"{low} to {high}")
     return float(raw)
+
+
+def _rewarded(raw: Any) -> bool:
+    """Whether a row's reward was reported; one that says nothing of it was, if it has a reward."""
+    if raw is not None and (not isinstance(raw, int) or raw not in (0, 1)):
+        raise RefusedRow("invalid_rewarded", "rewarded", "is not true or false")
+    return raw is None or bool(raw)
 
 
 def _slot(raw: Any) -> int | None:

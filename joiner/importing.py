@@ -56,6 +56,7 @@ class Columns:
     event_id: str = "event_id"
     actions: str = "actions"
     pmf: str = "pmf"
+    rewarded: str = "rewarded"
 
 
 def parse_columns(declared: Mapping[str, str]) -> Columns:

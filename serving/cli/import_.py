@@ -27,7 +27,8 @@ from serving.cli.start import prepare_experiments
     "columns",
     multiple=True,
     metavar="ROLE=NAME",
-    help="Which column of a table is what: context, action, probability, reward, time, event_id, actions, pmf.",
+    help="Which column of a table is what: context, action, probability, reward, time, event_id, actions, pmf, "
+    "rewarded.",
 )
 @click.option(
     "--logging-policy",

@@ -18,7 +18,8 @@ from bandit.experiment import Experiment
 from bandit.settings import parse_settings
 from joiner.importing import Columns, guess_format, import_file, import_rewards, parse_columns
 from joiner.parquet import write_parquet
-from tests.joiner.logs import START, at, decision, experiment, reward, write
+from joiner.warehouse import Warehouse
+from tests.joiner.logs import FAR, START, at, decision, experiment, reward, write
 from tests.joiner.test_history import ROW, joined
 from tests.joiner.test_join import joined as rewards_after
 
@@ -129,6 +130,35 @@ def test_a_cell_that_json_does_not_know_spoils_its_own_row(tmp_path: Path) -> No
     assert report["refused"] == {"invalid_features": 1} and report["examples"] == [
         "row 1: h: is a map whose keys are no text"
     ]
+
+
+@pytest.mark.parametrize("form", ["ndjson", "parquet"])
+def test_silence_stays_silence_on_the_way_through_an_export(tmp_path: Path, form: str) -> None:
+    source = experiment(tmp_path / "source", default=-0.25)
+    write(source, [decision("silent", 0), decision("zero", 1), reward("zero", 2, 0.0), decision("one", 3)])
+    write(source, [reward("one", 4, 1.0)])
+    file = tmp_path / f"rows.{form}"
+    with Warehouse(source) as warehouse:
+        warehouse.ingest(write(source, []))
+        warehouse.join(FAR)
+        warehouse.export(file, what="interactions", form=form)
+    target = experiment(tmp_path / "target", default=-0.5)
+    report = bring_in(target, file)
+    assert (report["imported"], report["rewards"], report["refused"]) == (3, 2, {})
+    rows = {row["event_id"]: (row["reward"], row["rewarded"]) for row in joined(target).to_dict("records")}
+    assert rows == {"silent": (-0.5, False), "zero": (0.0, True), "one": (1.0, True)}
+
+
+def test_whether_there_was_a_reward_is_said_by_true_or_false_alone(tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text(
+        'action,probability,reward,actions,rewarded\na,0.5,1,"[""a""]",true\na,0.5,1,"[""a""]",false\n'
+    )
+    report = bring_in(experiment(tmp_path / "csv"), tmp_path / "h.csv")
+    assert (report["imported"], report["rewards"]) == (2, 1)
+    lines = "\n".join(json.dumps(ROW | {"rewarded": said}) for said in ("no", 2, 0.0, None, False, True))
+    stream = io.BytesIO(lines.encode())
+    answer = import_file(experiment(tmp_path / "ndjson"), stream, form="ndjson", now=START, durable=False)
+    assert (answer.imported, answer.rewards, answer.refused) == (3, 2, {"invalid_rewarded": 3})
 
 
 def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:
