@@ -83,7 +83,7 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
         cycle.mark_attempt()
         cycle.mark_learnt()
         state = store.load(STANDING)
-        if state is None or not state.scored:
+        if state is None or not state.scored or state.champion != (champion.model_id if champion else None):
             since = "since the champion was made" if champion is not None else "yet"
             raise Refused(f"no interaction has matured {since}: there is nothing to learn")
         candidate = _stored(cycle, state, champion)
@@ -272,6 +272,8 @@ def _challenger(cycle: Cycle, model_id: str, champion: Champion | None) -> Chall
     workspace, store = cycle.workspace, cycle.store
     state = _state_of(cycle, model_id)
     if state is not None and state.kind == KIND_LEARNING:
+        if state.champion != (champion.model_id if champion else None):
+            raise Refused("this model was scored beside another champion; train again")
         return state
     if state is None:
         offer(workspace, store, model_id)

@@ -146,6 +146,27 @@ def test_a_verdict_against_another_champion_lets_no_offered_model_pass(tmp_path:
             steps.take(cycle, "deploy", {"model_id": trial.model_id})
 
 
+def test_steps_take_nothing_from_scores_beside_the_champion_before(tmp_path: Path) -> None:
+    recent = {"window_interactions": 100, "every_interactions": 5000, "exploration": TAME}
+    with world(tmp_path, exploration=WIDE, challengers={"recent": recent}, gate=UNDECIDED) as here:
+        here.transport.warm_start(here.history(40))
+        run(here, 200)
+        run(here, 200)
+        change(here, gate={"margin": 0.0})
+        cycle = here.transport.cycle
+        matured(here, 200)
+        trained = steps.take(cycle, "train", {})["model_id"]
+        verdict = steps.take(cycle, "evaluate", {"model_id": trained})
+        assert verdict["outcome"] == "promote" and verdict["best"] not in (None, trained)
+        steps.take(cycle, "deploy", {"model_id": verdict["best"]})
+        with pytest.raises(Refused, match="another champion"):
+            steps.take(cycle, "evaluate", {"model_id": trained})
+        with pytest.raises(Refused, match="nothing to learn"):
+            steps.take(cycle, "train", {})
+        with pytest.raises(Refused, match="override"):
+            steps.take(cycle, "deploy", {"model_id": trained})
+
+
 @pytest.mark.parametrize("changed", [{"exploration": BLIND}, {"rewards": {"max": 10.0}}])
 def test_a_challenger_rejected_under_changed_settings_starts_anew_under_them(
     tmp_path: Path, changed: dict[str, Any]
