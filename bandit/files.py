@@ -10,6 +10,7 @@ import errno
 import fcntl
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,126}")
 """The errors of a file that cannot grow: the disk is full, or a quota or the limit of the process is used up."""
 
 PIECE_BYTES = 4 * 1024**2
@@ -131,6 +133,11 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` can be the id of something that is kept under its name: ids from outside become no other paths."""
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 @contextmanager

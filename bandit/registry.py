@@ -23,13 +23,12 @@ import msgspec
 
 from bandit.errors import Conflict, CorruptLog, CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
-from bandit.files import fsync_directory, locked, write_atomically
+from bandit.files import fsync_directory, is_plain_name, locked, write_atomically
 
 MANIFEST = "manifest.json"
 CHAMPIONS_KEPT_MAX = 1000
 
 _FILE_NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,62}$")
-_MODEL_ID = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 _INCOMING = ".incoming-"
 
 
@@ -167,7 +166,7 @@ class ModelRegistry:
 
     def manifest(self, model_id: str) -> Manifest:
         """The checked manifest of one model; raises `NotFound` or `CorruptModel`."""
-        if not _MODEL_ID.match(model_id):
+        if not is_plain_name(model_id):
             raise NotFound("there is no model of that id")
         try:
             manifest = msgspec.json.decode((self.paths.models / model_id / MANIFEST).read_bytes(), type=Manifest)
@@ -183,7 +182,7 @@ class ModelRegistry:
         """The ids of all stored models, oldest first, whether sound or not."""
         if not self.paths.models.is_dir():
             return []
-        return sorted(entry.name for entry in self.paths.models.iterdir() if _MODEL_ID.match(entry.name))
+        return sorted(entry.name for entry in self.paths.models.iterdir() if is_plain_name(entry.name))
 
     def manifests(self) -> list[Manifest]:
         """The manifests of all sound models, oldest first; damaged ones are for `doctor` to name."""

@@ -273,7 +273,7 @@ def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
     """An export as a download; the file on this side lives as long as the answer takes."""
     refuse_unknown(body, "what", "format")
     form = body.get("format", "ndjson")
-    if form not in EXPORT_TYPES:
+    if not isinstance(form, str) or form not in EXPORT_TYPES:
         raise InvalidInput("format", "is not known", ", ".join(EXPORT_TYPES))
     path = workspace.experiment.paths.challengers / f".export-{uuid.uuid4().hex}"
     arguments = {"what": body.get("what", "interactions"), "format": form, "out": str(path.resolve())}

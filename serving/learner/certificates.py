@@ -16,7 +16,7 @@ import msgspec
 
 from bandit.errors import CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
-from bandit.files import fsync_directory
+from bandit.files import fsync_directory, is_plain_name
 from bandit.registry import Champion
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.certificate import certificate, initial_certificate
@@ -99,7 +99,7 @@ def evaluations(paths: ExperimentPaths, newest: int | None = None) -> list[dict[
 
 def evaluation_folder(paths: ExperimentPaths, evaluation_id: str) -> Path | None:
     """The folder of one evaluation, None when there is none of that id."""
-    if not evaluation_id.replace("-", "").isalnum():
+    if not is_plain_name(evaluation_id):
         return None
     folder = paths.evaluations / evaluation_id
     return folder if (folder / CERTIFICATE).exists() else None

@@ -22,7 +22,7 @@ import numpy as np
 
 from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
-from bandit.files import SyncedInPieces, fsync_directory, write_atomically
+from bandit.files import SyncedInPieces, fsync_directory, is_plain_name, write_atomically
 from bandit.training import Scores
 from evaluation.scored import joined_subjects
 
@@ -112,6 +112,8 @@ class ChallengerStore:
 
     def load(self, name: str) -> ChallengerState | None:
         """The state of a challenger, None when there is none or its file cannot be read (it is then rebuilt)."""
+        if not is_plain_name(name):
+            return None
         try:
             return msgspec.json.decode((self.root / name / "state.json").read_bytes(), type=ChallengerState)
         except (FileNotFoundError, msgspec.DecodeError):

@@ -103,7 +103,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def _other(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(500, "Failed", f"{type(error).__name__}; the learner's log has the details")
+        answer = problem(500, "Failed", f"{type(error).__name__}; the learner's log has the details")
+        answer.headers["connection"] = "close"  # the server closes it whatever is said: the error goes on to it
+        return answer
 
 
 def _known(app: FastAPI, request: Request, path: str) -> bool:

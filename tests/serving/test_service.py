@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +21,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from bandit.keys import create_key
 from serving.cli.common import now
 from serving.learner.address import Address, running_learner
+from serving.learner.http import install
 from tests.serving.learner_support import BEST, history
 from tests.serving.service_support import Service, served
 
@@ -138,6 +143,8 @@ def test_a_new_experiment_is_served_and_learnt_within_seconds(service: Service) 
         ("POST", "/v1/experiments/test/join", {"json": {"slice": {"a": 1}}}, 422),
         ("POST", "/v1/experiments/test/join", {"json": {"workspace": "x"}}, 422),
         ("POST", "/v1/experiments/test/export", {"json": {"what": 5}}, 422),
+        ("POST", "/v1/experiments/test/export", {"json": {"format": []}}, 422),
+        ("POST", "/v1/experiments/test/export", {"json": {"format": {}}}, 422),
         ("POST", "/v1/experiments", {"json": {"name": "../x"}}, 422),
         ("POST", "/v1/experiments", {"json": {"name": "lost", "rewards": {"window_s": 2}}}, 422),
         ("POST", "/v1/experiments/test/evaluations", {"json": {}}, 422),
@@ -157,6 +164,49 @@ def test_the_admin_api_refuses_in_words_and_never_with_a_500(
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("wrong", ["\0", "../x", "m\n", "é", "9" * 5000], ids=["nul", "up", "line", "letter", "long"])
+def test_an_id_that_nothing_can_have_is_told_to_be_none(service: Service, wrong: str) -> None:
+    name = quote(wrong, safe="")
+    try:
+        for method, path, options in (
+            ("POST", "/steps/evaluate", {"json": {"model_id": wrong}}),
+            ("POST", "/steps/deploy", {"json": {"model_id": wrong, "override": True}}),
+            ("DELETE", f"/models/{name}/offer", {}),
+            ("POST", f"/models/{name}/offer", {}),
+            ("GET", f"/models/{name}", {}),
+            ("GET", f"/models/{name}/verdict", {}),
+            ("GET", f"/evaluations/{name}", {}),
+        ):
+            answer = service.admin.request(method, path, timeout=60, **options)
+            assert answer.status_code == 404, (path, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
+    finally:
+        assert service.admin.post("/resume").status_code == 200  # a step pauses the schedule
+
+
+def test_a_failure_of_the_admin_api_says_that_its_connection_ends() -> None:
+    app = FastAPI()
+    install(app)
+
+    @app.get("/fails")
+    def fails() -> None:
+        raise RuntimeError("on purpose")
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        answer = httpx.get(f"http://127.0.0.1:{port}/fails", trust_env=False)
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert (answer.status_code, answer.headers["connection"]) == (500, "close")
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_policies_are_evaluated_over_the_admin_api_as_on_the_command_line(service: Service) -> None:
