@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,126}")
 """The errors of a file that cannot grow: the disk is full, or a quota or the limit of the process is used up."""
+
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,126}")
 
 PIECE_BYTES = 4 * 1024**2
 """A piece of this size is on a common disk within some milliseconds."""

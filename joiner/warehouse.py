@@ -39,9 +39,9 @@ LONG_AGO = datetime(1, 1, 1)  # noqa: DTZ001 - the warehouse's times are UTC wit
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What one ingest did; `known` segments were in already, `quarantined` ones failed their checksums or are in
+    """What one ingest did; `known` segments were in already, `quarantined` ones were set aside.
 
-    `unreadable`: by name (without suffix), why DuckDB cannot read what they hold.
+    Those failed their checksums, or are in `unreadable`: by name (without suffix), why DuckDB cannot read them.
     """
 
     segments: int = 0
