@@ -1,9 +1,10 @@
 """How long a simulated run takes in one process: the Statlog protocol, and a table of many classes at its defaults.
 
 Both play 7,500 interactions with 15 cycles through the real functions: decide, append, join, train, evaluate, promote.
-Each is played three times, and the median counts. Then several seeds of Statlog are played at once, one a core, as
-`rewardloop simulate --seeds 0-3 --jobs 2` does. The times are those of the machine that the results name. Run with
-`python -m benchmarks.simulation_bench`.
+Each is played three times, and the median counts; Statlog also with the second process that `rewardloop simulate`
+gives a single seed where a core is spare, turn and turn about. Then several seeds of Statlog are played at once, one a
+core, as `rewardloop simulate --seeds 0-3 --jobs 2` does. The times are those of the machine that the results name. Run
+with `python -m benchmarks.simulation_bench`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +40,11 @@ def letters() -> LabelledTable:
     return LabelledTable(columns, [chr(65 + place) for place in label.tolist()], name="26 classes")
 
 
-def play(world: Environment) -> tuple[float, float]:
-    """Seconds for one run, and its mean expected reward."""
+def play(world: Environment, *, helper: bool = False) -> tuple[float, float]:
+    """Seconds for one run, with a process for its declared challengers or without, and its mean expected reward."""
     with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as folder:
         begun = time.perf_counter()
-        run = run_job(world, job_of(world), Path(folder), lambda _: None)
+        run = run_job(world, job_of(world), Path(folder), lambda _: None, helper=helper)
         return time.perf_counter() - begun, float(run.expected.mean())
 
 
@@ -62,19 +64,26 @@ def job_of(world: Environment, seed: int = 0) -> Job:
 
 
 def main() -> None:
-    """Print one line for each world."""
-    for world, what, limit in (
-        (statlog_world(), "Statlog, 7,500 interactions in one process", 8.0),
-        (letters(), f"a table of {ROWS:,} rows and {CLASSES} classes, 7,500 interactions in one process", 30.0),
-    ):
-        runs = [play(world) for _ in range(TIMES)]
-        took = statistics.median(seconds for seconds, _ in runs)
-        each = ", ".join(f"{seconds:.1f}" for seconds, _ in runs)
-        print(f"{world.name}: {took:.1f} s (the median of {each}), mean reward {runs[0][1]:.3f}")
-        claim(what, took, at_most=limit, unit="s")
+    """Print what each world took."""
+    statlog, table = statlog_world(), letters()
+    pairs = [(play(statlog), play(statlog, helper=True)) for _ in range(TIMES)]
+    alone, helped = zip(*pairs, strict=True)
+    tell(statlog.name, "Statlog, 7,500 interactions in one process", alone, limit=8.0)
+    tell(f"{statlog.name}, with a second process", "the same with a process for the challengers", helped, limit=8.0)
+    runs = [play(table) for _ in range(TIMES)]
+    what = f"a table of {ROWS:,} rows and {CLASSES} classes, 7,500 interactions in one process"
+    tell(table.name, what, runs, limit=30.0)
     cores = os.cpu_count() or 1
-    took = play_at_once(statlog_world(), cores)
+    took = play_at_once(statlog, cores)
     print(f"Statlog, {SEEDS} seeds, {cores} at a time: {took:.1f} s a seed")
+
+
+def tell(name: str, what: str, runs: Sequence[tuple[float, float]], *, limit: float) -> None:
+    """Print how long runs took, and whether their median keeps within `limit` seconds."""
+    took = statistics.median(seconds for seconds, _ in runs)
+    each = ", ".join(f"{seconds:.1f}" for seconds, _ in runs)
+    print(f"{name}: {took:.1f} s (the median of {each}), mean reward {runs[0][1]:.3f}")
+    claim(what, took, at_most=limit, unit="s")
 
 
 if __name__ == "__main__":

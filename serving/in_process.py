@@ -2,8 +2,8 @@
 promote functions as the service, without sockets, child processes and waiting.
 
 Everything depends on the seed alone: time advances only when told to, the draws' secret and the event_ids derive
-from the seed, and training runs inline. The log is written but not synced; the directory is one like any other and
-opens under `rewardloop up`.
+from the seed, and training runs inline (with a helper partly in a process of its own, which gives the same). The log is
+written but not synced; the directory is one like any other and opens under `rewardloop up`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serving.api.decider import ExperimentServer
 from serving.api.requests import RecommendRequest, RewardItem, check_recommend
 from serving.learner.cycle import Cycle
 from serving.learner.reports import RunReport, to_plain
-from serving.learner.trainer import InlineTrainer
+from serving.learner.trainer import InlineTrainer, TrainerPool
 from serving.learner.workspace import Workspace
 from simulator.transport import Answer, Deliveries, Delivery, Question, Settled
 
@@ -73,7 +73,8 @@ class InProcess:
 
     With `barrier` each `settle` lets the batch's whole reward window pass, as the published protocol does. Without
     it the traffic never stops: a cycle trains on what has matured so far, and rewards still on their way arrive
-    during later batches.
+    during later batches. With a `helper` the declared challengers learn in a process beside this one, which changes no
+    result.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class InProcess:
         clock: SimulatedClock | None = None,
         question_every_s: float = QUESTION_EVERY_S,
         barrier: bool = True,
+        helper: bool = False,
     ) -> None:
         self.clock = clock or SimulatedClock()
         self.experiment = experiment
@@ -93,7 +95,7 @@ class InProcess:
         # a batch is too little to share between cores: waking the others takes longer
         warehouse = Warehouse(experiment, threads=1)
         self._workspace = Workspace(experiment, self.clock, durable=False, warehouse=warehouse)
-        self.cycle = Cycle(self._workspace, InlineTrainer())
+        self.cycle = Cycle(self._workspace, TrainerPool.with_helper() if helper else InlineTrainer())
         self.server = ExperimentServer(data_dir, experiment.name, writer_id=WRITER_ID, clock=self.clock, durable=False)
         self._on_their_way: list[tuple[datetime, int, str, Delivery]] = []
         self._numbers = itertools.count()
@@ -191,10 +193,11 @@ def in_process(
     *,
     question_every_s: float = QUESTION_EVERY_S,
     barrier: bool = True,
+    helper: bool = False,
 ) -> Iterator[InProcess]:
     """A fresh experiment in `data_dir` with its transport, closed at the end of the block."""
     experiment = create_experiment(data_dir, name, settings, seed)
-    transport = InProcess(data_dir, experiment, question_every_s=question_every_s, barrier=barrier)
+    transport = InProcess(data_dir, experiment, question_every_s=question_every_s, barrier=barrier, helper=helper)
     try:
         yield transport
     finally:

@@ -28,6 +28,9 @@ from simulator.runner import Run, Script, play
 REWARD_WINDOW_S = 60.0
 SEEDS_MAX = 1000
 
+HELPED_INTERACTIONS_MIN = 2_000
+"""A shorter run is over before a helper has started."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -63,12 +66,18 @@ def run_jobs(
 ) -> list[Run]:
     """Run all jobs, `processes` at a time; the runs in the order of the jobs.
 
+    Where there are twice as many processes as jobs, each long run gets a second one for its declared challengers.
     `on_progress` is told how many more interactions were played. Raises what the first failing job raised; then, and
     when interrupted, the other runs end after the batch they are in.
     """
     tell = on_progress or (lambda _: None)
+    spare = processes >= 2 * len(jobs)
+    helped = [spare and job.script.interactions >= HELPED_INTERACTIONS_MIN for job in jobs]
     if processes <= 1 or len(jobs) == 1:
-        return [run_job(worlds[job.world], job, data_dir, tell) for job in jobs]
+        return [
+            run_job(worlds[job.world], job, data_dir, tell, helper=helper)
+            for job, helper in zip(jobs, helped, strict=True)
+        ]
     context = multiprocessing.get_context("spawn")
     played: Any = context.Queue()
     stopped: Any = context.Event()
@@ -81,7 +90,7 @@ def run_jobs(
     ) as pool:
         try:
             with _interrupts_held_back():
-                waiting = {pool.submit(_work, job): number for number, job in enumerate(jobs)}
+                waiting = {pool.submit(_work, job, helped[number]): number for number, job in enumerate(jobs)}
             while waiting:
                 _drain(played, tell)
                 for future in [future for future in waiting if future.done()]:
@@ -94,8 +103,8 @@ def run_jobs(
     return [runs[number] for number in range(len(jobs))]
 
 
-def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], None]) -> Run:
-    """One run in this process."""
+def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], None], *, helper: bool = False) -> Run:
+    """One run in this process; with a `helper` its declared challengers learn in another."""
     with (
         _little_garbage(),
         in_process(
@@ -105,6 +114,7 @@ def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], 
             job.script.seed,
             question_every_s=job.question_every_s,
             barrier=job.barrier,
+            helper=helper,
         ) as transport,
     ):
         return play(
@@ -162,8 +172,9 @@ def _start_worker(worlds: list[Environment], data_dir: Path, played: Any, stoppe
     _WORKER.update(worlds=worlds, data_dir=data_dir, played=played, stopped=stopped)
 
 
-def _work(job: Job) -> Run:
-    return run_job(_WORKER["worlds"][job.world], job, _WORKER["data_dir"], _tell)
+def _work(job: Job, helper: bool) -> Run:
+    world = _WORKER["worlds"][job.world]
+    return run_job(world, job, _WORKER["data_dir"], _tell, helper=helper)
 
 
 def _tell(count: int) -> None:

@@ -198,5 +198,5 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
                      help="Never wait for the reward window: each run trains on what has matured so far."),
         click.option("--seeds", default=seeds, show_default=True, help="3, a range 0-9, or a list 1,5,7."),
         click.option("--jobs", type=click.IntRange(1, 256), default=min(4, os.cpu_count() or 1), show_default=True,
-                     help="Runs at the same time."),
+                     help="Runs at the same time; where half of them would do, each run trains in two processes."),
     ]  # fmt: skip

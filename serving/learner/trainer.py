@@ -1,4 +1,5 @@
-"""Where training runs: in a child process that outlives its jobs (the service), or inline (simulated time).
+"""Where training runs: in child processes that outlive their jobs (the service), or inline (simulated time), where a
+child may take the declared challengers.
 
 The child is started on the first job and again after a crash, a timeout or a breach of its memory limit; each of
 these is a `TrainingFailed` that says which, and costs one run. It ends by itself when its parent is gone.
@@ -60,6 +61,8 @@ class Trainer(Protocol):
 class InlineTrainer:
     """Runs jobs in this very thread, without limits: for simulations, where the clock stands still meanwhile."""
 
+    busy = False
+
     def __init__(self) -> None:
         self._desk = Desk()
 
@@ -74,14 +77,20 @@ class InlineTrainer:
 
 
 class ChildTrainer:
-    """Runs jobs in one persistent child process, one at a time."""
+    """Runs jobs in one persistent child process, one at a time; it gives way to decisions where there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gives_way: bool = True) -> None:
         self.restarts = 0
+        self._gives_way = gives_way
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None
         self._closed = False
+
+    def start(self) -> None:
+        """Start the child ahead of its first job, without waiting for it."""
+        with self._lock:
+            self._alive()
 
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job in the child; raises what the job raised, or `TrainingFailed` when the child died."""
@@ -132,7 +141,9 @@ class ChildTrainer:
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), name="rewardloop-trainer", daemon=True)
+            self._process = context.Process(
+                target=_serve, args=(theirs, self._gives_way), name="rewardloop-trainer", daemon=True
+            )
             self._process.start()
             theirs.close()
             self.restarts += 1
@@ -156,9 +167,9 @@ class ChildTrainer:
 
 
 class TrainerPool:
-    """Several training processes; a challenger always comes to the same one, which remembers its learning."""
+    """Several places to train; a challenger always comes to the same one, which remembers its learning."""
 
-    def __init__(self, trainers: Sequence[ChildTrainer]) -> None:
+    def __init__(self, trainers: Sequence[InlineTrainer | ChildTrainer]) -> None:
         self.trainers = tuple(trainers)
 
     @classmethod
@@ -166,13 +177,20 @@ class TrainerPool:
         """So many processes."""
         return cls([ChildTrainer() for _ in range(max(1, processes))])
 
+    @classmethod
+    def with_helper(cls) -> TrainerPool:
+        """This thread, and a process beside it for all challengers but the first; it starts at once."""
+        helper = ChildTrainer(gives_way=False)
+        helper.start()
+        return cls([InlineTrainer(), helper])
+
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
-        """Run one job in the first process that is not busy: a rollback by hand need not wait for a long training."""
+        """Run one job where nothing else runs: a rollback by hand need not wait for a long training."""
         idle = next((trainer for trainer in self.trainers if not trainer.busy), self.trainers[0])
         return idle.run(job, *arguments, limits=limits)
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
-        """Run the calls of each process in order, the processes side by side."""
+        """Run the calls of each place in order, the places side by side."""
         results: dict[int, Any] = {}
         lanes: list[list[int]] = [[] for _ in self.trainers]
         for number, call in enumerate(calls):
@@ -191,12 +209,12 @@ class TrainerPool:
         return [results[number] for number in range(len(calls))]
 
     def close(self) -> None:
-        """End all processes."""
+        """End all of them."""
         for trainer in self.trainers:
             trainer.close()
 
     def _lane(self, call: Call, number: int) -> int:
-        # the first call is the standing challenger's: it has a process of its own, the field shares the others
+        # the first call is the standing challenger's: it has a place of its own, the field shares the others
         others = len(self.trainers) - 1
         return 0 if number == 0 or not others else 1 + zlib.crc32(call.challenger.encode()) % others
 
@@ -208,11 +226,12 @@ def _attempt(trainer: Trainer, call: Call) -> Any:
         return error
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, gives_way: bool) -> None:
     """The child's life: take a job, answer, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    lower_trainer()
+    if gives_way:
+        lower_trainer()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     desk = Desk()

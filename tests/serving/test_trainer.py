@@ -21,7 +21,7 @@ from bandit.settings import ExperimentSettings, Training, parse_settings, settin
 from serving.cli.common import now
 from serving.learner.jobs import UNIFORM, Job
 from serving.learner.parcels import receive, send
-from serving.learner.trainer import ChildTrainer, InlineTrainer, TrainerPool
+from serving.learner.trainer import Call, ChildTrainer, InlineTrainer, TrainerPool
 
 
 def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
@@ -39,6 +39,20 @@ def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
         assert trainer.restarts == 2
     finally:
         trainer.close()
+
+
+def test_a_helper_that_dies_costs_its_challenger_one_run_and_the_standing_one_nothing() -> None:
+    with contextlib.closing(TrainerPool.with_helper()) as pool:
+        calls = [Call("standing", "ping", ()), Call("recent", "ping", ())]
+        assert pool.run_all(calls) == [0, 0]
+        here, helper = pool.trainers
+        assert isinstance(here, InlineTrainer) and isinstance(helper, ChildTrainer) and helper.pid is not None
+        os.kill(helper.pid, signal.SIGKILL)
+        multiprocessing.active_children()  # reaps it, so that its end is seen
+        standing, recent = pool.run_all([calls[0], Call("recent", "verify", ())])
+        assert standing == 0
+        assert isinstance(recent, TrainingFailed)
+        assert pool.run_all(calls) == [0, 0]
 
 
 def test_an_answer_is_never_taken_for_that_of_a_later_job(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from bandit.settings import ExperimentSettings, merge_settings
 from joiner.warehouse import Warehouse
 from serving.cli import cli
 from serving.in_process import in_process, secret_of
+from serving.learner.trainer import ChildTrainer
 from serving.over_http import Admin, DecisionsOnly, OverHttp, Service
 from serving.sabotage import read_log
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
@@ -214,6 +216,33 @@ def test_several_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert [said(run) for run in alone] == [said(run) for run in together]
     assert sum(seen) == 400
     assert sorted(path.name for path in (tmp_path / "two" / "experiments").iterdir()) == ["w0", "w1"]
+
+
+def test_a_process_for_the_declared_challengers_changes_no_result(
+    statlog: LabelledTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.simulation.HELPED_INTERACTIONS_MIN", 0)
+    started: list[ChildTrainer] = []
+    start = ChildTrainer.start
+    monkeypatch.setattr(ChildTrainer, "start", lambda self: (started.append(self), start(self))[1])
+    settings = settings_for(statlog, challengers={"recent": {"window_interactions": 200, "every_interactions": 200}})
+    job = Job("world", settings, Script(600, 200, 100, seed=1))
+    made = [run_jobs([statlog], [job], tmp_path / str(processes), processes=processes)[0] for processes in (1, 2)]
+    assert [helper.restarts for helper in started] == [1]
+    assert said(made[0]) == said(made[1])
+    alone, helped = (written(tmp_path / str(processes)) for processes in (1, 2))
+    assert alone == helped
+    assert any("recent" in path for path in alone) and any("former" in path for path in alone)
+
+
+def written(data_dir: Path) -> dict[str, bytes]:
+    """The files of a data directory, without how long things took and without DuckDB's, which change when read."""
+    files = {str(path.relative_to(data_dir)): path for path in data_dir.rglob("*") if path.is_file()}
+    return {
+        name: re.sub(rb'"(seconds|intake|train|evaluate|promote|trial)":[0-9.e-]+', b"", path.read_bytes())
+        for name, path in files.items()
+        if path.suffix not in {".duckdb", ".wal"} and path.parent.name != "workers"
+    }
 
 
 def test_a_run_that_fails_stops_the_others(tmp_path: Path) -> None:
