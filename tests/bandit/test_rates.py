@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from bandit.policies import UniformPolicy, read_state
 from bandit.rates import RATES, TRIED_ROWS_MAX, correlation
 from bandit.training import Learning
-from bandit.types import Interaction
-from tests.bandit.worlds import rows_of, settings
+from bandit.types import Action, Interaction
+from tests.bandit.worlds import START, rows_of, settings
 
 
 def noisy(count: int, *, seed: int = 1) -> list[Interaction]:
@@ -61,6 +61,25 @@ def test_clear_rewards_keep_them_large() -> None:
 def test_a_log_without_a_single_reward_keeps_them_large() -> None:
     learning = learnt([replace(row, reward=0.0) for row in rows_of(UniformPolicy(), 300, seed=3)])
     assert learning.rate == RATES[0]
+    learning.close()
+
+
+def favourites(count: int, *, seed: int) -> list[Interaction]:
+    """A log that nearly always shows the action that pays with chance .26, and seldom the three that pay with .16."""
+    rng, actions, pmf = np.random.default_rng(seed), tuple(Action(name) for name in "abcd"), (0.85, 0.05, 0.05, 0.05)
+    rows = []
+    for number in range(count):
+        index, hour = int(rng.choice(4, p=pmf)), int(rng.integers(3))
+        reward = float(rng.random() < (0.26 if index == 0 else 0.16))
+        row = Interaction(f"e{number}", START, "m", {"hour": hour}, actions, index, pmf[index], pmf, reward)
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("seed", [11, 33])
+def test_a_rate_that_foretells_nothing_is_passed_over_where_another_does(seed: int) -> None:
+    learning = Learning.fresh(settings(), favourites(1600, seed=seed))
+    assert learning.rate is not None and learning.rate < RATES[0]
     learning.close()
 
 
