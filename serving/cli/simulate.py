@@ -31,6 +31,8 @@ API_KEY = "REWARDLOOP_API_KEY"
 ENCODERS = ("bins", "zscore")
 EXPERIMENT = "simulation"
 NAME_SHOWN_MAX = 24
+REFERENCE_DRAWS = 20_000
+"""So many rounds are drawn where a world cannot enumerate its own for the reference lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +267,7 @@ def constant_lines(world: Environment, options: WorldOptions) -> ReferenceLines 
 
     if options.drift != "none" or options.env in ("news", "replay"):
         return None
-    return reference_lines(world, rng=np.random.default_rng(0), draws=20_000)
+    return reference_lines(world, rng=np.random.default_rng(0), draws=REFERENCE_DRAWS)
 
 
 def fixed_label(lines: ReferenceLines | None) -> str:

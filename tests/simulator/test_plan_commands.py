@@ -1,0 +1,128 @@
+"""plan as it is typed: rows, time and cost, from assumptions or from a log, and what the gate does with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from serving.cli.plan import parse_traffic
+from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
+from tests.simulator.command_support import rewardloop, said
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with two looks of the gate at Statlog."""
+    data_dir = tmp_path_factory.mktemp("simulated")
+    world = ("--env", "statlog", "--interactions", "400", "--batch", "200", "--warm-start", "50", "--jobs", "1")
+    said(rewardloop("simulate", *world, "--json", "--data-dir", str(data_dir)))
+    return data_dir
+
+
+def test_a_log_says_what_exploring_costs_too(simulated: Path) -> None:
+    answer = said(rewardloop("plan", "--data-dir", str(simulated), "--traffic", "1000/day", "--json"))
+    assert 0 < answer["cost_per_day"] < 1000 and answer["cost_per_day_se"] > 0
+    assert answer["gain_per_day"] == pytest.approx(0.1 * answer["value"] * 1000)
+
+
+def test_a_plan_rests_on_the_newest_evaluation_that_had_enough_evidence_and_on_no_other(
+    simulated: Path, tmp_path: Path
+) -> None:
+    data_dir = Path(shutil.copytree(simulated, tmp_path / "data"))
+    command = ("plan", "--data-dir", str(data_dir), "--traffic", "1000/day")
+    answer = said(rewardloop(*command, "--json"))
+    (chosen,) = data_dir.glob(f"experiments/*/evaluations/{answer['evaluation']}")
+    thin = chosen.with_name("e99991231t000000-00000000")
+    shutil.copytree(chosen, thin)
+    certificate = json.loads((thin / "certificate.json").read_text())
+    certificate["lift"]["se"] = 1e-4
+    rows = next(check for check in certificate["checks"] if check["name"] == "rows")
+    rows |= {"status": "insufficient", "text": "7 rows, 200 are needed."}
+    (thin / "certificate.json").write_text(json.dumps(certificate))
+    assert said(rewardloop(*command, "--json")) == answer
+    for other in thin.parent.glob("e*"):
+        if other != thin:
+            shutil.rmtree(other)
+    refused = str(rewardloop(*command).exception)
+    assert "no evaluation with enough evidence" in refused and "7 rows, 200 are needed" in refused
+
+
+def test_a_plan_names_no_fewer_rows_than_the_gate_looks_at(simulated: Path) -> None:
+    assert said(rewardloop("plan", "--data-dir", str(simulated), "--lift", "50", "--json"))["rows"] == 200
+
+
+def test_a_small_share_of_exploration_is_shown_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    result = rewardloop("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
+    assert result.stdout.splitlines()[2].startswith("0.1%") and "with 0.1% exploration" in result.stderr
+
+
+def test_the_cost_of_exploring_is_that_of_the_world_behind_the_log() -> None:
+    import numpy as np
+
+    assumed = Assumptions(actions=4, lift=0.5, value=0.3, exploration=0.2)
+    log = simulate_log(assumed, 50_000, np.random.default_rng(0))
+    cost, error = exploration_cost(log.champion, log.q, log.action, log.reward)
+    # where the challenger's favourite is another one, exploring also finds what is better
+    found = assumed.differing * (assumed.value / 2 + assumed.advantage) * assumed.exploration / assumed.actions
+    assert abs(cost - (assumed.cost - found)) < 3 * error
+
+
+def test_plan_says_rows_time_and_cost_and_what_the_gate_does_with_them() -> None:
+    answer = said(rewardloop("plan", "--actions", "3", "--lift", "1", "--traffic", "1000/hour", "--exploration", "0.2",
+                             "--json"))  # fmt: skip
+    costs = {row["exploration"]: row for row in answer["explorations"]}
+    assert costs[0.01]["rows"] > costs[0.2]["rows"] > 0
+    assert costs[0.01]["cost_per_day"] < costs[0.2]["cost_per_day"]
+    assert costs[0.05]["days"] == pytest.approx(costs[0.05]["rows"] / 24_000)
+    gate = answer["gate"]
+    assert gate["promoted"] == gate["runs"]
+    assert gate["equal_promoted"] <= 2
+
+
+def test_a_plan_for_many_actions_looks_at_shorter_logs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    command = ("plan", "--actions", "1000", "--traffic", "1000/day")
+    assert said(rewardloop(*command, "--json"))["gate"]["rows_max"] == 1000
+    assert "within 1,000 rows" in rewardloop(*command).stderr
+
+
+def test_the_planned_deviation_is_that_of_a_simulated_log() -> None:
+    import numpy as np
+
+    from evaluation.scored import ScoredRows
+
+    assumed = Assumptions(actions=4, lift=0.5, value=0.3, exploration=0.2, differing=0.4)
+    log = simulate_log(assumed, 200_000, np.random.default_rng(0))
+    truth = np.full_like(log.q, 0.0)
+    truth[:] = 2 * log.q - assumed.value  # the simulated reward model knows half the truth; the plan assumes all of it
+    rows = ScoredRows.from_matrices(
+        candidate=log.candidate,
+        champion=log.champion,
+        q=truth,
+        action=log.action,
+        reward=log.reward,
+        propensity=log.propensity,
+    )
+    lift = rows.reduce().lift
+    error = lift.std() / np.sqrt(len(lift))
+    assert abs(lift.mean() - assumed.lift * assumed.served) < 4 * error
+    assert lift.std() == pytest.approx(assumed.deviation(), rel=0.03)
+
+
+def test_rows_needed_follow_the_square_of_deviation_over_effect() -> None:
+    assert rows_needed(1.0, 0.1) == pytest.approx(6.1826 * 100, rel=0.01)
+    assert rows_needed(2.0, 0.1) == pytest.approx(4 * rows_needed(1.0, 0.1), rel=0.01)
+    with pytest.raises(ImpossiblePlan):
+        Assumptions(actions=2, lift=10.0, value=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "per_day"),
+    [("50000/day", 50_000), ("20/min", 28_800), ("1,000/hour", 24_000), ("7/week", 1), ("2/s", 172_800)],
+)
+def test_traffic_is_a_number_per_time(text: str, per_day: float) -> None:
+    assert parse_traffic(text) == pytest.approx(per_day)
