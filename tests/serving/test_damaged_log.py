@@ -7,28 +7,38 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
 
 from bandit.eventlog import survey
-from bandit.experiment import Experiment
+from bandit.events import DecisionEvent, RewardEvent
+from bandit.experiment import Experiment, ExperimentPaths
 from serving.learner.intake import Intake, take_in
 from serving.learner.workspace import Workspace
-from tests.serving.api.support import SEVEN, free_port, make_experiment, worker
-from tests.serving.crash_support import logged, paths_of, service
+from tests.serving.api.support import SEVEN, free_port, logged, make_experiment, worker
+from tests.serving.crash_support import service
 
 STEP = 89
 """Every so many bytes of the last two commits are damaged; 1 takes many minutes."""
 Row = tuple[str, str | None, float]
 
 
-def recorded(folder: Path, kind: str) -> tuple[Path, Path, bytes]:
+class Recorded(NamedTuple):
     """A directory in which a worker, killed or stopped, left five commits; its only segment, and what is in it."""
-    make_experiment(folder, actions=SEVEN, serving={"seal_interval_s": 60.0}, rewards={"window_s": 1.0})
+
+    folder: Path
+    segment: Path
+    data: bytes
+
+
+def recorded(folder: Path, kind: str) -> Recorded:
+    settings = {"actions": SEVEN, "serving": {"seal_interval_s": 60.0}, "rewards": {"window_s": 1.0}}
+    experiment = make_experiment(folder, kind, **settings)
     port = free_port()
     with worker(folder, port) as process:
-        url = f"http://127.0.0.1:{port}/v1/experiments/default"
+        url = f"http://127.0.0.1:{port}/v1/experiments/{kind}"
         with httpx.Client(base_url=url, trust_env=False) as client:
             for number in range(3):
                 question = {"event_id": f"e{number}", "context": {"x": number}}
@@ -37,8 +47,18 @@ def recorded(folder: Path, kind: str) -> tuple[Path, Path, bytes]:
                     assert client.post("/rewards", json={"event_id": f"e{number}", "reward": 1}).status_code == 200
         process.send_signal(signal.SIGKILL if kind == "open" else signal.SIGTERM)
         process.wait()
-    (segment,) = paths_of(folder).events.glob("*.open" if kind == "open" else "*.jsonl")
-    return folder, segment.relative_to(folder), segment.read_bytes()
+    (segment,) = experiment.paths.events.glob("*.open" if kind == "open" else "*.jsonl")
+    return Recorded(folder, segment.relative_to(folder), segment.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return recorded(tmp_path_factory.mktemp("killed") / "data", "open")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return recorded(tmp_path_factory.mktemp("stopped") / "data", "sealed")
 
 
 def commit_ends(data: bytes) -> list[int]:
@@ -58,9 +78,9 @@ def damaged(data: bytes) -> Iterator[tuple[str, int, bytes]]:
         yield "cut", place, data[:place]
 
 
-def taken_in(folder: Path) -> tuple[list[Row], Intake]:
+def taken_in(folder: Path, kind: str) -> tuple[list[Row], Intake]:
     """What the learner has in its database once it has looked at the directory, and what it says about the log."""
-    workspace = Workspace(Experiment.open(folder, "default"), lambda: datetime.now(UTC) + timedelta(hours=1))
+    workspace = Workspace(Experiment.open(folder, kind), lambda: datetime.now(UTC) + timedelta(hours=1))
     try:
         intake = take_in(workspace, take_in(workspace, Intake()))  # damage found at one poll is told at the next
         rows = workspace.warehouse.cursor().execute(
@@ -72,44 +92,56 @@ def taken_in(folder: Path) -> tuple[list[Row], Intake]:
         workspace.close()
 
 
-def test_damage_in_the_last_commits_of_a_killed_workers_segment_costs_the_hit_commit_alone(tmp_path: Path) -> None:
-    folder, segment, data = recorded(tmp_path / "data", "open")
-    whole, _ = taken_in(Path(shutil.copytree(folder, tmp_path / "whole")))
+def test_damage_in_the_last_commits_of_a_killed_workers_segment_costs_the_hit_commit_alone(
+    killed: Recorded, tmp_path: Path
+) -> None:
+    folder, segment, data = killed
+    whole, _ = taken_in(Path(shutil.copytree(folder, tmp_path / "whole")), "open")
     ends = commit_ends(data)
     assert len(whole) == len(ends) == 5
     for how, place, bytes_now in damaged(data):
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         (copy / segment).write_bytes(bytes_now)
-        rows, _ = taken_in(copy)
+        rows, _ = taken_in(copy, "open")
         kept = sum(end <= place for end in ends)
         assert set(rows) <= set(whole) and len(rows) == len(set(rows)), (how, place)
         assert len(rows) == (4 if how == "flipped" else kept), (how, place)
         shutil.rmtree(copy)
 
 
-def test_damage_in_the_last_commits_of_a_sealed_segment_is_always_found_out(tmp_path: Path) -> None:
-    folder, segment, data = recorded(tmp_path / "data", "sealed")
+def test_damage_in_the_last_commits_of_a_sealed_segment_is_always_found_out(stopped: Recorded, tmp_path: Path) -> None:
+    folder, segment, data = stopped
     for how, place, bytes_now in damaged(data):
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         (copy / segment).write_bytes(bytes_now)
-        rows, intake = taken_in(copy)
+        rows, intake = taken_in(copy, "sealed")
         assert (rows, intake.segments_quarantined) == ([], 1), (how, place)
         shutil.rmtree(copy)
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("open", ["e0", "e1"]), ("sealed", [])])
-def test_the_service_starts_on_a_damaged_log_and_goes_on(tmp_path: Path, kind: str, kept: list[str]) -> None:
-    folder, segment, data = recorded(tmp_path / "data", kind)
-    place = commit_ends(data)[-2] + 20  # in the last decision
-    (folder / segment).write_bytes(data[:place] + bytes([data[place] ^ 0x21]) + data[place + 1 :])
+@pytest.fixture(scope="module")
+def went_on(
+    killed: Recorded, stopped: Recorded, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, int]]:
+    """Both logs, each damaged in its last decision, and the status with which the service went on in each."""
+    folder = tmp_path_factory.mktemp("went_on") / "data"
+    for recording in (killed, stopped):
+        shutil.copytree(recording.folder / "experiments", folder / "experiments", dirs_exist_ok=True)
+        data, place = recording.data, commit_ends(recording.data)[-2] + 20
+        (folder / recording.segment).write_bytes(data[:place] + bytes([data[place] ^ 0x21]) + data[place + 1 :])
+    question = {"event_id": "after", "context": {"x": 1}}
     with service(folder) as address:
-        answer = httpx.post(
-            f"{address.url}/v1/experiments/default/recommend",
-            json={"event_id": "after", "context": {"x": 1}},
-            trust_env=False,
-        )
-        assert answer.status_code == 200
-    survey(paths_of(folder), now=datetime.now(UTC))
-    decisions, rewards = logged(folder)
-    assert sorted(event.event_id for event in decisions) == ["after", *kept]
-    assert sorted(event.event_id for event in rewards) == kept
+        urls = {kind: f"{address.url}/v1/experiments/{kind}/recommend" for kind in ("open", "sealed")}
+        return folder, {kind: httpx.post(url, json=question, trust_env=False).status_code for kind, url in urls.items()}
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("open", ["e0", "e1"]), ("sealed", [])])
+def test_the_service_starts_on_a_damaged_log_and_goes_on(
+    went_on: tuple[Path, dict[str, int]], kind: str, kept: list[str]
+) -> None:
+    folder, answered = went_on
+    assert answered[kind] == 200
+    survey(ExperimentPaths(folder / "experiments" / kind), now=datetime.now(UTC))
+    events = logged(folder, kind)
+    assert sorted(event.event_id for event in events if isinstance(event, DecisionEvent)) == ["after", *kept]
+    assert sorted(event.event_id for event in events if isinstance(event, RewardEvent)) == kept
