@@ -57,7 +57,7 @@ def test_a_decision_worker_killed_mid_run_loses_and_doubles_nothing(tmp_path: Pa
 def survived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Clients]:
     """A data directory whose learner was killed again and again, then everything at once; and the clients' record."""
     data_dir = tmp_path_factory.mktemp("crash") / "data"
-    with service(data_dir, killed=True) as address, Clients(address.url or "", pause_s=0.01) as clients:
+    with service(data_dir, killed=True) as address, Clients(address.url or "", pause_s=0.04) as clients:
         for pause_s in (0.4, 1.1):
             time.sleep(pause_s)
             kill_learner(data_dir)

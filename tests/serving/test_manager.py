@@ -85,6 +85,8 @@ def test_the_first_model_is_made_by_the_step_and_not_by_the_schedule_before_it(s
         assert manager.status().last_model == model_id
     answer = service.admin.get(f"{service.learner.url}/v1/experiments/first/history?kind=run").json()
     assert [run["trigger"] for run in answer["history"]] == ["step"]
+    slow = service.admin.patch(f"{service.learner.url}/v1/experiments/first", json={"schedule": {"poll_s": 60.0}})
+    assert slow.status_code == 200  # the other tests' steps need not share the learner with its polls
 
 
 def test_a_step_that_meets_a_full_disk_says_so_and_is_made_good_once_there_is_room(service: Service) -> None:
