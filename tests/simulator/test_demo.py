@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from bandit.experiment import Experiment
 from bandit.policies import load_policy
@@ -17,6 +18,7 @@ from bandit.registry import ModelRegistry
 from bandit.replay import offered_actions, replay
 from bandit.types import COLD_START_MODEL_ID
 from joiner.warehouse import Warehouse
+from serving.cli import cli
 from serving.cli.demo import _print_summary
 from serving.demonstration import DemoResult
 from serving.sabotage import read_log
@@ -121,8 +123,8 @@ def test_rebuilding_the_database_gives_the_same_interactions_row_for_row(
 ) -> None:
     before = interactions(experiment)
     experiment.paths.warehouse.unlink()
-    done = rewardloop("rebuild", "--data-dir", demo["data_dir"])
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli, ["rebuild", "--data-dir", demo["data_dir"]], standalone_mode=False)
+    assert done.exception is None
     pd.testing.assert_frame_equal(interactions(experiment), before)
     assert len(before) == INTERACTIONS + 100
 
