@@ -1,10 +1,9 @@
-"""What happens during a champion's tenure: the field, the guard, the watch on workers, pins, modes and cron."""
+"""What happens during a champion's tenure: the field, the guard, pins, modes, and which models are kept."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,19 @@ import msgspec
 import pytest
 
 from bandit.errors import InvalidSettings, Refused
-from bandit.eventlog import Heartbeat
-from bandit.registry import Champion
-from bandit.settings import Rollback, parse_settings, settings_to_dict
+from bandit.settings import parse_settings, settings_to_dict
 from serving.learner import cycle as cycles
 from serving.learner import models, promotion
 from serving.learner.certificates import CERTIFICATE, evaluations
 from serving.learner.challengers import KIND_TRIAL, STANDING
-from serving.learner.cron import next_after
 from serving.learner.guard import FORMER, plan_guard
 from serving.learner.operations import run_operation
 from serving.learner.retention import KEPT_MAX, remove_old_models
-from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, twin_of, world
 from tests.serving.test_cycle import learn_until_promoted, publish_reversed
 
 WIDE = {"algorithm": "egreedy", "epsilon": 0.4}
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def crown_a_bad_model(here: World) -> tuple[str, str]:
@@ -149,65 +143,6 @@ def test_the_field_relearns_the_newest_window_on_its_schedule_with_fresh_scores(
 def test_challengers_may_not_take_reserved_names(name: str) -> None:
     with pytest.raises(InvalidSettings, match="challengers"):
         parse_settings({"challengers": {name: {}}})
-
-
-def beat(model_id: str, *, digest: str | None = None, at: datetime = NOW, **counters: float) -> Heartbeat:
-    return Heartbeat(
-        writer_id="w0",
-        kind="worker",
-        pid=1,
-        at=at,
-        complete_until=at,
-        model_id=model_id,
-        canary_digest=digest,
-        counters=counters,
-    )
-
-
-def watched(tmp_path: Path) -> tuple[Watch, Champion, Any]:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
-        registry = here.transport.cycle.workspace.registry
-        champion = registry.champion()
-        assert champion is not None
-        return Watch(), champion, registry.manifest(champion.model_id)
-
-
-def test_a_worker_whose_canaries_differ_or_that_cannot_load_undoes_the_promotion(tmp_path: Path) -> None:
-    watch, champion, manifest = watched(tmp_path)
-    rules, good = Rollback(), recorded_digest(manifest)
-    now = champion.since + timedelta(seconds=1)
-    late = champion.since + timedelta(seconds=30)
-    ask = lambda beats, now=now: watch.problem(champion, manifest, beats, rules, now=now)  # noqa: E731
-    assert ask([beat(champion.model_id, digest=good, at=now)]) is None
-    assert "canaries" in str(ask([beat(champion.model_id, digest="0" * 16, at=now)]))
-    assert ask([beat("m-old", at=now)]) is None  # it has a few seconds to load the new one
-    assert "cannot load" in str(ask([beat("m-old", at=late)], late))
-    assert ask([beat("m-old", at=now)], late) is None  # a heartbeat that old says nothing about now
-
-
-def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
-        here.play(60)
-        here.transport.settle()
-        cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
-
-        def a_worker_lags() -> str:
-            here.transport.clock.advance(30)
-            cycle.intake.live = [beat("m-old", at=here.transport.clock())]
-            cycle._watch_champion()
-            champion = registry.champion()
-            assert champion is not None
-            return champion.model_id
-
-        bad, good = crown_a_bad_model(here)
-        assert a_worker_lags() == good  # undone
-        assert a_worker_lags() == good
-        models.promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, bad, override=True)
-        models.roll_back(cycle.workspace, cycle.store, cycle.trainer)
-        assert a_worker_lags() == good  # what was left by hand does not come back
-        assert [entry.get("automatic", False) for entry in registry.history("rollback")] == [True, False]
 
 
 def crown_copies(here: World, number: int) -> list[str]:
@@ -332,81 +267,6 @@ def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path:
             models.roll_back(workspace, cycle.store, cycle.trainer)
 
 
-def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its_manifest_is_gone(
-    tmp_path: Path,
-) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
-        first, second, third = crown_copies(here, 2)
-        cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
-        (registry.paths.models / second / "policy.vw").write_bytes(b"")
-        (registry.paths.models / third / "manifest.json").unlink()
-        cycle.tick()  # polls go on while the worker serves what it has in memory
-        here.transport.clock.advance(30)
-        cycle.intake.live = [beat(first, at=here.transport.clock())]
-        cycle._watch_champion()
-        champion = registry.champion()
-        assert champion is not None and champion.model_id == first
-        assert f"passed over: {second}" in champion.reason
-
-
-def test_a_promotion_that_cannot_be_undone_is_told_of_once(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
-        first, second = crown_copies(here, 1)
-        cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
-        (registry.paths.models / first / "policy.vw").write_bytes(b"")
-        here.transport.clock.advance(30)
-        cycle.intake.live = [beat(first, at=here.transport.clock())]
-        for _ in range(3):
-            cycle._watch_champion()
-        champion = registry.champion()
-        assert champion is not None and champion.model_id == second
-        (told,) = registry.history("watch")
-        assert "no earlier champion is sound" in told["reason"] and told["champion"] == second
-
-
-def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
-        workspace = here.transport.cycle.workspace
-        champion = workspace.registry.champion()
-        assert champion is not None
-        here.transport.cycle.tick()
-        worker = next(each for each in here.transport.cycle.intake.live if each.kind == "worker")
-        assert worker.model_id == champion.model_id
-        assert worker.canary_digest == recorded_digest(workspace.registry.manifest(champion.model_id))
-
-
-@pytest.mark.parametrize(
-    ("counters", "problem"),
-    [
-        ({"decisions": 1000.0}, None),
-        ({"decisions": 1000.0, "policy_errors": 5.0}, None),
-        ({"decisions": 1000.0, "policy_errors": 50.0}, "failed"),
-        ({"decisions": 100.0, "error:internal": 50.0}, None),  # too few to tell
-        ({"decisions": 1000.0, f"latency:recommend:{len(LATENCY_EDGES_MS)}": 1000.0}, "latency"),
-        ({"decisions": 50_000.0, "policy_errors": 25_000.0}, None),  # long after the swap
-    ],
-)
-def test_the_guardrail_counts_from_the_swap_on(tmp_path: Path, counters: dict[str, float], problem: str | None) -> None:
-    watch, champion, manifest = watched(tmp_path)
-    good, now = recorded_digest(manifest), champion.since + timedelta(seconds=1)
-    before = dict.fromkeys(counters, 7.0)
-    start = beat(champion.model_id, digest=good, at=now, **before)
-    after = beat(champion.model_id, digest=good, at=now, **{name: value + 7 for name, value in counters.items()})
-    rules = Rollback(latency_p99_ms_max=500.0)
-    assert watch.problem(champion, manifest, [start], rules, now=now) is None
-    found = watch.problem(champion, manifest, [after], rules, now=now)
-    assert found is None if problem is None else problem in str(found)
-
-
-def test_latency_is_never_reported_too_high() -> None:
-    assert latency_ms({}, 0.99) is None
-    assert latency_ms({"latency:recommend:0": 100.0}, 0.99) == 0.0
-    assert latency_ms({"latency:recommend:0": 98.0, "latency:recommend:12": 2.0}, 0.99) == LATENCY_EDGES_MS[11]
-
-
 @pytest.mark.parametrize(("kind", "removed"), [("offered", 3), (KIND_TRIAL, 0)])
 def test_old_models_are_removed_unless_they_were_champion_or_on_trial(tmp_path: Path, kind: str, removed: int) -> None:
     with world(tmp_path) as here:
@@ -430,66 +290,6 @@ def test_old_models_are_removed_unless_they_were_champion_or_on_trial(tmp_path: 
         assert len(remove_old_models(workspace, store)) == removed
         assert champion.model_id in workspace.registry.model_ids()
         assert len(workspace.registry.model_ids()) == KEPT_MAX + 4 - removed
-
-
-def test_a_cron_expression_takes_the_place_of_the_interval(tmp_path: Path) -> None:
-    assert next_after("30 4 * * *", datetime(2026, 1, 1, 5, 0, tzinfo=UTC)) == datetime(2026, 1, 2, 4, 30, tzinfo=UTC)
-    with pytest.raises(InvalidSettings, match="cron"):
-        next_after("61 4 * * *", NOW)
-    with pytest.raises(InvalidSettings, match="five fields"):
-        parse_settings({"schedule": {"cron": "daily"}})
-    with world(tmp_path, schedule={"cron": "0 * * * *", "interactions": 1000}) as here:
-        here.play(50)
-        here.transport.server.writer.seal()
-        here.transport.clock.advance(60)
-        here.transport.server.heartbeat()
-        here.transport.cycle.tick()
-        assert here.transport.cycle.due() is None
-        here.transport.clock.advance(3600)
-        assert here.transport.cycle.due() == "interval"
-
-
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("0 3 * * 0", "2026-01-04"),  # Sunday, as crontab counts
-        ("0 3 * * 7", "2026-01-04"),
-        ("0 3 * * sun", "2026-01-04"),
-        ("0 3 * * 1-5", "2026-01-02"),
-        ("0 3 * * 6-7", "2026-01-03"),
-        ("0 3 * * MON,tue", "2026-01-05"),
-        ("0 3 * * */2", "2026-01-03"),  # Sunday, Tuesday, Thursday, Saturday
-        ("0 3 * * 5/9", "2026-01-02"),
-        ("0 3 15 * 1", "2026-01-05"),  # either the 15th or a Monday
-        ("0 3 * 2 *", "2026-02-01"),
-    ],
-)
-def test_cron_fields_mean_what_crontab_says(expression: str, expected: str) -> None:
-    thursday = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    assert next_after(expression, thursday) == datetime.fromisoformat(expected + "T03:00:00+00:00")
-
-
-@pytest.mark.parametrize("weekday", ["8", "-1", "1-", "x", "1/0", "1/x", ","])
-def test_weekdays_that_mean_nothing_are_refused(weekday: str) -> None:
-    with pytest.raises(InvalidSettings, match=r"schedule\.cron"):
-        next_after(f"0 3 * * {weekday}", NOW)
-
-
-def test_a_cron_time_with_nothing_to_learn_is_not_made_up_for_at_another_time(tmp_path: Path) -> None:
-    with world(tmp_path, schedule={"cron": "0 * * * *", "interactions": 1000}) as here:
-        cycle, clock = here.transport.cycle, here.transport.clock
-        clock.advance(4000)
-        here.transport.server.heartbeat()
-        cycle.tick()
-        assert cycle.due() is None
-        here.play(20)
-        here.transport.server.writer.seal()
-        clock.advance(60)
-        here.transport.server.heartbeat()
-        cycle.tick()
-        assert cycle.new_rows() == 20 and cycle.due() is None
-        clock.advance(3600)
-        assert cycle.due() == "interval"
 
 
 def test_every_evaluation_can_be_derived_again_from_the_log(tmp_path: Path) -> None:
