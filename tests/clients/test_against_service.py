@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +15,17 @@ from bandit.settings import parse_settings
 from serving.over_http import Service
 from serving.sabotage import read_log
 
+BATCHES = {"short": {"batch_items_max": 50}, "small": {"batch_bytes_max": 2048}}
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("service")
     settings = parse_settings({"rewards": {"window_s": 60.0, "events": {"purchase": {"scale": 0.01}}}})
     Experiment.create(folder, "shop", settings, now=datetime.now(UTC))
+    for name, limits in BATCHES.items():
+        settings = parse_settings({"limits": limits, "serving": {"seal_interval_s": 0.1}})
+        Experiment.create(folder, name, settings, now=datetime.now(UTC))
     return folder
 
 
@@ -75,20 +81,20 @@ def test_what_is_wrong_is_named(client: Client) -> None:
     assert caught.value.problems[0].field.endswith("reward")
 
 
-def test_rewards_are_stored_and_counted_one_by_one_whatever_the_limits_of_a_batch(tmp_path: Path) -> None:
-    experiments = {"short": {"batch_items_max": 50}, "small": {"batch_bytes_max": 2048}}
-    for name, limits in experiments.items():
-        Experiment.create(tmp_path, name, parse_settings({"limits": limits}), now=datetime.now(UTC))
-    with Service(tmp_path, log=tmp_path / "service.log") as service:
-        for name in experiments:
-            with Recommender(service.url, name) as recommender:
-                for number in range(120):
-                    recommender.reward(Choice("a", f"e{number}", learnable=True), 7.0 if number == 70 else 1.0)
-                assert recommender.flush()
-            assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (119, 1)
-    for name in experiments:
-        stored = read_log(Experiment.open(tmp_path, name)).rewards
-        assert set(stored) == {f"e{number}" for number in range(120) if number != 70}
+@pytest.mark.parametrize("name", sorted(BATCHES))
+def test_rewards_are_stored_and_counted_one_by_one_whatever_the_limits_of_a_batch(
+    client: Client, data_dir: Path, name: str
+) -> None:
+    assert client._http is not None
+    with Recommender(str(client._http.base_url), name) as recommender:
+        for number in range(120):
+            recommender.reward(Choice("a", f"e{number}", learnable=True), 7.0 if number == 70 else 1.0)
+        assert recommender.flush()
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (119, 1)
+    experiment, until = Experiment.open(data_dir, name), time.monotonic() + 10.0
+    while len(stored := read_log(experiment).rewards) < 119 and time.monotonic() < until:  # the worker has yet to seal
+        time.sleep(0.05)
+    assert set(stored) == {f"e{number}" for number in range(120) if number != 70}
 
 
 def test_a_list_that_is_refused_in_part_says_how_many_were_taken(client: Client) -> None:
