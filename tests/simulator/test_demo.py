@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
 from bandit.experiment import Experiment
 from bandit.policies import load_policy
@@ -18,26 +17,20 @@ from bandit.registry import ModelRegistry
 from bandit.replay import offered_actions, replay
 from bandit.types import COLD_START_MODEL_ID
 from joiner.warehouse import Warehouse
-from serving.cli import cli
+from serving.cli import run
 from serving.cli.demo import _print_summary
 from serving.demonstration import DemoResult
 from serving.sabotage import read_log
 
-INTERACTIONS, BATCH = 750, 250
-
-
-def rewardloop(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "serving.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+INTERACTIONS, BATCH = 600, 200
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data_dir = tmp_path_factory.mktemp("demo")
-    done = rewardloop(
-        *("demo", "--interactions", str(INTERACTIONS), "--batch", str(BATCH), "--seed", "0", "--sabotage"),
-        *("--json", "--data-dir", str(data_dir)),
-    )
+    command = [sys.executable, "-m", "serving.cli", "demo", "--data-dir", str(data_dir), "--sabotage", "--json"]
+    command += ["--interactions", str(INTERACTIONS), "--batch", str(BATCH), "--seed", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -70,9 +63,9 @@ def test_it_learns_and_only_the_gate_lets_models_serve(demo: dict[str, Any], exp
     history = ModelRegistry(experiment.paths).history()
     runs = [entry for entry in history if entry["kind"] == "run"]
     assert runs[0]["outcome"] == "initial"
-    for run in runs:
-        if run["outcome"] in ("promote", "initial"):
-            certificate = experiment.paths.evaluations / run["evaluation_id"] / "certificate.json"
+    for one in runs:
+        if one["outcome"] in ("promote", "initial"):
+            certificate = experiment.paths.evaluations / one["evaluation_id"] / "certificate.json"
             assert json.loads(certificate.read_bytes())
 
 
@@ -123,8 +116,7 @@ def test_rebuilding_the_database_gives_the_same_interactions_row_for_row(
 ) -> None:
     before = interactions(experiment)
     experiment.paths.warehouse.unlink()
-    done = CliRunner().invoke(cli, ["rebuild", "--data-dir", demo["data_dir"]], standalone_mode=False)
-    assert done.exception is None
+    assert run(["rebuild", "--data-dir", demo["data_dir"]]) == 0
     pd.testing.assert_frame_equal(interactions(experiment), before)
     assert len(before) == INTERACTIONS + 100
 
@@ -148,8 +140,8 @@ def test_every_path_of_the_summary_is_whole_on_one_line(
     assert [line.split()[-1] for line in lines[-3:]] == list(paths.values())
 
 
-def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "precious").write_text("data")
-    done = rewardloop("demo", "--data-dir", str(tmp_path))
-    assert done.returncode == 2 and "--data-dir" in done.stderr
+    assert run(["demo", "--data-dir", str(tmp_path)]) == 2
+    assert "--data-dir" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["precious"]

@@ -86,8 +86,8 @@ def test_a_simulation_may_be_stopped_for_as_long_as_one_likes(tmp_path: Path, mo
 def test_over_http_and_in_process_agree_on_every_decision_and_verdict(statlog: LabelledTable, tmp_path: Path) -> None:
     script = replace(SCRIPT, batch=150)  # the second look has the rows for a verdict
     quick = {
-        "schedule": {"interactions": script.batch, "interval_s": 3600.0, "poll_s": 0.05},
-        "serving": {"seal_interval_s": 0.05},
+        "schedule": {"interactions": script.batch, "interval_s": 3600.0, "poll_s": 0.1},
+        "serving": {"seal_interval_s": 0.1},
         "rewards": {"window_s": 3.0},  # a busy machine must not make a reward late: that would be another log
     }
     settings = settings_for(statlog, **quick)
