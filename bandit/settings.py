@@ -227,7 +227,10 @@ class ExperimentSettings(_Section, frozen=True):
 
 
 def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
-    """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit."""
+    """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit.
+
+    An empty name of a context field is none: TOML has no null, and a file takes back only what it mentions.
+    """
     _check_finite(raw, "")
     try:
         settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
@@ -235,7 +238,9 @@ def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
         field, problem, limit = explain(str(error), ExperimentSettings)
         raise InvalidSettings(_with_name(raw, field), problem, limit) from None
     _check_across_fields(settings)
-    return settings
+    serving = settings.serving
+    fields = {"subject_field": serving.subject_field or None, "segment_field": serving.segment_field or None}
+    return msgspec.structs.replace(settings, serving=msgspec.structs.replace(serving, **fields))
 
 
 def settings_to_dict(settings: ExperimentSettings) -> dict[str, Any]:

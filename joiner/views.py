@@ -17,6 +17,13 @@ CASE WHEN d.actions IS NOT NULL THEN d.actions
        list_filter(c.entries, lambda e: NOT list_contains(from_json(d.excluded, '["VARCHAR"]'), e.id)),
        lambda e: e.action), ',') || ']' END AS actions"""
 
+# the feature of that very name at the top of the context, whatever the name contains: a JSON pointer has but two
+# characters of its own. An empty name is none; settings that an earlier release copied here may hold one.
+_SUBJECT = """
+CASE WHEN s.subject_field <> ''
+     THEN json_extract_string(d.context, '/' || replace(replace(s.subject_field, '~', '~0'), '/', '~1'))
+     END AS subject"""
+
 _ORIGIN = "CASE WHEN d.imported_at IS NULL THEN 'live' ELSE 'import' END AS origin"
 
 VIEWS = {
@@ -41,8 +48,7 @@ CREATE OR REPLACE VIEW interactions AS
 SELECT d.event_id, d.decided_at, j.matures_at, d.model_id, d.context, {_ACTIONS}, d.pmf, d.action, d.index,
        d.probability, d.mode, d.slice, d.trial_model_id, d.trial_share, d.slot, d.settings_version, d.catalogue_version,
        d.excluded, j.reward, j.rewarded, j.rewards_counted, j.rewarded_at, j.origin,
-       CASE WHEN s.subject_field IS NOT NULL
-            THEN json_extract_string(d.context, '$."' || s.subject_field || '"') END AS subject
+       {_SUBJECT}
 FROM joined j JOIN decision_records d USING (record_id)
 LEFT JOIN catalogues c USING (catalogue_version) LEFT JOIN settings s USING (settings_version)
 """,

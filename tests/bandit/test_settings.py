@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: s
     with pytest.raises(InvalidSettings) as caught:
         parse_settings(raw)
     assert caught.value.problems[0].field == field
+
+
+@pytest.mark.parametrize("field", ["subject_field", "segment_field"])
+def test_an_empty_name_of_a_field_is_none_since_toml_has_no_other_word_for_it(field: str) -> None:
+    named = merge_settings(ExperimentSettings(), {"serving": {field: "user"}})
+    assert merge_settings(named, tomllib.loads(f'[serving]\n{field} = ""')) == ExperimentSettings()
 
 
 @pytest.mark.parametrize("value", ["fast", 0, None, True])

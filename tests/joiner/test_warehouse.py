@@ -10,9 +10,10 @@ import duckdb
 import pytest
 
 from bandit.errors import InvalidInput
+from bandit.eventlog.erasure import as_text
 from bandit.experiment import Experiment
 from bandit.rows import read_interactions
-from bandit.settings import parse_settings
+from bandit.settings import merge_settings, parse_settings
 from joiner.parquet import read_metadata, read_parquet
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
@@ -101,6 +102,43 @@ def test_training_rows_are_cut_by_the_time_of_maturity(tmp_path: Path) -> None:
         assert warehouse.write_training_rows(tmp_path / "r", after=at(62), until=at(65)) == 3
         names = [json.loads(line)["event_id"] for line in (tmp_path / "r").read_text().splitlines()]
     assert names == ["e3", "e4", "e5"]
+
+
+NAMES = ['user"id', "*", "$", "$.a", "a.b", "[0]", "0", "a/b", "a~b", "~1", "/", "back\\", "'", "ü🙂", "a b", "-", "a"]
+
+
+def test_the_subject_is_the_feature_of_the_very_name_that_is_declared_as_erasure_finds_it(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    context: dict[str, object] = {name: f"of {name}" for name in NAMES} | {"n": 7, "yes": True, "f": 1.5, "none": None}
+    context["nested"] = dict.fromkeys(NAMES, "another")
+    versions = {}
+    for name in [*NAMES, "n", "yes", "f", "none", "absent", "nul\0"]:
+        changed = merge_settings(target.settings, {"serving": {"subject_field": name}})
+        versions[name] = target.change(changed, now=START)
+    write(target, [decision(f"e{v}", v, context=context, settings_version=v) for v in versions.values()])
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(write(target, []))
+        warehouse.join(FAR)
+        found = dict(warehouse.cursor().execute("SELECT event_id, subject FROM interactions").fetchall())
+    subjects = {name: found[f"e{version}"] for name, version in versions.items()}
+    expected = {name: as_text(context.get(name)) for name in versions}
+    assert subjects == expected
+    assert [expected[name] for name in ("a.b", "n", "yes", "f", "absent")] == ["of a.b", "7", "true", "1.5", None]
+
+
+@pytest.mark.parametrize("rebuilt", [True, False])
+def test_an_empty_name_that_an_earlier_release_took_as_subject_is_none(tmp_path: Path, rebuilt: bool) -> None:
+    target = experiment(tmp_path)
+    stored = json.loads(target.paths.settings.read_bytes())
+    stored["versions"][0]["settings"]["serving"]["subject_field"] = ""
+    target.paths.settings.write_text(json.dumps(stored))
+    segments = write(target, [decision("e", 0)])
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(segments)
+        if not rebuilt:
+            warehouse.cursor().execute("UPDATE settings SET subject_field = ''")
+        warehouse.join(FAR)
+        assert list(warehouse.interactions()["subject"]) == [None]
 
 
 def test_an_experiment_without_events_has_no_rows_and_zero_counts(tmp_path: Path) -> None:
