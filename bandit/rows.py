@@ -44,6 +44,7 @@ class _Row(msgspec.Struct, gc=False):
     subject: str | None = None
     catalogue_version: int | None = None
     excluded: list[str] | None = None
+    matures_at: datetime | None = None
 
 
 _decoder = msgspec.json.Decoder(_Row)
@@ -118,4 +119,5 @@ def _interaction(row: _Row, number: int, actions: tuple[Action, ...]) -> Interac
         row.subject,
         row.trial_model_id,
         row.trial_share,
+        row.matures_at,
     )

@@ -57,7 +57,8 @@ class Interaction(msgspec.Struct, frozen=True, gc=False):
 
     `index` is the position of the chosen action in `actions`; `pmf` has one entry per action, or is None
     for imported rows that recorded only the propensity. `rewarded` tells an explicit reward from silence.
-    `trial_model_id` names the challenger's model that had `trial_share` of the pmf.
+    `trial_model_id` names the challenger's model that had `trial_share` of the pmf. `matures_at` is its place in the
+    log: a model that learnt up to a cut has learnt the rows that matured until then, whenever they were decided.
     """
 
     event_id: str
@@ -78,6 +79,7 @@ class Interaction(msgspec.Struct, frozen=True, gc=False):
     subject: str | None = None
     trial_model_id: str | None = None
     trial_share: float | None = None
+    matures_at: datetime | None = None
 
 
 class Policy(Protocol):

@@ -100,7 +100,8 @@ _ISO = "'%Y-%m-%dT%H:%M:%S.%fZ'"
 # one row per selected interaction, with the keys of `bandit.types.Interaction`; `actions` stays null where a catalogue
 # was offered, because naming its version is shorter
 _TRAINING_ROWS = f"""
-SELECT i.event_id, strftime(i.decided_at, {_ISO}) AS decided_at, i.model_id, i.context::JSON AS context,
+SELECT i.event_id, strftime(i.decided_at, {_ISO}) AS decided_at, strftime(i.matures_at, {_ISO}) AS matures_at,
+       i.model_id, i.context::JSON AS context,
        CASE WHEN i.catalogue_version IS NULL THEN i.actions::JSON END AS actions, i.catalogue_version,
        i.excluded::JSON AS excluded, i.index, i.probability AS propensity, i.pmf, i.reward, i.rewarded, i.mode,
        i.slice, i.trial_model_id, i.trial_share, i.origin, i.settings_version, i.slot, i.subject

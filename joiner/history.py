@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +34,9 @@ PROBABILITY_MIN = 1e-12
 """One row of a smaller probability would outweigh all others, and its weight's powers are no numbers any more."""
 
 PMF_TOLERANCE = 1e-4
+
+AHEAD_S_MAX = 300.0
+"""Two clocks may differ by so much; a decision further ahead of its import has its time in another zone."""
 
 LoggingPolicy = Literal["uniform"]
 Row = Mapping[str, Any]
@@ -237,7 +240,7 @@ class _RowReader:
         if pmf is None and self._logging_policy == "uniform" and row.get("probability") is None:
             pmf = [1.0 / len(ids)] * len(ids)
         reward = self._reward(row.get("reward")) if _rewarded(row.get("rewarded")) else None
-        decided_at = read_time(row.get("decided_at"), "decided_at") or stamp
+        decided_at = _decided_at(row.get("decided_at"), stamp)
         event_id = read_name(row.get("event_id"), "event_id")
         if event_id in self._seen:
             raise RefusedRow("repeated_event_id", "event_id", "has come before in this file")
@@ -327,6 +330,19 @@ def _rewarded(raw: Any) -> bool:
     if raw is not None and (not isinstance(raw, int) or raw not in (0, 1)):
         raise RefusedRow("invalid_rewarded", "rewarded", "is not true or false")
     return raw is None or bool(raw)
+
+
+def _decided_at(raw: Any, stamp: datetime) -> datetime:
+    """When a row was decided; one that says nothing of it was when it is imported."""
+    moment = read_time(raw, "decided_at")
+    if moment is not None and moment > stamp + timedelta(seconds=AHEAD_S_MAX):
+        raise RefusedRow(
+            "time_ahead",
+            "decided_at",
+            "lies ahead of the import; a time without a zone is read as UTC",
+            f"{AHEAD_S_MAX:g} s ahead",
+        )
+    return moment or stamp
 
 
 def _slot(raw: Any) -> int | None:

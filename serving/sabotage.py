@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def reversed_challenger(experiment: Experiment, *, now: datetime) -> str:
     learning.step(rows, champion=None, champion_id=None)
     registry = ModelRegistry(experiment.paths)
     champion = registry.champion()
-    cut = max(row.decided_at for row in rows).isoformat()
+    times = [row.decided_at for row in rows]
+    cut = max(row.matures_at or row.decided_at for row in rows)
     manifest = registry.publish(
         learning.files(),
         now=now,
@@ -65,7 +66,12 @@ def reversed_challenger(experiment: Experiment, *, now: datetime) -> str:
         kind="offered",
         options=learning.options(),
         settings_version=experiment.settings_version,
-        data={"rows": len(rows), "first": min(row.decided_at for row in rows).isoformat(), "last": cut, "cut": cut},
+        data={
+            "rows": len(rows),
+            "first": min(times).isoformat(),
+            "last": max(times).isoformat(),
+            "cut": cut.isoformat(),
+        },
         canaries=learning.canaries(rows),
         note="trained on reversed rewards, to be held",
     )
@@ -94,6 +100,7 @@ def _reversed_rows(experiment: Experiment, log: LoggedEvents) -> Iterator[Intera
         actions = experiment.catalogue(decision.catalogue_version)
         if reward is None or actions is None:
             continue
+        window = timedelta(seconds=experiment.settings_of(decision.settings_version).rewards.window_s)
         yield Interaction(
             event_id=event_id,
             decided_at=decision.decided_at,
@@ -106,4 +113,5 @@ def _reversed_rows(experiment: Experiment, log: LoggedEvents) -> Iterator[Intera
             reward=rewards.min + rewards.max - reward.reward,
             slice=decision.slice,
             origin=ORIGIN_LIVE if decision.imported_at is None else ORIGIN_IMPORT,
+            matures_at=decision.imported_at or decision.decided_at + window,
         )

@@ -77,7 +77,7 @@ def score_policies(asked: Asked) -> Answered:
                 pmfs[name] = np.concatenate([_pmf(policy, row, greedy=kind == "greedy") for row in rows])
             finally:
                 close()
-            allowed[name] = everything if since is None else np.array([row.decided_at > since for row in rows])
+            allowed[name] = everything if since is None else _matured_after(since, rows)
             if kind == "action":
                 allowed[name] = _offered(argument, rows)
     return Answered(scores, pmfs, allowed)
@@ -154,7 +154,7 @@ def _progressive(settings: ExperimentSettings, rows: Sequence[Interaction]) -> t
 
 
 def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, datetime | None, Callable[[], None]]:
-    """A policy, the time until which it has learnt (None: it does not learn), and how to free it."""
+    """A policy, the time until which what matured was learnt (None: it does not learn), and how to free it."""
     if kind == "uniform":
         return UniformPolicy(), None, _nothing
     if kind == "action":
@@ -166,7 +166,6 @@ def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, d
             raise InvalidInput("policy", "there is no champion yet; name another policy")
         argument = champion.model_id
     stored = registry.load(argument)
-    # what matured until the cut was learnt; a decision after it cannot have matured before it
     cut = stored.manifest.data.get("cut")
     if cut is None:
         raise InvalidInput("policy", f"model {argument} does not say until when it learnt; it cannot be judged")
@@ -176,6 +175,14 @@ def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, d
 
 def _nothing() -> None:
     """Nothing to free."""
+
+
+def _matured_after(cut: datetime, rows: Sequence[Interaction]) -> NDArray[np.bool_]:
+    """The rows that a model with this cut had not learnt: rows are cut by their time of maturity when they are learnt.
+
+    The time of the decision would not do: an import may tell of any time.
+    """
+    return np.array([row.matures_at is not None and row.matures_at > cut for row in rows])
 
 
 def _offered(action_id: str, rows: Sequence[Interaction]) -> NDArray[np.bool_]:

@@ -97,6 +97,7 @@ def test_every_field_is_read_into_its_place(tmp_path: Path) -> None:
         subject="s",
         trial_model_id="t",
         trial_share=0.25,
+        matures_at=datetime(2026, 1, 2, tzinfo=UTC),
     )
     written = msgspec.to_builtins(expected) | {"actions": None, "catalogue_version": 3}
     assert list(read_interactions(write(tmp_path / "rows", written), CATALOGUE)) == [expected]

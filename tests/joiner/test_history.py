@@ -94,6 +94,21 @@ def test_given_times_ids_and_distributions_are_kept(tmp_path: Path) -> None:
     assert list(row["pmf"]) == [0.25, 0.75]
 
 
+def test_a_decision_ahead_of_its_import_is_refused_by_name_unless_two_clocks_may_differ_by_so_much(
+    tmp_path: Path,
+) -> None:
+    target = experiment(tmp_path)
+    local = (START + timedelta(hours=9)).replace(tzinfo=None)
+    times = [START + timedelta(minutes=4), START + timedelta(minutes=6), local, START - timedelta(days=9)]
+    report = bring_in(target, [ROW | {"decided_at": moment.isoformat()} for moment in times])
+    assert (report.imported, report.refused) == (2, {"time_ahead": 2})
+    assert [example.partition(":")[0] for example in report.examples] == ["line 2", "line 3"]
+    assert "decided_at: lies ahead of the import; a time without a zone is read as UTC (limit: 300 s" in str(
+        report.examples
+    )
+    assert list(joined(target)["decided_at"]) == [times[3], times[0]]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

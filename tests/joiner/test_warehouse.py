@@ -89,6 +89,7 @@ def test_everything_survives_the_way_through_the_warehouse_bit_for_bit(tmp_path:
     [row] = read_interactions(tmp_path / "rows.jsonl", {})
     assert row.context == context
     assert (row.event_id, row.decided_at, row.model_id) == (odd.event_id, odd.decided_at, odd.model_id)
+    assert row.matures_at == at(60)
     assert (row.propensity, row.pmf, row.reward, row.slot) == (1 / 3, (0.1, 0.9), 0.1 + 0.2, 2)
     assert [action.id for action in row.actions] == ["a", "b"] and row.actions[1].features == {"f": True}
 
