@@ -235,12 +235,18 @@ def _catalogues(experiment: Experiment) -> dict[int, tuple[Action, ...]]:
 
 
 def as_table(events: Sequence[Any], probabilities: Sequence[Any]) -> dict[str, list[float]]:
-    """A table of probabilities from the columns of a file; raises `InvalidInput` that names the row."""
-    table = {}
+    """A table of probabilities from the columns of a file; raises `InvalidInput` that names the row.
+
+    An event may be told of twice only with the same probabilities.
+    """
+    table: dict[str, list[float]] = {}
     for row, (event, pmf) in enumerate(zip(events, probabilities, strict=True)):
         try:
-            table[str(event)] = [float(p) for p in pmf]
+            told = [float(p) for p in pmf]
         except (TypeError, ValueError):
             problem = f"pmf must be a list of numbers (row {row:,}, counted from 0)"
             raise InvalidInput("policy table", problem) from None
+        if table.setdefault(str(event), told) != told:
+            problem = f"event_id {str(event)!r} has another pmf already (row {row:,}, counted from 0)"
+            raise InvalidInput("policy table", problem)
     return table

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from bandit.errors import InvalidInput
 from bandit.registry import ModelRegistry
-from serving.learner.what_if import Answered, Asked, score_policies
+from serving.learner.what_if import Answered, Asked, as_table, score_policies
 from serving.sabotage import reversed_challenger
 from tests.serving.learner_support import ACTIONS, World, world
 
@@ -39,6 +42,13 @@ def test_a_stored_model_is_judged_on_rows_that_matured_after_its_data_whatever_t
         found = ask(here, tmp_path, "champion", "uniform")
         assert judged_by("champion", found) == {f"event-{n}" for n in range(1, 41)}
         assert found.allowed["uniform"].sum() == 60
+
+
+def test_a_table_may_say_the_same_twice_and_is_refused_by_the_event_of_which_it_says_two_things() -> None:
+    events, pmfs = ["e1", "e2", "e1"], [[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]
+    assert as_table(events, pmfs) == {"e1": [1.0, 0.0], "e2": [0.5, 0.5]}
+    with pytest.raises(InvalidInput, match=r"policy table: event_id 'e2' has another pmf already \(row 3, "):
+        as_table([*events, "e2"], [*pmfs, [0.0, 1.0]])
 
 
 def test_a_sabotaged_model_is_judged_on_no_row_that_it_learnt_however_late_it_matured(tmp_path: Path) -> None:
