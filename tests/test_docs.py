@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -47,6 +48,16 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if not target.startswith(("http:", "https:", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_that_has_the_learner_start_processes_does_nothing_when_they_import_it_anew(page: Path) -> None:
+    for script in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        body = ast.parse(script).body
+        if "serving.learner" in script:
+            *imports, guarded = body
+            assert all(isinstance(line, ast.Import | ast.ImportFrom) for line in imports)
+            assert ast.unparse(guarded).startswith("if __name__ == '__main__':")
 
 
 def test_every_file_that_the_map_names_exists() -> None:

@@ -76,8 +76,9 @@ def evaluate(workspace: Workspace, *, policies: Sequence[str], **window: str | N
     """The same from Python: one row per policy, best first, with the columns of `evaluation.ranking.Ranked`.
 
     `window` takes last, since, until, mode, slice, model_id and origin, as `run` does. Values, intervals and lifts are
-    in reward units per decision; NaN where the log cannot tell (`answered` is false, `answer` says why). Raises
-    `InvalidInput`.
+    in reward units per decision; NaN where the log cannot tell (`answered` is false, `answer` says why). A script that
+    calls this keeps its own work under `if __name__ == "__main__":`, since the process that scores imports it anew.
+    Raises `InvalidInput`.
     """
     ranked = run(workspace, policies=policies, **window)["policies"]
     columns = [field.name for field in fields(Ranked)]
