@@ -19,6 +19,7 @@ from evaluation.checks import Evidence, subjects_check, without_support
 from evaluation.estimators import Estimate, totals_of_events
 from evaluation.gate import GateRules
 from evaluation.lift import clustered_mean, mean_with_se
+from evaluation.rare import reach_of_few
 from evaluation.scored import Floats, ScoredRows
 
 
@@ -50,8 +51,9 @@ def rank(policies: Mapping[str, ScoredRows], *, level: float = 0.95, rules: Gate
     """Evaluate each policy on its rows (π in `candidate`, the comparison in `champion`), best first.
 
     Intervals count subjects where there are any, are widened for their number (Bonferroni) and for skewness, and are
-    never narrower than what the log can vouch for (`evaluation.caution`). Policies without an answer come last. An
-    alarm that one policy raises is about the log: no other is answered from the very same rows.
+    never narrower than what the log can vouch for (`evaluation.caution`, and `evaluation.rare` where rewards are).
+    Policies without an answer come last. An alarm that one policy raises is about the log: no other is answered from
+    the very same rows.
     """
     rules = rules or GateRules()
     z = NormalDist().inv_cdf(1 - (1 - level) / 2 / max(1, len(policies)))
@@ -105,7 +107,7 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> tuple[Ranke
     # the comparison's own evidence is not in question here
     poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
     wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
-    reach = care.reach_up(z)
+    reach = reach_of_few(care.reach_up(z), z, events.w_candidate, events.residual, used.cluster)
     lower, upper = value.value - reach, value.value + reach
     if lower <= used.reward.min() and upper >= used.reward.max():
         poor.append(f"The interval from {lower:.2f} to {upper:.2f} holds every reward there was: the log cannot tell.")
