@@ -22,6 +22,7 @@ from bandit.errors import Busy, NotFound
 from bandit.experiment import Experiment
 from serving.learner.address import address_path, take_lock
 from serving.learner.cycle import Cycle
+from serving.learner.every import Every
 from serving.learner.operations import run_operation
 from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
@@ -69,8 +70,8 @@ class LearnerService:
     def start(self) -> None:
         """Open every experiment and start polling."""
         self.discover()
-        self.scheduler.add_job(self.discover, "interval", seconds=DISCOVER_S, id="discover")
-        self.scheduler.add_job(self.retain, "interval", seconds=RETAIN_S, id="retain")
+        self.scheduler.add_job(self.discover, Every(DISCOVER_S), id="discover")
+        self.scheduler.add_job(self.retain, Every(RETAIN_S), id="retain")
         self.scheduler.start()
 
     def cycle(self, name: str) -> Cycle:
@@ -149,8 +150,7 @@ class LearnerService:
         self._paces[name] = poll_s
         self.scheduler.add_job(
             self.poll,
-            "interval",
-            seconds=poll_s,
+            Every(poll_s),
             args=[name],
             id=f"poll {name}",
             replace_existing=True,

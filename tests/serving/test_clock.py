@@ -1,0 +1,78 @@
+"""A clock that leaps ahead or is set back: the learner's schedule goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+
+import pytest
+
+from bandit.experiment import Experiment
+from serving.cli.common import now
+from serving.learner import hosting
+from serving.learner.every import Every
+from serving.learner.hosting import LearnerService
+from tests.serving.learner_support import settings
+
+
+class Movable(datetime):
+    """The system's clock as seen by the learner and its scheduler, `moved` by a test."""
+
+    moved = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + Movable.moved
+
+
+@pytest.fixture
+def move(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Moves the clock."""
+    monkeypatch.setattr(Movable, "moved", timedelta(0))
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", Movable)
+    monkeypatch.setattr(hosting, "datetime", Movable)
+    return lambda by: setattr(Movable, "moved", by)
+
+
+@contextmanager
+def learner(data_dir: Path) -> Iterator[LearnerService]:
+    """A learner with one experiment that it polls ten times a second, until the block ends."""
+    Experiment.create(data_dir, "test", settings(schedule={"poll_s": 0.1}), now=now())
+    service = LearnerService(data_dir, clock=lambda: Movable.now(UTC))
+    try:
+        service.start()
+        yield service
+    finally:
+        service.close()
+
+
+def polls_go_on(service: LearnerService, seconds: float) -> bool:
+    """Whether the experiment was polled several times, by the clock as it is now."""
+    seen: set[datetime | None] = set()
+    moment, until = Movable.now(UTC), time.monotonic() + seconds
+    while len(seen) < 3 and time.monotonic() < until:
+        at = service.cycles["test"].intake.at
+        if at is not None and abs(at - moment) < timedelta(seconds=30):
+            seen.add(at)
+        time.sleep(0.01)
+    return len(seen) == 3
+
+
+def test_the_next_time_is_after_now_and_never_further_away_than_the_interval() -> None:
+    moment, every = now(), Every(2.0)
+    for since_s, expected_s in ((0, 2), (0.5, 1.5), (2, 2), (3, 2), (4e7, 2), (-600, 2), (-4e7, 2)):
+        following = every.get_next_fire_time(moment - timedelta(seconds=since_s), moment)
+        assert following == moment + timedelta(seconds=expected_s)
+    assert every.get_next_fire_time(None, moment) == moment + timedelta(seconds=2)
+
+
+def test_a_clock_that_leaps_ahead_makes_no_list_of_missed_polls(
+    tmp_path: Path, move: Callable[[timedelta], None]
+) -> None:
+    with learner(tmp_path) as service:
+        assert polls_go_on(service, 5)
+        move(timedelta(days=4))
+        assert polls_go_on(service, 3)
