@@ -73,7 +73,7 @@ def _about_the_service(app: FastAPI, service: LearnerService) -> None:
 
     @app.get("/readyz")
     def readyz() -> Response:
-        failures = dict(service.failures)
+        failures = {**service.late(), **service.failures}
         return JSONResponse({"ready": not failures, "failures": failures}, 503 if failures else 200)
 
     @app.get("/metrics")

@@ -2,7 +2,8 @@
 
 A lock held from construction to `close` keeps a second learner out. Every experiment has its cycle; APScheduler polls
 each at its declared pace, and starts a run when one is due. Polls and runs of one experiment never overlap with
-themselves; polls that were missed coalesce.
+themselves; polls that were missed coalesce. The scheduler goes by the wall clock, so a thread that does not brings it
+back when that was set back, and `late` tells by the monotonic clock what was not polled all the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +39,13 @@ COMMAND_S = 10.0
 
 DISCOVER_S = 1.0
 RETAIN_S = 3600.0
+WATCH_S = 1.0
+"""How often the schedule is compared with the clock."""
+
+LATE_POLLS = 5
+LATE_S_MIN = 10.0
+"""An experiment is late when it was not polled for so many times its interval, and not for so long."""
+
 STOP_S = 4.0
 """How long a run may go on after SIGTERM before its training process is ended."""
 
@@ -51,10 +60,13 @@ def system_clock() -> datetime:
 class LearnerService:
     """All cycles of a data directory with their schedule; holds the learner's lock from construction to `close`."""
 
-    def __init__(self, data_dir: Path, *, clock: Clock = system_clock) -> None:
+    def __init__(
+        self, data_dir: Path, *, clock: Clock = system_clock, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         """Raises `Busy` when another learner or command owns the directory."""
         self.data_dir = data_dir
         self.clock = clock
+        self.monotonic = monotonic
         self.token = secrets.token_urlsafe(24)
         self.trainer = TrainerPool.of(TRAINING_PROCESSES)
         self.cycles: dict[str, Cycle] = {}
@@ -63,6 +75,9 @@ class LearnerService:
         self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._paces: dict[str, float] = {}
+        self._polled: dict[str, float] = {}
+        self._polling: set[str] = set()
+        self._watcher = threading.Thread(target=self._watch, name="clock", daemon=True)
         executors = {"default": ThreadPoolExecutor(8), "runs": ThreadPoolExecutor(2)}
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         self.scheduler = BackgroundScheduler(executors=executors, job_defaults=defaults, timezone=UTC)
@@ -73,6 +88,7 @@ class LearnerService:
         self.scheduler.add_job(self.discover, Every(DISCOVER_S), id="discover")
         self.scheduler.add_job(self.retain, Every(RETAIN_S), id="retain")
         self.scheduler.start()
+        self._watcher.start()
 
     def cycle(self, name: str) -> Cycle:
         """The cycle of an experiment, opened if it is new; raises `NotFound`."""
@@ -101,6 +117,32 @@ class LearnerService:
 
     def poll(self, name: str) -> None:
         """One poll of one experiment: take in what is new, and start a run if one is due."""
+        self._polling.add(name)
+        try:
+            self._poll(name)
+        finally:
+            self._polled[name] = self.monotonic()
+            self._polling.discard(name)
+
+    def late(self) -> dict[str, str]:
+        """What was not polled for several times its interval, by the monotonic clock, with the words for `/readyz`."""
+        found = {}
+        for name, poll_s in self._paces.copy().items():
+            if name in self._polling:
+                continue
+            silent_s = self.monotonic() - self._polled[name]
+            if silent_s > max(LATE_POLLS * poll_s, LATE_S_MIN):
+                found[name] = f"was not polled for {silent_s:.0f} s, and should be every {poll_s:g} s"
+        return found
+
+    def bring_back(self) -> None:
+        """Let no job wait for longer than its interval, as all do once the clock was set back."""
+        now = datetime.now(UTC)
+        for job in self.scheduler.get_jobs():
+            if job.next_run_time > now + job.trigger.interval:
+                job.reschedule(job.trigger)
+
+    def _poll(self, name: str) -> None:
         cycle = self.cycles[name]
         try:
             cycle.tick()
@@ -119,6 +161,8 @@ class LearnerService:
     def close(self) -> None:
         """Stop polling, let runs end (or end their training), close the warehouses, give the lock back."""
         self._stopping.set()
+        if self._watcher.ident is not None:
+            self._watcher.join()
         for cycle in self.cycles.values():
             cycle.stopping = True
         stopper = threading.Timer(STOP_S, self._end_training)
@@ -130,6 +174,13 @@ class LearnerService:
             cycle.close()
         address_path(self.data_dir).unlink(missing_ok=True)
         self._lock.release()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(WATCH_S):
+            try:
+                self.bring_back()
+            except Exception:  # it must not end: nobody else would bring the schedule back
+                log.exception("the schedule could not be compared with the clock")
 
     def _end_training(self) -> None:
         self.trainer.close()
@@ -147,6 +198,7 @@ class LearnerService:
     def _pace(self, name: str, poll_s: float) -> None:
         if self._paces.get(name) == poll_s:
             return
+        self._polled[name] = self.monotonic()
         self._paces[name] = poll_s
         self.scheduler.add_job(
             self.poll,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import hosting
+from serving.learner.admin import create_admin
 from serving.learner.every import Every
 from serving.learner.hosting import LearnerService
 from tests.serving.learner_support import settings
@@ -76,3 +80,62 @@ def test_a_clock_that_leaps_ahead_makes_no_list_of_missed_polls(
         assert polls_go_on(service, 5)
         move(timedelta(days=4))
         assert polls_go_on(service, 3)
+
+
+@pytest.mark.parametrize("back", [timedelta(minutes=10), timedelta(days=400)])
+def test_a_clock_that_is_set_back_stops_no_poll(
+    tmp_path: Path, move: Callable[[timedelta], None], monkeypatch: pytest.MonkeyPatch, back: timedelta
+) -> None:
+    monkeypatch.setattr(hosting, "WATCH_S", 0.1)
+    with learner(tmp_path) as service:
+        assert polls_go_on(service, 5)
+        move(-back)
+        assert polls_go_on(service, 3)
+        intervals = {"discover": hosting.DISCOVER_S, "retain": hosting.RETAIN_S}
+        for name, interval_s in intervals.items():
+            assert service.scheduler.get_job(name).next_run_time <= Movable.now(UTC) + timedelta(seconds=interval_s)
+
+
+def test_a_learner_that_does_not_poll_is_not_ready_and_says_why(tmp_path: Path) -> None:
+    Experiment.create(tmp_path, "test", settings(schedule={"poll_s": 3.0}), now=now())
+    moment = 100.0
+    service = LearnerService(tmp_path, monotonic=lambda: moment)
+
+    async def ready() -> tuple[int, dict[str, Any]]:
+        transport = httpx.ASGITransport(app=create_admin(service, host="127.0.0.1"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            answer = await client.get("/readyz")
+            return answer.status_code, answer.json()["failures"]
+
+    try:
+        service.discover()
+        moment += 14
+        assert asyncio.run(ready()) == (200, {})
+        moment += 2
+        assert asyncio.run(ready()) == (503, {"test": "was not polled for 16 s, and should be every 3 s"})
+        service.poll("test")
+        assert asyncio.run(ready()) == (200, {})
+    finally:
+        service.close()
+
+
+def test_an_experiment_whose_poll_takes_long_is_not_called_late(tmp_path: Path) -> None:
+    Experiment.create(tmp_path, "test", settings(), now=now())
+    moment = 0.0
+    told: list[dict[str, str]] = []
+
+    def slow_clock() -> datetime:
+        nonlocal moment
+        moment += 1000
+        told.append(service.late())
+        return now()
+
+    service = LearnerService(tmp_path, monotonic=lambda: moment)
+    try:
+        service.discover()
+        service.cycles["test"].workspace.clock = slow_clock
+        service.poll("test")
+        told.append(service.late())
+        assert len(told) > 1 and not any(told)
+    finally:
+        service.close()
