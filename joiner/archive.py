@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,10 @@ MANIFEST = "manifest.json"
 PARQUET = "log.parquet"
 ARCHIVE_BYTES_MAX = 128 * 1024 * 1024
 """Bytes of segments that go into one archive, at most (one segment always fits)."""
+
+KEPT_MIN = timedelta(days=1)
+"""An archive is not dropped before it is so old, whatever the age of its records: it may have been made, and its
+records seem old, because of a clock that was wrong."""
 
 _INCOMING = ".incoming-"
 
@@ -199,9 +203,16 @@ def holds_any(archive: Archive, texts: Sequence[str]) -> bool:
     return bool(row and row[0])
 
 
-def drop(paths: ExperimentPaths, *, older_than: datetime) -> list[Archive]:
-    """Remove archives all of which is older than `older_than`; the warehouse must be made anew when any went."""
-    gone = [archive for archive in archives(paths) if archive.manifest.last < older_than]
+def drop(paths: ExperimentPaths, *, older_than: datetime, now: datetime) -> list[Archive]:
+    """Remove archives all of which is older than `older_than`, but those made in the `KEPT_MIN` before `now`.
+
+    The warehouse must be made anew when any went.
+    """
+    gone = [
+        archive
+        for archive in archives(paths)
+        if archive.manifest.last < older_than and not now - KEPT_MIN < archive.manifest.created_at <= now
+    ]
     for archive in gone:
         (archive.folder / MANIFEST).unlink()
         shutil.rmtree(archive.folder)

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -23,9 +23,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from bandit.errors import Busy, NotFound
 from bandit.experiment import Experiment
 from serving.learner.address import address_path, take_lock
+from serving.learner.clock_watch import CLOCK, ClockWatch
 from serving.learner.cycle import Cycle
 from serving.learner.every import Every
-from serving.learner.operations import run_operation
+from serving.learner.operations.compact import retain
 from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
 
@@ -39,8 +40,11 @@ COMMAND_S = 10.0
 
 DISCOVER_S = 1.0
 RETAIN_S = 3600.0
+STEADY_S = 6 * 3600.0
+"""Nothing is compacted or dropped before the wall clock has kept pace with the monotonic one for so long."""
+
 WATCH_S = 1.0
-"""How often the schedule is compared with the clock."""
+"""How often the clocks are compared, and the schedule with them."""
 
 LATE_POLLS = 5
 LATE_S_MIN = 10.0
@@ -67,6 +71,7 @@ class LearnerService:
         self.data_dir = data_dir
         self.clock = clock
         self.monotonic = monotonic
+        self.clock_watch = ClockWatch(clock, monotonic)
         self.token = secrets.token_urlsafe(24)
         self.trainer = TrainerPool.of(TRAINING_PROCESSES)
         self.cycles: dict[str, Cycle] = {}
@@ -108,10 +113,14 @@ class LearnerService:
                 self._pace(name, cycle.workspace.experiment.settings.schedule.poll_s)
 
     def retain(self) -> None:
-        """Compact and drop the log of each experiment by its retention rules."""
+        """Compact and drop the log of each experiment by its retention rules, once the clock can be believed."""
+        self.compare_clocks()
+        moment = self.clock_watch.believed(STEADY_S)
+        if moment is None:
+            return
         for name, cycle in list(self.cycles.items()):
             try:
-                run_operation(cycle.workspace, "compact", {})
+                retain(cycle.workspace, moment)
             except Exception as error:  # told in /readyz and status, tried again next time
                 self._failed(name, error)
 
@@ -135,28 +144,30 @@ class LearnerService:
                 found[name] = f"was not polled for {silent_s:.0f} s, and should be every {poll_s:g} s"
         return found
 
+    def compare_clocks(self) -> None:
+        """Tell of a leap of the wall clock: in the log, and in history where retention waits because of it."""
+        leap = self.clock_watch.look()
+        if leap is None:
+            return
+        way = "back" if leap < timedelta(0) else "ahead"
+        reason = (
+            f"the clock leapt {way} by {abs(leap)}; retention waits until it has kept pace for {STEADY_S / 3600:g} h"
+        )
+        log.warning(reason)
+        for name, cycle in list(self.cycles.items()):
+            if cycle.workspace.experiment.settings.retention.compact_after_days is None:
+                continue
+            try:
+                cycle.workspace.registry.record(CLOCK, now=self.clock(), leap_s=leap.total_seconds(), reason=reason)
+            except Exception as error:  # a full disk, say
+                self._failed(name, error)
+
     def bring_back(self) -> None:
         """Let no job wait for longer than its interval, as all do once the clock was set back."""
         now = datetime.now(UTC)
         for job in self.scheduler.get_jobs():
             if job.next_run_time > now + job.trigger.interval:
                 job.reschedule(job.trigger)
-
-    def _poll(self, name: str) -> None:
-        cycle = self.cycles[name]
-        try:
-            cycle.tick()
-            self.failures.pop(name, None)
-            trigger = cycle.due()
-        except Exception as error:  # a full disk inside DuckDB, say: told in /readyz and status, tried again next time
-            self._failed(name, error)
-            return
-        if trigger is not None and not self._stopping.is_set():
-            try:
-                with contextlib.suppress(Busy):  # a forced run was quicker
-                    cycle.run(trigger=trigger)
-            except Exception as error:  # the run's line cannot be written to a full disk, say
-                self._failed(name, error)
 
     def close(self) -> None:
         """Stop polling, let runs end (or end their training), close the warehouses, give the lock back."""
@@ -175,12 +186,29 @@ class LearnerService:
         address_path(self.data_dir).unlink(missing_ok=True)
         self._lock.release()
 
+    def _poll(self, name: str) -> None:
+        cycle = self.cycles[name]
+        try:
+            cycle.tick()
+            self.failures.pop(name, None)
+            trigger = cycle.due()
+        except Exception as error:  # a full disk inside DuckDB, say: told in /readyz and status, tried again next time
+            self._failed(name, error)
+            return
+        if trigger is not None and not self._stopping.is_set():
+            try:
+                with contextlib.suppress(Busy):  # a forced run was quicker
+                    cycle.run(trigger=trigger)
+            except Exception as error:  # the run's line cannot be written to a full disk, say
+                self._failed(name, error)
+
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_S):
             try:
                 self.bring_back()
+                self.compare_clocks()
             except Exception:  # it must not end: nobody else would bring the schedule back
-                log.exception("the schedule could not be compared with the clock")
+                log.exception("the clocks could not be compared")
 
     def _end_training(self) -> None:
         self.trainer.close()

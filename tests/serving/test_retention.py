@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from bandit.eventlog import verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
-from joiner.archive import PARQUET, archives, compact, drop, unpack
+from joiner.archive import KEPT_MIN, PARQUET, archives, compact, drop, unpack
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from serving.cli.common import now
 from serving.in_process import EPOCH
+from serving.learner.hosting import LearnerService
 from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
@@ -123,11 +126,89 @@ def test_what_is_dropped_is_gone_from_log_and_database(data_dir: Path) -> None:
     experiment.change(
         settings(retention={"compact_after_days": 1.0, "drop_after_days": 5.0}), now=EPOCH + timedelta(minutes=10)
     )
-    assert _operate(data_dir, retain)["dropped"] == 480
+    assert _operate(data_dir, retain)["dropped"] == 0
+    assert _operate(data_dir, retain, at=LATER + timedelta(hours=23))["dropped"] == 0
+    assert _operate(data_dir, retain, at=LATER + timedelta(days=1))["dropped"] == 480
     assert archives(paths_of(data_dir)) == []
     assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["interactions"]) == 0
     assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history("drop")] == [480]
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+
+
+class Clocks:
+    """A wall clock and a monotonic one: both go on with time, and only the first can be moved."""
+
+    def __init__(self, wall: datetime) -> None:
+        self.wall, self.monotonic_s = wall, 0.0
+
+    def go_on(self, **time: float) -> None:
+        self.wall += timedelta(**time)
+        self.monotonic_s += timedelta(**time).total_seconds()
+
+    def move(self, **time: float) -> None:
+        self.wall += timedelta(**time)
+
+
+@contextmanager
+def _learner(data_dir: Path, clocks: Clocks, *, hours: float = 8) -> Iterator[LearnerService]:
+    """A learner that drops what is two days old; it has run for some hours, and looked at its clocks."""
+    target = Experiment.open(data_dir, "test")
+    target.change(settings(retention={"compact_after_days": 1.0, "drop_after_days": 2.0}), now=clocks.wall)
+    service = LearnerService(data_dir, clock=lambda: clocks.wall, monotonic=lambda: clocks.monotonic_s)
+    try:
+        service.discover()
+        clocks.go_on(hours=hours)
+        service.compare_clocks()
+        yield service
+    finally:
+        service.close()
+
+
+def test_a_clock_that_leaps_ahead_takes_nothing_from_the_log(data_dir: Path) -> None:
+    clocks, before = Clocks(EPOCH + timedelta(minutes=10)), _segments(data_dir)
+    with _learner(data_dir, clocks) as service:
+        clocks.move(days=3)
+        for _ in range(5):
+            service.retain()
+            clocks.go_on(hours=1)
+        clocks.move(days=-3)
+        service.retain()
+        clocks.go_on(hours=5)
+        service.retain()
+    assert (_segments(data_dir), archives(paths_of(data_dir))) == (before, [])
+    told = ModelRegistry(paths_of(data_dir)).history("clock")
+    assert [entry["leap_s"] for entry in told] == [259200.0, -259200.0]
+    assert "leapt ahead by 3 days, 0:00:00" in told[0]["reason"]
+    found = _operate(data_dir, doctor, at=clocks.wall)["findings"]
+    assert [finding["wrong"] for finding in found if "the clock leapt back by 3 days" in finding["what"]] == [False]
+
+
+def test_a_clock_that_is_wrong_for_hours_drops_nothing_either(data_dir: Path) -> None:
+    clocks = Clocks(EPOCH + timedelta(minutes=10))
+    with _learner(data_dir, clocks) as service:
+        clocks.move(days=3)
+        for _ in range(20):
+            service.retain()
+            clocks.go_on(hours=1)
+        clocks.move(days=-3)
+        for _ in range(8):
+            service.retain()
+            clocks.go_on(hours=1)
+    assert (len(archives(paths_of(data_dir))), ModelRegistry(paths_of(data_dir)).history("drop")) == (1, [])
+
+
+def test_a_clock_that_keeps_pace_is_believed_hours_after_a_start(data_dir: Path) -> None:
+    clocks, before = Clocks(EPOCH + timedelta(days=3)), _segments(data_dir)
+    with _learner(data_dir, clocks, hours=5) as service:
+        service.retain()
+        assert _segments(data_dir) == before
+        clocks.go_on(hours=2)
+        service.retain()
+        (archive,) = archives(paths_of(data_dir))
+        assert len(archive.names) == len(before)
+        clocks.go_on(days=1)
+        service.retain()
+        assert (archives(paths_of(data_dir)), _segments(data_dir)) == ([], {})
 
 
 def _kept_at_each_second(target: Experiment, seconds: range) -> list[list[tuple[str, float]]]:
@@ -136,7 +217,7 @@ def _kept_at_each_second(target: Experiment, seconds: range) -> list[list[tuple[
     for second in seconds:
         with Warehouse(target) as warehouse:
             archived = compact(warehouse, older_than=at(second), now=FAR).segments
-        dropped = drop(target.paths, older_than=at(second))
+        dropped = drop(target.paths, older_than=at(second), now=FAR + KEPT_MIN)
         if kept and not archived and not dropped:  # the log is what it was
             kept.append(kept[-1])
             continue

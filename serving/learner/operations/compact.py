@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from joiner.archive import compact, drop
@@ -11,10 +11,15 @@ from serving.learner.workspace import Workspace
 
 
 def run(workspace: Workspace) -> dict[str, Any]:
-    """Compact and drop by the settings in force; does nothing where none are declared. Idempotent."""
+    """Compact and drop by the clock as it is now: for whoever asks for it by hand."""
+    return retain(workspace, workspace.clock())
+
+
+def retain(workspace: Workspace, moment: datetime) -> dict[str, Any]:
+    """Compact and drop by the settings in force, as of `moment`; does nothing where none are declared. Idempotent."""
     experiment = workspace.experiment
     experiment.refresh()
-    rules, moment = experiment.settings.retention, workspace.clock()
+    rules = experiment.settings.retention
     answer: dict[str, Any] = {"segments": 0, "archives": 0, "bytes_before": 0, "bytes_after": 0, "dropped": 0}
     with workspace.lock:
         if rules.compact_after_days is not None:
@@ -29,7 +34,7 @@ def run(workspace: Workspace) -> dict[str, Any]:
             if done.segments:
                 workspace.registry.record("compaction", now=moment, **answer)
         if rules.drop_after_days is not None:
-            gone = drop(experiment.paths, older_than=moment - timedelta(days=rules.drop_after_days))
+            gone = drop(experiment.paths, older_than=moment - timedelta(days=rules.drop_after_days), now=moment)
             if gone:
                 events = sum(info.events for archive in gone for info in archive.manifest.segments)
                 workspace.registry.record("drop", now=moment, archives=len(gone), events=events)

@@ -6,8 +6,10 @@ quarantined ones go back into the log.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -23,11 +25,13 @@ from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
+from serving.learner.clock_watch import CLOCK
 from serving.learner.operations.erase import ERASED
 from serving.learner.workspace import Workspace
 
 REPLAYS_MAX = 1_000_000
 FREE_FRACTION_MIN = 0.05
+LEAPS_TOLD = timedelta(days=7)
 
 
 def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair: bool = False) -> dict[str, Any]:
@@ -48,6 +52,7 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     check_models(workspace.registry, findings)
     check_replays(experiment, workspace.registry, findings, limit=replays)
     _check_certificate(workspace, findings)
+    _check_clock(workspace, findings)
     try:
         warehouse = workspace.warehouse_as_it_is()
         check_database(warehouse, sound, findings)
@@ -89,6 +94,15 @@ def _repair(workspace: Workspace, findings: Findings) -> None:
         findings.note(
             "log", f"{saved.events} event(s) of {damaged.name} are back in the log, {saved.cut_bytes} bytes are not"
         )
+
+
+def _check_clock(workspace: Workspace, findings: Findings) -> None:
+    """Whether the clock leapt lately, so that retention had to wait."""
+    with contextlib.suppress(CorruptLog):  # a history that cannot be read is told of with the models
+        for entry in workspace.registry.newest(CLOCK):
+            if workspace.clock() - datetime.fromisoformat(entry["at"]) < LEAPS_TOLD:
+                findings.note("log", f"{entry['reason']} (at {entry['at']})", "see what sets the clock of this machine")
+            return
 
 
 def _check_certificate(workspace: Workspace, findings: Findings) -> None:
