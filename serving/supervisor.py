@@ -1,8 +1,9 @@
 """Keeps the processes of a service running: decision workers on one listening socket, and the learner.
 
-The supervisor opens the socket once and hands it to every worker, so a crashed one is replaced without a moment in
-which nobody listens. It does no work itself and imports nothing heavy. SIGTERM or SIGINT drains all children; they
-seal what they have, and the supervisor leaves with 0 once they are gone (after `DRAIN_S` it ends them).
+The supervisor opens each socket once and hands it to the learner or to every worker, so a crashed one is replaced
+without a moment in which nobody listens. It has ports and locks before anything is changed on disk: a service that is
+refused leaves a running one as it is. It does no work itself and imports nothing heavy. SIGTERM or SIGINT drains all
+children; they seal what they have, and the supervisor leaves with 0 once they are gone (after `DRAIN_S` it ends them).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import msgspec
 
 from bandit.errors import InvalidInput, RewardloopError
 from bandit.files import FileLock, write_atomically
-from serving.learner.address import mark_service, running_learner
+from serving.learner.address import COMMAND_S, mark_service, running_learner, take_lock
 
 DRAIN_S = 8.0
 """How long children may take to drain before they are ended."""
@@ -73,7 +74,8 @@ class _Child:
 class Supervisor:
     """Runs `workers` decision workers (0: none) and, with `learner`, the learner on one data directory.
 
-    Ports may be 0 for a free one. `on_ready` is called once, when every part answers; `restarts` counts crashes.
+    Ports may be 0 for a free one. `prepare` is called once the service owns its ports and the directory, before any
+    part of it starts. `on_ready` is called once, when every part answers; `restarts` counts crashes.
     """
 
     data_dir: Path
@@ -84,24 +86,27 @@ class Supervisor:
     admin_host: str = "127.0.0.1"
     admin_port: int = 8001
     worker_options: Sequence[str] = ()
+    prepare: Callable[[], object] | None = None
     on_ready: Callable[[ServiceAddress], None] | None = None
     on_crash: Callable[[str], None] | None = None
     restarts: int = 0
     _children: list[_Child] = field(default_factory=list)
     _stopping: bool = False
     _socket: socket.socket | None = None
+    _admin_socket: socket.socket | None = None
     _mark: FileLock | None = None
 
     def run(self) -> int:
         """Run until a signal asks to stop; returns 0, or 2 where a child refused to start (and said why on stderr).
 
-        Raises `InvalidInput` for a taken port, `ServiceFailed`.
+        Raises `InvalidInput` for a taken port, `Busy` for a directory that another learner owns, `ServiceFailed`, and
+        what `prepare` raises.
         """
-        self._open()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         announced = False
         try:
+            self._open()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
             for child in self._children:
                 self._start(child)
             deadline = time.monotonic() + READY_S
@@ -114,8 +119,9 @@ class Supervisor:
                         raise ServiceFailed(f"the service did not become ready within {READY_S:g} s")
                 time.sleep(0.05)
         finally:
-            if self._socket is not None:
-                self._socket.close()  # a new client is refused once the workers have closed theirs, and need not wait
+            for opened in (self._socket, self._admin_socket):
+                if opened is not None:
+                    opened.close()  # a new client is refused once the children have closed theirs, and need not wait
             self._drain()
             if announced:  # else the file may be that of another service on this directory
                 self._service_file.unlink(missing_ok=True)
@@ -130,22 +136,40 @@ class Supervisor:
         return self.data_dir / "run" / "service.json"
 
     def _open(self) -> None:
-        self._service_file.parent.mkdir(parents=True, exist_ok=True)
-        if self.learner:
-            self._mark = mark_service(self.data_dir)
-        module = [sys.executable, "-m"]
-        if self.learner:
-            command = [*module, "serving.learner", "--data-dir", str(self.data_dir)]
-            command += ["--host", self.admin_host, "--port", str(self.admin_port)]
-            self._children.append(_Child("learner", command))
+        """Take the ports, then the directory, and let `prepare` change what it wants once both are ours."""
         if self.workers:
             self._socket = _listen(self.host, self.port)
             self.port = self._socket.getsockname()[1]
+        if self.learner:
+            self._admin_socket = _listen(self.admin_host, self.admin_port, "--admin-port")
+            self.admin_port = self._admin_socket.getsockname()[1]
+        self._service_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = None
+        if self.learner:
+            self._mark = mark_service(self.data_dir, patience_with_starting_s=COMMAND_S)
+            lock = take_lock(self.data_dir, patience_with_commands_s=COMMAND_S)
+        try:
+            if self.prepare is not None:
+                self.prepare()
+        finally:
+            if lock is not None:
+                lock.release()  # for our own learner: who else wants it sees the mark
+        self._children = self._commands()
+
+    def _commands(self) -> list[_Child]:
+        module, place = [sys.executable, "-m"], ["--data-dir", str(self.data_dir)]
+        children = []
+        if self._admin_socket is not None:
+            descriptor = self._admin_socket.fileno()
+            command = [*module, "serving.learner", *place, "--fd", str(descriptor), "--host", self.admin_host]
+            children.append(_Child("learner", command, (descriptor,)))
+        if self._socket is not None:
             descriptor = self._socket.fileno()
             for number in range(self.workers):
-                command = [*module, "serving.api.run", "--data-dir", str(self.data_dir), "--worker", str(number)]
-                command += ["--fd", str(descriptor), "--host", self.host, "--port", str(self.port)]
-                self._children.append(_Child(f"worker {number}", [*command, *self.worker_options], (descriptor,)))
+                command = [*module, "serving.api.run", *place, "--worker", str(number), "--fd", str(descriptor)]
+                command += ["--host", self.host, "--port", str(self.port), *self.worker_options]
+                children.append(_Child(f"worker {number}", command, (descriptor,)))
+        return children
 
     def _start(self, child: _Child) -> None:
         child.process = subprocess.Popen(
@@ -236,12 +260,14 @@ def running_service(data_dir: Path) -> ServiceAddress | None:
     return address
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A listening socket; raises `InvalidInput`. It listens at once: what is only bound, another could bind too."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except (socket.gaierror, TypeError, UnicodeError):
         listener.close()
         raise InvalidInput("--host", "is not an address of this machine") from None
@@ -249,11 +275,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise InvalidInput("--host", "is not an address of this machine") from None
-        raise InvalidInput("--port", f"{port} cannot be used on {host} ({error.strerror}); choose another") from None
+        raise InvalidInput(option, f"{port} cannot be used on {host} ({error.strerror}); choose another") from None
     except OverflowError:
         listener.close()
-        raise InvalidInput("--port", "is not a port", "0 to 65535") from None
-    listener.listen(BACKLOG)
+        raise InvalidInput(option, "is not a port", "0 to 65535") from None
     return listener
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from serving.cli.common import Common, common, say
-from serving.cli.start import check_exposure, prepare_experiments
+from serving.cli.start import check_exposure, plan_experiments, prepare_experiments
 from serving.supervisor import Supervisor
 
 
@@ -18,7 +18,7 @@ def command(common: Common, *, host: str | None, admin_port: int | None, insecur
     """Run the learner (joins, training, promotion, admin API) until stopped."""
     data_dir = common.make_data_dir()
     configuration = common.configuration()
-    prepare_experiments(common, configuration)
+    plan_experiments(common, configuration)  # what is wrong with them is told before anything is taken
     service = configuration.service
     check_exposure(data_dir, host or service.admin_host, insecure=insecure)
     supervisor = Supervisor(
@@ -26,6 +26,7 @@ def command(common: Common, *, host: str | None, admin_port: int | None, insecur
         workers=0,
         admin_host=host or service.admin_host,
         admin_port=service.admin_port if admin_port is None else admin_port,
+        prepare=lambda: prepare_experiments(common, configuration),
         on_ready=lambda address: say(f"Admin API  {address.admin_url}   (the console is at /)"),
         on_crash=say,
     )

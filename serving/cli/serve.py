@@ -6,7 +6,13 @@ import click
 
 from bandit.experiment import Experiment
 from serving.cli.common import Common, common, say
-from serving.cli.start import access_sentence, check_exposure, prepare_experiments, service_options
+from serving.cli.start import (
+    access_sentence,
+    check_exposure,
+    plan_experiments,
+    prepare_experiments,
+    service_options,
+)
 from serving.supervisor import ServiceAddress, Supervisor
 
 
@@ -30,7 +36,7 @@ def command(
     data_dir = common.make_data_dir()
     configuration = common.configuration()
     service = configuration.service
-    experiments = prepare_experiments(common, configuration)
+    plan_experiments(common, configuration)  # what is wrong with them is told before anything is taken
     check_exposure(data_dir, host or service.host, insecure=insecure)
     access = access_sentence(data_dir, host or service.host)
     worker_options = [option for name in allow_hosts for option in ("--allow-host", name)]
@@ -45,7 +51,8 @@ def command(
         host=host or service.host,
         port=service.port if port is None else port,
         worker_options=worker_options,
-        on_ready=lambda address: _announce(address, experiments, access),
+        prepare=lambda: prepare_experiments(common, configuration),
+        on_ready=lambda address: _announce(address, Experiment.names(data_dir), access),
         on_crash=say,
     )
     code = supervisor.run()
@@ -54,9 +61,8 @@ def command(
     click.get_current_context().exit(code)
 
 
-def _announce(address: ServiceAddress, experiments: list[Experiment], access: str) -> None:
-    names = ", ".join(experiment.name for experiment in experiments)
+def _announce(address: ServiceAddress, names: list[str], access: str) -> None:
     say(f"Decision API  {address.url}   (documentation at {address.url}/docs)")
     say(f"Keys          {access}")
-    say(f"Experiments   {names}")
+    say(f"Experiments   {', '.join(names)}")
     say("Next:         decisions and rewards are logged; `rewardloop learn` on the same directory learns from them.")

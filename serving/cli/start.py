@@ -12,7 +12,7 @@ from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.loopback import is_loopback
-from bandit.settings import ExperimentSettings, merge_settings
+from bandit.settings import ExperimentSettings, check_experiment_name, merge_settings
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, now, say
 from serving.cli.config import Configuration, check_all
 
@@ -36,11 +36,12 @@ def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def prepare_experiments(common: Common, configuration: Configuration, *, quick: bool = False) -> list[Experiment]:
-    """Make or update the declared experiments; `default` is made when there is none at all.
+def plan_experiments(
+    common: Common, configuration: Configuration, *, quick: bool = False
+) -> dict[str, ExperimentSettings]:
+    """The settings that each declared experiment should have; `default` is declared when there is none at all.
 
-    What the configuration declares is laid over the settings in force, as a new version when it differs. Raises
-    `InvalidSettings`.
+    What the configuration declares is laid over the settings in force. Changes nothing; raises `InvalidSettings`.
     """
     check_all(configuration)
     declared = [name for name in configuration.experiments if name is not None]
@@ -49,9 +50,27 @@ def prepare_experiments(common: Common, configuration: Configuration, *, quick: 
         declared = [common.experiment]
     elif not declared and (not present or (len(present) == 1 and configuration.changes_for(present[0]))):
         declared = present or [DEFAULT_EXPERIMENT]
-    for name in {*declared, *(present if quick else [])}:
-        _prepare(common.data_dir, name, configuration, quick=quick)
-    return [Experiment.open(common.data_dir, name) for name in Experiment.names(common.data_dir)]
+    planned = {}
+    for name in sorted({*declared, *(present if quick else [])}):
+        check_experiment_name(name)
+        in_force = Experiment.open(common.data_dir, name).settings if name in present else None
+        settings = configuration.settings_for(name, in_force)
+        planned[name] = merge_settings(settings, QUICK) if quick else settings
+    return planned
+
+
+def prepare_experiments(common: Common, configuration: Configuration, *, quick: bool = False) -> None:
+    """Make or update the declared experiments as planned: all of them, or none where one is refused.
+
+    Settings that differ are a new version. Only who owns the directory may change what runs on it.
+    """
+    for name, settings in plan_experiments(common, configuration, quick=quick).items():
+        _prepare(common.data_dir, name, settings)
+
+
+def all_experiments(data_dir: Path) -> list[Experiment]:
+    """The experiments of a data directory, opened."""
+    return [Experiment.open(data_dir, name) for name in Experiment.names(data_dir)]
 
 
 def check_exposure(data_dir: Path, host: str, *, insecure: bool) -> None:
@@ -84,13 +103,11 @@ def defaults_sentence(settings: ExperimentSettings) -> str:
     )
 
 
-def _prepare(data_dir: Path, name: str, configuration: Configuration, *, quick: bool) -> None:
-    if name in Experiment.names(data_dir):
-        experiment = Experiment.open(data_dir, name)
-        settings = configuration.settings_for(name, experiment.settings)
-        version = experiment.settings_version
-        if experiment.change(merge_settings(settings, QUICK) if quick else settings, now=now()) != version:
-            say(f"Experiment {name}: settings changed, now version {experiment.settings_version}")
+def _prepare(data_dir: Path, name: str, settings: ExperimentSettings) -> None:
+    if name not in Experiment.names(data_dir):
+        Experiment.create(data_dir, name, settings, now=now())
         return
-    settings = configuration.settings_for(name)
-    Experiment.create(data_dir, name, merge_settings(settings, QUICK) if quick else settings, now=now())
+    experiment = Experiment.open(data_dir, name)
+    version = experiment.settings_version
+    if experiment.change(settings, now=now()) != version:
+        say(f"Experiment {name}: settings changed, now version {experiment.settings_version}")

@@ -10,7 +10,15 @@ import click
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from serving.cli.common import Common, common, say
-from serving.cli.start import access_sentence, check_exposure, defaults_sentence, prepare_experiments, service_options
+from serving.cli.start import (
+    access_sentence,
+    all_experiments,
+    check_exposure,
+    defaults_sentence,
+    plan_experiments,
+    prepare_experiments,
+    service_options,
+)
 from serving.supervisor import ServiceAddress, Supervisor
 
 
@@ -33,7 +41,7 @@ def command(
     data_dir = common.make_data_dir()
     configuration = common.configuration()
     service = configuration.service
-    experiments = prepare_experiments(common, configuration, quick=quick)
+    plan_experiments(common, configuration, quick=quick)  # what is wrong with them is told before anything is taken
     for address in (host or service.host, service.admin_host):
         check_exposure(data_dir, address, insecure=insecure)
     access = access_sentence(data_dir, host or service.host)
@@ -49,7 +57,10 @@ def command(
             *(["--insecure"] if insecure else []),
         ],
         admin_port=service.admin_port if admin_port is None else admin_port,
-        on_ready=lambda address: _announce(address, experiments, access=access, key_needed=key_needed, quick=quick),
+        prepare=lambda: prepare_experiments(common, configuration, quick=quick),
+        on_ready=lambda address: _announce(
+            address, all_experiments(data_dir), access=access, key_needed=key_needed, quick=quick
+        ),
         on_crash=say,
     )
     code = supervisor.run()

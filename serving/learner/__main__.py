@@ -1,7 +1,8 @@
 """`python -m serving.learner` is the learner's process: the hosted experiments, the admin API, and the way down.
 
-SIGTERM ends the HTTP server first, then the schedule, then training. Training processes are spawned from here and do
-not import this file again (its name is what multiprocessing leaves out), so they start without the web server.
+The supervisor hands it a listening socket. SIGTERM ends the HTTP server first, then the schedule, then training.
+Training processes are spawned from here and do not import this file again (its name is what multiprocessing leaves
+out), so they start without the web server.
 """
 
 from __future__ import annotations
@@ -23,15 +24,8 @@ from serving.learner.hosting import LearnerService
 from serving.learner.priority import lower_learner
 
 
-def serve(data_dir: Path, *, host: str, port: int) -> int:
-    """Run the learner with its admin API until SIGTERM or SIGINT; returns the exit code."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        sys.stderr.write(f"rewardloop: --admin-port: {port} cannot be used on {host} ({error}); choose another\n")
-        return 2
+def serve(data_dir: Path, *, listener: socket.socket, host: str) -> int:
+    """Run the learner with its admin API on a listening socket until SIGTERM or SIGINT; returns the exit code."""
     try:
         service = LearnerService(data_dir)
     except RewardloopError as error:
@@ -47,7 +41,7 @@ def serve(data_dir: Path, *, host: str, port: int) -> int:
             )
         )
         service.start()
-        listener.listen()  # who reads the address may connect at once, and waits until the server accepts
+        # who reads the address may connect at once, and waits until the server accepts
         write_address(data_dir, Address(f"http://{shown}:{bound}", service.token, os.getpid()))
         # uvicorn raises the signal again after its shutdown; the process must live on to close the warehouses
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,14 +59,14 @@ def main() -> int:
     """Entry point of the learner's process."""
     parser = argparse.ArgumentParser(prog="rewardloop learn")
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--fd", type=int, required=True, help="an inherited listening socket")
+    parser.add_argument("--host", default="127.0.0.1", help="the address that it listens on")
     arguments = parser.parse_args()
     lower_learner()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("apscheduler", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    return serve(arguments.data_dir, host=arguments.host, port=arguments.port)
+    return serve(arguments.data_dir, listener=socket.socket(fileno=arguments.fd), host=arguments.host)
 
 
 if __name__ == "__main__":

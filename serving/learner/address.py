@@ -16,6 +16,8 @@ from bandit.errors import Busy
 from bandit.files import FileLock, is_locked, write_atomically
 
 PATIENCE_S = 1.0
+COMMAND_S = 10.0
+"""How long a learner that starts waits for a command to be done with the warehouse."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -31,17 +33,16 @@ def lock_path(data_dir: Path) -> Path:
     return data_dir / "run" / "learner.lock"
 
 
-def mark_service(data_dir: Path) -> FileLock | None:
-    """Say that a learner runs or is being started here, until the mark is released; None where it is said already."""
+def mark_service(
+    data_dir: Path, *, patience_s: float = PATIENCE_S, patience_with_starting_s: float = PATIENCE_S
+) -> FileLock:
+    """Say that a learner runs or is being started here, until the mark is released; raises `Busy` where it is said.
+
+    Waits `patience_s`, because whoever only asks holds the mark for a moment, and `patience_with_starting_s` while no
+    learner runs: its service is starting, or nearly gone.
+    """
     mark = FileLock(_mark_path(data_dir))
-    deadline = time.monotonic() + PATIENCE_S
-    while not mark.held:
-        try:
-            mark.acquire()
-        except Busy:  # whoever asks holds it for a moment, another service for good
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.05)
+    _acquire(mark, data_dir, patience_s, patience_with_starting_s)
     return mark
 
 
@@ -64,21 +65,24 @@ def take_lock(
     `patience_with_commands_s` for an owner that is no learner.
     """
     lock = FileLock(lock_path(data_dir))
+    _acquire(lock, data_dir, patience_s, patience_with_commands_s)
+    address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
+    return lock
+
+
+def _acquire(lock: FileLock, data_dir: Path, patience_s: float, patience_without_learner_s: float) -> None:
     started = time.monotonic()
-    while True:
+    while not lock.held:
         try:
             lock.acquire()
         except Busy:
-            patience = patience_s if running_learner(data_dir) is not None else patience_with_commands_s
-            if time.monotonic() < started + patience:
-                time.sleep(0.05)
-                continue
-            raise Busy(
-                "another learner (or a command that needs the warehouse) runs on this data directory; "
-                "stop it first, or wait until it has finished"
-            ) from None
-        address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
-        return lock
+            patience = patience_s if running_learner(data_dir) is not None else patience_without_learner_s
+            if time.monotonic() > started + patience:
+                raise Busy(
+                    "another learner (or a command that needs the warehouse) runs on this data directory; "
+                    "stop it first, or wait until it has finished"
+                ) from None
+            time.sleep(0.05)
 
 
 def _mark_path(data_dir: Path) -> Path:

@@ -22,7 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from bandit.errors import Busy, NotFound
 from bandit.experiment import Experiment
-from serving.learner.address import address_path, take_lock
+from serving.learner.address import COMMAND_S, address_path, take_lock
 from serving.learner.clock_watch import CLOCK, ClockWatch
 from serving.learner.cycle import Cycle
 from serving.learner.every import Every
@@ -34,9 +34,6 @@ log = logging.getLogger("rewardloop.learner")
 
 TRAINING_PROCESSES = 2
 """For all experiments: one for standing challengers, one for the field; each starts when it is first needed."""
-
-COMMAND_S = 10.0
-"""How long a learner that starts waits for a command to be done with the warehouse."""
 
 DISCOVER_S = 1.0
 RETAIN_S = 3600.0

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bandit.errors import Busy
+from bandit.experiment import Experiment
 from bandit.files import FileLock
-from serving.cli import access
+from bandit.settings import ExperimentSettings, parse_settings
+from serving.cli import access, run
+from serving.cli.common import now
 from serving.learner.address import Address, lock_path, mark_service, take_lock, write_address
 
 
@@ -21,7 +26,6 @@ def test_a_command_does_not_take_the_warehouse_from_a_learner_that_is_being_star
     monkeypatch.setattr(access, "WAIT_S", 0.3)
     assert access.owner(tmp_path) is None
     mark = mark_service(tmp_path)
-    assert mark is not None
     with pytest.raises(Busy, match="is starting"):
         access.owner(tmp_path)
     mark.release()
@@ -37,15 +41,17 @@ def test_a_command_waits_until_the_starting_learner_tells_its_address(tmp_path: 
         write_address(tmp_path, address)
 
     threading.Timer(0.3, start).start()
-    assert mark is not None and access.owner(tmp_path) == address
+    assert access.owner(tmp_path) == address
     lock.release()
     mark.release()
 
 
 def test_a_second_service_is_not_marked(tmp_path: Path) -> None:
     mark = mark_service(tmp_path)
-    assert mark is not None and mark_service(tmp_path) is None
+    with pytest.raises(Busy, match="another learner"):
+        mark_service(tmp_path, patience_s=0.1, patience_with_starting_s=0.1)
     mark.release()
+    mark_service(tmp_path).release()
 
 
 def test_a_learner_that_starts_waits_for_a_command_but_not_for_another_learner(tmp_path: Path) -> None:
@@ -59,3 +65,53 @@ def test_a_learner_that_starts_waits_for_a_command_but_not_for_another_learner(t
         take_lock(tmp_path, patience_s=0.1, patience_with_commands_s=10)
     assert time.monotonic() - started < 5
     lock.release()
+
+
+@pytest.fixture
+def owned(tmp_path: Path) -> Iterator[Path]:
+    """A data directory with an experiment that a service runs on."""
+    Experiment.create(tmp_path, "default", ExperimentSettings(), now=now())
+    mark, lock = mark_service(tmp_path), take_lock(tmp_path)
+    write_address(tmp_path, Address("http://127.0.0.1:1", "token", os.getpid()))
+    yield tmp_path
+    lock.release()
+    mark.release()
+
+
+def _all_files(data_dir: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [
+        (["up", "--port", "0", "--admin-port", "0"], "another learner"),
+        (["learn", "--admin-port", "0"], "another learner"),
+        (["up", "--port", "TAKEN", "--admin-port", "0"], "--port: "),
+        (["up", "--port", "0", "--admin-port", "TAKEN"], "--admin-port: "),
+        (["learn", "--admin-port", "TAKEN"], "--admin-port: "),
+        (["serve", "--port", "TAKEN"], "--port: "),
+    ],
+)
+def test_a_service_that_is_refused_changes_nothing_on_disk(
+    owned: Path, arguments: list[str], refusal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REWARDLOOP_REWARDS__WINDOW_S", "7")
+    before = _all_files(owned)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run([port if each == "TAKEN" else each for each in arguments] + ["--data-dir", str(owned)]) == 2
+    assert capsys.readouterr().err.startswith(f"rewardloop: {refusal}")
+    assert _all_files(owned) == before
+
+
+def test_settings_change_for_all_experiments_or_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_dir, config = tmp_path / "data", tmp_path / "both.toml"
+    for name, least in (("a", 0.0), ("b", 5.0)):
+        rewards = {"min": least, "max": 10.0, "default": least}
+        Experiment.create(data_dir, name, parse_settings({"rewards": rewards}), now=now())
+    config.write_text("[experiments.a.rewards]\nwindow_s = 7\n[experiments.b.rewards]\nmax = 3\n")
+    before = _all_files(data_dir)
+    assert run(["serve", "--port", "0", "--config", str(config), "--data-dir", str(data_dir)]) == 2
+    assert "rewards" in capsys.readouterr().err
+    assert _all_files(data_dir) == before
