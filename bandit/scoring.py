@@ -34,7 +34,7 @@ class Scores(NamedTuple):
     `candidate` and `champion` are the pmfs as served (the candidate's by its version of that time, where it was on
     trial), `q` the predicted rewards of all actions, `pmf` the
     logged one (NaN where the log has none); `action` is the position of the logged action, with its `reward`
-    and `propensity`; `cluster` is the subject id, where the experiment has one,
+    and `propensity`; `cluster` names the rows that hang together (see `clusters`), None where each stands for itself,
     `decided_at` is UTC as datetime64[us], `segment` the value of the context field by which reports show the lift,
     `slot` the place in an answer of several decisions.
     """
@@ -153,7 +153,7 @@ class Scoring:
             action=np.asarray([row.index for row in rows], dtype=np.int64),
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),
             propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
-            cluster=[row.subject or row.event_id for row in rows] if any(row.subject for row in rows) else None,
+            cluster=clusters([row.event_id for row in rows], [row.subject for row in rows], [row.slot for row in rows]),
             segment=[
                 "" if field is None else _label(row.context.get(field)) for row, field in zip(rows, fields, strict=True)
             ]
@@ -161,6 +161,35 @@ class Scoring:
             else None,
             slot=[_label(row.slot) for row in rows] if any(row.slot is not None for row in rows) else None,
         )
+
+
+def clusters(
+    event_ids: Sequence[str], subjects: Sequence[str | None], slots: Sequence[int | str | None]
+) -> list[str] | None:
+    """Whom each row speaks of, one name per row: its subject, or else its answer of several slots, or else itself.
+
+    None where every row stands for itself.
+    """
+    named = [
+        subject or answer_of(*row) for subject, row in zip(subjects, zip(event_ids, slots, strict=True), strict=True)
+    ]
+    if not any(named):
+        return None
+    return [name or event_id for name, event_id in zip(named, event_ids, strict=True)]
+
+
+def answer_of(event_id: str, slot: int | str | None) -> str | None:
+    """The id of the request for several slots that an event answers; None for a decision of its own.
+
+    Only an event that has a `slot` is a part of an answer: a client's own event_id may hold any colons.
+
+    >>> answer_of("page-7:2", 2), answer_of("page-7:2", None), answer_of("row 9", 2)
+    ('page-7', None, None)
+    """
+    if not slot:
+        return None
+    answer = event_id.removesuffix(f":{slot}")
+    return answer if answer != event_id else None
 
 
 def _times(moments: Sequence[datetime]) -> NDArray[np.datetime64]:

@@ -29,6 +29,8 @@ from evaluation.sequential import AlphaLedger
 FORMAT = 1
 ALIKE_COUNT_SINCE = 4
 """The rule version since which rows count that were certain, where both policies are as certain."""
+ANSWERS_COUNT_SINCE = 5
+"""The rule version since which the slots of one answer count as one, where rows have no subject."""
 TOLERANCE = 1e-9
 """Relative difference between machines that is rounding, not a change."""
 
@@ -172,7 +174,7 @@ def seal_holds(cert: Mapping[str, Any]) -> bool:
 def _again(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
     differences: list[str] = []
     if other := made_by_other_rules(cert):
-        alike_too = int(cert.get("rules_version", 1)) < ALIKE_COUNT_SINCE
+        alike_too = rules_version(cert) < ALIKE_COUNT_SINCE
         used = rows.where(~without_support(rows, alike_too=alike_too))
         totals = totals_of_events(used.reduce(), _hyper_of(cert["hyper"]))
         figures = json.loads(canonical(_figures(rows, used, totals, cert["rows"]["excluded"])))
@@ -199,13 +201,18 @@ def _again(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
 
 def made_by_other_rules(cert: Mapping[str, Any]) -> str | None:
     """The sentence that a certificate was made by another version of the gate's rules; None when it was by this one."""
-    version = int(cert.get("rules_version", 1))
+    version = rules_version(cert)
     if version == RULES_VERSION:
         return None
     return (
         f"the certificate was made by rule version {version}, this is version {RULES_VERSION}: "
         "its verdict cannot be computed again here"
     )
+
+
+def rules_version(cert: Mapping[str, Any]) -> int:
+    """The version of the gate's rules that a certificate was made by."""
+    return int(cert.get("rules_version", 1))
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:

@@ -35,7 +35,7 @@ Outcome = Literal["promote", "hold", "insufficient"]
 
 _POWER_Z = NormalDist().inv_cdf(0.8)
 
-RULES_VERSION = 4
+RULES_VERSION = 5
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 

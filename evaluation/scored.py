@@ -69,9 +69,9 @@ class ScoredRows:
 
     `candidate`, `champion`: π_c and π_b over the row's actions; `q`: q̂ over them; `pmf`: the logged μ, NaN where
     only the propensity was logged, None where it never was; `action`: position of the logged action;
-    `propensity`: μ of the logged action; `cluster`: subject ids; `segment`: names of the parts of the traffic
-    that a report shows apart; `slot`: places in an answer of several decisions, likewise; `decided_at`: UTC as
-    datetime64[us].
+    `propensity`: μ of the logged action; `cluster`: names of what hangs together, the rows of a subject or the slots
+    of an answer; `segment`: names of the parts of the traffic that a report shows apart; `slot`: places in an answer
+    of several decisions, likewise; `decided_at`: UTC as datetime64[us].
     """
 
     offsets: Ints

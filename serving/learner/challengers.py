@@ -23,6 +23,7 @@ import numpy as np
 from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
 from bandit.files import SyncedInPieces, fsync_directory, is_plain_name, write_atomically
+from bandit.scoring import clusters
 from bandit.training import Scores
 from evaluation.scored import joined_subjects
 
@@ -308,7 +309,16 @@ def _read(path: Path) -> Scores:
             arrays = {name: stored[name] for name in _ARRAYS}
     except _UNREADABLE as error:
         raise CorruptModel(f"the scores in {path.parent.name}/{path.name} cannot be read ({error})") from None
-    return Scores(**msgspec.structs.asdict(names), **arrays)
+    return Scores(**msgspec.structs.asdict(names) | {"cluster": _clusters(names)}, **arrays)
+
+
+def _clusters(names: _Names) -> list[str] | None:
+    """The clusters of stored scores; up to rule version 4, slots of one answer were stored as rows of their own."""
+    if names.slot is None:
+        return names.cluster
+    known = names.cluster or names.event_id
+    subjects = [None if name == own else name for name, own in zip(known, names.event_id, strict=True)]
+    return clusters(names.event_id, subjects, names.slot) or names.cluster
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

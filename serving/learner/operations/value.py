@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bandit.experiment import Experiment
+from bandit.scoring import clusters
 from evaluation.control_slice import control_lift
 from joiner.window import window
 from serving.learner.catch_up import catch_up
@@ -45,16 +46,17 @@ def run(
 
 
 def _lift(frame: pd.DataFrame) -> dict[str, Any]:
-    """The lift over control of these rows, clustered by subject where there are any; rows without stand alone."""
+    """The lift over control of these rows, clustered as the gate clusters them: by subject, or else by answer."""
     if len(frame) < 2:
         return {"n": len(frame), "lift": None, "sentence": "too few decisions"}
-    subjects = frame["subject"].fillna(frame["event_id"]) if frame["subject"].notna().any() else None
+    subjects = [name if isinstance(name, str) else None for name in frame["subject"]]
+    slots = [None if pd.isna(slot) else int(slot) for slot in frame["slot"]]
     lift = control_lift(
         frame["reward"].to_numpy(dtype=np.float64),
         frame["probability"].to_numpy(dtype=np.float64),
         frame["control"].to_numpy(dtype=np.float64),
         frame["fraction"].to_numpy(dtype=np.float64),
-        cluster=None if subjects is None else list(subjects),
+        cluster=clusters(list(frame["event_id"]), subjects, slots),
     )
     return asdict(lift) | {"per_1000": 1000 * lift.lift, "sentence": lift.sentence(), "trusted": lift.trusted}
 

@@ -7,6 +7,7 @@ digest that the certificate names. It takes as long as the challenger took to le
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +15,10 @@ import msgspec
 import numpy as np
 
 from bandit.errors import NotFound, RewardloopError
+from bandit.scoring import answer_of
 from bandit.settings import settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
+from evaluation.certificate import ANSWERS_COUNT_SINCE, rules_version
 from evaluation.scored import ScoredRows
 from serving.learner.catch_up import catch_up
 from serving.learner.certificates import CERTIFICATE, evaluation_folder
@@ -51,6 +54,8 @@ def run(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
         rows = _derive(workspace, certificate, derivation)
     except RewardloopError as error:
         return {"differences": [f"the rows cannot be made again: {error}"]}
+    if rules_version(certificate) < ANSWERS_COUNT_SINCE:
+        rows = _slots_apart(rows)
     expected = certificate["data"]["rows"]
     differences = []
     if len(rows) != expected:
@@ -105,5 +110,17 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
         return ScoredRows.empty()
     rows = ScoredRows.of(outcome.scores)
     wanted = int(certificate["data"]["rows"])
+    if len(rows) <= wanted:
+        return rows
     # what was scored before this epoch was learnt all the same; its scores are not part of the certificate
-    return rows.where(np.arange(len(rows)) >= len(rows) - wanted) if len(rows) > wanted else rows
+    kept = rows.where(np.arange(len(rows)) >= len(rows) - wanted)
+    return replace(kept, cluster=None) if kept.cluster == kept.event_id else kept
+
+
+def _slots_apart(rows: ScoredRows) -> ScoredRows:
+    """The same rows as older rules clustered them, where each slot of an answer stood for itself."""
+    if rows.cluster is None or rows.slot is None or rows.event_id is None:
+        return rows
+    named = zip(rows.cluster, rows.event_id, rows.slot, strict=True)
+    apart = [own if name == answer_of(own, slot) else name for name, own, slot in named]
+    return replace(rows, cluster=None if apart == list(rows.event_id) else apart)

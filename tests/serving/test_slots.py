@@ -1,0 +1,85 @@
+"""An answer of several slots counts as one: for the gate, for the live lift, and when derived again from the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from serving.api.requests import RecommendRequest, RewardItem
+from serving.learner import challengers
+from serving.learner.certificates import CERTIFICATE, evaluations
+from serving.learner.challengers import STANDING, concatenate
+from serving.learner.operations import value, verify
+from tests.serving.learner_support import ACTIONS, BEST, World, world
+
+
+def play_pages(here: World, number: int, slots: int) -> None:
+    """So many requests for several actions each, and a run of the cycle."""
+    transport = here.transport
+    for _ in range(number):
+        transport.clock.advance(0.1)
+        sky = here.rng.choice(list(BEST))
+        request = RecommendRequest(context={"sky": sky}, actions=list(ACTIONS), event_id=here._name(), slots=slots)
+        events, _ = transport.server.decide(request)
+        transport._write(events)
+        for event in events:
+            rewards = [RewardItem(event_id=event.event_id, reward=here.pay(sky, event.action))]
+            transport._write(transport.server.reward_events(rewards))
+    transport.settle()
+
+
+def test_the_gate_counts_answers_and_the_log_gives_the_same_rows_again(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        play_pages(here, 60, slots=2)
+        here.play(60)
+        here.transport.settle()
+        workspace = here.transport.cycle.workspace
+        newest = evaluations(workspace.experiment.paths)[0]
+        certificate = workspace.experiment.paths.evaluations / newest["id"] / CERTIFICATE
+        made = msgspec.json.decode(certificate.read_bytes())
+        assert (made["rows"]["n"], made["rows"]["clusters"]) == (180, 120)
+        assert verify.run(workspace, newest["id"])["differences"] == []
+
+
+def test_the_rows_of_older_rules_are_made_again_with_their_slots_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        with monkeypatch.context() as older:
+            older.setattr("bandit.scoring.answer_of", lambda event_id, slot: None)
+            play_pages(here, 60, slots=2)
+        workspace = here.transport.cycle.workspace
+        (newest, *_) = evaluations(workspace.experiment.paths)
+        certificate = workspace.experiment.paths.evaluations / newest["id"] / CERTIFICATE
+        made = msgspec.json.decode(certificate.read_bytes())
+        assert made["rows"]["clusters"] is None
+        assert verify.run(workspace, newest["id"])["differences"] != []
+        certificate.write_bytes(msgspec.json.encode(made | {"rules_version": 4}))
+        assert verify.run(workspace, newest["id"])["differences"] == []
+
+
+def test_scores_that_an_older_version_stored_are_clustered_too(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        play_pages(here, 20, slots=2)
+        store = here.transport.cycle.store
+        state = store.load(STANDING)
+        assert state is not None
+        scores = concatenate(list(store.scores(state)))
+        assert scores is not None and scores.cluster is not None and len(set(scores.cluster)) == 20
+        for before in (None, scores.event_id):
+            challengers._write_scores(tmp_path / "older.npz", scores._replace(cluster=before), durable=False)
+            assert challengers._read(tmp_path / "older.npz").cluster == scores.cluster
+
+
+def test_the_live_lift_counts_answers(tmp_path: Path) -> None:
+    with world(tmp_path, serving={"control_fraction": 0.5}) as here:
+        play_pages(here, 60, slots=3)
+        workspace = here.transport.cycle.workspace
+        frame = value._declared(here.transport.experiment, workspace.warehouse.interactions())
+        named = frame.assign(subject=[name.rsplit(":", 1)[0] for name in frame["event_id"]])
+        assert value._lift(frame) == value._lift(named) != value._lift(frame.assign(slot=None))
