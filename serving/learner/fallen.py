@@ -52,7 +52,8 @@ def plan_after_fall(
     standing = next((look.state for look in looks if look.state.name == STANDING), None)
     if champion is None or standing is None or standing.champion is None or standing.cut is None:
         return []
-    values = champion_values(next(look.rows for look in looks if look.state is standing))
+    rows = next(look.rows for look in looks if look.state is standing)
+    values, subjects = champion_values(rows), rows.cluster
     experiment, warehouse, until = workspace.experiment, workspace.warehouse, standing.cut
     scored = learnt_rows(experiment.settings.learning)
     fresh = []
@@ -62,10 +63,11 @@ def plan_after_fall(
         if state is not None and state.since is not None:
             remembered = warehouse.count_matured(state.since, until, scored)
         known = len(values) if remembered is None else min(len(values), remembered)
-        fall = find_fall(values[len(values) - known :])
+        start = len(values) - known
+        fall = find_fall(values[start:], None if subjects is None else subjects[start:])
         if fall is None and (remembered is None or remembered > len(values)):
             before = _earned_before(workspace, champion)
-            fall = find_fall_since(before, values) if before is not None else None
+            fall = find_fall_since(before, values, subjects) if before is not None else None
         if fall is None:
             continue
         since = warehouse.nth_newest_maturity(known - fall.at, until, scored)

@@ -62,7 +62,7 @@ def judge_all(
         verdict = judge(rows, rules, ledger=ledger)
         judgement = _judgement(state, verdict)
         if verdict.promote and rules.enabled and rules.mode == "superiority":
-            judgement.former = Stretch.last(champion_values(rows))
+            judgement.former = Stretch.last(champion_values(rows), rows.cluster)
         looks.append(Look(state, rows, rules, verdict, judgement, at))
     return looks
 

@@ -70,6 +70,70 @@ def test_equal_stretches_seldom_alarm() -> None:
     assert 0 < alarms <= 1000 * alpha + 3 * math.sqrt(1000 * alpha * (1 - alpha))
 
 
+def visits(rng: np.random.Generator, visitors: int, each: int, *, mixed: bool = False) -> tuple[np.ndarray, list[str]]:
+    """Rewards of visitors in moods of mean .2 and deviation .18; one visitor after the other, or mixed."""
+    who = np.repeat(np.arange(visitors), each)
+    if mixed:
+        who = rng.permutation(who)
+    mood = rng.beta(0.8, 3.2, size=visitors)
+    return (rng.random(len(who)) < mood[who]).astype(float), [f"v{i}" for i in who]
+
+
+@pytest.mark.parametrize("each", [10, 40])
+def test_visitors_who_stay_a_while_are_no_fall(each: int) -> None:
+    """At alpha .02, 200 series of 2,000 rows, where counting rows alarms far too often."""
+    rng, runs, alpha = np.random.default_rng(6), 200, 0.02
+    alarms = by_rows = 0
+    for _ in range(runs):
+        values, subjects = visits(rng, 2000 // each, each)
+        alarms += find_fall(values, subjects, alpha=alpha) is not None
+        by_rows += find_fall(values, alpha=alpha) is not None
+    most = runs * alpha + 3 * math.sqrt(runs * alpha * (1 - alpha))
+    assert alarms <= most < by_rows
+
+
+def test_what_few_visitors_earned_after_others_is_seldom_a_fall() -> None:
+    """Twenty visitors with ten rows each, after forty of the kind before the promotion."""
+    rng, runs, alpha = np.random.default_rng(7), 500, 0.02
+    alarms = by_rows = 0
+    for _ in range(runs):
+        (earlier, known), (values, subjects) = visits(rng, 40, 10), visits(rng, 20, 10)
+        alarms += find_fall_since(Stretch.last(earlier, known), values, subjects, alpha=alpha) is not None
+        by_rows += find_fall_since(Stretch.last(earlier), values, alpha=alpha) is not None
+    most = runs * alpha + 3 * math.sqrt(runs * alpha * (1 - alpha))
+    assert alarms <= most < by_rows
+
+
+def test_visitors_on_both_sides_of_a_fall_are_compared_with_themselves() -> None:
+    """Forty visitors all the time see a fall to half at once; forty before and forty others after it hardly do."""
+    rng, runs = np.random.default_rng(8), 100
+    seen = of_others = 0
+    for _ in range(runs):
+        values, subjects = visits(rng, 40, 50, mixed=True)
+        values[1200:] *= rng.random(800) < 0.5
+        seen += find_fall(values, subjects) is not None
+        others = [f"other {name}" for name in subjects[1200:]]
+        of_others += find_fall(values, subjects[:1200] + others) is not None
+    assert seen > runs / 2 > 4 * of_others
+
+
+def test_rows_of_their_own_are_judged_as_rows() -> None:
+    rng = np.random.default_rng(9)
+    values = np.concatenate([rng.random(600) < 0.6, rng.random(400) < 0.3]).astype(float)
+    alone = [f"v{i}" for i in range(1000)]
+    fall = find_fall(values)
+    assert fall is not None and find_fall(values, alone) == fall
+    assert Stretch.last(values, alone).spread == pytest.approx(Stretch.last(values).spread)
+
+
+def test_fewer_than_twenty_subjects_on_a_side_are_no_fall() -> None:
+    values, before = np.repeat([1.0, 0.0], 500), Stretch(500, 1.0, 0.0)
+    for subjects, found in ((20, True), (19, False), (1, False)):
+        names = [f"v{i % subjects}" for i in range(1000)]
+        assert (find_fall(values, names) is not None) is found
+        assert (find_fall_since(before, values[500:], names[500:]) is not None) is found
+
+
 def test_what_was_earned_at_last_begins_at_its_own_fall() -> None:
     stretch = Stretch.last(np.repeat([1.0, 0.0], 200))
     assert (stretch.rows, stretch.mean, stretch.spread) == (200, 0.0, 0.0)

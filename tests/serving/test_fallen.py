@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from bandit.experiment import Experiment
+from evaluation.change import champion_values, find_fall
 from serving.in_process import InProcess, SimulatedClock
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
 from serving.learner.metrics import learner_metrics
 from tests.serving.learner_support import BEST, World, copy_of, world
+from tests.serving.test_changed_settings import play_as, standing
 
 FIELD: dict[str, Any] = {"recent": {"window_interactions": 400, "every_interactions": 200}}
 NEVER = {"alpha": 1e-9}
@@ -161,6 +163,18 @@ def test_a_fall_right_after_a_promotion_is_seen_by_what_the_champion_before_earn
         assert (trial.challenger, trial.learnt) == ("recent", recent.learnt) and recent.learnt == fall["rows"]
         turn(here)
         assert len(falls(here)) == 1
+
+
+def test_two_visitors_who_dislike_everything_are_no_fall(tmp_path: Path) -> None:
+    """They would be one if nothing told that the newest rows come from two."""
+    with world(tmp_path, challengers=FIELD, gate=NEVER, serving={"subject_field": "user"}) as plain:
+        here = Turning(plain.transport)
+        here.transport.warm_start(here.history(200))
+        play_as(here, [f"visitor {n}" for n in range(150)])
+        here.turned = True
+        play_as(here, ["ann"] * 50 + ["bob"] * 50)
+        _, rows = standing(here)
+        assert find_fall(champion_values(rows)) is not None and not falls(here)
 
 
 def test_a_field_that_is_empty_stays_so(tmp_path: Path) -> None:
