@@ -35,9 +35,10 @@ def answer(
 ) -> dict[str, Any]:
     """Estimators, paired lift, weights, checks and verdict of one set of rows, JSON-able (no NaN, no infinity).
 
-    `lower` and `upper` are the two-sided 95% interval by normal theory; `bootstrap` and `bernstein` the same by
-    resampling and by the empirical Bernstein bound, where rows stand for themselves. `paired.bound` is the one-sided
-    lower bound the verdict rests on, at level α for one look and reckoning with what the log could not show.
+    `lower` and `upper` are the two-sided 95% interval by normal theory, over subjects where there are any; `bootstrap`
+    and `bernstein` the same by resampling and by the empirical Bernstein bound, where rows stand for themselves.
+    `paired.bound` is the one-sided lower bound the verdict rests on, at level α for one look and reckoning with what
+    the log could not show.
     """
     gathered = Gathered.of(rows, hyper)
     single = replace(rules or GateRules(), horizon_rows=max(2, len(rows)), looks="planned", weighted=False)

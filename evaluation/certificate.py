@@ -30,7 +30,10 @@ FORMAT = 1
 ALIKE_COUNT_SINCE = 4
 """The rule version since which rows count that were certain, where both policies are as certain."""
 ANSWERS_COUNT_SINCE = 5
-"""The rule version since which the slots of one answer count as one, where rows have no subject."""
+"""The rule version since which the slots of one answer count as one, where rows have no subject.
+
+Since then, too, the standard errors of all estimators count subjects; before, only that of the lift did.
+"""
 TOLERANCE = 1e-9
 """Relative difference between machines that is rounding, not a change."""
 
@@ -111,13 +114,14 @@ def initial_certificate(rows: ScoredRows, about: Mapping[str, Any] | None = None
     used = rows.where(~unsupported)
     excluded = {"no_support": int(unsupported.sum())} if unsupported.any() else {}
     events = used.reduce()
-    totals = totals_of_events(events)
+    totals = totals_of_events(events, cluster=used.cluster)
     lift = paired_lift(used, events)
     value, logged = totals.estimate("dr", "candidate"), totals.mean_reward()
     if totals.n:
+        within = f" ± {1.96 * value.se:.4f}" if math.isfinite(value.se) else ""
         reason = (
             f"The first model, published outside the gate: there was no champion to beat. On {totals.n:,} logged rows "
-            f"its doubly-robust value is {value.value:.4f} ± {1.96 * value.se:.4f}; uniform choice is worth "
+            f"its doubly-robust value is {value.value:.4f}{within}; uniform choice is worth "
             f"{totals.estimate('dr', 'champion').value:.4f}, and the logged decisions earned {logged.value:.4f}."
         )
     else:

@@ -2,7 +2,8 @@
 
 All are functions of the same few numbers per row: the weight w = π(a|x)/p, the model value d = Σ_k π_k q̂_k, the
 reward r and the residual e = r − q̂_a. Their means and covariances are collected once, in chunks that fit the
-cache, and can be merged over shards; every value and standard error follows from them.
+cache, and can be merged over shards; every value and standard error follows from them. Where rows have subjects the
+standard errors count those (`Totals.by_subject`).
 
     dm           mean d                            biased when q̂ is; tiny SE that says nothing about the bias
     ips          mean w r                          unbiased with correct p; noisy when w is large
@@ -19,12 +20,13 @@ The shrunk ones (clipped, switch, dros) report the SE of a biased number: look a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.moments import Moments
+from evaluation.moments import Moments, SubjectSums
 from evaluation.scored import ScoredEvents, ScoredRows
 
 Floats = NDArray[np.float64]
@@ -83,6 +85,10 @@ class Totals:
         biggest = tuple(max(a, b) for a, b in zip(self.max_weight, other.max_weight, strict=True))
         return Totals(self.moments.merge(other.moments), (biggest[0], biggest[1]))
 
+    def by_subject(self, subjects: SubjectSums) -> Totals:
+        """The same totals with standard errors that count `subjects`, the sums of `columns_of` these very rows."""
+        return replace(self, moments=self.moments.by_subject(subjects))
+
     @property
     def n(self) -> int:
         """Number of rows."""
@@ -110,7 +116,7 @@ class Totals:
         return {name: {role: self.estimate(name, role) for role in ROLES} for name in ESTIMATORS}
 
     def lift(self) -> Estimate:
-        """Paired DR lift of candidate over champion: mean D, SE = s/√n with ddof 1."""
+        """Paired DR lift of candidate over champion: mean D, SE = s/√n with ddof 1, or over subjects."""
         gradient = np.zeros(_DIMENSIONS)
         gradient[_LIFT] = 1
         value = float(self.moments.mean[_LIFT]) if self.n else math.nan
@@ -221,14 +227,25 @@ def no_totals() -> Totals:
     return Totals(Moments.of(np.zeros((_DIMENSIONS, 0))), (0.0, 0.0))
 
 
-def totals_of_events(events: ScoredEvents, hyper: Hyper | None = None) -> Totals:
-    """The same from already reduced events."""
+def no_subjects() -> SubjectSums:
+    """The sums of no subjects, to add `columns_of` rows to."""
+    return SubjectSums(_DIMENSIONS)
+
+
+def totals_of_events(
+    events: ScoredEvents, hyper: Hyper | None = None, *, cluster: Sequence[str] | None = None
+) -> Totals:
+    """The same from already reduced events; standard errors count subjects where `cluster` names them."""
     hyper = hyper or Hyper()
     whole = no_totals()
     for start in range(0, len(events.reward), 8192):
         part = ScoredEvents(*(column[start : start + 8192] for column in events))
         whole = whole.merge(_chunk_totals(part, hyper))
-    return whole
+    if cluster is None or len(cluster) == 0:
+        return whole
+    subjects = no_subjects()
+    subjects.add(columns_of(events, hyper), cluster)
+    return whole.by_subject(subjects)
 
 
 def _chunk_totals(events: ScoredEvents, hyper: Hyper) -> Totals:

@@ -1,6 +1,6 @@
 """Everything that a verdict rests on, gathered from a log chunk by chunk.
 
-What is kept does not grow with the log: sums, the heaviest hundredth of the weights, and one sum per subject where
+What is kept does not grow with the log: sums, the heaviest hundredth of the weights, and the sums of each subject where
 there are subjects. Rows in memory and rows in a file go the same way, so they give the same verdict.
 """
 
@@ -16,7 +16,7 @@ from evaluation.audit import Audit
 from evaluation.caution import SUMS, Caution, caution_of, caution_sums
 from evaluation.checks import Evidence, without_support
 from evaluation.diagnostics import Segments
-from evaluation.estimators import Estimate, Hyper, Totals, no_totals, totals_of_events
+from evaluation.estimators import Estimate, Hyper, Totals, columns_of, no_subjects, no_totals, totals_of_events
 from evaluation.lift import effective_subjects
 from evaluation.scored import ScoredRows
 
@@ -44,7 +44,8 @@ class Gathered:
     def __init__(self, rows_max: int, hyper: Hyper | None = None) -> None:
         self.hyper = hyper or Hyper()
         self.n = self.without_support = 0
-        self.totals: Totals = no_totals()
+        self._totals: Totals = no_totals()
+        self._by_subject: Totals | None = None
         self.audit, self.evidence = Audit(), Evidence(rows_max)
         self.identical = True
         self.lift_range = (math.inf, -math.inf)
@@ -52,7 +53,7 @@ class Gathered:
         self.clustered = False
         self.segments: Segments | None = None
         self._caution = np.zeros(SUMS)
-        self._clusters: dict[str, list[float]] = {}
+        self._subjects = no_subjects()
 
     @classmethod
     def of(cls, source: Source, hyper: Hyper | None = None) -> Gathered:
@@ -72,7 +73,7 @@ class Gathered:
         self.n += len(used)
         events = used.reduce()
         lifts = events.lift
-        self.totals = self.totals.merge(totals_of_events(events, self.hyper))
+        self._totals, self._by_subject = self._totals.merge(totals_of_events(events, self.hyper)), None
         self.audit.add(used)
         self.evidence.add(used)
         self._caution += caution_sums(used)
@@ -85,10 +86,15 @@ class Gathered:
             self.segments.add(lifts, used.segment)
         if used.cluster is not None:
             self.clustered = True
-            for subject, lift in zip(used.cluster, lifts.tolist(), strict=True):
-                known = self._clusters.setdefault(subject, [0.0, 0.0])
-                known[0] += lift
-                known[1] += 1.0
+            self._subjects.add(columns_of(events, self.hyper), used.cluster)
+
+    @property
+    def totals(self) -> Totals:
+        """What all estimators follow from, their standard errors over subjects where there are any."""
+        if not self.clustered:
+            return self._totals
+        self._by_subject = self._by_subject or self._totals.by_subject(self._subjects)
+        return self._by_subject
 
     @property
     def excluded(self) -> dict[str, int]:
@@ -100,19 +106,11 @@ class Gathered:
         """The effective number of subjects; infinite where rows stand for themselves."""
         if not self.clustered:
             return math.inf
-        return effective_subjects(np.array([rows for _, rows in self._clusters.values()]))
+        return effective_subjects(self._subjects.rows)
 
     def lift(self) -> Estimate:
         """The paired DR lift, its SE over subjects where there are any (Liang & Zeger 1986)."""
-        lift = self.totals.lift()
-        if not self.clustered or self.n == 0:
-            return lift
-        sums = np.array(list(self._clusters.values()))
-        groups = len(sums)
-        if groups < 2:
-            return Estimate(lift.value, math.nan, self.n)
-        centred = sums[:, 0] - sums[:, 1] * lift.value
-        return Estimate(lift.value, math.sqrt(groups / (groups - 1) * float(centred @ centred)) / self.n, self.n)
+        return self.totals.lift()
 
     def caution(self) -> Caution:
         """The caution due to the lift, every row weighing the same."""

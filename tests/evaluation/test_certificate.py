@@ -16,7 +16,7 @@ from evaluation.checks import Check
 from evaluation.diagnostics import lift_by_segment
 from evaluation.gate import RULES_VERSION, GateRules, judge
 from evaluation.history import render_history
-from evaluation.lift import paired_lift
+from evaluation.lift import clustered_mean, paired_lift
 from evaluation.placebo import placebo, redraws
 from evaluation.report import edition, page_differences, render_report
 from evaluation.scored import ScoredRows
@@ -76,6 +76,27 @@ def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tamp
     assert "changed after it was sealed" in found[0]
     assert found[1].startswith("estimators.dr.candidate.value")
     assert other in found[-1]
+
+
+def test_a_certificate_from_before_errors_counted_subjects_is_checked_as_it_was_made() -> None:
+    plain, of_rows = evaluated()
+    rows = replace(plain, cluster=[f"u{i // 5}" for i in range(len(plain))])
+    new = certificate(rows, judge(rows, GateRules()), GateRules())
+    assert verify_certificate(new, rows) == []
+    old = new | {"rules_version": 4} | {name: of_rows[name] for name in ("estimators", "logged")}
+    assert old["logged"]["se"] != new["logged"]["se"]
+    old["digest"] = certificates._digest(old)
+    (line,) = verify_certificate(old, rows)
+    assert "made by rule version 4" in line
+
+
+def test_the_first_model_s_errors_count_subjects() -> None:
+    plain, _ = evaluated(400)
+    rows = replace(plain, cluster=[f"u{i // 5}" for i in range(400)])
+    cert = initial_certificate(rows)
+    assert cert["logged"]["se"] == pytest.approx(clustered_mean(rows.reward, rows.cluster).se)
+    alone = initial_certificate(replace(rows, cluster=["ann"] * 400))
+    assert alone["logged"]["se"] is None and "nan" not in alone["verdict"]["reason"]
 
 
 def test_own_keys_cannot_be_set_from_outside() -> None:

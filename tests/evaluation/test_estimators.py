@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from evaluation.answer import answer
 from evaluation.estimators import ESTIMATORS, ROLES, Hyper, columns_of, range_of_values, totals, value_of_means
 from evaluation.gate import GateRules, judge
+from evaluation.gathering import Gathered
 from evaluation.lift import clustered_mean, paired_lift
 from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
@@ -230,6 +232,34 @@ def test_one_subject_says_nothing_about_how_subjects_differ() -> None:
     assert (found["paired"]["se"], found["paired"]["lower"], found["paired"]["upper"]) == (None, None, None)
     (ranked,) = rank({"candidate": rows})
     assert not ranked.answered
+
+
+def test_every_interval_counts_subjects_and_covers() -> None:
+    """Of 300 logs of 40 subjects with 20 rows each, the 95% intervals hold the truth, .5, in 95%, and rows' do not."""
+    rng, runs = np.random.default_rng(53), 300
+    ours, by_rows = Counter[str](), Counter[str]()
+    for _ in range(runs):
+        rows = of_subjects(rng, 40, 20)
+        for found, kept in ((ours, rows), (by_rows, replace(rows, cluster=None))):
+            totals = Gathered.of(kept).totals
+            for name in ("ips", "snips", "dr", "sndr"):
+                estimate = totals.estimate(name, "candidate")
+                found[name] += estimate.lower < 0.5 < estimate.upper
+    fair = 3 * np.sqrt(0.05 * 0.95 * runs)
+    for name, covered in ours.items():
+        assert abs(covered - 0.95 * runs) <= fair, name
+        assert by_rows[name] < 0.95 * runs - fair, name
+
+
+def test_an_answer_gives_the_error_of_a_ranked_value() -> None:
+    rows = of_subjects(np.random.default_rng(54), 60, 40)
+    found, (ranked,) = answer(rows), rank({"candidate": rows})
+    assert found["estimators"]["dr"]["candidate"]["se"] == pytest.approx(ranked.se, rel=1e-9)
+    assert found["paired"]["se"] == pytest.approx(paired_lift(rows).se, rel=1e-9)
+    assert found["logged"]["se"] == pytest.approx(clustered_mean(rows.reward, rows.cluster).se, rel=1e-9)
+    alone = answer(replace(rows, cluster=[str(i) for i in range(len(rows))]))["estimators"]
+    for name, roles in answer(replace(rows, cluster=None))["estimators"].items():
+        assert roles["champion"]["se"] == pytest.approx(alone[name]["champion"]["se"], rel=1e-9)
 
 
 def test_a_ranked_value_counts_subjects_not_rows() -> None:
