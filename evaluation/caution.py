@@ -12,7 +12,7 @@ The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical v
 "On the removal of skewness by transformation"): up by at most .75 where large losses are rare, down by at most .3 where
 large gains are, because then the mean and its own SE rise together and the plain bound is right too often; and up by
 1.5/h, because with few draws the misses themselves are hardly known. With subjects it also rises by 1.5 over their
-effective number, as Student's t does: their spread is known from so many numbers only.
+effective number where the policies differ, as Student's t does: their spread is known from so many numbers only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Caution:
     """The SE and skewness that a bound should reckon with, and the effective number of telling draws expected.
 
     `clock` is V₂, the information so far up to a factor: it only grows, whatever the rewards. `subjects`: the effective
-    number of subjects, infinite where rows stand for themselves.
+    number of subjects where the policies differ, infinite where rows stand for themselves.
     """
 
     se: float
@@ -90,7 +90,7 @@ def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weight
         part = None if weights is None else weights[start : start + len(chunk)]
         sums += caution_sums(chunk, paired=paired, weights=part)
         start += len(chunk)
-    return caution_of(sums, len(rows), estimate.se, subjects=subjects_of(rows))
+    return caution_of(sums, len(rows), estimate.se, subjects=subjects_of(rows, paired=paired, weights=weights))
 
 
 def caution_of(sums: Floats, n: int, se: float, *, subjects: float = math.inf) -> Caution:
@@ -99,7 +99,7 @@ def caution_of(sums: Floats, n: int, se: float, *, subjects: float = math.inf) -
     `subjects`: the effective number of subjects, infinite where rows stand for themselves.
     """
     if n < 2:
-        return Caution(0.0, 0.0, 0.0, 0.0)
+        return Caution(0.0, 0.0, 0.0, 0.0, subjects)
     seconds, thirds, drawn_seconds, drawn_thirds, seen_seconds, seen_thirds, misses = sums.tolist()
     if seconds <= 0 or thirds <= 0:
         return Caution(se, 0.0, 0.0, 0.0, subjects)

@@ -21,7 +21,10 @@ REWARD_VALUES_MAX = 1 << 16
 """Different rewards that are counted one by one; the commonest is taken to be among the first so many."""
 
 SUBJECTS_MIN = 20
-"""Effective number of subjects below which their spread is too badly known for any bound."""
+"""Effective number of subjects below which their spread is too badly known for any bound.
+
+Where policies are compared those count whom they treat differently (`evaluation.lift.subjects_of`).
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,9 +227,9 @@ def no_totals() -> Totals:
     return Totals(Moments.of(np.zeros((_DIMENSIONS, 0))), (0.0, 0.0))
 
 
-def no_subjects() -> SubjectSums:
-    """The sums of no subjects, to add `columns_of` rows to."""
-    return SubjectSums(_DIMENSIONS)
+def no_subjects(*, more: int = 0) -> SubjectSums:
+    """The sums of no subjects, to add `columns_of` rows to, with so many `more` columns below them."""
+    return SubjectSums(_DIMENSIONS + more)
 
 
 def totals_of_events(

@@ -179,8 +179,8 @@ def _verdict(
         top_share_max=rules.top_share_max,
         uncovered_max=rules.uncovered_max,
     )
-    if gathered.clustered:
-        everything.append(subjects_check(gathered.subjects))
+    if gathered.clustered and not gathered.identical:
+        everything.append(subjects_check(evidence.caution.subjects))
     everything.append(agreement_note(totals))
     if not gathered.identical:
         everything.append(draws_check(evidence.caution.draws, rules.draws_min))

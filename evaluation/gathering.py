@@ -17,7 +17,7 @@ from evaluation.caution import SUMS, Caution, caution_of, caution_sums
 from evaluation.checks import Evidence, without_support
 from evaluation.diagnostics import Segments
 from evaluation.estimators import Estimate, Hyper, Totals, columns_of, no_subjects, no_totals, totals_of_events
-from evaluation.lift import effective_subjects
+from evaluation.lift import effective_subjects, telling
 from evaluation.scored import ScoredRows
 
 ALIKE = 1e-12
@@ -53,7 +53,7 @@ class Gathered:
         self.clustered = False
         self.segments: Segments | None = None
         self._caution = np.zeros(SUMS)
-        self._subjects = no_subjects()
+        self._subjects = no_subjects(more=1)
 
     @classmethod
     def of(cls, source: Source, hyper: Hyper | None = None) -> Gathered:
@@ -86,7 +86,7 @@ class Gathered:
             self.segments.add(lifts, used.segment)
         if used.cluster is not None:
             self.clustered = True
-            self._subjects.add(columns_of(events, self.hyper), used.cluster)
+            self._subjects.add(np.vstack([columns_of(events, self.hyper), telling(used)]), used.cluster)
 
     @property
     def totals(self) -> Totals:
@@ -103,10 +103,10 @@ class Gathered:
 
     @property
     def subjects(self) -> float:
-        """The effective number of subjects; infinite where rows stand for themselves."""
+        """The effective number of subjects where the policies differ; infinite where rows stand for themselves."""
         if not self.clustered:
             return math.inf
-        return effective_subjects(self._subjects.rows)
+        return effective_subjects(self._subjects.sums[-1])
 
     def lift(self) -> Estimate:
         """The paired DR lift, its SE over subjects where there are any (Liang & Zeger 1986)."""

@@ -68,7 +68,7 @@ def clustered_mean(values: Floats, cluster: Sequence[str]) -> Estimate:
 
 
 def effective_subjects(sizes: Floats) -> float:
-    """(Σ n_g)²/Σ n_g² of the numbers of rows of each subject: as many subjects with as many rows each tell as much.
+    """(Σ s_g)²/Σ s_g² of the sizes of each subject: as many subjects of the same size each tell as much.
 
     >>> effective_subjects(np.array([10.0, 10.0])), effective_subjects(np.array([98.0, 1.0, 1.0])) < 1.05
     (2.0, True)
@@ -77,9 +77,25 @@ def effective_subjects(sizes: Floats) -> float:
     return float(sizes.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def subjects_of(rows: ScoredRows) -> float:
-    """The effective number of subjects of `rows`; infinite where rows stand for themselves."""
+def telling(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> Floats:
+    """How much each row can tell of the lift, shape (n,): ½Σ|c − b|, how often the policies choose otherwise there.
+
+    Of a single policy's value (not `paired`) each row can tell as much. With `weights`, shape (n,), times those.
+    """
+    told = np.ones(len(rows))
+    if paired:
+        told = rows.per_row(abs(rows.candidate - rows.champion)) / 2
+    return told if weights is None else told * weights
+
+
+def subjects_of(rows: ScoredRows, *, paired: bool = True, weights: Floats | None = None) -> float:
+    """The effective number of subjects of `rows`, whose sizes are the sums of what their rows can tell (`telling`).
+
+    A thousand subjects for whom both policies choose alike do not make three others more. Infinite where rows stand
+    for themselves.
+    """
     if rows.cluster is None:
         return math.inf
-    _, sizes = np.unique(np.asarray(rows.cluster, dtype=object).astype(str), return_counts=True)
-    return effective_subjects(sizes.astype(np.float64))
+    _, of_row = np.unique(np.asarray(rows.cluster, dtype=object).astype(str), return_inverse=True)
+    sizes = np.bincount(of_row, telling(rows, paired=paired, weights=weights))
+    return effective_subjects(np.asarray(sizes, np.float64))

@@ -16,7 +16,7 @@ from evaluation.answer import answer
 from evaluation.estimators import ESTIMATORS, ROLES, Hyper, columns_of, range_of_values, totals, value_of_means
 from evaluation.gate import GateRules, judge
 from evaluation.gathering import Gathered
-from evaluation.lift import clustered_mean, paired_lift
+from evaluation.lift import clustered_mean, paired_lift, subjects_of
 from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
 from tests.evaluation.worlds import make_world
@@ -223,6 +223,38 @@ def test_few_subjects_keep_the_level_and_fewer_are_refused() -> None:
     few = judge(of_subjects(rng, 12, 100), once)
     assert (few.outcome, few.looked) == ("insufficient", False)
     assert "12 effective subjects, 20 are needed" in few.reason
+
+
+def few_differ(rng: np.random.Generator, telling: int, each: int, *, alike: int = 400) -> ScoredRows:
+    """Rows of `telling` subjects for whom the policies differ, after three each of `alike` for whom they do not."""
+    both, apart = of_subjects(rng, alike, 3), of_subjects(rng, telling, each)
+    both = replace(both, candidate=both.champion, cluster=[f"like {name}" for name in both.cluster])
+    return ScoredRows.concat([both, apart])
+
+
+def test_subjects_for_whom_both_choose_alike_are_no_evidence() -> None:
+    rng, once = np.random.default_rng(55), GateRules(horizon_rows=100)
+    for weighted in (True, False):
+        few = judge(few_differ(rng, 3, 200), replace(once, weighted=weighted))
+        assert (few.outcome, few.looked) == ("insufficient", False)
+        assert "3 effective subjects, 20 are needed" in few.reason
+        assert judge(few_differ(rng, 24, 40), replace(once, weighted=weighted)).looked
+    assert answer(few_differ(rng, 3, 200))["verdict"] == "insufficient"
+
+
+def test_where_the_policies_differ_alike_every_row_counts_alike() -> None:
+    rows = of_subjects(np.random.default_rng(56), 30, 20)
+    assert subjects_of(rows) == pytest.approx(30)
+    assert subjects_of(replace(rows, cluster=None)) == math.inf
+    mixed = few_differ(np.random.default_rng(57), 3, 200)
+    assert subjects_of(mixed) == pytest.approx(3) and subjects_of(mixed, paired=False) == pytest.approx(
+        1800**2 / (400 * 3**2 + 3 * 200**2)
+    )
+
+
+def test_policies_that_always_choose_alike_are_held_whoever_came() -> None:
+    rows = of_subjects(np.random.default_rng(58), 3, 200)
+    assert judge(replace(rows, candidate=rows.champion), GateRules()).outcome == "hold"
 
 
 def test_one_subject_says_nothing_about_how_subjects_differ() -> None:
