@@ -2,7 +2,8 @@
 
 A heartbeat is believed only while its writer holds `workers/<writer_id>.lock`: the kernel gives that lock back
 when the process ends, however it ends, so no timeout has to guess. `workers/clock` holds an instant that no
-writer yet to come may stamp before: a clock that was set back cannot put events behind the watermark.
+writer yet to come may stamp before: a clock that was set back cannot put events behind the watermark. Heartbeats
+tell how far each writer has stamped: whoever beats goes on from the latest, so that all writers share one time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ HEARTBEAT_SUFFIX = ".json"
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """One writer's state: every event it stamped before `complete_until` is in a sealed segment.
 
+    `stamped_until` is its newest stamp: later than `at` where its clock was set back.
     `reused` tells whether another process may take the same name later; else nothing is kept of it once it is dead.
     """
 
@@ -36,6 +38,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     canary_digest: str | None = None
     counters: dict[str, float] = {}
     reused: bool = True
+    stamped_until: datetime | None = None
 
 
 def lock_path(paths: ExperimentPaths, writer_id: str) -> Path:
@@ -75,20 +78,23 @@ def live_heartbeats(paths: ExperimentPaths) -> list[Heartbeat]:
     return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
 
 
+def latest_stamp(paths: ExperimentPaths) -> datetime | None:
+    """How far the writers of an experiment have stamped, by their last heartbeats; None where there are none."""
+    if not paths.workers.is_dir():
+        return None
+    names = [entry.name for entry in os.scandir(paths.workers) if entry.name.endswith(HEARTBEAT_SUFFIX)]
+    heartbeats = (read_heartbeat(paths, name.removesuffix(HEARTBEAT_SUFFIX)) for name in names)
+    instants = [(beat.complete_until, beat.stamped_until) for beat in heartbeats if beat is not None]
+    return max((instant for pair in instants for instant in pair if instant is not None), default=None)
+
+
 def read_clock_floor(paths: ExperimentPaths) -> datetime | None:
     """The instant that no new writer may stamp before; None before the first survey."""
-    instants = []
     try:
-        instants.append(datetime.fromisoformat((paths.workers / "clock").read_text().strip()))
+        surveyed = datetime.fromisoformat((paths.workers / "clock").read_text().strip())
     except (FileNotFoundError, ValueError):
-        pass
-    if paths.workers.is_dir():
-        for entry in os.scandir(paths.workers):
-            if entry.name.endswith(HEARTBEAT_SUFFIX):
-                heartbeat = read_heartbeat(paths, entry.name.removesuffix(HEARTBEAT_SUFFIX))
-                if heartbeat is not None:
-                    instants.append(heartbeat.complete_until)
-    return max(instants, default=None)
+        return latest_stamp(paths)
+    return max(surveyed, latest_stamp(paths) or surveyed)
 
 
 def raise_clock_floor(paths: ExperimentPaths, now: datetime) -> None:

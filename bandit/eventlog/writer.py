@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from bandit.errors import Busy, Conflict, CorruptLog, DurabilityLost
-from bandit.eventlog.heartbeat import Heartbeat, beat, lock_path, read_clock_floor
+from bandit.eventlog.heartbeat import Heartbeat, beat, latest_stamp, lock_path, read_clock_floor
 from bandit.eventlog.open_segment import OpenSegment, next_sequence, remember_sequence
 from bandit.eventlog.recovery import open_segments, recover_segment
 from bandit.eventlog.segment import check_writer_id
@@ -227,7 +227,12 @@ class EventLogWriter:
         canary_digest: str | None = None,
         counters: dict[str, float] | None = None,
     ) -> Heartbeat:
-        """This writer's heartbeat now, to be handed to `beat`; the log's own counters are added as `log_…`."""
+        """This writer's heartbeat now, to be handed to `beat`; the log's own counters are added as `log_…`.
+
+        From here on it stamps nothing before what any other writer of the experiment has reported, whatever its own
+        clock says: of two that disagree, one would find the rewards of the other's decisions late. Raises `OSError`.
+        """
+        self._keep_up(latest_stamp(self.paths))
         own = {f"log_{name}": value for name, value in self.counters.as_dict().items()}
         own["log_queue_depth"] = float(self._queued_events)
         complete_until = self.complete_until()
@@ -242,6 +247,7 @@ class EventLogWriter:
             canary_digest=canary_digest,
             counters=own | (counters or {}),
             reused=self.reused,
+            stamped_until=self._last,
         )
 
     def close(self) -> None:
@@ -253,6 +259,13 @@ class EventLogWriter:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._lock.release()
+
+    def _keep_up(self, latest: datetime | None) -> None:
+        """Stamp after `latest` from now on, where the clock is behind it."""
+        now = self._clock()
+        with self._mutex:
+            if latest is not None and latest > now:
+                self._last = max(self._last, latest)
 
     # -- under the condition's lock ----------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from bandit.errors import Busy, Conflict, DurabilityLost, InvalidSettings
-from bandit.eventlog import EventLogWriter, live_heartbeats, open_segment, read_events, survey, verify_segment
+from bandit.eventlog import EventLogWriter, beat, live_heartbeats, open_segment, read_events, survey, verify_segment
 from bandit.eventlog.segment import whole_commits
 from bandit.events import Event, stamped_at
 from bandit.files import fsync_directory
@@ -127,6 +128,27 @@ def test_a_writer_that_starts_after_the_clock_was_set_back_never_stamps_before_a
     assert writer.stamp() > watermark
     assert writer.complete_until() > watermark
     writer.close()
+
+
+def test_living_writers_go_on_from_the_latest_of_their_clocks(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    clocks = HandClock(), HandClock()
+    ahead, other = (
+        EventLogWriter(paths, f"w{number}", clock=clock, seal_interval_s=1000) for number, clock in enumerate(clocks)
+    )
+    ahead.append([reward(ahead, "not sealed yet")])
+    clocks[0].move(3600)
+    latest = ahead.stamp()
+    clocks[0].move(-3600)
+    beat(paths, ahead.heartbeat())
+    assert other.stamp() < latest
+    beat(paths, other.heartbeat())
+    assert latest < other.stamp() < latest + timedelta(seconds=1)
+    for writer, clock in zip((ahead, other), clocks, strict=True):
+        clock.move(3601)
+        beat(paths, writer.heartbeat())
+        assert writer.stamp() > latest + timedelta(seconds=0.5), "the clock has caught up"
+        writer.close()
 
 
 def test_many_threads_never_share_a_stamp(tmp_path: Path) -> None:

@@ -131,6 +131,27 @@ def test_a_clock_that_jumps_back_and_forth_costs_no_reward_and_invents_none(tmp_
     assert stamps == sorted(stamps) and len(set(stamps)) == len(stamps)
 
 
+def test_a_clock_that_jumps_for_one_worker_alone_makes_no_later_reward_late(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    own = Clock(loop.clock.now)
+    glitched = ExperimentServer(tmp_path, "default", writer_id="w1", clock=own, durable=False)
+    loop.servers.append(glitched)
+    own.advance(3600.0)
+    loop.ask("in the glitch", server=1)
+    own.advance(-3600.0)
+    for server in (*reversed(loop.servers), glitched):
+        server.heartbeat()
+    for number in range(3):
+        loop.ask(f"e{number}")
+        glitched.reward([RewardItem(event_id=f"e{number}", reward=1.0)])
+        loop.ask(f"f{number}", server=1)
+        loop.reward(f"f{number}", 1.0)
+    loop.clock.advance(3600.0)
+    rows = loop.interactions()
+    assert [event_id for event_id in rows.index if not rows.rewarded[event_id]] == ["in the glitch"]
+    assert len(rows) == 7
+
+
 def test_while_the_clock_is_set_back_nothing_is_said_to_have_matured(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     loop.ask("before")
