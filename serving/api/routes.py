@@ -117,13 +117,13 @@ def describe(api: Api) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
-        reply_with = error_reply if request.url.path.startswith("/personalizer/") else problem_reply
+        reply_with = error_reply if request.scope["path"].startswith("/personalizer/") else problem_reply
         if error.status_code == 405:
             headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
             wrong = Problem("method", "is not taken by this address", (error.headers or {}).get("Allow"))
             return respond(reply_with(problem("method-not-allowed", str(wrong), [wrong]), headers))
         wrong = Problem("path", "is no address of this service; see /docs")
-        if _known(app, request, request.url.path.rstrip("/")):
+        if _known(app, request, request.scope["path"].rstrip("/")):
             wrong = Problem("path", "is an address of this service only without the slash at its end")
         return respond(reply_with(problem("not-found", str(wrong), [wrong]), ()))
 

@@ -89,7 +89,7 @@ def install(app: FastAPI) -> None:
         if error.status_code != 404:
             return problem(error.status_code, str(error.detail), str(error.detail))
         wrong = Problem("path", "is no address of the admin API")
-        if _known(app, request, request.url.path.rstrip("/")):
+        if _known(app, request, request.scope["path"].rstrip("/")):
             wrong = Problem("path", "is an address of the admin API only without the slash at its end")
         return problem(404, "Not found", str(wrong), [msgspec.to_builtins(wrong)])
 
@@ -97,12 +97,12 @@ def install(app: FastAPI) -> None:
     def _system(request: Request, error: OSError) -> Response:
         if error.errno not in NO_ROOM:
             return _other(request, error)
-        log.error("%s %s failed: %s", request.method, request.url.path, error)
+        log.error("%s %r failed: %s", request.method, request.scope["path"], error)
         return problem(503, "The disk is full", "nothing that was acknowledged is lost; make room, then ask again")
 
     @app.exception_handler(Exception)
     def _other(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %r failed", request.method, request.scope["path"], exc_info=error)
         answer = problem(500, "Failed", f"{type(error).__name__}; the learner's log has the details")
         answer.headers["connection"] = "close"  # the server closes it whatever is said: the error goes on to it
         return answer
@@ -132,12 +132,12 @@ class Doorkeeper:
         await (self.app if refusal is None else refusal)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
-        if request.url.path in ("/livez", "/readyz"):
+        if request.scope["path"] in ("/livez", "/readyz"):
             return None
         shown = _bearer(request)
         if hmac.compare_digest(shown.encode(), self.token.encode()):
             return None
-        parts = request.url.path.strip("/").split("/")
+        parts = request.scope["path"].strip("/").split("/")
         if parts[3:4] == ["operations"]:
             return problem(401, "Not authorised", "operations need the learner's own token")
         changes = request.method not in ("GET", "HEAD")

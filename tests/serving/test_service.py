@@ -22,12 +22,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from bandit.keys import create_key
+from bandit.keys import KeyRing, create_key
 from serving.cli.common import now
 from serving.learner.address import Address, running_learner
-from serving.learner.http import install
+from serving.learner.http import Doorkeeper, install
+from tests.serving.api.support import url_as_older_starlette_reads_it
 from tests.serving.learner_support import BEST, history
 from tests.serving.service_support import Service, served
 
@@ -311,6 +312,21 @@ def test_a_killed_learner_is_back_within_seconds_and_nothing_is_lost(service: Se
     after = service.status()
     assert after["counts"] == before["counts"]
     assert after["champion"] == before["champion"] and after["runs"] >= before["runs"]
+
+
+def test_no_host_header_makes_the_admin_api_take_one_address_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Request, "url", property(url_as_older_starlette_reads_it))
+    create_key(tmp_path, name="ops", scopes=["admin"], now=now())
+    doorkeeper = Doorkeeper(None, token="t", keys=KeyRing(tmp_path), loopback=True, hosts=frozenset({"x"}))
+    for host in (b"x/livez?", b"x/readyz#", b"x"):
+        for path in ("/v1/experiments", "/v1/experiments/test/operations/sql"):
+            scope = {"type": "http", "method": "POST", "scheme": "http", "path": path, "headers": [(b"host", host)]}
+            refusal = doorkeeper._refusal(Request(scope))
+            assert refusal is not None and refusal.status_code == 401
+    with_operations = {**scope, "path": "/livez", "headers": [(b"host", b"x/v1/experiments/test/operations")]}
+    assert doorkeeper._refusal(Request(with_operations)) is None
 
 
 def test_once_a_key_exists_the_admin_api_wants_one(service: Service) -> None:

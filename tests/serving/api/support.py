@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
 
 from bandit.eventlog import read_events
 from bandit.events import DecisionEvent, Event
@@ -153,6 +155,11 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes] | None = None, sec
         assert process is None or process.poll() is None, "the worker ended early"
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def url_as_older_starlette_reads_it(request: HTTPConnection) -> URL:
+    """The Host header and the path, joined as text and read again: some versions of Starlette did so."""
+    return URL(f"http://{request.headers['host']}{request.scope['path']}")
 
 
 def free_port() -> int:

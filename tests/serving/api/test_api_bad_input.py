@@ -7,12 +7,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import Request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.api.http import DISCARDED_BYTES_MAX
 from serving.api.problems import TITLES
-from tests.serving.api.support import JSON, SEVEN, decisions, make_experiment, run, served
+from tests.serving.api.support import (
+    JSON,
+    SEVEN,
+    decisions,
+    make_experiment,
+    run,
+    served,
+    url_as_older_starlette_reads_it,
+)
 
 MARKER = "zzyzx"
 """A string that must never come back."""
@@ -292,6 +301,20 @@ def test_an_address_with_a_slash_at_its_end_says_which_one_is_meant(tmp_path: Pa
             nowhere = await client.post("/v1/experiments/default/nowhere/", json={})
             check_problem(nowhere, 404, "path")
             assert "slash" not in nowhere.json()["detail"]
+
+    run(scenario())
+
+
+def test_no_host_header_makes_one_address_pass_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Request, "url", property(url_as_older_starlette_reads_it))
+    make_experiment(tmp_path, actions=SEVEN)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            response = await client.post("/nowhere/", headers={"host": "x/personalizer/?"})
+            check_problem(response, 404, "path")
+            response = await client.get("/nowhere", headers={"host": "x/readyz/?"})
+            assert "slash" not in response.json()["detail"]
 
     run(scenario())
 
