@@ -73,38 +73,50 @@ def keys_path(data_dir: Path) -> Path:
 
 
 class KeyRing:
-    """The keys of a data directory, for checking requests; `refresh` once a second makes revocations hold."""
+    """The keys of a data directory, for checking requests; `refresh` once a second makes revocations hold.
+
+    `empty`: no key was ever made, and only then may a loopback port be open. `trouble` says why the file cannot be
+    read at present: the keys that were known go on, and where there are none nobody is let in until it can be.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._path = keys_path(data_dir)
         self._seen: tuple[int, int, int] | None = None
         self._ever = False
         self._live: dict[str, tuple[bytes, Key]] = {}
+        self.trouble: str | None = None
+        self.empty = False
         self.refresh()
 
     @property
-    def empty(self) -> bool:
-        """Whether no key was ever made: only then may a loopback port be open."""
-        return not self._ever
+    def blind(self) -> bool:
+        """Whether no key is known because the file cannot be read."""
+        return self.trouble is not None and not self._live
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; returns whether it did.
+        """Read the file again if it changed, and say whether it did; never raises.
 
-        Raises `InvalidSettings` for a file that cannot be read, and keeps the keys it had; a file that vanished
-        revokes them all.
+        A file that cannot be read is told in `trouble`, and tried again each time; one that vanished revokes all.
         """
+        before = self._seen
         try:
-            stat = self._path.stat()
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            self._read_changes()
+            self.trouble = None
         except FileNotFoundError:
-            changed = bool(self._live)
             self._live = {}
             self._seen = None
-            return changed
+            self.trouble = None
+        except (InvalidSettings, OSError) as error:
+            self.trouble = str(error)
+        self.empty = not self._ever and self.trouble is None
+        return self._seen != before
+
+    def _read_changes(self) -> None:
+        stat = self._path.stat()
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if seen == self._seen:
-            return False
+            return
         self._ever = True
-        records = _read(self._path)
         self._live = {
             record.id: (
                 bytes.fromhex(record.sha256),
@@ -115,11 +127,10 @@ class KeyRing:
                     None if record.experiments is None else frozenset(record.experiments),
                 ),
             )
-            for record in records
+            for record in _read(self._path)
             if record.revoked_at is None
         }
         self._seen = seen
-        return True
 
     def find(self, secret: str) -> Key | None:
         """The live key that `secret` is, else None; the comparison takes as long whatever differs."""
@@ -203,11 +214,17 @@ def _lock_path(data_dir: Path) -> Path:
 
 
 def _read(path: Path) -> list[KeyRecord]:
-    content = path.read_bytes()
     try:
-        return msgspec.json.decode(content, type=_KeyFile).keys
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        records = msgspec.json.decode(path.read_bytes(), type=_KeyFile).keys
+        for record in records:
+            bytes.fromhex(record.sha256)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InvalidSettings("keys.json", f"cannot be read ({error.strerror}); make it a file that can be") from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise InvalidSettings("keys.json", "cannot be read; restore it from a backup") from None
+    return records
 
 
 def _write(data_dir: Path, records: list[KeyRecord]) -> None:

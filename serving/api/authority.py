@@ -2,7 +2,8 @@
 
 Without keys the port is bound to loopback and open; a key sent anyway is ignored. Once a key was made, every
 request but those about the process's health needs one with the right scope for the right experiment. A port that
-other machines reach stays closed even if the keys vanish, unless it was opened by `--insecure`.
+other machines reach stays closed even if the keys vanish, unless it was opened by `--insecure`. While the file cannot
+be read the keys that were known go on; a worker that starts then lets nobody in until it can be.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from bandit.errors import RewardloopError
 from bandit.keys import Key, KeyRing
 from serving.api.access import Headers, check_host
 from serving.api.problems import ApiProblem
@@ -28,16 +28,16 @@ class Authority:
         self.closed = closed
         self.ring = KeyRing(data_dir)
         self.allowed_hosts = allowed_hosts
+        self._told: str | None = None
+        self._tell()
 
     def refresh(self) -> None:
         """Look for made and revoked keys; an unreadable file keeps the keys that were known."""
-        try:
-            self.ring.refresh()
-        except (RewardloopError, OSError) as error:
-            log.error("the API keys cannot be read: %s", error)
+        self.ring.refresh()
+        self._tell()
 
     def check(self, headers: Headers, scope: str | None, experiment: str | None) -> Key | None:
-        """The key that lets this request in, None where none is needed; raises `ApiProblem` (401, 403, 421).
+        """The key that lets this request in, None where none is needed; raises `ApiProblem` (401, 403, 421, 503).
 
         `scope` None is what anybody may ask. `experiment` None is what concerns all of them: the key must do for
         one, and `visible` says which of them the answer may tell about.
@@ -48,18 +48,9 @@ class Authority:
         if scope is None:
             return None
         shown = shown_key(headers)
-        if shown is None:
-            raise ApiProblem(
-                "unauthorized",
-                "Send an API key as `Authorization: Bearer …`; `rewardloop keys create` makes one.",
-                field="authorization",
-                headers=_CHALLENGE,
-            )
-        key = self.ring.find(shown)
+        key = self.ring.find(shown) if shown is not None else None
         if key is None:
-            raise ApiProblem(
-                "unauthorized", "This API key is unknown or revoked.", field="authorization", headers=_CHALLENGE
-            )
+            raise self._stranger(shown)
         if not key.allows(scope, experiment if experiment is not None else _any_of(key)):
             if key.allows(scope, _any_of(key)):
                 raise ApiProblem("forbidden", "This API key is made for other experiments.", field="authorization")
@@ -70,6 +61,25 @@ class Authority:
                 limit=f"scope {scope}",
             )
         return key
+
+    def _stranger(self, shown: str | None) -> ApiProblem:
+        """The refusal of whoever showed no key that is known."""
+        if self.ring.blind:
+            return ApiProblem("keys-unreadable", "Nobody is let in until keys.json can be read; the log says why.")
+        detail = "This API key is unknown or revoked."
+        if shown is None:
+            detail = "Send an API key as `Authorization: Bearer …`; `rewardloop keys create` makes one."
+        return ApiProblem("unauthorized", detail, field="authorization", headers=_CHALLENGE)
+
+    def _tell(self) -> None:
+        """Log once that the keys cannot be read, and once that they can again."""
+        trouble = self.ring.trouble
+        if trouble != self._told:
+            self._told = trouble
+            if trouble is None:
+                log.warning("the API keys can be read again")
+            else:
+                log.error("the API keys cannot be read, those known go on: %s", trouble)
 
     def visible(self, headers: Headers, scope: str) -> frozenset[str] | None:
         """The experiments that an answer about all may tell about, None for all; raises as `check` does."""

@@ -242,8 +242,11 @@ class Api:
         return Reply(200, b'{"live":true}')
 
     async def readyz(self) -> Reply:
-        """Every experiment can answer durably; says what each one serves, and why where it is no champion."""
+        """Every experiment can answer durably, and somebody may ask; says what each one serves, and why."""
         ready, body = readiness(self.hosting)
+        if self.authority.ring.blind:
+            ready = False
+            body |= {"ready": False, "reason": "the API keys cannot be read; nobody is let in until they can be"}
         return Reply(200 if ready else 503, _encoder.encode(body))
 
     async def metrics(self, headers: Headers) -> Reply:

@@ -42,7 +42,8 @@ _PROBLEMS = {
     415: "The content type is not one that is accepted.",
     421: "No key exists, and the Host header is not a loopback name.",
     422: "A field is missing, of the wrong type, or out of its limit; `errors` names it.",
-    503: "Nothing can be made durable at present, or the queue for the disk is full; nothing was recorded.",
+    503: "Nothing can be made durable at present, the queue for the disk is full, or the API keys cannot be read; "
+    "nothing was recorded.",
 }
 
 _EXPERIMENT = {

@@ -31,6 +31,7 @@ TITLES: dict[str, tuple[int, str]] = {
     "head-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed to answer"),
     "unavailable": (503, "The experiment cannot be opened"),
+    "keys-unreadable": (503, "The API keys cannot be read"),
     "busy": (503, "The server is too busy"),
     "durability-lost": (503, "Nothing can be made durable any more"),
 }

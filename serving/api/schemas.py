@@ -255,6 +255,7 @@ SCHEMAS: dict[str, Any] = {
     "Readiness": _object(
         {
             "ready": {"type": "boolean"},
+            "reason": _said({"type": "string"}, "Why no experiment can be asked, where that is so."),
             "experiments": {
                 "type": "object",
                 "additionalProperties": _object(

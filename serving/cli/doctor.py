@@ -47,7 +47,14 @@ def _check_keys(common: Common) -> dict[str, Any]:
         keys = list_keys(common.data_dir)
     except InvalidSettings as error:
         keys = []
-        findings.append(_finding("keys", True, str(error), "until then no key is accepted"))
+        findings.append(
+            _finding(
+                "keys",
+                True,
+                str(error),
+                "running processes go on with the keys they know; those that start let nobody in",
+            )
+        )
     path = common.data_dir / "keys.json"
     if path.exists() and path.stat().st_mode & 0o077:
         findings.append(_finding("keys", False, "keys.json can be read by others", f"chmod 600 {path}"))

@@ -123,6 +123,8 @@ class Doorkeeper:
         self.loopback = loopback
         self.hosts = hosts
         self._refreshed = time.monotonic()
+        self._told: str | None = None
+        self._tell()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -146,6 +148,10 @@ class Doorkeeper:
             named = parts[1:] if parts[:1] == ["v1"] else parts
             experiment = named[1] if named[:1] == ["experiments"] and len(named) > 1 else None
             key = self.keys.find(shown)
+            if key is None and self.keys.blind:
+                return problem(
+                    503, "The API keys cannot be read", "nobody is let in until keys.json can be read; the log says why"
+                )
             if key is None:
                 refused = problem(401, "Not authorised", "show an API key as `Authorization: Bearer …`")
                 refused.headers["www-authenticate"] = 'Basic realm="rewardloop (password: an API key)"'
@@ -161,6 +167,16 @@ class Doorkeeper:
         if time.monotonic() - self._refreshed > KEYS_REFRESH_S:
             self._refreshed = time.monotonic()
             self.keys.refresh()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log once that the keys cannot be read, and once that they can again."""
+        if self.keys.trouble != self._told:
+            self._told = self.keys.trouble
+            if self._told is None:
+                log.warning("the API keys can be read again")
+            else:
+                log.error("the API keys cannot be read, those known go on: %s", self._told)
 
 
 def _foreign_origin(request: Request) -> Response | None:

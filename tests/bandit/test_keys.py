@@ -104,16 +104,35 @@ def test_a_key_file_that_vanishes_or_breaks_opens_nothing(tmp_path: Path) -> Non
     content = keys_path(tmp_path).read_bytes()
     keys_path(tmp_path).write_bytes(content[:-5])
     for _ in range(2):
-        with pytest.raises(InvalidSettings):
-            ring.refresh()
-    assert ring.find(secret)
-    with pytest.raises(InvalidSettings):
-        KeyRing(tmp_path)
+        assert ring.refresh() is False
+        assert ring.trouble is not None and "restore it" in ring.trouble
+    assert ring.find(secret) and not ring.blind
     keys_path(tmp_path).unlink()
-    ring.refresh()
-    assert (ring.find(secret), ring.empty) == (None, False)
+    assert ring.refresh() is True
+    assert (ring.find(secret), ring.empty, ring.trouble) == (None, False, None)
     keys_path(tmp_path).write_bytes(content)
-    ring.refresh()
+    assert ring.refresh() is True
+    assert ring.find(secret)
+
+
+def test_a_ring_that_starts_on_an_unreadable_file_is_closed_until_it_can_be_read(tmp_path: Path) -> None:
+    record, secret = create_key(tmp_path, name="shop", scopes=["recommend"], now=START)
+    content = keys_path(tmp_path).read_bytes()
+    damaged = content.replace(record.sha256.encode(), b"z" * 64)
+    for unreadable in (content[:-5], damaged, b"[" * 100_000, b"", None):
+        keys_path(tmp_path).unlink()
+        if unreadable is None:
+            keys_path(tmp_path).mkdir()
+        else:
+            keys_path(tmp_path).write_bytes(unreadable)
+        ring = KeyRing(tmp_path)
+        assert (ring.blind, ring.empty, ring.find(secret)) == (True, False, None)
+        with pytest.raises(InvalidSettings):
+            list_keys(tmp_path)
+    keys_path(tmp_path).rmdir()
+    keys_path(tmp_path).write_bytes(content)
+    assert ring.refresh() is True
+    assert (ring.blind, ring.trouble) == (False, None)
     assert ring.find(secret)
 
 

@@ -24,7 +24,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from bandit.keys import KeyRing, create_key
+from bandit.keys import KeyRing, create_key, keys_path
 from serving.cli.common import now
 from serving.learner.address import Address, running_learner
 from serving.learner.http import Doorkeeper, install
@@ -341,3 +341,33 @@ def test_once_a_key_exists_the_admin_api_wants_one(service: Service) -> None:
     other = {"origin": "https://evil.example"}
     assert service.admin.post("/pause", auth=("anyone", secret), headers=other).status_code == 403
     assert service.cli("status").returncode == 0
+
+
+def test_while_the_keys_cannot_be_read_the_admin_api_goes_on_with_those_it_knows(service: Service) -> None:
+    _, secret = create_key(service.data_dir, name="night", scopes=["read"], now=now())
+    shown = {"authorization": f"Bearer {secret}"}
+    service.wait("the key is noticed", lambda: service.admin.get("/status", headers=shown).status_code == 200)
+    content = keys_path(service.data_dir).read_bytes()
+    keys_path(service.data_dir).write_bytes(content[:-5])
+    try:
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert service.admin.get("/models", headers=shown).status_code == 200
+            assert service.admin.get("/models").status_code == 401
+    finally:
+        keys_path(service.data_dir).write_bytes(content)
+
+
+def test_an_admin_api_that_starts_without_readable_keys_is_closed_until_they_can_be_read(tmp_path: Path) -> None:
+    keys_path(tmp_path).mkdir()
+    doorkeeper = Doorkeeper(None, token="t", keys=KeyRing(tmp_path), loopback=True, hosts=frozenset({"127.0.0.1"}))
+    asked = {"type": "http", "method": "GET", "path": "/v1/experiments", "headers": [(b"host", b"127.0.0.1")]}
+    refusal = doorkeeper._refusal(Request(asked))
+    assert refusal is not None and refusal.status_code == 503 and b"keys.json" in bytes(refusal.body)
+    assert doorkeeper._refusal(Request({**asked, "path": "/livez"})) is None
+    assert doorkeeper._refusal(Request({**asked, "headers": [(b"authorization", b"Bearer t")]})) is None
+    keys_path(tmp_path).rmdir()
+    _, secret = create_key(tmp_path, name="ops", scopes=["read"], now=now())
+    doorkeeper._refreshed -= 2
+    shown = [(b"authorization", f"Bearer {secret}".encode())]
+    assert doorkeeper._refusal(Request({**asked, "headers": shown})) is None

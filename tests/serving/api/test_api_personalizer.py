@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import httpx
 import pytest
 
 from bandit.events import ActivationEvent, DecisionEvent, RewardEvent
-from bandit.keys import create_key, list_keys, revoke_key
+from bandit.keys import create_key, keys_path, list_keys, revoke_key
 from bandit.settings import Limits
 from serving.api.personalizer import merge_features, parse_rank
 from tests.serving.api.support import JSON, free_port, logged, make_experiment, run, served, worker
@@ -204,6 +205,45 @@ def test_keys_open_what_their_scopes_say_and_close_within_seconds(tmp_path: Path
             assert await ask(second) == 200
 
     run(scenario())
+
+
+def test_while_the_keys_cannot_be_read_those_known_go_on_and_a_worker_that_starts_is_closed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_experiment(tmp_path, actions=[{"id": "a"}])
+    _, secret = create_key(tmp_path, name="app", scopes=["recommend"], now=datetime.now(UTC))
+    content = keys_path(tmp_path).read_bytes()
+    keys_path(tmp_path).unlink()
+    keys_path(tmp_path).mkdir()
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+
+            async def ask(key: str | None) -> httpx.Response:
+                headers = {"authorization": f"Bearer {key}"} if key else {}
+                return await client.post("/v1/experiments/default/recommend", json={"context": {}}, headers=headers)
+
+            for key in (None, "x", secret):
+                refused = await ask(key)
+                assert refused.status_code == 503 and refused.headers["retry-after"]
+                assert refused.json()["type"].endswith("keys-unreadable") and "keys.json" in refused.json()["detail"]
+            assert (await client.get("/livez")).status_code == 200
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503 and "keys" in ready.json()["reason"]
+            keys_path(tmp_path).rmdir()
+            keys_path(tmp_path).write_bytes(content)
+            async with asyncio.timeout(5):
+                while (await ask(secret)).status_code != 200:
+                    await asyncio.sleep(0.02)
+            assert (await client.get("/readyz")).status_code == 200
+            keys_path(tmp_path).write_bytes(content[:-5])
+            await app.api.hosting.look()
+            await app.api.hosting.look()
+            assert [(await ask(key)).status_code for key in (None, "x", secret)] == [401, 401, 200]
+
+    run(scenario())
+    told = [record.levelname for record in caplog.records if "API keys" in record.getMessage()]
+    assert told == ["ERROR", "WARNING", "ERROR"]
 
 
 def test_a_key_reads_the_metrics_of_its_own_experiments_only(tmp_path: Path) -> None:
