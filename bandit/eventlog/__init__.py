@@ -6,6 +6,7 @@ heartbeats how far their log is complete; whatever a dead writer left open is re
 """
 
 from bandit.eventlog.heartbeat import Heartbeat, beat, live_heartbeats
+from bandit.eventlog.open_segment import try_disk
 from bandit.eventlog.recovery import Recovered
 from bandit.eventlog.segment import SegmentInfo, read_events, verify_segment
 from bandit.eventlog.survey import Survey, quarantine_segment, survey
@@ -23,5 +24,6 @@ __all__ = [
     "quarantine_segment",
     "read_events",
     "survey",
+    "try_disk",
     "verify_segment",
 ]

@@ -23,6 +23,9 @@ from bandit.eventlog.segment import (
 )
 from bandit.files import fsync_directory
 
+TRIAL_BYTES = 64 * 1024
+"""More than most commits: where a lock and a heartbeat still fit, a commit may not."""
+
 _HASHED_AT_ONCE = 2000
 """Above 2047 bytes hashlib gives up the interpreter's lock, and getting it back costs more than hashing."""
 
@@ -82,6 +85,21 @@ class OpenSegment:
 def _append(descriptor: int, data: memoryview) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def try_disk(folder: Path, writer_id: str, *, durable: bool) -> None:
+    """Write and sync as much as a commit may hold, and give it back; raises OSError where the disk does not take it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{writer_id}.trial"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | (os.O_DSYNC if durable else 0)
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        path.unlink()  # nothing is left of it, however the process ends
+        _append(descriptor, memoryview(os.urandom(TRIAL_BYTES)))  # random: some file systems store zeros as nothing
+        if durable:
+            fsync_directory(folder)
+    finally:
+        os.close(descriptor)
 
 
 def next_sequence(folder: Path, writer_id: str, memory: Path) -> int:

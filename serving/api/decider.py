@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from bandit.errors import Busy, DurabilityLost, InvalidRequest
-from bandit.eventlog import EventLogWriter, Heartbeat, beat
+from bandit.eventlog import EventLogWriter, Heartbeat, beat, try_disk
 from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
@@ -223,17 +223,19 @@ class ExperimentServer:
     def revive(self) -> bool:
         """After durability was lost, try to go on with a new log; returns whether that worked.
 
-        The lost writer's segment is recovered from what is on disk, as if its process had died.
+        It takes a trial write beside the log: a new log writes nothing yet, and would only seem to work. The lost
+        writer's segment is recovered from what is on disk, as if its process had died.
         """
         if not self.writer.failed:
             return False
         lost = self.writer
-        self._revivals += 1
         try:
-            self.writer = self._open_log(f"{self.writer_id}-{self._revivals}")
-        except (DurabilityLost, Busy) as error:
+            try_disk(self.experiment.paths.events, self.writer_id, durable=self._durable)
+            self.writer = self._open_log(f"{self.writer_id}-{self._revivals + 1}")
+        except (DurabilityLost, Busy, OSError) as error:
             log.error("experiment %s still cannot write its log: %s", self.name, error)
             return False
+        self._revivals += 1
         lost.close()
         log.warning("experiment %s writes its log again", self.name)
         return True

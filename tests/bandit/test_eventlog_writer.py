@@ -425,6 +425,25 @@ def test_segment_names_are_never_used_twice_even_when_old_segments_are_gone(tmp_
     assert len(set(names)) == 3
 
 
+def test_a_trial_of_the_disk_writes_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = new_paths(tmp_path)
+    written = []
+    kept = open_segment._append
+
+    def synced(descriptor: int, data: memoryview) -> None:
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC
+        kept(descriptor, data)
+        written.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(open_segment, "_append", synced)
+    open_segment.try_disk(paths.events, "w0", durable=True)
+    assert written == [open_segment.TRIAL_BYTES] and list(paths.events.iterdir()) == []
+    paths.events.rmdir()
+    paths.events.write_bytes(b"in its place")
+    with pytest.raises(FileExistsError):
+        open_segment.try_disk(paths.events, "w0", durable=True)
+
+
 def test_a_simulated_log_is_written_without_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsynced(descriptor: int, data: memoryview) -> None:
         assert not fcntl.fcntl(descriptor, fcntl.F_GETFL) & (os.O_DSYNC | os.O_SYNC)
