@@ -14,6 +14,8 @@ from serving.api.problems import ApiProblem
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+IDENTITY = "identity"
+CHUNKED = "chunked"
 
 
 @dataclass(slots=True)
@@ -26,6 +28,8 @@ class Headers:
     authorization: str | None = None
     subscription_key: str | None = None
     expect: str | None = None
+    content_encoding: str | None = None
+    transfer_encoding: str | None = None
 
     @classmethod
     def of(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -33,9 +37,11 @@ class Headers:
         headers = cls()
         for name, value in raw:
             field = _FIELDS.get(name)
-            if field == "host" and headers.host is not None:
-                headers.host += ","  # two of them: no name that anyone allows
-            elif field is not None:
+            if field is None:
+                continue
+            if field in _LISTED and (before := getattr(headers, field)) is not None:
+                setattr(headers, field, f"{before},{value.decode('latin-1')}")  # two hosts: no name that anyone allows
+            else:
                 setattr(headers, field, value.decode("latin-1"))
         return headers
 
@@ -52,7 +58,10 @@ _FIELDS = {
     b"authorization": "authorization",
     b"ocp-apim-subscription-key": "subscription_key",
     b"expect": "expect",
+    b"content-encoding": "content_encoding",
+    b"transfer-encoding": "transfer_encoding",
 }
+_LISTED = frozenset({"host", "content_encoding", "transfer_encoding"})
 
 
 def check_host(headers: Headers, allowed: frozenset[str] | None) -> None:
@@ -81,7 +90,9 @@ def _without_port(host: str) -> str:
 
 
 def check_content_type(headers: Headers, *, ndjson: bool = False) -> bool:
-    """Whether the body is NDJSON; raises `ApiProblem` where it is neither that nor JSON."""
+    """Whether the body is NDJSON; raises `ApiProblem` where it is neither that nor JSON, or is compressed."""
+    if headers.content_encoding is not None or headers.transfer_encoding is not None:
+        _check_codings(headers)
     if headers.content_type == JSON:
         return False
     media_type = headers.media_type
@@ -93,3 +104,27 @@ def check_content_type(headers: Headers, *, ndjson: bool = False) -> bool:
     raise ApiProblem(
         "wrong-content-type", f"The body must be sent as {accepted}.", field="content-type", limit=accepted
     )
+
+
+def _check_codings(headers: Headers) -> None:
+    """Refuse a body that would have to be decoded before it could be read; raises `ApiProblem` (415, 501)."""
+    if not _all_are(headers.content_encoding, IDENTITY):
+        raise ApiProblem(
+            "wrong-content-encoding",
+            "The body must be sent as it is, without compression.",
+            field="content-encoding",
+            limit=IDENTITY,
+            headers=[(b"accept-encoding", IDENTITY.encode())],
+        )
+    if not _all_are(headers.transfer_encoding, CHUNKED):
+        raise ApiProblem(
+            "wrong-transfer-encoding",
+            "The body may be sent in chunks, but not compressed.",
+            field="transfer-encoding",
+            limit=CHUNKED,
+        )
+
+
+def _all_are(listed: str | None, accepted: str) -> bool:
+    """Whether a header that lists codings names none but the accepted one."""
+    return listed is None or all(coding.strip().lower() in ("", accepted) for coding in listed.split(","))

@@ -39,9 +39,10 @@ _PROBLEMS = {
     404: "There is no such experiment.",
     409: "The event_id was used before with another body.",
     413: f"The body is larger than `limits.body_bytes_max` ({_LIMITS.body_bytes_max:,} bytes), counted while reading.",
-    415: "The content type is not one that is accepted.",
+    415: "The content type is not one that is accepted, or the body is compressed.",
     421: "No key exists, and the Host header is not a loopback name.",
     422: "A field is missing, of the wrong type, or out of its limit; `errors` names it.",
+    501: "The transfer encoding is another than `chunked`.",
     503: "Nothing can be made durable at present, the queue for the disk is full, or the API keys cannot be read; "
     "nothing was recorded.",
 }
@@ -104,7 +105,7 @@ def _paths() -> dict[str, Any]:
                 "reward window.",
                 body=_json("RecommendRequest", "recommend"),
                 answers={200: _answer("The decision is on disk.", "Recommendation", "answer")},
-                codes=(400, 401, 403, 404, 409, 413, 415, 421, 422, 503),
+                codes=(400, 401, 403, 404, 409, 413, 415, 421, 422, 501, 503),
                 parameters=[_EXPERIMENT],
             )
         },
@@ -121,7 +122,7 @@ def _paths() -> dict[str, Any]:
                     200: _answer("Every good request's decision is on disk.", "BatchAnswer", None)
                     | {"content": _schema("BatchAnswer") | _ndjson("One answer or `{error}` a line.")}
                 },
-                codes=(400, 401, 403, 404, 413, 415, 421, 422, 503),
+                codes=(400, 401, 403, 404, 413, 415, 421, 422, 501, 503),
                 parameters=[_EXPERIMENT],
             )
         },
@@ -137,7 +138,7 @@ def _paths() -> dict[str, Any]:
                 "answer is 422.",
                 body=_json("RewardsRequest", "reward") | _ndjson("One Reward a line."),
                 answers={200: _answer("`accepted` rewards are on disk.", "RewardsAnswer", "accepted")},
-                codes=(400, 401, 403, 404, 413, 415, 421, 422, 503),
+                codes=(400, 401, 403, 404, 413, 415, 421, 422, 501, 503),
                 parameters=[_EXPERIMENT],
             )
         },
@@ -148,7 +149,7 @@ def _paths() -> dict[str, Any]:
                 "Say that a deferred decision was shown after all",
                 "Counts until the reward window, which starts at the decision, has passed. Needs no body.",
                 answers={200: _answer("The activation is on disk.", "Activated", "activated")},
-                codes=(400, 401, 403, 404, 413, 415, 421, 422, 503),
+                codes=(400, 401, 403, 404, 413, 415, 421, 422, 501, 503),
                 parameters=[_EXPERIMENT, _EVENT_ID],
             )
         },

@@ -83,6 +83,7 @@ _CODES = {
     409: "Conflict",
     413: "RequestBodyTooLarge",
     415: "UnsupportedMediaType",
+    501: "NotImplemented",
     503: "ServiceUnavailable",
 }
 

@@ -93,6 +93,13 @@ def install(app: FastAPI) -> None:
             wrong = Problem("path", "is an address of the admin API only without the slash at its end")
         return problem(404, "Not found", str(wrong), [msgspec.to_builtins(wrong)])
 
+    @app.exception_handler(CodedBody)
+    def _coded(request: Request, error: CodedBody) -> Response:
+        del request
+        answer = problem(error.status, "The encoding is not accepted", str(error), [msgspec.to_builtins(error.wrong)])
+        answer.headers["accept-encoding"] = "identity"
+        return answer
+
     @app.exception_handler(OSError)
     def _system(request: Request, error: OSError) -> Response:
         if error.errno not in NO_ROOM:
@@ -111,6 +118,15 @@ def install(app: FastAPI) -> None:
 def _known(app: FastAPI, request: Request, path: str) -> bool:
     """Whether `path` would be an address for this request."""
     return any(route.matches({**request.scope, "path": path})[0] != Match.NONE for route in app.routes)
+
+
+class CodedBody(Exception):
+    """A body that would have to be decoded before it could be read."""
+
+    def __init__(self, status: int, header: str, accepted: str) -> None:
+        self.status = status
+        self.wrong = Problem(header, "is not accepted: the body must be sent without compression", accepted)
+        super().__init__(str(self.wrong))
 
 
 class Doorkeeper:
@@ -230,7 +246,11 @@ def refuse_unknown(body: dict[str, Any], *known: str) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, counted while it is read; raises `InvalidInput` beyond `limit` bytes."""
+    """The whole body, counted while it is read; raises `InvalidInput` beyond `limit` bytes, `CodedBody`."""
+    for status, header, accepted in ((415, "content-encoding", "identity"), (501, "transfer-encoding", "chunked")):
+        codings = ",".join(request.headers.getlist(header)).split(",")
+        if any(coding.strip().lower() not in ("", accepted) for coding in codings):
+            raise CodedBody(status, header, accepted)
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -165,6 +167,29 @@ def test_the_admin_api_refuses_in_words_and_never_with_a_500(
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
+
+
+def test_the_admin_api_refuses_compressed_bodies(service: Service) -> None:
+    body = gzip.compress(b'{"what": "decisions"}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    for path in ("/export", "/import"):
+        answer = service.admin.post(path, content=body, headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (415, "application/problem+json")
+        assert answer.headers["accept-encoding"] == "identity"
+        assert answer.json()["errors"][0] == {
+            "field": "content-encoding",
+            "problem": "is not accepted: the body must be sent without compression",
+            "limit": "identity",
+        }
+    chunked = {"content-type": "application/json", "transfer-encoding": "gzip, chunked"}
+    connection = HTTPConnection(service.admin.base_url.host, service.admin.base_url.port or 80)
+    path = f"{service.admin.base_url.path}export"
+    connection.request("POST", path, iter([body]), chunked, encode_chunked=True)
+    told = connection.getresponse()
+    assert (told.status, json.loads(told.read())["errors"][0]["field"]) == (501, "transfer-encoding")
+    connection.close()
+    plain = {"content-type": "application/json", "content-encoding": "identity"}
+    assert service.admin.post("/export", content=b'{"what": 5}', headers=plain).status_code == 422
 
 
 @pytest.mark.parametrize("wrong", ["\0", "../x", "m\n", "é", "9" * 5000], ids=["nul", "up", "line", "letter", "long"])
@@ -346,7 +371,8 @@ def test_once_a_key_exists_the_admin_api_wants_one(service: Service) -> None:
 def test_while_the_keys_cannot_be_read_the_admin_api_goes_on_with_those_it_knows(service: Service) -> None:
     _, secret = create_key(service.data_dir, name="night", scopes=["read"], now=now())
     shown = {"authorization": f"Bearer {secret}"}
-    service.wait("the key is noticed", lambda: service.admin.get("/status", headers=shown).status_code == 200)
+    service.wait("keys are noticed", lambda: service.admin.get("/status").status_code == 401)
+    service.wait("this one, too", lambda: service.admin.get("/status", headers=shown).status_code == 200)
     content = keys_path(service.data_dir).read_bytes()
     keys_path(service.data_dir).write_bytes(content[:-5])
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import json
 import socket
 import weakref
@@ -95,6 +96,39 @@ def test_requests_in_a_pipeline_are_answered_in_order_whichever_way_they_go(tmp_
 
     talk(tmp_path, conversation)
     assert {event.event_id for event in logged(tmp_path)} == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["short way", "usual way"])
+def test_a_compressed_body_is_refused_by_the_header_that_says_so(tmp_path: Path, length: bool) -> None:
+    async def conversation(connection: Connection, server: HotServer) -> None:
+        reader, writer = connection
+        plain, packed = question("plain"), gzip.compress(question("packed"))
+
+        async def ask(body: bytes, *headers: str) -> tuple[int, dict[str, str], Any]:
+            if not length:
+                headers = (*headers, "Transfer-Encoding: chunked")
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            writer.write(post(body, *headers, length=length))
+            return await answer(reader)
+
+        for body, codings in (
+            (packed, ["Content-Encoding: gzip"]),
+            (plain, ["content-encoding: GZIP"]),
+            (plain, ["Content-Encoding: identity, br"]),
+            (plain, ["Content-Encoding: gzip", "Content-Encoding: identity"]),
+        ):
+            status, headers, told = await ask(body, *codings)
+            assert (status, headers["content-type"]) == (415, "application/problem+json")
+            assert headers["accept-encoding"] == "identity"
+            assert (told["errors"][0]["field"], told["errors"][0]["limit"]) == ("content-encoding", "identity")
+        assert (await ask(plain, "Content-Encoding: Identity"))[0] == 200
+        assert (await ask(plain, "Accept-Encoding: gzip"))[0] == 200
+        chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+        writer.write(post(chunked, "Transfer-Encoding: gzip, chunked", length=False))
+        status, _, told = await answer(reader)
+        assert (status, told["errors"][0]["field"]) == (501, "transfer-encoding")
+
+    talk(tmp_path, conversation)
 
 
 def test_a_request_may_come_in_pieces_and_be_large(tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_activation_needs_neither_body_nor_content_type(tmp_path: Path) -> None:
     assert activation.event_id == decision.event_id == "a/b:1"
 
 
+def test_a_compressed_body_is_refused_at_every_address(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+    base, rank = "/v1/experiments/default", "/personalizer/v1.0"
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            headers = {"content-type": "application/json", "content-encoding": "gzip"}
+            for path in ("recommend", "recommend/batch", "rewards", "events/e/activate"):
+                response = await client.post(f"{base}/{path}", content=b"{}", headers=headers)
+                assert response.status_code == 415 and "compression" in response.json()["detail"], path
+            for path in ("rank", "events/e/reward", "events/e/activate"):
+                response = await client.post(f"{rank}/{path}", content=b"{}", headers=headers)
+                assert response.status_code == 415, path
+                assert response.json()["error"]["code"] == "UnsupportedMediaType"
+
+    run(scenario())
+
+
 def test_two_equal_questions_at_once_are_one_decision(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
 
