@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from benchmarks.bench import run
 
-STUDIES = ("simulation_studies", "gate_study", "caution_study", "datasets_study")
+STUDIES = ("simulation_studies", "gate_study", "caution_study", "coverage_study", "datasets_study")
 
 
 def main() -> int:
