@@ -111,6 +111,15 @@ def test_a_service_that_stays_down_is_unavailable_after_the_retries(server: Any,
     assert len(server.seen) == 3
 
 
+@pytest.mark.parametrize("status", [408, 425])
+def test_an_answer_that_says_again_is_asked_again_and_refuses_nothing(server: Any, client: Client, status: int) -> None:
+    server.script = [(status, {}), (200, DECISION), (status, {})]
+    assert client.recommend({}).action == "b"
+    with pytest.raises(Unavailable, match=f"status {status}"):
+        client.recommend({})
+    assert len(server.seen) == 5
+
+
 def test_nobody_listening_is_unavailable() -> None:
     with Client("http://127.0.0.1:9", timeout_s=0.5, retries=0) as client, pytest.raises(Unavailable):
         client.recommend({})

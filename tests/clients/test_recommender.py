@@ -115,12 +115,21 @@ def test_rewards_travel_together_with_an_id_of_their_own(server: Any, recommende
 
 
 def test_a_reward_is_sent_again_under_the_same_id_until_it_is_taken(server: Any, recommender: Recommender) -> None:
-    server.script = [(503, {}), (0, {}), (429, {}), (200, TAKEN)]
+    server.script = [(503, {}), (408, {}), (425, {}), (200, TAKEN)]
     recommender.reward(shown(), 1.0)
     assert recommender.flush()
     sent = rewards_seen(server)
     assert len(sent) == 4 and len({item["reward_id"] for item in sent}) == 1
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 0)
+
+
+def test_a_service_that_hangs_up_or_asks_to_slow_down_gets_the_reward_again(
+    server: Any, recommender: Recommender
+) -> None:
+    server.script = [(0, {}), (429, {}), (200, TAKEN)]
+    recommender.reward(shown(), 1.0)
+    assert recommender.flush()
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (1, 0)
 
 
 def test_rewards_that_arrive_do_not_shorten_the_pauses_of_a_service_that_is_down(

@@ -29,7 +29,7 @@ class Client:
     """A thread-safe client of one experiment. Use it as a context manager, or call `close`.
 
     `timeout_s` bounds each attempt; `retries` is how many more attempts follow a lost connection, a timeout,
-    429, 502, 503 or 504, with a pause that doubles. `transport` lets tests mount an application directly.
+    408, 425, 429, 502, 503 or 504, with a pause that doubles. `transport` lets tests mount an application directly.
     A process that is forked opens connections of its own.
     """
 

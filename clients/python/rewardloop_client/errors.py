@@ -1,7 +1,7 @@
 """Every error the client raises, in one tree.
 
 RewardloopError
-├── Unavailable             no answer, or 503 after all retries: the service is down, slow or not durable
+├── Unavailable             no answer, or 408, 425 or 5xx after all retries: the service is down, slow or not durable
 ├── Rejected                the service answered 4xx; carries status, title, detail and problems
 │   ├── InvalidRequest      400 or 422: a field is wrong (`problems` says which, and the limit)
 │   ├── Unauthorized        401 or 403: no key, or one without this right

@@ -20,8 +20,9 @@ RETRIES_DEFAULT = 2
 RETRY_PAUSE_S = 0.05
 TIMEOUT_S = 2.0
 CONNECTIONS_MAX = 64
-WORTH_RETRYING = frozenset({429, 502, 503, 504})
+WORTH_RETRYING = frozenset({408, 425, 429, 502, 503, 504})
 JSON_HEADERS = {"Content-Type": "application/json"}
+_TOO_LATE_OR_EARLY = frozenset({408, 425})  # 4xx by number, but they say "again" and refuse nothing
 
 _T = TypeVar("_T")
 
@@ -98,7 +99,7 @@ def outcome(response: httpx.Response | None, reason: str, attempts: int) -> Any:
     """The decoded body of a good answer; raises `Rejected`, `Unavailable` or `UnexpectedAnswer` for others."""
     if response is not None and response.is_success:
         return _decode(response)
-    if response is None or not response.is_client_error:
+    if response is None or not response.is_client_error or response.status_code in _TOO_LATE_OR_EARLY:
         raise Unavailable(f"no usable answer after {attempts} attempt{'s' * (attempts != 1)} ({reason})")
     raise _refusal(response)
 
