@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -99,6 +100,23 @@ def test_an_answer_that_drips_costs_no_more_than_the_timeout() -> None:
             assert 0.15 < time.perf_counter() - started < 0.2 + 0.25
         ended.set()
         thread.join()
+
+
+def test_a_signal_handler_that_asks_in_the_midst_of_a_call_leaves_its_deadline_alone(server: Any) -> None:
+    server.script, server.delay_s = [(200, DECISION)], 0.1
+    found: list[Choice] = []
+    with Recommender(server.url, timeout_s=5.0) as recommender:
+
+        def ask(*_: object) -> None:
+            found.append(recommender.recommend({}, ["a", "b"], default="a"))
+
+        former = signal.signal(signal.SIGALRM, ask)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            ask()
+        finally:
+            signal.signal(signal.SIGALRM, former)
+    assert [choice.learnable for choice in found] == [True, True]
 
 
 def test_rewards_travel_together_with_an_id_of_their_own(server: Any, recommender: Recommender) -> None:

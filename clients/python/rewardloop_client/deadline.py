@@ -33,25 +33,28 @@ class DeadlineTransport(httpx.HTTPTransport):
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """What this thread asks in here is over after `seconds`."""
+        """What this thread asks in here is over after `seconds`.
+
+        A signal handler may ask in the midst of another call, which has its own deadline again afterwards.
+        """
+        before = self._time.ends
         self._time.ends = time.monotonic() + seconds
         try:
             yield
         finally:
-            del self._time.ends
+            self._time.ends = before
 
 
 class _Time(threading.local):
-    """When the call of each thread has to be over; unset outside of calls."""
+    """When the call of each thread has to be over; None outside of calls."""
 
-    ends: float
+    ends: float | None = None
 
     def left(self, timeout: float | None, late: type[Exception]) -> float | None:
         """The shorter of `timeout` and what is left; raises `late` when nothing is."""
-        ends = getattr(self, "ends", None)
-        if ends is None:
+        if self.ends is None:
             return timeout
-        left = ends - time.monotonic()
+        left = self.ends - time.monotonic()
         if left <= 0:
             raise late("the time for the whole call is over")
         return left if timeout is None else min(timeout, left)
