@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from rewardloop_client import AsyncClient, Client, Conflict, Unavailable
+from rewardloop_client import AsyncClient, Client, Conflict, Unavailable, UnexpectedAnswer
 
 DECISION = {"event_id": "e1", "action": "b", "probability": 0.75, "model_id": "m1", "ranking": []}
 
@@ -49,3 +49,14 @@ def test_it_retries_and_raises_alike(server: Any) -> None:
         asyncio.run(ask([(409, {"title": "no"})]))
     with pytest.raises(Unavailable):
         asyncio.run(ask([(503, {})]))
+
+
+def test_a_reward_that_the_answer_does_not_account_for_is_not_said_to_be_taken(server: Any) -> None:
+    server.script = [(200, {"accepted": 0, "errors": []})]
+
+    async def report() -> None:
+        async with AsyncClient(server.url) as client:
+            await client.reward("e1", 1.0)
+
+    with pytest.raises(UnexpectedAnswer):
+        asyncio.run(report())

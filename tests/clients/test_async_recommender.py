@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from rewardloop_client import AsyncRecommender, Choice
 
-from tests.clients.test_recommender import DECISION, TAKEN, Service, deep, rewards_seen
+from tests.clients.test_recommender import DECISION, Service, deep, rewards_seen, taken
 
 SHOWN = Choice("b", "e1", learnable=True)
 
 
 def test_it_decides_in_time_and_reports_together(server: Any) -> None:
-    server.script = [(200, DECISION), (200, {"accepted": 2, "errors": []})]
+    server.script = [(200, DECISION), taken]
 
     async def host() -> AsyncRecommender:
         async with AsyncRecommender(server.url, "shop") as recommender:
@@ -50,7 +50,7 @@ def test_a_service_that_is_down_or_hangs_costs_no_more_than_the_timeout(context:
 
 
 def test_rewards_are_sent_again_under_the_same_id_and_the_queue_is_bounded(server: Any) -> None:
-    server.script = [(503, {}), (200, TAKEN)]
+    server.script = [(503, {}), taken]
 
     async def host() -> AsyncRecommender:
         async with AsyncRecommender(server.url, "shop", rewards_max=1) as recommender:
@@ -67,8 +67,8 @@ def test_rewards_are_sent_again_under_the_same_id_and_the_queue_is_bounded(serve
 
 
 def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_are_smaller(server: Any) -> None:
-    taken = Service(422, items_max=30, poison="e37")
-    server.script = [taken]
+    service = Service(422, items_max=30, poison="e37")
+    server.script = [service]
 
     async def host(recommender: AsyncRecommender, first: int) -> None:
         for number in range(first, first + 100):
@@ -83,7 +83,7 @@ def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_ar
 
     counters = asyncio.run(both()).counters
     everything = [*range(100, 200), *range(100)]
-    assert taken.event_ids == [f"e{number}" for number in everything if number != 37]
+    assert service.event_ids == [f"e{number}" for number in everything if number != 37]
     assert (counters.rewards_sent, counters.rewards_refused) == (199, 1)
     assert [len(body) for _, body, _ in server.seen[:8]] == [100, 50, 25, 25, 50, 25, 25, 25]
 
@@ -125,7 +125,7 @@ def test_slots_and_activations_never_raise_either(server: Any) -> None:
 
 
 def test_rewards_that_json_cannot_say_or_that_no_loop_can_take_yet_hold_up_nothing(server: Any) -> None:
-    server.script = [(200, TAKEN)]
+    server.script = [taken]
     recommender = AsyncRecommender(server.url, "shop")
     for reward in (1.0, float("nan"), deep()):
         recommender.reward(SHOWN, reward)
@@ -145,7 +145,7 @@ def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:
 
 
 def test_a_worker_forked_after_the_recommender_was_used_has_connections_and_a_queue_of_its_own(server: Any) -> None:
-    server.script = [(200, DECISION | TAKEN)]
+    server.script = [taken]
     program = (
         "import asyncio, os\n"
         "from rewardloop_client import AsyncClient, AsyncRecommender, Choice\n"

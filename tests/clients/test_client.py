@@ -132,6 +132,15 @@ def test_an_answer_from_something_else_is_said_to_be_unexpected(server: Any, cli
             client.recommend({})
 
 
+@pytest.mark.parametrize("count", ["0", "1", "3", "1e400", '"2"', "-2"])
+def test_rewards_that_the_answer_does_not_account_for_are_not_said_to_be_taken(
+    server: Any, client: Client, count: str
+) -> None:
+    server.script = [(200, b'{"accepted":%s,"errors":[]}' % count.encode())]
+    with pytest.raises(UnexpectedAnswer):
+        client.rewards([{"event_id": "e1", "reward": 1.0}, {"event_id": "e2", "reward": 1.0}])
+
+
 def test_a_body_that_cannot_be_unpacked_is_unavailable_after_the_retries(server: Any, client: Client) -> None:
     server.script, server.headers = [(200, DECISION)], {"Content-Encoding": "gzip"}
     with pytest.raises(Unavailable, match="DecodingError"):

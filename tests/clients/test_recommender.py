@@ -16,7 +16,6 @@ import pytest
 from rewardloop_client import Choice, Recommender
 
 DECISION = {"event_id": "e1", "action": "b", "probability": 0.75, "model_id": "m1", "ranking": []}
-TAKEN = {"accepted": 1, "errors": []}
 
 
 @pytest.fixture
@@ -29,6 +28,11 @@ def recommender(server: Any) -> Iterator[Recommender]:
 def rewards_seen(server: Any) -> list[dict[str, Any]]:
     bodies = [body for path, body, _ in server.seen if path.endswith("/rewards")]
     return [item for body in bodies for item in (body if isinstance(body, list) else [body])]
+
+
+def taken(body: Any) -> tuple[int, Any]:
+    """Takes whatever rewards were sent, and has a decision for who asks for one."""
+    return 200, DECISION | {"accepted": len(body) if isinstance(body, list) else 1, "errors": []}
 
 
 class Service:
@@ -120,7 +124,7 @@ def test_a_signal_handler_that_asks_in_the_midst_of_a_call_leaves_its_deadline_a
 
 
 def test_rewards_travel_together_with_an_id_of_their_own(server: Any, recommender: Recommender) -> None:
-    server.script = [(200, TAKEN)]
+    server.script = [taken]
     for number in range(5):
         recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
     recommender.reward(shown(), event="purchase", value=3.0, reward_id="mine")
@@ -133,7 +137,7 @@ def test_rewards_travel_together_with_an_id_of_their_own(server: Any, recommende
 
 
 def test_a_reward_is_sent_again_under_the_same_id_until_it_is_taken(server: Any, recommender: Recommender) -> None:
-    server.script = [(503, {}), (408, {}), (425, {}), (200, TAKEN)]
+    server.script = [(503, {}), (408, {}), (425, {}), taken]
     recommender.reward(shown(), 1.0)
     assert recommender.flush()
     sent = rewards_seen(server)
@@ -144,7 +148,7 @@ def test_a_reward_is_sent_again_under_the_same_id_until_it_is_taken(server: Any,
 def test_a_service_that_hangs_up_or_asks_to_slow_down_gets_the_reward_again(
     server: Any, recommender: Recommender
 ) -> None:
-    server.script = [(0, {}), (429, {}), (200, TAKEN)]
+    server.script = [(0, {}), (429, {}), taken]
     recommender.reward(shown(), 1.0)
     assert recommender.flush()
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (1, 0)
@@ -180,7 +184,7 @@ def test_closing_gives_a_service_that_is_down_one_more_try_at_once_and_keeps_its
 
 
 def test_a_refused_reward_is_counted_and_does_not_block_the_next(server: Any, recommender: Recommender) -> None:
-    server.script = [(422, {"title": "out of range"}), (200, TAKEN)]
+    server.script = [(422, {"title": "out of range"}), taken]
     recommender.reward(shown(), 99.0)
     assert recommender.flush()
     recommender.reward(shown(), 1.0)
@@ -189,7 +193,7 @@ def test_a_refused_reward_is_counted_and_does_not_block_the_next(server: Any, re
 
 
 def test_a_reward_that_json_cannot_say_does_not_hold_up_the_next(server: Any, recommender: Recommender) -> None:
-    server.script = [(200, TAKEN)]
+    server.script = [taken]
     for reward in (float("nan"), object(), 1.0):
         recommender.reward(shown(), reward)  # type: ignore[arg-type]
     assert recommender.flush(5)
@@ -216,7 +220,7 @@ class Unreadable(dict[str, Any]):
 def test_a_reward_that_cannot_even_be_read_is_refused_without_raising(
     server: Any, recommender: Recommender, make: Callable[[], Any]
 ) -> None:
-    server.script = [(200, TAKEN)]
+    server.script = [taken]
     for reward in (make(), 1.0):
         recommender.reward(shown(), reward)
     assert recommender.flush(5)
@@ -239,23 +243,36 @@ def test_a_reward_that_was_changed_while_it_waited_holds_up_no_other(server: Any
 def test_an_answer_of_nonsense_does_not_end_the_reporting(
     server: Any, recommender: Recommender, nonsense: bytes
 ) -> None:
-    server.script = [(200, nonsense), (200, TAKEN)]
+    server.script = [(200, nonsense), taken]
     recommender.reward(shown(), 1.0)
     assert recommender.flush(5)
     assert recommender.counters.rewards_sent == 1
+
+
+@pytest.mark.parametrize("count", ["0", "1e400", '"5"', "true"])
+def test_an_answer_that_does_not_account_for_every_reward_is_followed_by_another_try(
+    server: Any, recommender: Recommender, count: str
+) -> None:
+    server.script = [(200, b'{"accepted":%s,"errors":[]}' % count.encode()), taken]
+    for _ in range(5):
+        recommender.reward(shown(), 1.0)
+    assert recommender.flush(2)
+    sent = rewards_seen(server)
+    assert len(sent) == 10 and len({item["reward_id"] for item in sent}) == 5  # the service counts each of them once
+    assert recommender.counters.rewards_sent == 5
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_are_smaller(
     server: Any, recommender: Recommender, status: int
 ) -> None:
-    taken = Service(status, items_max=30)
-    server.script = [taken]
+    service = Service(status, items_max=30)
+    server.script = [service]
     for _ in range(2):
         for number in range(100):
             recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
         assert recommender.flush()
-    assert taken.event_ids == [f"e{number}" for number in range(100)] * 2
+    assert service.event_ids == [f"e{number}" for number in range(100)] * 2
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (200, 0)
     assert [len(body) for _, body, _ in server.seen] == [100, 50, 25, 25, 50, 25, 25, 25, 25, 25, 25]
 
@@ -263,12 +280,12 @@ def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_ar
 def test_a_reward_for_which_the_whole_batch_is_refused_is_alone_in_being_lost(
     server: Any, recommender: Recommender
 ) -> None:
-    taken = Service(400, poison="e37")
-    server.script = [taken]
+    service = Service(400, poison="e37")
+    server.script = [service]
     for number in range(200):
         recommender.reward(Choice("a", f"e{number}", learnable=True), 1.0)
     assert recommender.flush()
-    assert taken.event_ids == [f"e{number}" for number in range(200) if number != 37]
+    assert service.event_ids == [f"e{number}" for number in range(200) if number != 37]
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (199, 1)
     assert len(server.seen[-1][1]) == 100  # the size of batches was not at fault
 
@@ -338,7 +355,7 @@ def test_the_queue_is_bounded_and_what_falls_out_is_counted() -> None:
 
 
 def test_rewards_still_queued_are_flushed_when_the_program_ends(server: Any) -> None:
-    server.script = [(200, TAKEN)]
+    server.script = [taken]
     program = (
         "from rewardloop_client import Choice, Recommender\n"
         f"recommender = Recommender({server.url!r})\n"
@@ -349,7 +366,7 @@ def test_rewards_still_queued_are_flushed_when_the_program_ends(server: Any) -> 
 
 
 def test_a_worker_forked_after_the_recommender_was_made_has_connections_and_a_queue_of_its_own(server: Any) -> None:
-    server.script = [(200, DECISION | TAKEN)]
+    server.script = [taken]
     program = (
         "import os, sys\n"
         "from rewardloop_client import Client, Choice, Recommender\n"

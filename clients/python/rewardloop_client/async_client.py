@@ -104,7 +104,7 @@ class AsyncClient:
 
     async def rewards(self, items: Sequence[Mapping[str, Any]]) -> int:
         """Report several rewards; see `Client.rewards`."""
-        return wire.read_accepted(await self._post("/rewards", wire.rewards_body(items)))
+        return wire.read_accepted(await self._post("/rewards", wire.rewards_body(items)), len(items))
 
     async def activate(self, event_id: str) -> None:
         """Say that a deferred decision was shown after all."""

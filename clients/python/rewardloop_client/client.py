@@ -123,8 +123,9 @@ class Client:
 
         Raises `InvalidRequest` when the service refused one or more of them: its `accepted` says how many others are
         recorded, and is None where the list as a whole was refused, as too long or too large, and nothing was recorded.
+        Raises `UnexpectedAnswer` when the answer does not account for every reward that was sent.
         """
-        return wire.read_accepted(self._post("/rewards", wire.rewards_body(items)))
+        return wire.read_accepted(self._post("/rewards", wire.rewards_body(items)), len(items))
 
     def activate(self, event_id: str) -> None:
         """Say that a deferred decision was shown after all."""

@@ -32,7 +32,7 @@ class NotEncodable(RewardloopError, ValueError):
 
 
 class UnexpectedAnswer(RewardloopError):
-    """What answered is not the decision API, or a version that this client does not know."""
+    """What answered is not the decision API, or a version that this client does not know; nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def rejection(status: int, body: object) -> Rejected:
     ]
     error = kind(status, str(body.get("title") or "refused"), str(body.get("detail") or ""), problems)
     accepted = body.get("accepted")
-    if isinstance(error, InvalidRequest) and isinstance(accepted, int):
+    if isinstance(error, InvalidRequest) and type(accepted) is int:
         error.accepted = accepted
     return error
 

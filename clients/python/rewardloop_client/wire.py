@@ -114,13 +114,24 @@ def read_slots(body: Any) -> list[Recommendation]:
     return _read(lambda wire: [Recommendation.from_wire(entry) for entry in wire.get("decisions", [wire])], body)
 
 
-def read_accepted(body: Any) -> int:
-    """How many rewards were taken; raises `InvalidRequest` when one of them was not."""
-    accepted, errors = _read(lambda wire: (int(wire["accepted"]), list(wire["errors"])), body)
+def read_accepted(body: Any, sent: int) -> int:
+    """How many of the `sent` rewards were taken; raises `InvalidRequest` when one of them was not.
+
+    Raises `UnexpectedAnswer` when those taken and those refused are not as many as were sent: nothing is known then.
+    """
+    accepted, errors = _read(lambda wire: (_whole(wire["accepted"]), list(wire["errors"])), body)
+    if accepted + len(errors) != sent:
+        raise UnexpectedAnswer(f"{sent} rewards were sent, and the answer accounts for {accepted + len(errors)}")
     if errors:
         refused = {"title": "rewards were refused", "detail": str(errors[0]), "errors": errors, "accepted": accepted}
         raise rejection(422, refused)
     return accepted
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError("not a whole number of rewards")
+    return number
 
 
 def _decode(response: httpx.Response) -> Any:
@@ -143,5 +154,5 @@ def _refusal(response: httpx.Response) -> Rejected:
 def _read(read: Callable[[Any], _T], body: Any) -> _T:
     try:
         return read(body)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         raise UnexpectedAnswer("the answer lacks a field that the decision API promises") from None
