@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rewardloop_client import AsyncRecommender, Choice
 
-from tests.clients.test_recommender import DECISION, Service, deep, rewards_seen, taken
+from tests.clients.test_recommender import DECISION, Service, a_log_that_fails, deep, rewards_seen, taken
 
 SHOWN = Choice("b", "e1", learnable=True)
 
@@ -132,6 +132,25 @@ def test_rewards_that_json_cannot_say_or_that_no_loop_can_take_yet_hold_up_nothi
     asyncio.run(recommender.close())
     assert [item["reward"] for item in rewards_seen(server)] == [1.0]
     assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (2, 1)
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_reporting(server: Any) -> None:
+    server.script = [(404, {})]
+
+    async def host() -> AsyncRecommender:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            for _ in range(5):
+                recommender.reward(SHOWN, 1.0)
+            while not server.seen:
+                await asyncio.sleep(0.01)
+            assert not await recommender.flush(0.1)  # all of them still wait
+            server.script = [taken]
+            assert await recommender.flush(2)
+        return recommender
+
+    with a_log_that_fails():
+        counters = asyncio.run(host()).counters
+    assert counters.rewards_sent == 5 and counters.reports_failed >= 1
 
 
 def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:

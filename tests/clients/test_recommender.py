@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
 import subprocess
@@ -143,6 +144,7 @@ def test_a_reward_is_sent_again_under_the_same_id_until_it_is_taken(server: Any,
     sent = rewards_seen(server)
     assert len(sent) == 4 and len({item["reward_id"] for item in sent}) == 1
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 0)
+    assert recommender.counters.reports_failed == 3
 
 
 def test_a_service_that_hangs_up_or_asks_to_slow_down_gets_the_reward_again(
@@ -247,6 +249,30 @@ def test_an_answer_of_nonsense_does_not_end_the_reporting(
     recommender.reward(shown(), 1.0)
     assert recommender.flush(5)
     assert recommender.counters.rewards_sent == 1
+
+
+@contextlib.contextmanager
+def a_log_that_fails() -> Iterator[None]:
+    """A host whose logging raises whenever the client has something to say."""
+
+    def fail(_: logging.LogRecord) -> bool:
+        raise LookupError("no log today")
+
+    log = logging.getLogger("rewardloop_client")
+    log.addFilter(fail)
+    try:
+        yield
+    finally:
+        log.removeFilter(fail)
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_reporting(server: Any, recommender: Recommender) -> None:
+    server.script = [(404, {}), (503, {}), taken]
+    with a_log_that_fails():
+        for _ in range(5):
+            recommender.reward(shown(), 1.0)
+        assert recommender.flush(2)
+    assert (recommender.counters.rewards_sent, recommender.counters.reports_failed) == (5, 2)
 
 
 @pytest.mark.parametrize("count", ["0", "1e400", '"5"', "true"])

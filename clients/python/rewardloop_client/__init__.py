@@ -18,7 +18,8 @@ from rewardloop_client.errors import (
     UnexpectedAnswer,
 )
 from rewardloop_client.manager import EvalScore, ExperimentManager, Handle, Predictor, Verdict
-from rewardloop_client.recommender import Choice, Recommender, RecommenderCounters
+from rewardloop_client.recommender import Choice, Recommender
+from rewardloop_client.reporting import RecommenderCounters
 from rewardloop_client.types import Action, RankedAction, Recommendation
 
 __all__ = [

@@ -24,17 +24,15 @@ from rewardloop_client import wire
 from rewardloop_client.async_client import AsyncClient
 from rewardloop_client.errors import RewardloopError
 from rewardloop_client.forks import begins_anew_when_forked
-from rewardloop_client.recommender import (
+from rewardloop_client.recommender import DECISION_TIMEOUT_S, Choice
+from rewardloop_client.reporting import (
     BATCH_MAX,
-    DECISION_TIMEOUT_S,
     LINGER_S,
     PATIENCE_S,
-    RETRY_PAUSE_MAX_S,
     REWARDS_MAX,
-    Choice,
     Parts,
+    Pauses,
     RecommenderCounters,
-    refused_by,
     sendable,
 )
 from rewardloop_client.types import Action
@@ -171,10 +169,9 @@ class AsyncRecommender:
     async def flush(self, timeout_s: float = PATIENCE_S) -> bool:
         """Wait until every queued reward was sent, refused or dropped; whether that happened in time."""
         self._send_soon()
-        if self._task is None:
-            return True
-        done, _ = await asyncio.wait([self._task], timeout=timeout_s)
-        return bool(done)
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=timeout_s)
+        return not self._queue
 
     async def close(self, timeout_s: float = PATIENCE_S) -> None:
         """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped."""
@@ -195,36 +192,32 @@ class AsyncRecommender:
 
     async def _report(self) -> None:
         """Send until the queue is empty; rewards stay in it until they have been taken or refused."""
-        pause_s = wire.RETRY_PAUSE_S
+        pauses = Pauses(self.counters)
         while self._queue:
             if len(self._queue) < self._batch_max and not self._closing:
                 await asyncio.sleep(LINGER_S)  # so that rewards travel together
             batch = [self._queue[position] for position in range(min(self._batch_max, len(self._queue)))]
-            if await self._send(batch):
-                pause_s = wire.RETRY_PAUSE_S
-                continue
+            parts = Parts(batch)
+            pause_s = 0.0
+            try:
+                await self._send(parts)
+                pauses.over()
+            except Exception as error:  # whatever it is, it must not end the reporting
+                pause_s = pauses.after(error, len(parts.left()))
+            self._batch_max = parts.next_batch_max(self._batch_max)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
 
-    async def _send(self, batch: list[dict[str, Any]]) -> bool:
-        """Send one batch, in parts where it is refused as a whole; false when some of it is worth trying again."""
-        parts = Parts(batch)
+    async def _send(self, parts: Parts) -> None:
+        """Send one batch, in parts where it is refused as a whole; raises what makes the rest worth another try."""
         while part := parts.first():
-            refused = 0
+            refusal: RewardloopError | None = None
             try:
                 await self._reporting.rewards(part)
             except RewardloopError as error:
-                if parts.halve(error):
-                    continue
-                verdict = refused_by(error, len(part))
-                if verdict is None:
-                    break
-                refused = verdict
-            parts.settle(refused)
+                refusal = error
+            sent, refused = parts.settle(refusal)
+            self.counters.rewards_sent += sent
             self.counters.rewards_refused += refused
-            self.counters.rewards_sent += len(part) - refused
-            sent = {id(item) for item in part}
-            while self._queue and id(self._queue[0]) in sent:  # a full queue may have let go of some meanwhile
+            settled = {id(item) for item in part} if sent + refused else set()
+            while self._queue and id(self._queue[0]) in settled:  # a full queue may have let go of some meanwhile
                 self._queue.popleft()
-        self._batch_max = parts.next_batch_max(self._batch_max)
-        return not parts.left()

@@ -30,18 +30,23 @@ import httpx
 from rewardloop_client import wire
 from rewardloop_client.client import Client
 from rewardloop_client.deadline import DeadlineTransport
-from rewardloop_client.errors import InvalidRequest, NotEncodable, Rejected, RewardloopError, TooManyRequests
+from rewardloop_client.errors import RewardloopError
 from rewardloop_client.forks import begins_anew_when_forked
+from rewardloop_client.reporting import (
+    BATCH_MAX,
+    LINGER_S,
+    PATIENCE_S,
+    REWARDS_MAX,
+    Parts,
+    Pauses,
+    RecommenderCounters,
+    sendable,
+)
 from rewardloop_client.types import Action, Recommendation
 
 log = logging.getLogger("rewardloop_client")
 
 DECISION_TIMEOUT_S = 0.25
-REWARDS_MAX = 10_000
-BATCH_MAX = 100
-LINGER_S = 0.2
-PATIENCE_S = 10.0
-RETRY_PAUSE_MAX_S = 5.0
 _CONNECT_SHARE = 0.3
 
 _T = TypeVar("_T")
@@ -61,17 +66,6 @@ class Choice:
     def of(cls, found: Recommendation) -> Choice:
         """The choice that shows a decision of the service."""
         return cls(found.action, found.event_id, True, found.probability, found.model_id)
-
-
-@dataclass(slots=True)
-class RecommenderCounters:
-    """What happened so far, tile by tile where there are slots; a queue that was full shows in `rewards_dropped`."""
-
-    decisions: int = 0
-    defaults: int = 0
-    rewards_sent: int = 0
-    rewards_refused: int = 0
-    rewards_dropped: int = 0
 
 
 class Recommender:
@@ -114,6 +108,7 @@ class Recommender:
         self._queue: deque[dict[str, Any]] = deque()
         self._changed = threading.Condition()
         self._sending = 0
+        self._given_up = False
         self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
         self._thread: threading.Thread | None = None
@@ -249,7 +244,13 @@ class Recommender:
                 self._closing_at = time.monotonic() + timeout_s
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(timeout_s + wire.TIMEOUT_S)
+            self._thread.join(max(0.0, self._closing_at - time.monotonic()) + wire.TIMEOUT_S)
+        with self._changed:  # what a thread that hangs still does is not counted any more
+            self._given_up = True
+            self.counters.rewards_dropped += len(self._queue) + self._sending
+            self._queue.clear()
+            self._sending = 0
+            self._changed.notify_all()
         if self._asking is not None:
             self._asking[1].close()
         self._reporting.close()
@@ -257,19 +258,28 @@ class Recommender:
     # -- the reporting thread ----------------------------------------------------------------------------
 
     def _report(self) -> None:
-        pause_s = wire.RETRY_PAUSE_S
+        pauses = Pauses(self.counters)
         while (batch := self._take()) is not None:
-            waiting = self._send(batch)
-            if not waiting:
-                pause_s = wire.RETRY_PAUSE_S
-                continue
-            with self._changed:  # not now: back to the front of the queue, as far as there is room
-                kept = waiting[max(0, len(waiting) - (self._rewards_max - len(self._queue))) :]
-                self.counters.rewards_dropped += len(waiting) - len(kept)
-                self._queue.extendleft(reversed(kept))
-                self._sending = 0
+            parts = Parts(batch)
+            pause_s = 0.0
+            try:
+                self._send(parts)
+                pauses.over()
+            except Exception as error:  # whatever it is, it must not end the reporting
+                pause_s = pauses.after(error, len(parts.left()))
+            self._batch_max = parts.next_batch_max(self._batch_max)
+            with self._changed:
+                self._put_back(parts.left())
                 self._pause(pause_s)
-            pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+
+    def _put_back(self, waiting: list[dict[str, Any]]) -> None:
+        """Have rewards wait at the front of the queue, as far as there is room."""
+        if self._given_up:
+            return
+        kept = waiting[max(0, len(waiting) - (self._rewards_max - len(self._queue))) :]
+        self.counters.rewards_dropped += len(waiting) - len(kept)
+        self._queue.extendleft(reversed(kept))
+        self._sending = 0
 
     def _pause(self, pause_s: float) -> None:
         """Wait so many seconds, or until closing begins or its time is over; rewards that arrive shorten nothing."""
@@ -295,96 +305,23 @@ class Recommender:
             self._sending = len(batch)
             return batch
 
-    def _send(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send one batch, in parts where it is refused as a whole; returns what is worth trying again."""
-        parts = Parts(batch)
+    def _send(self, parts: Parts) -> None:
+        """Send one batch, in parts where it is refused as a whole; raises what makes the rest worth another try."""
         while (part := parts.first()) and not self._late():
-            refused = 0
+            refusal: RewardloopError | None = None
             try:
                 self._reporting.rewards(part)
             except RewardloopError as error:
-                if parts.halve(error):
-                    continue
-                verdict = refused_by(error, len(part))
-                if verdict is None:
-                    break
-                refused = verdict
-            parts.settle(refused)
+                refusal = error
+            sent, refused = parts.settle(refusal)
             with self._changed:
+                if self._given_up:
+                    return
+                self.counters.rewards_sent += sent
                 self.counters.rewards_refused += refused
-                self.counters.rewards_sent += len(part) - refused
-                self._sending -= len(part)
+                self._sending -= sent + refused
                 self._changed.notify_all()
-        self._batch_max = parts.next_batch_max(self._batch_max)
-        return parts.left()
 
     def _late(self) -> bool:
         """Whether the time that closing may take is over."""
         return self._closing_at is not None and time.monotonic() >= self._closing_at
-
-
-class Parts:
-    """A batch on its way: its parts in order, the first of them in halves as often as it is refused as a whole."""
-
-    def __init__(self, batch: list[dict[str, Any]]) -> None:
-        self._parts = [batch]
-        self._smallest = self._whole = len(batch)
-        self._at_fault = False
-
-    def first(self) -> list[dict[str, Any]]:
-        """What to send next; empty when nothing is left."""
-        return self._parts[0] if self._parts else []
-
-    def halve(self, error: RewardloopError) -> bool:
-        """Put halves in the place of the first part, where `error` refuses its body and tells of no single reward."""
-        part = self._parts[0]
-        if len(part) < 2 or not refuses_the_whole(error):
-            return False
-        middle = (len(part) + 1) // 2
-        self._parts[:1] = [part[:middle], part[middle:]]
-        self._smallest = min(self._smallest, middle)
-        log.info("%d rewards are sent in halves: %s", len(part), error)
-        return True
-
-    def settle(self, refused: int) -> None:
-        """The first part is done, and so many of its rewards were refused."""
-        part = self._parts.pop(0)
-        self._at_fault |= bool(refused) and len(part) == 1
-
-    def next_batch_max(self, batch_max: int) -> int:
-        """How many rewards to send at once from now on; as before when a reward was at fault, and not the size."""
-        return batch_max if self._smallest == self._whole or self._at_fault else self._smallest
-
-    def left(self) -> list[dict[str, Any]]:
-        """The rewards that were neither taken nor refused, in order."""
-        return [item for part in self._parts for item in part]
-
-
-def sendable(item: dict[str, Any]) -> bool:
-    """Whether a reward can be written as JSON: one that cannot must not hold up those that wait behind it."""
-    try:
-        wire.encode(item)
-    except Exception as error:  # whatever a host's object does when it is read, the host goes on
-        log.warning("a reward was refused: %s: %s", type(error).__name__, error)
-        return False
-    return True
-
-
-def refuses_the_whole(error: RewardloopError) -> bool:
-    """Whether an error refuses a body as it is, such as one too long or too large, and tells of no single reward."""
-    return isinstance(error, NotEncodable) or (isinstance(error, InvalidRequest) and error.accepted is None)
-
-
-def refused_by(error: RewardloopError, rewards: int) -> int | None:
-    """How many of a batch's rewards an error refuses for good; None when they are worth another try."""
-    if isinstance(error, InvalidRequest) and error.accepted is not None:
-        refused = rewards - min(rewards, max(0, error.accepted))  # the service takes the good ones of a list
-    elif isinstance(error, NotEncodable):
-        refused = rewards  # changed since it was queued
-    elif isinstance(error, Rejected) and not isinstance(error, TooManyRequests):
-        refused = rewards
-    else:
-        log.warning("%d rewards wait: %s", rewards, error)
-        return None
-    log.warning("%d rewards were refused: %s", refused, error)
-    return refused
