@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 
+DRIP = -1
+
 
 class Scripted(ThreadingHTTPServer):
     """Answers with the scripted (status, body) pairs in order, the last one for ever; keeps what it was sent.
 
-    A function in the script makes the pair from what was sent. `headers` go with every answer.
+    The status 0 hangs up without an answer, and `DRIP` begins one that never ends. A function in the script makes the
+    pair from what was sent. `headers` go with every answer.
     """
 
     daemon_threads = True
@@ -50,12 +54,24 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 0:  # hang up without an answer
             self.close_connection = True
             return
+        if status == DRIP:
+            self._drip()
+            return
         self.send_response(status)
         for name, value in self.server.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def _drip(self) -> None:
+        """Begin an answer that never ends, until the client hangs up."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.03)
 
     def log_message(self, *_: object) -> None:
         pass

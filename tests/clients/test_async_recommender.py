@@ -10,9 +10,10 @@ import time
 from typing import Any
 
 import pytest
-from rewardloop_client import AsyncRecommender, Choice
+from rewardloop_client import AsyncRecommender, Choice, wire
 
-from tests.clients.test_recommender import DECISION, Service, a_log_that_fails, deep, rewards_seen, taken
+from tests.clients.conftest import DRIP
+from tests.clients.test_recommender import DECISION, Service, deep, fail, logging_that, rewards_seen, taken
 
 SHOWN = Choice("b", "e1", learnable=True)
 
@@ -148,9 +149,25 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_reporting(server: Any) ->
             assert await recommender.flush(2)
         return recommender
 
-    with a_log_that_fails():
+    with logging_that(fail):
         counters = asyncio.run(host()).counters
     assert counters.rewards_sent == 5 and counters.reports_failed >= 1
+
+
+def test_an_answer_that_drips_holds_up_rewards_no_longer_than_the_timeout(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "TIMEOUT_S", 0.3)
+    server.script = [(DRIP, {}), taken]
+
+    async def host() -> AsyncRecommender:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            recommender.reward(SHOWN, 1.0)
+            assert await recommender.flush(1.5)
+        return recommender
+
+    counters = asyncio.run(host()).counters
+    assert (counters.rewards_sent, counters.reports_failed) == (1, 1)
 
 
 def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:

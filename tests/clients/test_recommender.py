@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from rewardloop_client import Choice, Recommender
+from rewardloop_client import Choice, Recommender, wire
+
+from tests.clients.conftest import DRIP
 
 DECISION = {"event_id": "e1", "action": "b", "probability": 0.75, "model_id": "m1", "ranking": []}
 
@@ -251,24 +253,65 @@ def test_an_answer_of_nonsense_does_not_end_the_reporting(
     assert recommender.counters.rewards_sent == 1
 
 
-@contextlib.contextmanager
-def a_log_that_fails() -> Iterator[None]:
-    """A host whose logging raises whenever the client has something to say."""
+def test_an_answer_that_drips_holds_up_rewards_no_longer_than_the_timeout(
+    server: Any, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "TIMEOUT_S", 0.3)
+    server.script = [(DRIP, {}), taken]
+    recommender.reward(shown(), 1.0)
+    assert recommender.flush(1.5)
+    assert (recommender.counters.rewards_sent, recommender.counters.reports_failed) == (1, 1)
 
-    def fail(_: logging.LogRecord) -> bool:
-        raise LookupError("no log today")
+
+def test_closing_keeps_its_time_although_an_answer_drips(server: Any, recommender: Recommender) -> None:
+    server.script = [(DRIP, {})]
+    recommender.reward(shown(), 1.0)
+    started = time.monotonic()
+    recommender.close(timeout_s=0.3)
+    assert time.monotonic() - started < 0.3 + 0.5  # the margin is for a busy machine
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (0, 1)
+
+
+def test_what_a_thread_that_hangs_still_has_is_counted_as_dropped_once(
+    server: Any, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "TIMEOUT_S", 0.2)
+    server.script = [(422, {})]
+    goes_on = threading.Event()
+    with logging_that(goes_on.wait):
+        recommender.reward(shown(), 1.0)
+        recommender.close(timeout_s=0.3)
+        assert recommender.counters.rewards_dropped == 1
+        goes_on.set()
+        assert recommender._thread is not None
+        recommender._thread.join()
+    assert (recommender.counters.rewards_refused, recommender.counters.rewards_dropped) == (0, 1)
+
+
+@contextlib.contextmanager
+def logging_that(does: Callable[[], object]) -> Iterator[None]:
+    """A host whose logging does this whenever the client has something to say."""
+
+    def hear(_: logging.LogRecord) -> bool:
+        does()
+        return False
 
     log = logging.getLogger("rewardloop_client")
-    log.addFilter(fail)
+    log.addFilter(hear)
     try:
         yield
     finally:
-        log.removeFilter(fail)
+        log.removeFilter(hear)
+
+
+def fail() -> None:
+    """What a log handler does on a full disk."""
+    raise OSError("no room")
 
 
 def test_an_error_that_nobody_foresaw_does_not_end_the_reporting(server: Any, recommender: Recommender) -> None:
     server.script = [(404, {}), (503, {}), taken]
-    with a_log_that_fails():
+    with logging_that(fail):
         for _ in range(5):
             recommender.reward(shown(), 1.0)
         assert recommender.flush(2)

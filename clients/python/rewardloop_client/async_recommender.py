@@ -212,7 +212,8 @@ class AsyncRecommender:
         while part := parts.first():
             refusal: RewardloopError | None = None
             try:
-                await self._reporting.rewards(part)
+                async with asyncio.timeout(wire.TIMEOUT_S):  # an answer that drips would otherwise take for ever
+                    await self._reporting.rewards(part)
             except RewardloopError as error:
                 refusal = error
             sent, refused = parts.settle(refusal)

@@ -22,6 +22,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -87,16 +88,9 @@ class Recommender:
         connect_s = timeout_s * _CONNECT_SHARE
         deadline = httpx.Timeout(timeout_s - connect_s, connect=connect_s, pool=connect_s)
         self._timeout_s = timeout_s
-
-        def connect() -> tuple[DeadlineTransport, Client]:
-            transport = DeadlineTransport(connections_max=wire.CONNECTIONS_MAX)
-            return transport, Client(
-                base_url, experiment, api_key=api_key, timeout_s=deadline, retries=0, transport=transport
-            )
-
-        self._connect = connect
-        self._asking: tuple[DeadlineTransport, Client] | None = connect()
-        self._reporting = Client(base_url, experiment, api_key=api_key, retries=0, connections_max=1)
+        client = partial(Client, base_url, experiment, api_key=api_key, retries=0)
+        self._asking = _Bounded(partial(client, timeout_s=deadline), wire.CONNECTIONS_MAX)
+        self._reporting = _Bounded(client, 1)
         self._rewards_max = rewards_max
         self._closing_at: float | None = None
         self._begin()
@@ -119,7 +113,8 @@ class Recommender:
 
     def begin_anew(self) -> None:
         """In a forked process: an empty queue (the parent sends its own), no thread and no connection yet."""
-        self._asking = None
+        self._asking.begin_anew()
+        self._reporting.begin_anew()
         self._begin()
 
     def __enter__(self) -> Recommender:
@@ -147,7 +142,7 @@ class Recommender:
             return client.recommend(context, actions, event_id=ident, excluded=excluded, deferred=deferred)
 
         try:
-            found = self._in_time(ask)
+            found = self._asking.within(self._timeout_s, ask)
         except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
             self.counters.defaults += 1
             log.warning("the default is shown: %s: %s", type(error).__name__, error)
@@ -174,7 +169,7 @@ class Recommender:
             )
 
         try:
-            found = self._in_time(ask)
+            found = self._asking.within(self._timeout_s, ask)
         except Exception as error:  # as above
             self.counters.defaults += len(defaults)
             log.warning("the defaults are shown: %s: %s", type(error).__name__, error)
@@ -190,17 +185,11 @@ class Recommender:
         if not choice.learnable:
             return False
         try:
-            self._in_time(lambda client: client.activate(choice.event_id))
+            self._asking.within(self._timeout_s, lambda client: client.activate(choice.event_id))
         except Exception as error:  # as above
             log.warning("an activation was lost: %s: %s", type(error).__name__, error)
             return False
         return True
-
-    def _in_time(self, ask: Callable[[Client], _T]) -> _T:
-        """What `ask` gets from the service before the timeout; raises whatever goes wrong."""
-        transport, client = self._asking = self._asking or self._connect()
-        with transport.within(self._timeout_s):
-            return ask(client)
 
     def reward(
         self,
@@ -251,8 +240,7 @@ class Recommender:
             self._queue.clear()
             self._sending = 0
             self._changed.notify_all()
-        if self._asking is not None:
-            self._asking[1].close()
+        self._asking.close()
         self._reporting.close()
 
     # -- the reporting thread ----------------------------------------------------------------------------
@@ -310,7 +298,7 @@ class Recommender:
         while (part := parts.first()) and not self._late():
             refusal: RewardloopError | None = None
             try:
-                self._reporting.rewards(part)
+                self._reporting.within(self._time_to_report_s(), partial(Client.rewards, items=part))
             except RewardloopError as error:
                 refusal = error
             sent, refused = parts.settle(refusal)
@@ -322,6 +310,39 @@ class Recommender:
                 self._sending -= sent + refused
                 self._changed.notify_all()
 
+    def _time_to_report_s(self) -> float:
+        """How long one report may take as a whole."""
+        if self._closing_at is None:
+            return wire.TIMEOUT_S
+        return min(wire.TIMEOUT_S, self._closing_at - time.monotonic())
+
     def _late(self) -> bool:
         """Whether the time that closing may take is over."""
-        return self._closing_at is not None and time.monotonic() >= self._closing_at
+        return self._time_to_report_s() <= 0
+
+
+class _Bounded:
+    """A client whose calls are over in time as a whole; a forked process has connections of its own."""
+
+    def __init__(self, client: Callable[..., Client], connections_max: int) -> None:
+        def connect() -> tuple[DeadlineTransport, Client]:
+            transport = DeadlineTransport(connections_max=connections_max)
+            return transport, client(transport=transport)
+
+        self._connect = connect
+        self._connected: tuple[DeadlineTransport, Client] | None = connect()
+
+    def begin_anew(self) -> None:
+        """In a forked process: leave the parent's connections alone and open others when they are needed."""
+        self._connected = None
+
+    def within(self, seconds: float, ask: Callable[[Client], _T]) -> _T:
+        """What `ask` gets from the service before so many seconds are over; raises whatever goes wrong."""
+        transport, client = self._connected = self._connected or self._connect()
+        with transport.within(seconds):
+            return ask(client)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._connected is not None:
+            self._connected[1].close()
