@@ -288,6 +288,47 @@ def test_what_a_thread_that_hangs_still_has_is_counted_as_dropped_once(
     assert (recommender.counters.rewards_refused, recommender.counters.rewards_dropped) == (0, 1)
 
 
+@pytest.fixture
+def no_threads() -> Iterator[pytest.MonkeyPatch]:
+    """Python refuses the client's threads, as it does when the machine has too many or a program is at its end."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "rewardloop-rewards":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield patch
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again_with_the_next_reward(
+    server: Any, no_threads: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = [taken]
+    with Recommender(server.url) as recommender:
+        for _ in range(3):
+            recommender.reward(shown(), 1.0)
+        assert not recommender.flush(0.0)
+        no_threads.undo()
+        recommender.reward(shown(), 1.0)
+        assert recommender.flush(2)
+    assert (recommender.counters.rewards_sent, len(caplog.records)) == (4, 1)
+
+
+@pytest.mark.parametrize(("script", "sent", "dropped"), [([taken], 3, 0), ([(503, {})], 0, 3)])
+def test_closing_does_without_a_thread(
+    server: Any, no_threads: pytest.MonkeyPatch, script: list[Any], sent: int, dropped: int
+) -> None:
+    server.script = script
+    with Recommender(server.url) as recommender:
+        for _ in range(3):
+            recommender.reward(shown(), 1.0)
+        recommender.close(timeout_s=5.0 if sent else 0.2)
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (sent, dropped)
+
+
 @contextlib.contextmanager
 def logging_that(does: Callable[[], object]) -> Iterator[None]:
     """A host whose logging does this whenever the client has something to say."""

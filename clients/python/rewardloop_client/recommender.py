@@ -106,10 +106,24 @@ class Recommender:
         self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
         self._thread: threading.Thread | None = None
+        self._starting = self._threadless = False
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._report, name="rewardloop-rewards", daemon=True)
-        self._thread.start()
+        """Have a thread that reports; where there can be none the next reward tries again, and `close` sends itself."""
+        if self._starting:  # and this is a signal handler in the midst of it
+            return
+        self._starting = True
+        thread = threading.Thread(target=self._report, name="rewardloop-rewards", daemon=True)
+        try:
+            thread.start()
+            self._thread = thread
+        except (MemoryError, RuntimeError) as error:  # no room for one more, or the interpreter is about to end
+            self.counters.reports_failed += 1
+            if not self._threadless:
+                log.warning("rewards wait for a thread: %s: %s", type(error).__name__, error)
+            self._threadless = True
+        finally:
+            self._starting = False
 
     def begin_anew(self) -> None:
         """In a forked process: an empty queue (the parent sends its own), no thread and no connection yet."""
@@ -226,13 +240,18 @@ class Recommender:
             return self._changed.wait_for(lambda: not self._queue and not self._sending, timeout_s)
 
     def close(self, timeout_s: float = PATIENCE_S) -> None:
-        """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped."""
+        """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped.
+
+        A report that is under way when this begins may take its two seconds beyond.
+        """
         atexit.unregister(self.close)
         with self._changed:
             if self._closing_at is None:
                 self._closing_at = time.monotonic() + timeout_s
             self._changed.notify_all()
-        if self._thread is not None:
+        if self._thread is None:
+            self._report()
+        else:
             self._thread.join(max(0.0, self._closing_at - time.monotonic()) + wire.TIMEOUT_S)
         with self._changed:  # what a thread that hangs still does is not counted any more
             self._given_up = True
@@ -246,6 +265,7 @@ class Recommender:
     # -- the reporting thread ----------------------------------------------------------------------------
 
     def _report(self) -> None:
+        """Send what is queued until closing begins, and what is left then."""
         pauses = Pauses(self.counters)
         while (batch := self._take()) is not None:
             parts = Parts(batch)
