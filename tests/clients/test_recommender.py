@@ -475,6 +475,29 @@ def test_rewards_still_queued_are_flushed_when_the_program_ends(server: Any) -> 
     assert [item["event_id"] for item in rewards_seen(server)] == [f"e{n}" for n in range(250)]
 
 
+def test_rewards_still_queued_are_flushed_when_a_child_of_multiprocessing_ends(server: Any) -> None:
+    server.script = [taken]
+    program = (
+        "import multiprocessing\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from rewardloop_client import Choice, Recommender\n"
+        f"before, fork = Recommender({server.url!r}), multiprocessing.get_context('fork')\n"
+        "def report(recommender, who):\n"
+        "    recommender.reward(Choice('a', who, True), 1.0)\n"
+        "def work():\n"
+        "    report(before, 'process')\n"
+        f"    report(Recommender({server.url!r}), 'anew')\n"
+        "def pooled(): report(before, 'pool')\n"
+        "child = fork.Process(target=work)\n"
+        "child.start()\n"
+        "with ProcessPoolExecutor(1, mp_context=fork) as pool: pool.submit(pooled).result()\n"
+        "child.join()\n"
+        "assert child.exitcode == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert sorted(item["event_id"] for item in rewards_seen(server)) == ["anew", "pool", "process"]
+
+
 def test_a_worker_forked_after_the_recommender_was_made_has_connections_and_a_queue_of_its_own(server: Any) -> None:
     server.script = [taken]
     program = (

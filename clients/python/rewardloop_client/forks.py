@@ -1,4 +1,4 @@
-"""What must not be shared by processes: a client made before a fork has connections, threads and locks.
+"""What must not be shared by processes, and how each of them ends: a client has connections, threads and locks.
 
 Two processes on one connection would read each other's answers, and a thread does not live on in the child. So the
 child forgets both, without touching the parent's, and whoever was registered here opens its own when it needs them.
@@ -7,8 +7,10 @@ child forgets both, without touching the parent's, and whoever was registered he
 from __future__ import annotations
 
 import os
+import sys
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 
 class Forkable(Protocol):
@@ -18,12 +20,28 @@ class Forkable(Protocol):
         """Forget what belongs to the parent; called in the child, before anything else runs there."""
 
 
+_AFTER_ALL_OTHERS = -1000  # whatever else ends with the process may still report something
+
 _living: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def begins_anew_when_forked(thing: Forkable) -> None:
     """Have `thing.begin_anew()` called in every process that is forked from this one, as long as it lives."""
     _living.add(thing)
+
+
+def at_the_end_of_a_child(close: Callable[[], object]) -> Callable[[], object] | None:
+    """Have `close()` called when this process ends, if multiprocessing made it; gives what undoes that.
+
+    Those processes (`Process`, `ProcessPoolExecutor`) leave without what atexit would call. They also forget what was
+    asked for before they began, so that this is to be called in the process itself, and after its fork.
+    """
+    process: Any = sys.modules.get("multiprocessing.process")
+    util: Any = sys.modules.get("multiprocessing.util")
+    if process is None or util is None or process.parent_process() is None:
+        return None
+    cancel: Callable[[], object] = util.Finalize(None, close, exitpriority=_AFTER_ALL_OTHERS).cancel
+    return cancel
 
 
 def _forked() -> None:

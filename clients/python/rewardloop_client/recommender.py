@@ -8,8 +8,8 @@
 When the service is down, slow or refuses, the caller's default comes back, marked as not learnable, and rewards
 for it are dropped. Rewards wait in a bounded queue, travel in batches from a thread of their own (in smaller ones
 where the service refuses a batch as a whole), are retried under an id of their own so that none counts twice, and are
-flushed at exit. It may be made before a server forks its workers: each of them then has connections, a queue and a
-thread of its own.
+flushed at exit, that of a child of multiprocessing too. It may be made before a server forks its workers: each of them
+then has connections, a queue and a thread of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rewardloop_client import wire
 from rewardloop_client.client import Client
 from rewardloop_client.deadline import DeadlineTransport
 from rewardloop_client.errors import RewardloopError
-from rewardloop_client.forks import begins_anew_when_forked
+from rewardloop_client.forks import at_the_end_of_a_child, begins_anew_when_forked
 from rewardloop_client.reporting import (
     BATCH_MAX,
     LINGER_S,
@@ -107,12 +107,15 @@ class Recommender:
         self.counters = RecommenderCounters()
         self._thread: threading.Thread | None = None
         self._starting = self._threadless = False
+        self._ends_with_child: Callable[[], object] | None = None
 
     def _start(self) -> None:
         """Have a thread that reports; where there can be none the next reward tries again, and `close` sends itself."""
         if self._starting:  # and this is a signal handler in the midst of it
             return
         self._starting = True
+        if self._ends_with_child is None:
+            self._ends_with_child = at_the_end_of_a_child(self.close)
         thread = threading.Thread(target=self._report, name="rewardloop-rewards", daemon=True)
         try:
             thread.start()
@@ -245,6 +248,8 @@ class Recommender:
         A report that is under way when this begins may take its two seconds beyond.
         """
         atexit.unregister(self.close)
+        if self._ends_with_child is not None:
+            self._ends_with_child()
         with self._changed:
             if self._closing_at is None:
                 self._closing_at = time.monotonic() + timeout_s
