@@ -15,6 +15,7 @@ from rewardloop_client import (
     NotEncodable,
     NotFound,
     RankedAction,
+    RewardloopError,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -109,6 +110,20 @@ def test_a_service_that_stays_down_is_unavailable_after_the_retries(server: Any,
     with pytest.raises(Unavailable, match="3 attempts"):
         client.recommend({})
     assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("header", "pause_s"),
+    [("2", 2.0), ("9" * 400, math.inf), ("-1", None), ("²", None), ("Wed, 21 Oct 2015 07:28:00 GMT", None)],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_error_tells_the_pause_that_the_service_asks_for(
+    server: Any, status: int, header: str, pause_s: float | None
+) -> None:
+    server.script, server.headers = [(status, {})], {"Retry-After": header}
+    with Client(server.url, retries=0) as client, pytest.raises(RewardloopError) as caught:
+        client.recommend({})
+    assert caught.value.retry_after_s == pause_s
 
 
 @pytest.mark.parametrize("status", [408, 425])

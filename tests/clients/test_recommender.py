@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from rewardloop_client import Choice, Recommender, wire
+from rewardloop_client import Choice, Recommender, Unavailable, wire
+from rewardloop_client.reporting import RETRY_PAUSE_MAX_S, Pauses
 
 from tests.clients.conftest import DRIP
 
@@ -171,6 +172,18 @@ def test_rewards_that_arrive_do_not_shorten_the_pauses_of_a_service_that_is_down
         recommender.close(timeout_s=0.0)
     assert 2 <= asked <= 6  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
     assert len(caplog.records) <= len(server.seen)
+
+
+def test_the_pause_that_a_service_asks_for_is_kept_up_to_the_longest_of_the_client(
+    server: Any, recommender: Recommender
+) -> None:
+    server.script, server.headers = [(503, {}), taken], {"Retry-After": "1"}
+    recommender.reward(shown(), 1.0)
+    assert not recommender.flush(0.6)  # which would come after a pause of 0.05 s else
+    assert len(server.seen) == 1
+    error = Unavailable("later")
+    error.retry_after_s = 3600.0
+    assert Pauses(recommender.counters).after(error, 1) == RETRY_PAUSE_MAX_S
 
 
 def test_closing_gives_a_service_that_is_down_one_more_try_at_once_and_keeps_its_time(server: Any) -> None:

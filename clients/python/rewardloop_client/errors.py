@@ -20,7 +20,9 @@ from dataclasses import dataclass
 
 
 class RewardloopError(Exception):
-    """Root of every error of this client."""
+    """Root of every error of this client; `retry_after_s` is the pause that the service asked for, if it did."""
+
+    retry_after_s: float | None = None
 
 
 class Unavailable(RewardloopError):

@@ -84,13 +84,17 @@ class Pauses:
         self._next_s = wire.RETRY_PAUSE_S
 
     def after(self, error: Exception, rewards: int) -> float:
-        """The seconds before so many rewards are tried again that `error` made wait."""
+        """The seconds before so many rewards are tried again that `error` made wait.
+
+        A longer pause that the service asks for is kept, up to the longest that there is.
+        """
         self._counters.reports_failed += 1
         with contextlib.suppress(Exception):  # a host's log handler may fail, too, and it has been counted
             log.warning("%d rewards wait: %s: %s", rewards, type(error).__name__, error)
         pause_s = self._next_s
         self._next_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
-        return pause_s
+        asked_s = error.retry_after_s if isinstance(error, RewardloopError) else None
+        return pause_s if asked_s is None else min(max(pause_s, asked_s), RETRY_PAUSE_MAX_S)
 
     def over(self) -> None:
         """All went well: the next failure is a first one."""

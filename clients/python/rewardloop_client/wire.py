@@ -99,9 +99,13 @@ def outcome(response: httpx.Response | None, reason: str, attempts: int) -> Any:
     """The decoded body of a good answer; raises `Rejected`, `Unavailable` or `UnexpectedAnswer` for others."""
     if response is not None and response.is_success:
         return _decode(response)
+    error: Unavailable | Rejected
     if response is None or not response.is_client_error or response.status_code in _TOO_LATE_OR_EARLY:
-        raise Unavailable(f"no usable answer after {attempts} attempt{'s' * (attempts != 1)} ({reason})")
-    raise _refusal(response)
+        error = Unavailable(f"no usable answer after {attempts} attempt{'s' * (attempts != 1)} ({reason})")
+    else:
+        error = _refusal(response)
+    error.retry_after_s = None if response is None else _retry_after_s(response)
+    raise error
 
 
 def read_recommendation(body: Any) -> Recommendation:
@@ -141,6 +145,12 @@ def _decode(response: httpx.Response) -> Any:
         return response.json()
     except (ValueError, RecursionError):
         raise UnexpectedAnswer("the answer is not JSON; is the address that of a decision API?") from None
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """The pause that an answer asks for in seconds; None where it names none, or a date by a clock of its own."""
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if asked.isascii() and asked.isdigit() else None
 
 
 def _refusal(response: httpx.Response) -> Rejected:
