@@ -180,6 +180,23 @@ def test_what_cannot_be_sent_before_the_end_is_counted_as_dropped() -> None:
     assert asyncio.run(host()).counters.rewards_dropped == 1
 
 
+def test_closing_that_is_cancelled_counts_what_is_left_and_leaves_no_connection_open(server: Any) -> None:
+    server.script, server.delay_s = [taken], 0.5
+
+    async def host() -> AsyncRecommender:
+        recommender = AsyncRecommender(server.url)
+        recommender.reward(SHOWN, 1.0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await recommender.close()
+        return recommender
+
+    recommender = asyncio.run(host())
+    assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (0, 1)
+    for client in (recommender._asking, recommender._reporting):
+        assert client._http is not None and client._http.is_closed
+
+
 def test_a_worker_forked_after_the_recommender_was_used_has_connections_and_a_queue_of_its_own(server: Any) -> None:
     server.script = [taken]
     program = (

@@ -176,13 +176,23 @@ class AsyncRecommender:
     async def close(self, timeout_s: float = PATIENCE_S) -> None:
         """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped."""
         self._closing = True
-        if not await self.flush(timeout_s) and self._task is not None:
+        async with contextlib.AsyncExitStack() as at_last:  # even where the host cancels this
+            at_last.push_async_callback(self._reporting.close)
+            at_last.push_async_callback(self._asking.close)
+            at_last.callback(self._drop)
+            at_last.push_async_callback(self._stop)
+            await self.flush(timeout_s)
+
+    async def _stop(self) -> None:
+        """End the task that sends, if it still does."""
+        if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _drop(self) -> None:
+        """Count what is left in the queue as dropped."""
         self.counters.rewards_dropped += len(self._queue)
         self._queue.clear()
-        await self._asking.close()
-        await self._reporting.close()
 
     def _send_soon(self) -> None:
         """Have a task that sends what is queued, where an event loop runs."""
