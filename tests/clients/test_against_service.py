@@ -67,8 +67,9 @@ def test_the_same_question_again_has_the_same_answer_and_another_one_conflicts(c
         client.recommend({"x": 2}, ["a", "b"], event_id="again")
 
 
-def test_a_deferred_choice_can_be_activated(client: Client) -> None:
-    choice = client.recommend({}, ["a", "b"], deferred=True)
+@pytest.mark.parametrize("event_id", [None, ".", "..", "a/../b", "é ?#%2E"])
+def test_a_deferred_choice_can_be_activated(client: Client, event_id: str | None) -> None:
+    choice = client.recommend({}, ["a", "b"], event_id=event_id, deferred=True)
     client.activate(choice.event_id)
 
 

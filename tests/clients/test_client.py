@@ -59,6 +59,17 @@ def test_slots_come_back_as_one_recommendation_each(server: Any, client: Client)
     assert server.seen[0][1]["slots"] == 2
 
 
+@pytest.mark.parametrize(
+    ("event_id", "segment"), [(".", "%2E"), ("..", "%2E%2E"), ("a.b", "a.b"), ("a/../b", "a%2F..%2Fb")]
+)
+def test_an_event_id_is_one_segment_of_the_address_whatever_it_is(
+    server: Any, client: Client, event_id: str, segment: str
+) -> None:
+    server.script = [(200, {"event_id": event_id})]
+    client.activate(event_id)
+    assert server.seen[0][0] == f"/v1/experiments/shop/events/{segment}/activate"
+
+
 def test_one_connection_serves_many_calls(server: Any, client: Client) -> None:
     server.script = [(200, DECISION)]
     for _ in range(10):

@@ -64,8 +64,8 @@ def question(
 
 
 def path_segment(text: str) -> str:
-    """`text` as one segment of a path, whatever it contains."""
-    return quote(text, safe="")
+    """`text` as one segment of a path, whatever it contains; `.` and `..` would otherwise name other segments."""
+    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
 
 
 def reward_item(
