@@ -64,6 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def _drip(self) -> None:
         """Begin an answer that never ends, until the client hangs up."""
         self.close_connection = True

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
 from urllib.parse import quote
@@ -21,6 +22,7 @@ import httpx
 
 from rewardloop_client.client import Client
 from rewardloop_client.errors import Refused, Unavailable, UnexpectedAnswer, rejection
+from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.types import Action
 
 _T = TypeVar("_T")
@@ -165,7 +167,9 @@ class ExperimentManager:
         self.experiment = experiment
         self.progress = progress
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._admin = httpx.Client(base_url=admin_url, headers=headers, timeout=timeout_s, trust_env=False)
+        self._connect = partial(httpx.Client, base_url=admin_url, headers=headers, timeout=timeout_s, trust_env=False)
+        self._admin: httpx.Client | None = self._connect()
+        begins_anew_when_forked(self)
         self._client = Client(url, experiment, api_key=api_key)
         self._path = f"/v1/experiments/{quote(experiment, safe='')}"
         self.predictor = Predictor(self._client)
@@ -184,7 +188,12 @@ class ExperimentManager:
     def close(self) -> None:
         """Close the connections; the service goes on."""
         self._client.close()
-        self._admin.close()
+        if self._admin is not None:
+            self._admin.close()
+
+    def begin_anew(self) -> None:
+        """In a forked process: leave the parent's connections alone and open others when they are needed."""
+        self._admin = None
 
     # -- the steps ---------------------------------------------------------------------------------------
 
@@ -385,7 +394,8 @@ class ExperimentManager:
         if "content" in options:
             options["headers"] = {"content-type": "application/x-ndjson"}
         try:
-            return self._admin.request(method, path, **options)
+            admin = self._admin = self._admin or self._connect()
+            return admin.request(method, path, **options)
         except httpx.HTTPError as error:
             raise Unavailable(f"the admin API does not answer ({type(error).__name__})") from error
 
