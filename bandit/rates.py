@@ -31,8 +31,8 @@ TRIED_ROWS_MAX = 2_000
 IMPORTANCE_MAX = 10.0
 """Bound on 1/propensity as a row's weight: all actions must be told apart, not only those that are liked."""
 
-TELLING_Z = 2.0
-"""A correlation of less than so many standard errors tells nothing."""
+TELLING_Z, ALIKE_MIN = 2.0, 0.75
+"""A correlation of less than so many standard errors, and less than this share of the best one, tells nothing."""
 
 Floats = NDArray[np.float64]
 
@@ -45,8 +45,8 @@ def choose_rate(
     The largest one whose correlation is not worse than the best one's by more than the standard error of the
     difference, √(2(1 − ρ)/effective rows), ρ being the correlation of what both foretold (Steiger 1980, "Tests
     for comparing elements of a correlation matrix"): it is the quickest. Where the best one foretells something, one
-    that cannot be told from none, by a standard error of 1/√(effective rows), is passed over: with few telling rows the
-    error of the difference lets it through, and what it makes of them is luck.
+    that cannot be told from none, by a standard error of 1/√(effective rows), and is clearly less, is passed over: with
+    few telling rows the error of the difference lets it through, and what it makes of them is luck.
     """
     texts = RowTexts(encoder)
     examples = [texts.of(row.context, row.actions, row.index, whole=False) for row in rows]
@@ -66,7 +66,7 @@ def choose_rate(
     telling = TELLING_Z / math.sqrt(effective)
 
     def is_good(rate: float) -> bool:
-        if found[rate] < telling <= found[best]:
+        if found[rate] < telling <= found[best] and found[rate] < ALIKE_MIN * found[best]:
             return False
         alike = correlation(foretold[rate], foretold[best], weights)
         return found[best] - found[rate] <= math.sqrt(2.0 * max(1.0 - alike, 0.0) / effective)

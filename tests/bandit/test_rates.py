@@ -76,7 +76,7 @@ def favourites(count: int, *, seed: int) -> list[Interaction]:
     return rows
 
 
-@pytest.mark.parametrize("seed", [11, 33])
+@pytest.mark.parametrize("seed", [11, 86])
 def test_a_rate_that_foretells_nothing_is_passed_over_where_another_does(seed: int) -> None:
     learning = Learning.fresh(settings(), favourites(1600, seed=seed))
     assert learning.rate is not None and learning.rate < RATES[0]
