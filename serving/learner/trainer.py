@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import os
 import resource
 import signal
 import threading
@@ -240,7 +241,7 @@ def _serve(pipe: Connection, gives_way: bool) -> None:
         try:
             job, arguments, memory_bytes_max = pipe.recv()
         except (EOFError, ConnectionResetError):
-            return
+            break
         finally:  # who asks again, or goes away, has read the answer before or never will
             until_read.close()
         _bound_memory(memory_bytes_max)
@@ -254,6 +255,7 @@ def _serve(pipe: Connection, gives_way: bool) -> None:
             answer = ("failed", f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):
             send(pipe, answer, until_read)
+    os._exit(0)  # nothing is left to be tidied, and a library that notes what it leaves would fill the parent's log
 
 
 def _bound_memory(bytes_max: int) -> None:
