@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import numpy as np
@@ -27,7 +27,8 @@ LEVEL = 0.95
 class Place:
     """A kind of log: n rows; chances of a reward and their model, shape (kinds of context, K); what the log shows most.
 
-    Any action is shown in a share `explored` of the rows, the kind's favourite in the others.
+    Any action is shown in a share `explored` of the rows, the kind's favourite in the others. Rewards are 1, or amounts
+    of mean 1, lognormal with this `spread` of the logarithm.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Place:
     q: Floats
     explored: float
     favourites: np.ndarray
+    spread: float = 0.0
 
     @property
     def shown(self) -> Floats:
@@ -55,6 +57,8 @@ class Place:
         shown = self.shown[kind]
         action = np.minimum((shown.cumsum(axis=1) < rng.random((self.n, 1))).sum(axis=1), K - 1)
         reward = (rng.random(self.n) < self.truth[kind, action]).astype(float)
+        if self.spread:
+            reward *= rng.lognormal(-0.5 * self.spread**2, self.spread, self.n)
         return {
             name: ScoredRows.from_matrices(
                 candidate=policy[kind],
@@ -90,6 +94,12 @@ def known(high: float, n: int, explored: float) -> Place:
     return Place(f"{high:g} or {1 - high:g}, the model knows which", n, truth, truth, explored, truth.argmax(axis=1))
 
 
+def amounts(base: float, n: int, explored: float) -> Place:
+    """The same, where each reward is an amount: some are ten times the others."""
+    place = plain(base, n, explored)
+    return replace(place, name=f"{base:g}, amounts", spread=1.0)
+
+
 RARE = (
     plain(0.05, 1000, 0.3),
     plain(0.02, 3000, 0.3),
@@ -99,6 +109,8 @@ RARE = (
     by_context(0.05, 1000, 0.3),
     by_context(0.02, 3000, 0.3),
     known(0.98, 2000, 0.1),
+    amounts(0.1, 1000, 0.3),
+    amounts(0.05, 5000, 0.3),
 )
 ORDINARY = (
     plain(0.1, 3000, 0.3),

@@ -8,9 +8,10 @@ jumps of one size s away from the usual one, which is the median by the policy's
     s = Σ m³ / Σ m² over the whole log;  h = (Σ w)²/Σ w² effective draws;  p = Σ w m² / (s² Σ w), the share of jumps;
     reach = s · (upper end of Wilson's interval for a share of p in h draws − p)
 
-Where rewards are 0 or 1 and rare, and the model says the same of all, s is 1 and p the share of successes (Wilson 1927,
-"Probable inference, the law of succession, and statistical inference"). With subjects, h counts them: their weights are
-added up first.
+So a draw counts by the square of its distance: beside a few very large rewards small ones hardly count, and who drew
+none of the large ones gets a wide interval. Where rewards are 0 or 1 and rare, and the model says the same of all, s is
+1 and p the share of successes (Wilson 1927, "Probable inference, the law of succession, and statistical
+inference"). With subjects, h counts them: their weights are added up first.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def reach_of_few(
     own = weights > 0
     if not own.any():
         return reach
+    weights = weights / weights.max()  # they count by their shares alone, and squares of tiny ones would be 0
     miss = abs(residuals - _middle(residuals[own], weights[own]))
     largest = float(miss.max())
     if largest <= 0:

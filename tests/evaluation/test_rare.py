@@ -88,3 +88,10 @@ def test_as_many_draws_of_fewer_subjects_tell_less() -> None:
     by_row, by_one, by_few = (reach_of_few(0.0, 2.0, weights, residuals, subjects) for subjects in (None, alone, few))
     assert by_row == pytest.approx(by_one)
     assert by_few > 1.1 * by_row
+
+
+def test_weights_count_by_their_shares_alone_however_small_they_are() -> None:
+    weights, residuals = weights_and_residuals()
+    assert reach_of_few(0.0, 2.0, weights * 1e-170, residuals) == pytest.approx(
+        reach_of_few(0.0, 2.0, weights, residuals)
+    )
