@@ -62,7 +62,8 @@ def plan_experiments(
 def prepare_experiments(common: Common, configuration: Configuration, *, quick: bool = False) -> None:
     """Make or update the declared experiments as planned: all of them, or none where one is refused.
 
-    Settings that differ are a new version. Only who owns the directory may change what runs on it.
+    Settings that differ are a new version. `up` and `learn` call this once they own the directory, `serve` once it has
+    its port.
     """
     for name, settings in plan_experiments(common, configuration, quick=quick).items():
         _prepare(common.data_dir, name, settings)

@@ -11,7 +11,7 @@ from serving.learner.workspace import Workspace
 
 
 def run(workspace: Workspace) -> dict[str, Any]:
-    """Compact and drop by the clock as it is now: for whoever asks for it by hand."""
+    """Compact and drop by the clock as it is now: for whoever asks for this operation of the admin API."""
     return retain(workspace, workspace.clock())
 
 
