@@ -26,7 +26,7 @@ from types import FrameType
 
 import msgspec
 
-from bandit.errors import InvalidInput, RewardloopError
+from bandit.errors import Busy, InvalidInput, RewardloopError
 from bandit.files import FileLock, write_atomically
 from serving.learner.address import COMMAND_S, mark_service, running_learner, take_lock
 
@@ -103,10 +103,15 @@ class Supervisor:
         what `prepare` raises.
         """
         announced = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
         try:
-            self._open()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._stop)
+            try:
+                self._open()
+            except Busy:
+                if self._stopping:  # before the directory was free
+                    return 0
+                raise
             for child in self._children:
                 self._start(child)
             deadline = time.monotonic() + READY_S
@@ -123,7 +128,8 @@ class Supervisor:
                 if opened is not None:
                     opened.close()  # a new client is refused once the children have closed theirs, and need not wait
             self._drain()
-            if announced:  # else the file may be that of another service on this directory
+            address = running_service(self.data_dir)
+            if address is not None and address.pid == os.getpid():  # not that of another service on this directory
                 self._service_file.unlink(missing_ok=True)
             if self._mark is not None:
                 self._mark.release()
@@ -141,13 +147,14 @@ class Supervisor:
             self._socket = _listen(self.host, self.port)
             self.port = self._socket.getsockname()[1]
         if self.learner:
-            self._admin_socket = _listen(self.admin_host, self.admin_port, "--admin-port")
+            place = "service.admin_host" if self.workers else "--host"
+            self._admin_socket = _listen(self.admin_host, self.admin_port, place, "--admin-port")
             self.admin_port = self._admin_socket.getsockname()[1]
         self._service_file.parent.mkdir(parents=True, exist_ok=True)
         lock = None
         if self.learner:
-            self._mark = mark_service(self.data_dir, patience_with_starting_s=COMMAND_S)
-            lock = take_lock(self.data_dir, patience_with_commands_s=COMMAND_S)
+            self._mark = mark_service(self.data_dir, patience_with_starting_s=COMMAND_S, given_up=self._given_up)
+            lock = take_lock(self.data_dir, patience_with_commands_s=COMMAND_S, given_up=self._given_up)
         try:
             if self.prepare is not None:
                 self.prepare()
@@ -232,6 +239,9 @@ class Supervisor:
                 self._start(child)
         return True
 
+    def _given_up(self) -> bool:
+        return self._stopping
+
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._stopping = True
@@ -260,7 +270,7 @@ def running_service(data_dir: Path) -> ServiceAddress | None:
     return address
 
 
-def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
+def _listen(host: str, port: int, place: str = "--host", option: str = "--port") -> socket.socket:
     """A listening socket; raises `InvalidInput`. It listens at once: what is only bound, another could bind too."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -270,11 +280,11 @@ def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
         listener.listen(BACKLOG)
     except (socket.gaierror, TypeError, UnicodeError):
         listener.close()
-        raise InvalidInput("--host", "is not an address of this machine") from None
+        raise InvalidInput(place, "is not an address of this machine") from None
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
-            raise InvalidInput("--host", "is not an address of this machine") from None
+            raise InvalidInput(place, f"{host} is not an address of this machine") from None
         raise InvalidInput(option, f"{port} cannot be used on {host} ({error.strerror}); choose another") from None
     except OverflowError:
         listener.close()

@@ -8,6 +8,7 @@ supervisor of a learner holds `<data>/run/service.lock`: while that learner star
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -34,15 +35,19 @@ def lock_path(data_dir: Path) -> Path:
 
 
 def mark_service(
-    data_dir: Path, *, patience_s: float = PATIENCE_S, patience_with_starting_s: float = PATIENCE_S
+    data_dir: Path,
+    *,
+    patience_s: float = PATIENCE_S,
+    patience_with_starting_s: float = PATIENCE_S,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> FileLock:
     """Say that a learner runs or is being started here, until the mark is released; raises `Busy` where it is said.
 
     Waits `patience_s`, because whoever only asks holds the mark for a moment, and `patience_with_starting_s` while no
-    learner runs: its service is starting, or nearly gone.
+    learner runs: its service is starting, or nearly gone. No longer once it is `given_up`.
     """
     mark = FileLock(_mark_path(data_dir))
-    _acquire(mark, data_dir, patience_s, patience_with_starting_s)
+    _acquire(mark, data_dir, patience_s, patience_with_starting_s, given_up)
     return mark
 
 
@@ -57,27 +62,37 @@ def address_path(data_dir: Path) -> Path:
 
 
 def take_lock(
-    data_dir: Path, *, patience_s: float = PATIENCE_S, patience_with_commands_s: float = PATIENCE_S
+    data_dir: Path,
+    *,
+    patience_s: float = PATIENCE_S,
+    patience_with_commands_s: float = PATIENCE_S,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> FileLock:
     """Become the one owner of the warehouse; raises `Busy` when a learner or a command is it already.
 
     Waits `patience_s`, because whoever only asks whether the lock is held holds it for a moment, and
-    `patience_with_commands_s` for an owner that is no learner.
+    `patience_with_commands_s` for an owner that is no learner, and no longer once it is `given_up`.
     """
     lock = FileLock(lock_path(data_dir))
-    _acquire(lock, data_dir, patience_s, patience_with_commands_s)
+    _acquire(lock, data_dir, patience_s, patience_with_commands_s, given_up)
     address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
     return lock
 
 
-def _acquire(lock: FileLock, data_dir: Path, patience_s: float, patience_without_learner_s: float) -> None:
+def _acquire(
+    lock: FileLock,
+    data_dir: Path,
+    patience_s: float,
+    patience_without_learner_s: float,
+    given_up: Callable[[], bool],
+) -> None:
     started = time.monotonic()
     while not lock.held:
         try:
             lock.acquire()
         except Busy:
             patience = patience_s if running_learner(data_dir) is not None else patience_without_learner_s
-            if time.monotonic() > started + patience:
+            if time.monotonic() > started + patience or given_up():
                 raise Busy(
                     "another learner (or a command that needs the warehouse) runs on this data directory; "
                     "stop it first, or wait until it has finished"

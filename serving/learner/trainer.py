@@ -78,11 +78,14 @@ class InlineTrainer:
 
 
 class ChildTrainer:
-    """Runs jobs in one persistent child process, one at a time; it gives way to decisions where there are any."""
+    """Runs jobs in one persistent child process, one at a time, which gives way to decisions.
 
-    def __init__(self, *, gives_way: bool = True) -> None:
+    One that is not `bounded` is for simulations: like the inline one it has no limits, and nothing to give way to.
+    """
+
+    def __init__(self, *, bounded: bool = True) -> None:
         self.restarts = 0
-        self._gives_way = gives_way
+        self._bounded = bounded
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None
@@ -98,8 +101,8 @@ class ChildTrainer:
         with self._lock:
             pipe = self._alive()
             try:
-                pipe.send((job, arguments, limits.memory_bytes_max))
-                if not pipe.poll(limits.time_s_max):
+                pipe.send((job, arguments, limits.memory_bytes_max if self._bounded else None))
+                if not pipe.poll(limits.time_s_max if self._bounded else None):
                     self._kill()
                     raise TrainingFailed(f"training took longer than training.time_s_max = {limits.time_s_max:g} s")
                 kind, answer = receive(pipe)
@@ -143,7 +146,7 @@ class ChildTrainer:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(
-                target=_serve, args=(theirs, self._gives_way), name="rewardloop-trainer", daemon=True
+                target=_serve, args=(theirs, self._bounded), name="rewardloop-trainer", daemon=True
             )
             self._process.start()
             theirs.close()
@@ -181,7 +184,7 @@ class TrainerPool:
     @classmethod
     def with_helper(cls) -> TrainerPool:
         """This thread, and a process beside it for all challengers but the first; it starts at once."""
-        helper = ChildTrainer(gives_way=False)
+        helper = ChildTrainer(bounded=False)
         helper.start()
         return cls([InlineTrainer(), helper])
 
@@ -227,11 +230,11 @@ def _attempt(trainer: Trainer, call: Call) -> Any:
         return error
 
 
-def _serve(pipe: Connection, gives_way: bool) -> None:
+def _serve(pipe: Connection, bounded: bool) -> None:
     """The child's life: take a job, answer, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if gives_way:
+    if bounded:
         lower_trainer()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
@@ -244,7 +247,8 @@ def _serve(pipe: Connection, gives_way: bool) -> None:
             break
         finally:  # who asks again, or goes away, has read the answer before or never will
             until_read.close()
-        _bound_memory(memory_bytes_max)
+        if memory_bytes_max is not None:
+            _bound_memory(memory_bytes_max)
         try:
             answer: tuple[str, Any] = ("done", JOBS[job](desk, *arguments))
         except RewardloopError as error:

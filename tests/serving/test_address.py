@@ -67,6 +67,41 @@ def test_a_learner_that_starts_waits_for_a_command_but_not_for_another_learner(t
     lock.release()
 
 
+def test_whoever_gives_up_waits_no_longer(tmp_path: Path) -> None:
+    command = FileLock(lock_path(tmp_path))
+    command.acquire()
+    told = threading.Event()
+    threading.Timer(0.2, told.set).start()
+    started = time.monotonic()
+    with pytest.raises(Busy):
+        take_lock(tmp_path, patience_s=30, patience_with_commands_s=30, given_up=told.is_set)
+    assert time.monotonic() - started < 5
+    command.release()
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "told"),
+    [
+        ("up", "HOST", "--host"),
+        ("up", "ADMIN_HOST", "service.admin_host"),
+        ("learn", "ADMIN_HOST", "--host"),
+        ("serve", "HOST", "--host"),
+    ],
+)
+def test_an_address_that_is_not_this_machine_s_is_told_with_the_option_that_gave_it(
+    tmp_path: Path,
+    command: str,
+    place: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(f"REWARDLOOP_SERVICE__{place}", "192.0.2.7")  # of no machine (RFC 5737)
+    ports = ["--admin-port", "0"] if command == "learn" else ["--port", "0", "--admin-port", "0"]
+    assert run([command, *ports, "--insecure", "--data-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"rewardloop: {told}: 192.0.2.7 is not an address of this machine\n"
+
+
 @pytest.fixture
 def owned(tmp_path: Path) -> Iterator[Path]:
     """A data directory with an experiment that a service runs on."""
