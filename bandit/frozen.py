@@ -48,14 +48,15 @@ class Frozen:
         champion: Policy | None,
         champion_id: str | None,
         serving_of: ServingOf | None = None,
+        answers_count: bool = True,
     ) -> Scores:
         """Score rows that the model has not learnt, by its own reward model; raises `CorruptModel` without one.
 
-        `serving_of` is as in `Scoring`.
+        `serving_of` and `answers_count` are as in `Scoring`.
         """
         reward_model = self._reward_model_loaded()
         scale = RewardScale.of(self._rewards or settings.rewards)
-        scored = Scoring(champion, champion_id, settings, serving_of=serving_of)
+        scored = Scoring(champion, champion_id, settings, serving_of=serving_of, answers_count=answers_count)
         rows = list(rows)
         lines = [self._policy.encoder.context_line(row.context) for row in rows]
         pmfs, costs = array("d"), array("d")

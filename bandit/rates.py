@@ -38,7 +38,12 @@ Floats = NDArray[np.float64]
 
 
 def choose_rate(
-    encoder: FeatureEncoder, learning: Learning, rows: Sequence[Interaction], costs: Sequence[float]
+    encoder: FeatureEncoder,
+    learning: Learning,
+    rows: Sequence[Interaction],
+    costs: Sequence[float],
+    *,
+    passes_over: bool = True,
 ) -> float:
     """The rate at which a regression of `costs`, shape (n,), on n rows foretells their second half well.
 
@@ -46,7 +51,8 @@ def choose_rate(
     difference, √(2(1 − ρ)/effective rows), ρ being the correlation of what both foretold (Steiger 1980, "Tests
     for comparing elements of a correlation matrix"): it is the quickest. Where the best one foretells something, one
     that cannot be told from none, by a standard error of 1/√(effective rows), and is clearly less, is passed over: with
-    few telling rows the error of the difference lets it through, and what it makes of them is luck.
+    few telling rows the error of the difference lets it through, and what it makes of them is luck. Older rules passed
+    over none (`passes_over=False`).
     """
     texts = RowTexts(encoder)
     examples = [texts.of(row.context, row.actions, row.index, whole=False) for row in rows]
@@ -66,7 +72,7 @@ def choose_rate(
     telling = TELLING_Z / math.sqrt(effective)
 
     def is_good(rate: float) -> bool:
-        if found[rate] < telling <= found[best] and found[rate] < ALIKE_MIN * found[best]:
+        if passes_over and found[rate] < telling <= found[best] and found[rate] < ALIKE_MIN * found[best]:
             return False
         alike = correlation(foretold[rate], foretold[best], weights)
         return found[best] - found[rate] <= math.sqrt(2.0 * max(1.0 - alike, 0.0) / effective)

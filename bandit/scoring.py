@@ -101,7 +101,10 @@ ServingOf = Callable[[int], Serving]
 
 
 class Scoring:
-    """Rows scored so far, growing towards `Scores`; without `serving_of` all rows count as served under `settings`."""
+    """Rows scored so far, growing towards `Scores`; without `serving_of` all rows count as served under `settings`.
+
+    With `answers_count=False` the slots of an answer stand for themselves, as by older rules.
+    """
 
     def __init__(
         self,
@@ -111,10 +114,12 @@ class Scoring:
         *,
         tried: Tried | None = None,
         serving_of: ServingOf | None = None,
+        answers_count: bool = True,
     ) -> None:
         self._serving_of = cache(serving_of or (lambda _: settings.serving))
         self._logged = _LoggedPmfs(champion, champion_id, self._serving_of)
         self._tried = tried
+        self._answers_count = answers_count
         self._rows: list[Interaction] = []
         self._offsets = [0]
         # a list of floats would take four times the memory: with many actions, gigabytes
@@ -153,7 +158,11 @@ class Scoring:
             action=np.asarray([row.index for row in rows], dtype=np.int64),
             reward=np.asarray([row.reward for row in rows], dtype=np.float64),
             propensity=np.asarray([row.propensity for row in rows], dtype=np.float64),
-            cluster=clusters([row.event_id for row in rows], [row.subject for row in rows], [row.slot for row in rows]),
+            cluster=clusters(
+                [row.event_id for row in rows],
+                [row.subject for row in rows],
+                [row.slot if self._answers_count else None for row in rows],
+            ),
             segment=[
                 "" if field is None else _label(row.context.get(field)) for row, field in zip(rows, fields, strict=True)
             ]

@@ -71,14 +71,22 @@ class Learning:
         self._start(encoder, files)
 
     @classmethod
-    def fresh(cls, settings: ExperimentSettings, rows: Sequence[Interaction], *, rate: float | None = None) -> Learning:
+    def fresh(
+        cls,
+        settings: ExperimentSettings,
+        rows: Sequence[Interaction],
+        *,
+        rate: float | None = None,
+        passes_over: bool = True,
+    ) -> Learning:
         """Nothing learnt yet, the encoder fitted on `rows` (none will do: it then fits itself as rows come).
 
-        `rate` is a learning rate to keep where the settings leave it open; without one it is chosen on the rows.
+        `rate` is a learning rate to keep where the settings leave it open; without one it is chosen on the rows,
+        `passes_over` being as in `choose_rate`.
         """
         encoder = _fit(settings, rows)
         keeps = rate is not None and settings.learning.learning_rate == "auto"
-        chosen = rate if keeps else _rate(settings, encoder, rows)
+        chosen = rate if keeps else _rate(settings, encoder, rows, passes_over=passes_over)
         return cls(settings, encoder, rate=chosen, keeps_rate=keeps, refit_at=max(2 * len(rows), FIRST_REFIT_ROWS))
 
     @classmethod
@@ -199,16 +207,26 @@ class Learning:
         score: bool = True,
         tried: Tried | None = None,
         serving_of: ServingOf | None = None,
+        passes_over: bool = True,
+        answers_count: bool = True,
     ) -> Scores:
         """Score each row, then learn it, in the order given (which must be the log's).
 
         `history` gives the rows learnt before these, in order; with it the encoder is fitted anew, and
         everything learnt again, when the rows have doubled. Without a champion, uniform stands in for it.
         With `score=False` the rows are only learnt, and the scores are empty. `tried` knows on which rows this
-        learner was on trial: the version that had its share stands for it there. `serving_of` is as in `Scoring`.
+        learner was on trial: the version that had its share stands for it there. `serving_of` and
+        `answers_count` are as in `Scoring`, `passes_over` as in `choose_rate`.
         """
         rows = list(rows)
-        scored = Scoring(champion, champion_id, self.settings, tried=tried, serving_of=serving_of)
+        scored = Scoring(
+            champion,
+            champion_id,
+            self.settings,
+            tried=tried,
+            serving_of=serving_of,
+            answers_count=answers_count,
+        )
         past: list[Interaction] | None = None
         position = 0
         while True:
@@ -217,7 +235,8 @@ class Learning:
                 if self.rows_learnt >= self._refit_at:
                     if past is None:
                         past = list(history())
-                    self._relearn(past + rows[:position], self._wanted or self.settings)
+                    wanted = self._wanted or self.settings
+                    self._relearn(past + rows[:position], wanted, passes_over=passes_over)
                 end = min(end, position + self._refit_at - self.rows_learnt)
             if position == end:
                 return scored.scores()
@@ -304,14 +323,14 @@ class Learning:
             self._side.close()
             self._side = None
 
-    def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings) -> None:
+    def _relearn(self, rows: Sequence[Interaction], settings: ExperimentSettings, *, passes_over: bool) -> None:
         self._close_models()
         self.settings = settings
         self._scale = RewardScale.of(settings.rewards)
         self.rows_learnt = 0
         encoder = _fit(settings, rows)
         if not (self.keeps_rate and settings.learning.learning_rate == "auto"):
-            self.rate, self.keeps_rate = _rate(settings, encoder, rows), False
+            self.rate, self.keeps_rate = _rate(settings, encoder, rows, passes_over=passes_over), False
         self._start(encoder, None)
         passes = settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1
         self.reread_rows = len(rows) if passes > 1 else 0
@@ -324,9 +343,12 @@ def _fit(settings: ExperimentSettings, rows: Sequence[Interaction]) -> FeatureEn
     return FeatureEncoder.fit(contexts, offers, settings.encoding)
 
 
-def _rate(settings: ExperimentSettings, encoder: FeatureEncoder, rows: Sequence[Interaction]) -> float | None:
+def _rate(
+    settings: ExperimentSettings, encoder: FeatureEncoder, rows: Sequence[Interaction], *, passes_over: bool
+) -> float | None:
     """The learning rate that suits the first of `rows`, None where the settings say one or there are no rows."""
     if settings.learning.learning_rate != "auto" or not rows:
         return None
     first, scale = rows[:TRIED_ROWS_MAX], RewardScale.of(settings.rewards)
-    return choose_rate(encoder, settings.learning, first, [scale.cost(row.reward) for row in first])
+    costs = [scale.cost(row.reward) for row in first]
+    return choose_rate(encoder, settings.learning, first, costs, passes_over=passes_over)

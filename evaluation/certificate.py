@@ -34,6 +34,8 @@ ANSWERS_COUNT_SINCE = 5
 
 Since then, too, the standard errors of all estimators count subjects; before, only that of the lift did.
 """
+RATES_PASSED_OVER_SINCE = 5
+"""The rule version since which a learning rate that foretells clearly less than the best one is passed over."""
 TOLERANCE = 1e-9
 """Relative difference between machines that is rounding, not a change."""
 

@@ -50,6 +50,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     From the model `base` (None: from nothing) it learnt the rows matured in (`learn_after`, `learn_until`] unscored,
     and has scored and learnt everything matured after `score_after`. `rate` is the learning rate that it was handed.
+    `rules_version` is that of the rules it started by, 0 where that was not yet stated: it may since have gone on by
+    newer ones.
     """
 
     base: str | None = None
@@ -57,6 +59,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     learn_until: datetime | None = None
     score_after: datetime | None = None
     rate: float | None = None
+    rules_version: int = 0
 
 
 class ChallengerState(msgspec.Struct, kw_only=True):

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from bandit.settings import settings_to_dict
 from bandit.types import ORIGIN_IMPORT
-from evaluation.gate import GateRules, judge
+from evaluation.gate import RULES_VERSION, GateRules, judge
 from evaluation.scored import ScoredRows
 from joiner.export import learnt_rows
 from serving.learner import reports
@@ -50,7 +50,7 @@ def publish_initial(
     Raises `TrainingFailed`, `CorruptModel` or `Conflict`; no champion is set then.
     """
     state = new_state(workspace, STANDING, None, store.load(STANDING))
-    state.cut, state.origin = watermark, Origin()
+    state.cut, state.origin = watermark, Origin(rules_version=RULES_VERSION)
     with (
         step("train"),
         rows_file(workspace, "initial", workspace.experiment.settings.learning, after=None, until=watermark) as (

@@ -51,6 +51,7 @@ class Job:
     compare with, `COLD_START_MODEL_ID` for the declared cold start, `UNIFORM` for the uniform policy. `challenger` is
     the challenger that learns, if any, and `incarnation` where it started: models that stood for it on trial state
     both. `rate` is the learning rate that one which learns from nothing keeps, where the settings leave it open.
+    `passes_over` (see `choose_rate`) and `answers_count` (see `Scoring`) are False where older rules are followed.
     """
 
     root: Path
@@ -64,6 +65,8 @@ class Job:
     challenger: str | None = None
     rate: float | None = None
     incarnation: Mapping[str, Any] | None = None
+    passes_over: bool = True
+    answers_count: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ def _learn(
                 history=history,
                 tried=tried,
                 serving_of=serving_of,
+                passes_over=job.passes_over,
+                answers_count=job.answers_count,
             )
         )
         taken += len(chunk)
@@ -147,7 +152,14 @@ def score_frozen(desk: Desk, job: Job, model_id: str) -> Outcome:
     model = desk.model(job.root, model_id)
     champion = _champion(desk, settings, job)
     scored = [
-        model.score(chunk, settings, champion=champion, champion_id=job.champion, serving_of=_serving_of(experiment))
+        model.score(
+            chunk,
+            settings,
+            champion=champion,
+            champion_id=job.champion,
+            serving_of=_serving_of(experiment),
+            answers_count=job.answers_count,
+        )
         for chunk in _chunks(desk, job, job.score, catalogues)
     ]
     canaries = ModelRegistry(experiment.paths).manifest(model_id).canaries
@@ -222,7 +234,7 @@ def _open(desk: Desk, job: Job, settings: ExperimentSettings, catalogues: _Catal
         return desk.take(job.root, job.name, _digest(job.files, job.settings)) or Learning.resume(job.files, settings)
     # rows that are learnt unscored may also teach the encoder; rows to be scored must not, before their turn
     rows = list(islice(_rows(desk, job, job.learn, catalogues), FIT_ROWS))
-    return Learning.fresh(settings, rows, rate=job.rate)
+    return Learning.fresh(settings, rows, rate=job.rate, passes_over=job.passes_over)
 
 
 def _rows(desk: Desk, job: Job, path: Path | None, catalogues: _Catalogues) -> Iterator[Interaction]:

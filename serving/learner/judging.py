@@ -14,7 +14,7 @@ from datetime import datetime
 from bandit.registry import Champion
 from bandit.settings import ExperimentSettings
 from evaluation.change import Stretch, champion_values
-from evaluation.gate import GateRules, Verdict, judge
+from evaluation.gate import RULES_VERSION, GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
 from serving.learner.challengers import (
@@ -137,7 +137,7 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
             state.folder = None
         elif champion is not None:
             files = workspace.registry.load(champion.model_id).files
-            state.origin = Origin(base=champion.model_id, score_after=state.cut)
+            state.origin = Origin(base=champion.model_id, score_after=state.cut, rules_version=RULES_VERSION)
     if not verdict.keep_rows:
         state.scored_after = state.cut
     store.save(state, files=files, gate=verdict.ledger.to_dict(), fresh_epoch=not verdict.keep_rows)

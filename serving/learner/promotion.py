@@ -13,6 +13,7 @@ from typing import Any
 from bandit.errors import Refused
 from bandit.policies import read_state
 from bandit.registry import Champion, Manifest
+from evaluation.gate import RULES_VERSION
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
 from serving.learner.challengers import (
@@ -246,7 +247,8 @@ def stand_on(
 ) -> None:
     """The standing challenger goes on as the continuation of the model it has just become."""
     state.champion, state.candidate = model_id, None
-    state.origin, state.scored_after = Origin(base=model_id, score_after=state.cut), state.cut
+    state.origin = Origin(base=model_id, score_after=state.cut, rules_version=RULES_VERSION)
+    state.scored_after = state.cut
     state.kind = KIND_LEARNING
     store.save(state, files=files, fresh_epoch=True)
 

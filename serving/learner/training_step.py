@@ -23,6 +23,7 @@ from bandit.scoring import RewardScale
 from bandit.scratch import ROOM_BYTES, scratch_folder
 from bandit.settings import ExperimentSettings, Learning, settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
+from evaluation.gate import RULES_VERSION
 from evaluation.sequential import AlphaLedger
 from joiner.export import RowFilter, learnt_rows
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore, Origin
@@ -214,7 +215,11 @@ def model_time(data: Mapping[str, object], key: str) -> datetime | None:
 
 def incarnation(origin: Origin | None) -> dict[str, Any] | None:
     """Where a challenger started, as a manifest states it: what starts elsewhere under its name is another learner."""
-    return None if origin is None else msgspec.to_builtins(origin)
+    if origin is None:
+        return None
+    plain: dict[str, Any] = msgspec.to_builtins(origin)
+    del plain["rules_version"]  # the same learner, whatever version of the rules started it
+    return plain
 
 
 def model_options(settings: ExperimentSettings) -> dict[str, object]:
@@ -300,6 +305,7 @@ def _origin(plan: Plan) -> Origin | None:
         learn_until=plan.learn_until,
         score_after=plan.score_after,
         rate=plan.rate,
+        rules_version=RULES_VERSION,
     )
 
 

@@ -83,6 +83,14 @@ def test_a_rate_that_foretells_nothing_is_passed_over_where_another_does(seed: i
     learning.close()
 
 
+def test_by_older_rules_no_rate_is_passed_over() -> None:
+    rows = favourites(1600, seed=11)
+    older, newer = (Learning.fresh(settings(), rows, passes_over=passes_over) for passes_over in (False, True))
+    assert older.rate == RATES[0] != newer.rate
+    older.close()
+    newer.close()
+
+
 def test_only_the_first_rows_decide() -> None:
     rows = noisy(TRIED_ROWS_MAX)
     more = [*rows, *rows_of(UniformPolicy(), TRIED_ROWS_MAX + 100, seed=5, first=len(rows))]

@@ -11,8 +11,8 @@ from bandit.types import Interaction
 from tests.bandit.worlds import rows_of, settings
 
 
-def clustered(rows: list[Interaction]) -> list[str] | None:
-    scoring = Scoring(None, None, settings())
+def clustered(rows: list[Interaction], *, answers_count: bool = True) -> list[str] | None:
+    scoring = Scoring(None, None, settings(), answers_count=answers_count)
     even = np.concatenate([np.full(len(row.actions), 1 / len(row.actions)) for row in rows])
     scoring.add(rows, even, np.zeros(len(even)))
     return scoring.scores().cluster
@@ -33,6 +33,17 @@ def test_a_subject_counts_before_its_answer() -> None:
         for row, (name, slot, subject) in zip(plain, given, strict=True)
     ]
     assert clustered(rows) == ["ann", "ann", "b", "b"]
+
+
+def test_by_older_rules_a_subject_counts_though_it_is_named_like_an_answer_and_no_answer_does() -> None:
+    plain = rows_of(UniformPolicy(), 4, seed=1)
+    given = [("a:1", 1, "a"), ("a:2", 2, "a"), ("b:1", 1, None), ("b:2", 2, None)]
+    rows = [
+        replace(row, event_id=name, slot=slot, subject=subject)
+        for row, (name, slot, subject) in zip(plain, given, strict=True)
+    ]
+    assert clustered(rows, answers_count=False) == ["a", "a", "b:1", "b:2"]
+    assert clustered(rows[2:], answers_count=False) is None
 
 
 def test_the_id_of_a_single_decision_is_never_taken_apart() -> None:

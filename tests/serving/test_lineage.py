@@ -8,17 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from bandit.errors import Refused
 from bandit.policies import read_state
+from bandit.rates import choose_rate
 from evaluation.gate import Verdict, judge
 from serving.learner import judging, promotion, steps
-from serving.learner.certificates import evaluations
+from serving.learner.certificates import CERTIFICATE, evaluations
+from serving.learner.challengers import STANDING
 from serving.learner.guard import FORMER
 from serving.learner.operations import verify
 from serving.learner.reports import RunReport
+from serving.learner.training_step import incarnation
+from tests.bandit.test_rates import favourites
 from tests.serving.learner_support import World, world
 from tests.serving.test_changed_settings import change, standing
 from tests.serving.test_tenure import WIDE, crown_copies
@@ -29,6 +34,8 @@ UNDECIDED = {"margin": 5.0}
 WILD = {"algorithm": "egreedy", "epsilon": 0.9}
 TAME = {"algorithm": "egreedy", "epsilon": 0.1}
 BLIND = {"algorithm": "softmax", "temperature": 100.0}
+
+ANOTHER_DIGEST = "the rows scored from the log have another digest than those of the certificate"
 
 
 def run(here: World, rows: int) -> RunReport:
@@ -64,6 +71,32 @@ def differences(here: World) -> dict[str, list[str]]:
         each["id"]: verify.run(workspace, each["id"])["differences"] for each in evaluations(workspace.experiment.paths)
     }
     return {name: differing for name, differing in found.items() if differing}
+
+
+def newest_certificate(here: World) -> Path:
+    paths = here.transport.cycle.workspace.experiment.paths
+    return paths.evaluations / evaluations(paths, 1)[0]["id"] / CERTIFICATE
+
+
+def amended(certificate: Path, **given: Any) -> None:
+    """The certificate with other values, and an origin as an earlier version stated it."""
+    content = msgspec.json.decode(certificate.read_bytes()) | given
+    content["derivation"]["origin"].pop("rules_version", None)
+    certificate.write_bytes(msgspec.json.encode(content))
+
+
+def imported(number: int, seed: int) -> list[dict[str, Any]]:
+    """The favourites as history."""
+    return [
+        {
+            "context": dict(row.context),
+            "actions": [{"id": action.id} for action in row.actions],
+            "action": row.actions[row.index].id,
+            "probability": row.propensity,
+            "reward": row.reward,
+        }
+        for row in favourites(number, seed=seed)
+    ]
 
 
 @contextmanager
@@ -270,3 +303,42 @@ def test_a_frozen_experiment_makes_no_first_model_of_its_history_before_it_is_on
             steps.take(cycle, "initialize", {})
         change(here, serving={"mode": "online"})
         assert run(here, 20).outcome == "initial"
+
+
+def test_what_older_rules_learnt_is_derived_again_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(*given: Any, **_: Any) -> float:
+        return choose_rate(*given, passes_over=False)
+
+    with world(tmp_path) as here:
+        with monkeypatch.context() as patched:
+            patched.setattr("bandit.training.choose_rate", older)
+            here.transport.warm_start(imported(300, seed=7))
+        certificate = newest_certificate(here)
+        assert differences(here) == {certificate.parent.name: [ANOTHER_DIGEST]}
+        amended(certificate, rules_version=4)
+        assert not differences(here)
+
+
+def test_what_newer_rules_went_on_with_is_called_underivable_where_it_differs(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(imported(300, seed=7))
+        assert not differences(here)
+        amended(newest_certificate(here))
+        [[differing]] = differences(here).values()
+        assert differing.startswith(ANOTHER_DIGEST) and "cannot be derived again here" in differing
+
+
+def test_a_challenger_that_an_earlier_version_started_goes_on_as_the_same_learner(tmp_path: Path) -> None:
+    with world(tmp_path, gate=UNDECIDED) as here:
+        here.transport.warm_start(here.history(60))
+        run(here, 100)
+        store, registry = here.transport.cycle.store, here.transport.cycle.workspace.registry
+        state, trial = store.load(STANDING), registry.trial()
+        assert state is not None and state.origin is not None and trial is not None
+        assert incarnation(state.origin) == registry.manifest(trial.model_id).data["incarnation"]
+        started = msgspec.structs.replace(state.origin, rules_version=0)
+        assert incarnation(started) == incarnation(state.origin)
+        store.save(msgspec.structs.replace(state, origin=started))
+        run(here, 100)
+        state = store.load(STANDING)
+        assert state is not None and state.origin == started and not differences(here)

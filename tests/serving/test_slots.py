@@ -21,7 +21,9 @@ def play_pages(here: World, number: int, slots: int) -> None:
     for _ in range(number):
         transport.clock.advance(0.1)
         sky = here.rng.choice(list(BEST))
-        request = RecommendRequest(context={"sky": sky}, actions=list(ACTIONS), event_id=here._name(), slots=slots)
+        name = here._name()
+        context = {"sky": sky, "session": name}
+        request = RecommendRequest(context=context, actions=list(ACTIONS), event_id=name, slots=slots)
         events, _ = transport.server.decide(request)
         transport._write(events)
         for event in events:
@@ -58,6 +60,19 @@ def test_the_rows_of_older_rules_are_made_again_with_their_slots_apart(
         made = msgspec.json.decode(certificate.read_bytes())
         assert made["rows"]["clusters"] is None
         assert verify.run(workspace, newest["id"])["differences"] != []
+        certificate.write_bytes(msgspec.json.encode(made | {"rules_version": 4}))
+        assert verify.run(workspace, newest["id"])["differences"] == []
+
+
+def test_by_older_rules_subjects_that_are_named_like_their_answers_count_all_the_same(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}, serving={"subject_field": "session"}) as here:
+        here.transport.warm_start(here.history(60))
+        play_pages(here, 60, slots=2)
+        workspace = here.transport.cycle.workspace
+        (newest, *_) = evaluations(workspace.experiment.paths)
+        certificate = workspace.experiment.paths.evaluations / newest["id"] / CERTIFICATE
+        made = msgspec.json.decode(certificate.read_bytes())
+        assert (made["rows"]["n"], made["rows"]["clusters"]) == (120, 60)
         certificate.write_bytes(msgspec.json.encode(made | {"rules_version": 4}))
         assert verify.run(workspace, newest["id"])["differences"] == []
 

@@ -15,10 +15,9 @@ import msgspec
 import numpy as np
 
 from bandit.errors import NotFound, RewardloopError
-from bandit.scoring import answer_of
 from bandit.settings import settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
-from evaluation.certificate import ANSWERS_COUNT_SINCE, rules_version
+from evaluation.certificate import ANSWERS_COUNT_SINCE, RATES_PASSED_OVER_SINCE, made_by_other_rules, rules_version
 from evaluation.scored import ScoredRows
 from serving.learner.catch_up import catch_up
 from serving.learner.certificates import CERTIFICATE, evaluation_folder
@@ -54,14 +53,12 @@ def run(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
         rows = _derive(workspace, certificate, derivation)
     except RewardloopError as error:
         return {"differences": [f"the rows cannot be made again: {error}"]}
-    if rules_version(certificate) < ANSWERS_COUNT_SINCE:
-        rows = _slots_apart(rows)
     expected = certificate["data"]["rows"]
     differences = []
     if len(rows) != expected:
         differences.append(f"the log gives {len(rows):,} rows, the certificate rests on {expected:,}")
     elif rows.digest() != certificate["data"]["rows_digest"]:
-        differences.append("the rows scored from the log have another digest than those of the certificate")
+        differences.append(_another_digest(certificate, derivation.origin))
     return {"differences": differences, "rows": len(rows)}
 
 
@@ -100,6 +97,8 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
             challenger=derivation.challenger,
             rate=origin.rate,
             incarnation=incarnation(derivation.origin),
+            passes_over=min(rules_version(certificate), origin.rules_version) >= RATES_PASSED_OVER_SINCE,
+            answers_count=rules_version(certificate) >= ANSWERS_COUNT_SINCE,
         )
         trainer, limits = stack.enter_context(workspace.training()), experiment.settings.training
         if derivation.model_id is not None and derivation.origin is None:
@@ -117,10 +116,11 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
     return replace(kept, cluster=None) if kept.cluster == kept.event_id else kept
 
 
-def _slots_apart(rows: ScoredRows) -> ScoredRows:
-    """The same rows as older rules clustered them, where each slot of an answer stood for itself."""
-    if rows.cluster is None or rows.slot is None or rows.event_id is None:
-        return rows
-    named = zip(rows.cluster, rows.event_id, rows.slot, strict=True)
-    apart = [own if name == answer_of(own, slot) else name for name, own, slot in named]
-    return replace(rows, cluster=None if apart == list(rows.event_id) else apart)
+def _another_digest(certificate: dict[str, Any], origin: Origin | None) -> str:
+    """What it means that the rows have another digest: nothing, where older rules cannot be followed any more."""
+    differing = "the rows scored from the log have another digest than those of the certificate"
+    # by which rules such a learner chose its rates before it went on by newer ones is not stated
+    goes_on = origin is not None and origin.rules_version < RATES_PASSED_OVER_SINCE <= rules_version(certificate)
+    if goes_on or made_by_other_rules(certificate):
+        return f"{differing}: an earlier version of the rules had a part in them, so they cannot be derived again here"
+    return differing
