@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -19,6 +20,8 @@ from bandit.files import is_locked, write_atomically
 
 LOCK_SUFFIX = ".lock"
 HEARTBEAT_SUFFIX = ".json"
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,14 +34,14 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     writer_id: str
     kind: str
     pid: int
-    at: datetime
-    complete_until: datetime
+    at: Instant
+    complete_until: Instant
     settings_version: int = 0
     model_id: str | None = None
     canary_digest: str | None = None
     counters: dict[str, float] = {}
     reused: bool = True
-    stamped_until: datetime | None = None
+    stamped_until: Instant | None = None
 
 
 def lock_path(paths: ExperimentPaths, writer_id: str) -> Path:
@@ -60,7 +63,7 @@ def read_heartbeat(paths: ExperimentPaths, writer_id: str) -> Heartbeat | None:
     """The last heartbeat of a writer, living or not; None when there is none that can be read."""
     try:
         return msgspec.json.decode(heartbeat_path(paths, writer_id).read_bytes(), type=Heartbeat)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

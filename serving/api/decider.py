@@ -255,13 +255,15 @@ class ExperimentServer:
 
     def close(self) -> None:
         """Seal the log, say so in a last heartbeat and release the model."""
-        if not self.writer.failed:
-            self.writer.seal()
-            self.heartbeat()
-        self.writer.close()
-        _close(self._state.model.policy)
-        if self._state.trial is not None and self._state.trial.policy is not None:
-            _close(self._state.trial.policy)
+        try:
+            if not self.writer.failed:
+                self.writer.seal()
+                self.heartbeat()
+        finally:
+            self.writer.close()
+            _close(self._state.model.policy)
+            if self._state.trial is not None and self._state.trial.policy is not None:
+                _close(self._state.trial.policy)
 
     # -- helpers -----------------------------------------------------------------------------------------
 

@@ -140,8 +140,8 @@ class Hosting:
         for hosted in self.hosted.values():
             try:
                 await asyncio.to_thread(hosted.server.close)
-            except (RewardloopError, OSError) as error:
-                log.error("experiment %s could not be closed well: %s", hosted.server.name, error)
+            except Exception as error:  # whatever it was: the others are sealed all the same
+                _tell(error, "experiment %s could not be closed well: %s", hosted.server.name)
 
     async def look(self) -> None:
         """One round: open new experiments, follow settings and champions, revive lost logs, beat when due."""
@@ -152,7 +152,11 @@ class Hosting:
             if name not in self.hosted:
                 await self._open(name)
         for hosted in list(self.hosted.values()):
-            await self._look_at(hosted)
+            try:
+                await self._look_at(hosted)
+            except Exception as error:  # whatever it was: the others are followed all the same
+                hosted.server.counters.add("poll_errors")
+                _tell(error, "experiment %s: a look at it failed: %s", hosted.server.name)
 
     async def heartbeats(self) -> dict[str, Sequence[Heartbeat]]:
         """Fresh heartbeats of all live writers, by experiment."""
@@ -191,9 +195,9 @@ class Hosting:
 
         try:
             server = await asyncio.to_thread(make)
-        except (RewardloopError, OSError) as error:
+        except Exception as error:  # whatever it was: the others are opened all the same
             if self.unopened.get(name) != str(error):
-                log.error("experiment %s cannot be opened: %s", name, error)
+                _tell(error, "experiment %s cannot be opened: %s", name)
             self.unopened[name] = str(error)
             return
         self.unopened.pop(name, None)
@@ -207,9 +211,9 @@ class Hosting:
             await asyncio.to_thread(server.revive)
         try:
             state = await asyncio.to_thread(server.prepare)
-        except (RewardloopError, OSError, msgspec.MsgspecError) as error:
+        except Exception as error:  # whatever it was: the heartbeat tells that this worker lives
             server.counters.add("poll_errors")
-            log.error("experiment %s: settings or pointer cannot be read: %s", server.name, error)
+            _tell(error, "experiment %s: settings or pointer cannot be read: %s", server.name)
             state = None
         if state is not None:
             server.install(state)
@@ -220,6 +224,12 @@ class Hosting:
             except OSError as error:
                 server.counters.add("poll_errors")
                 log.error("experiment %s: the heartbeat cannot be written: %s", server.name, error)
+
+
+def _tell(error: Exception, message: str, name: str) -> None:
+    """Log an error of one experiment; one that nobody foresaw, with where it came from."""
+    foreseen = isinstance(error, (RewardloopError, OSError, msgspec.MsgspecError))
+    log.error(message, name, error, exc_info=None if foreseen else error)
 
 
 def readiness(hosting: Hosting) -> tuple[bool, dict[str, Any]]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from bandit.eventlog import (
     verify_segment,
 )
 from bandit.events import stamped_at
-from bandit.files import FileLock
+from bandit.files import FileLock, locked
 from tests.bandit.eventlog_support import START, HandClock, logged_ids, new_paths, reward, utc_now, write_segment
 
 
@@ -63,6 +64,40 @@ def test_a_writer_that_lives_but_has_not_reported_hides_the_watermark(tmp_path: 
     assert found.unknown == ["writer w9 lives but has not reported yet"]
     lock.release()
     assert survey(paths, now=START).watermark == START
+
+
+def _link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b'{"writer_id":"\xff"}'),
+        lambda path: path.write_bytes(b'{"writer_id":'),
+        lambda path: path.write_text(
+            '{"writer_id":"w9","kind":"worker","pid":1,"at":"2026-03-01T12:00:00","complete_until":"2026-03-01T12:00:00"}'
+        ),
+        Path.mkdir,
+        _link_to_itself,
+    ],
+    ids=["not UTF-8", "cut off", "without a zone", "a folder", "a link to itself"],
+)
+def test_a_heartbeat_that_cannot_be_read_counts_as_none_and_silences_nobody(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    paths = new_paths(tmp_path)
+    clock = HandClock()
+    writer = EventLogWriter(paths, "w0", clock=clock)
+    spoil(paths.workers / "w9.json")
+    clock.move(10)
+    beat(paths, writer.heartbeat())
+    assert survey(paths, now=clock()).watermark == clock()
+    assert [heartbeat.writer_id for heartbeat in live_heartbeats(paths)] == ["w0"]
+    EventLogWriter(paths, "w1", clock=clock).close()
+    with locked(paths.workers / "w9.lock"):
+        assert survey(paths, now=clock()).unknown == ["writer w9 lives but has not reported yet"]
+    writer.close()
 
 
 def test_the_last_words_of_a_dead_writer_do_not_hold_the_watermark(tmp_path: Path) -> None:

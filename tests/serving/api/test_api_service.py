@@ -6,11 +6,13 @@ import asyncio
 import resource
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pytest
 
 from bandit.eventlog import live_heartbeats, survey
 from bandit.experiment import Experiment
@@ -194,11 +196,18 @@ def test_new_experiments_and_settings_are_noticed_while_serving(tmp_path: Path) 
     assert (event.mode, event.settings_version) == ("frozen", 2)
 
 
-def test_an_experiment_that_cannot_be_opened_does_not_keep_the_others_from_being_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) // 2], lambda whole: whole.replace(b"a1", b"\xff")],
+    ids=["cut off", "not UTF-8"],
+)
+def test_an_experiment_that_cannot_be_opened_does_not_keep_the_others_from_being_served(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     make_experiment(tmp_path, actions=SEVEN)
     broken = make_experiment(tmp_path, "broken", actions=SEVEN)
     whole = broken.paths.settings.read_bytes()
-    broken.paths.settings.write_bytes(whole[: len(whole) // 2])
+    broken.paths.settings.write_bytes(damage(whole))
 
     async def scenario() -> None:
         async with served(tmp_path) as (client, app):
@@ -341,6 +350,32 @@ def test_a_full_disk_means_503_and_unready_until_there_is_room_and_nothing_ackno
     kept = [event.event_id for event in decisions(tmp_path)]
     assert set(acknowledged) <= set(kept) and len(kept) == len(set(kept))
     assert experiment.name == "default"
+
+
+@pytest.mark.parametrize("broken", ["prepare", "heartbeat"])
+def test_an_experiment_with_a_fault_that_nobody_foresaw_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    seldom = {"poll_s": 30}  # the test looks itself
+    make_experiment(tmp_path, "faulty", actions=SEVEN, schedule=seldom)
+    sound = make_experiment(tmp_path, "sound", actions=SEVEN, schedule=seldom)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+            hosted = app.api.hosting.hosted
+            monkeypatch.setattr(hosted["faulty"].server, broken, b"\xff".decode)
+            for name in hosted:
+                assert (await client.post(f"/v1/experiments/{name}/recommend", json=QUESTION)).status_code == 200
+            sound.change(merge_settings(sound.settings, {"rewards": {"window_s": 77}}), now=datetime.now(UTC))
+            hosted["faulty"].beaten_s = 0.0
+            await app.api.hosting.look()
+            assert hosted["sound"].server.state.settings_version == 2
+
+    run(scenario())
+    assert len(decisions(tmp_path, "sound")) == len(decisions(tmp_path, "faulty")) == 1, "both are sealed"
+    told = {record.getMessage().split(":")[0] for record in caplog.records if record.exc_info}
+    closing = {"experiment faulty could not be closed well"} if broken == "heartbeat" else set()
+    assert told == {"experiment faulty", *closing}
 
 
 def test_heartbeats_follow_each_seal_at_once(tmp_path: Path) -> None:
