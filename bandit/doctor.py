@@ -13,7 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from bandit.errors import CorruptLog, CorruptModel, NotFound, RewardloopError
-from bandit.eventlog.heartbeat import locked_writers, read_clock_floor, read_heartbeat
+from bandit.eventlog.heartbeat import (
+    AHEAD_S_MAX,
+    last_heartbeats,
+    locked_writers,
+    read_clock_floor,
+    read_heartbeat,
+)
 from bandit.eventlog.recovery import DAMAGED_SUFFIX, QUARANTINE, TORN_SUFFIX, open_segments
 from bandit.eventlog.segment import SegmentInfo, parse_segment_name, read_events, verify_segment
 from bandit.eventlog.survey import sealed_segments
@@ -234,13 +240,47 @@ def _check_writers(paths: ExperimentPaths, findings: Findings, *, now: datetime)
                 f"writer {writer_id} (process {heartbeat.pid}) lives but is silent since {heartbeat.at:%H:%M:%S}",
                 "nothing matures as long as it hangs; restart that process",
             )
+    _check_time(paths, live, findings, now=now)
+
+
+def _check_time(paths: ExperimentPaths, live: Collection[str], findings: Findings, *, now: datetime) -> None:
+    """Whether stamps, or the time that new writers start from, lie ahead of now."""
+    limit = now + timedelta(seconds=CLOCK_AHEAD_S_MAX)
     floor = read_clock_floor(paths)
-    if floor is not None and floor > now + timedelta(seconds=CLOCK_AHEAD_S_MAX):
+    ahead = [heartbeat for heartbeat in last_heartbeats(paths) if heartbeat.latest > limit]
+    if floor is not None and floor > limit:
         findings.wrong(
             "log",
-            f"the log was written until {floor:%Y-%m-%d %H:%M:%S}, {(floor - now).total_seconds():.0f} s after now",
-            "set the clock right; until it reaches that time, windows do not close",
+            f"the log was read by a clock that showed {_when(floor, now)}: who starts to write before then stamps "
+            "that time, and those windows do not close before",
+            "if the clock of this machine is behind, set it right; if it is right, nothing can be done, and it ends "
+            "by itself at that time: restart no worker until then without need",
         )
+    if ahead:
+        until = max(heartbeat.latest for heartbeat in ahead)
+        curable = [
+            heartbeat
+            for heartbeat in ahead
+            if heartbeat.writer_id in live
+            and heartbeat.latest > now + timedelta(seconds=AHEAD_S_MAX)
+            and (floor is None or floor <= limit)
+        ]
+        restart = ", ".join(f"{heartbeat.writer_id} (process {heartbeat.pid})" for heartbeat in curable)
+        findings.wrong(
+            "log",
+            f"the log was written until {_when(until, now)}, by {', '.join(beat.writer_id for beat in ahead)}: "
+            "windows of what is stamped so do not close before",
+            "if the clock of this machine is behind, set it right; if it is right, "
+            + (
+                f"restart {restart}: a new process goes by the clock again; what it has stamped waits until that time"
+                if curable
+                else "nothing can be done, and it ends by itself at that time"
+            ),
+        )
+
+
+def _when(moment: datetime, now: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}, {(moment - now).total_seconds():.0f} s after now"
 
 
 def _newest_decisions(paths: ExperimentPaths, limit: int) -> Iterator[DecisionEvent]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from bandit.errors import InvalidHistory
-from bandit.eventlog import EventLogWriter
+from bandit.eventlog import AHEAD_S_MAX, EventLogWriter
 from bandit.events import ActionRecord, DecisionEvent, Event, RewardEvent
 from bandit.experiment import Experiment
 from bandit.types import IMPORTED_MODEL_ID, Action
@@ -34,9 +34,6 @@ PROBABILITY_MIN = 1e-12
 """One row of a smaller probability would outweigh all others, and its weight's powers are no numbers any more."""
 
 PMF_TOLERANCE = 1e-4
-
-AHEAD_S_MAX = 300.0
-"""Two clocks may differ by so much; a decision further ahead of its import has its time in another zone."""
 
 LoggingPolicy = Literal["uniform"]
 Row = Mapping[str, Any]
@@ -333,7 +330,10 @@ def _rewarded(raw: Any) -> bool:
 
 
 def _decided_at(raw: Any, stamp: datetime) -> datetime:
-    """When a row was decided; one that says nothing of it was when it is imported."""
+    """When a row was decided; one that says nothing of it was when it is imported.
+
+    One further ahead of its import than two clocks differ has its time in another zone.
+    """
     moment = read_time(raw, "decided_at")
     if moment is not None and moment > stamp + timedelta(seconds=AHEAD_S_MAX):
         raise RefusedRow(

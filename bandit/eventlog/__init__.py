@@ -5,7 +5,7 @@ sealed with a digest and never changes again. Writers prove that they live by a 
 heartbeats how far their log is complete; whatever a dead writer left open is recovered by the survey.
 """
 
-from bandit.eventlog.heartbeat import Heartbeat, beat, live_heartbeats
+from bandit.eventlog.heartbeat import AHEAD_S_MAX, Heartbeat, beat, live_heartbeats
 from bandit.eventlog.open_segment import try_disk
 from bandit.eventlog.recovery import Recovered
 from bandit.eventlog.segment import SegmentInfo, read_events, verify_segment
@@ -13,6 +13,7 @@ from bandit.eventlog.survey import Survey, quarantine_segment, survey
 from bandit.eventlog.writer import EventLogWriter, WriterCounters
 
 __all__ = [
+    "AHEAD_S_MAX",
     "EventLogWriter",
     "Heartbeat",
     "Recovered",

@@ -3,13 +3,14 @@
 A heartbeat is believed only while its writer holds `workers/<writer_id>.lock`: the kernel gives that lock back
 when the process ends, however it ends, so no timeout has to guess. `workers/clock` holds an instant that no
 writer yet to come may stamp before: a clock that was set back cannot put events behind the watermark. Heartbeats
-tell how far each writer has stamped: whoever beats goes on from the latest, so that all writers share one time.
+tell how far each writer has stamped: whoever beats goes on from the latest, so that all writers share one time. One
+that is too far ahead is not followed: its clock alone has jumped, and the others would stand still with it.
 """
 
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ from bandit.files import is_locked, write_atomically
 
 LOCK_SUFFIX = ".lock"
 HEARTBEAT_SUFFIX = ".json"
+AHEAD_S_MAX = 300.0
+"""Two clocks may differ by so much; one that is further ahead is wrong."""
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -42,6 +45,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, float] = {}
     reused: bool = True
     stamped_until: Instant | None = None
+
+    @property
+    def latest(self) -> datetime:
+        """The latest instant that its writer may have stamped."""
+        return self.complete_until if self.stamped_until is None else max(self.complete_until, self.stamped_until)
 
 
 def lock_path(paths: ExperimentPaths, writer_id: str) -> Path:
@@ -81,23 +89,30 @@ def live_heartbeats(paths: ExperimentPaths) -> list[Heartbeat]:
     return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
 
 
-def latest_stamp(paths: ExperimentPaths) -> datetime | None:
-    """How far the writers of an experiment have stamped, by their last heartbeats; None where there are none."""
+def last_heartbeats(paths: ExperimentPaths) -> list[Heartbeat]:
+    """The last heartbeats of all writers, living or not, sorted by writer."""
     if not paths.workers.is_dir():
-        return None
-    names = [entry.name for entry in os.scandir(paths.workers) if entry.name.endswith(HEARTBEAT_SUFFIX)]
+        return []
+    names = sorted(entry.name for entry in os.scandir(paths.workers) if entry.name.endswith(HEARTBEAT_SUFFIX))
     heartbeats = (read_heartbeat(paths, name.removesuffix(HEARTBEAT_SUFFIX)) for name in names)
-    instants = [(beat.complete_until, beat.stamped_until) for beat in heartbeats if beat is not None]
-    return max((instant for pair in instants for instant in pair if instant is not None), default=None)
+    return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
+
+
+def latest_stamp(paths: ExperimentPaths, own: datetime) -> datetime | None:
+    """How far the writers of an experiment have stamped, by their last heartbeats; None where there are none.
+
+    Those more than `AHEAD_S_MAX` ahead of `own`, the time by the caller's own clock, are left out.
+    """
+    limit = own + timedelta(seconds=AHEAD_S_MAX)
+    return max((beat.latest for beat in last_heartbeats(paths) if beat.latest <= limit), default=None)
 
 
 def read_clock_floor(paths: ExperimentPaths) -> datetime | None:
-    """The instant that no new writer may stamp before; None before the first survey."""
+    """The instant that no new writer may stamp before, whatever its clock says; None before the first survey."""
     try:
-        surveyed = datetime.fromisoformat((paths.workers / "clock").read_text().strip())
+        return datetime.fromisoformat((paths.workers / "clock").read_text().strip())
     except (FileNotFoundError, ValueError):
-        return latest_stamp(paths)
-    return max(surveyed, latest_stamp(paths) or surveyed)
+        return None
 
 
 def raise_clock_floor(paths: ExperimentPaths, now: datetime) -> None:

@@ -124,7 +124,10 @@ class EventLogWriter:
             for segment in open_segments(paths.events, writer_id):
                 recover_segment(segment, now=clock())
             self._sequence = next_sequence(paths.events, writer_id, self._lock.path)
-            self._last = read_clock_floor(paths) or clock()
+            surveyed = read_clock_floor(paths)
+            self._own = clock() if surveyed is None else max(surveyed, clock())
+            followed = latest_stamp(paths, self._own)
+            self._last = max((known for known in (surveyed, followed) if known is not None), default=self._own)
             self._announced = self._stamp(clock())
             beat(paths, self.heartbeat())
         except (OSError, CorruptLog) as error:
@@ -229,10 +232,12 @@ class EventLogWriter:
     ) -> Heartbeat:
         """This writer's heartbeat now, to be handed to `beat`; the log's own counters are added as `log_…`.
 
-        From here on it stamps nothing before what any other writer of the experiment has reported, whatever its own
-        clock says: of two that disagree, one would find the rewards of the other's decisions late. Raises `OSError`.
+        From here on it stamps nothing before what any other writer of the experiment has reported: of two that
+        disagree, one would find the rewards of the other's decisions late. It follows none that is more than
+        `AHEAD_S_MAX` ahead of its own clock: it would stand still with it, as long as that one's clock had jumped.
+        Raises `OSError`.
         """
-        self._keep_up(latest_stamp(self.paths))
+        self._keep_up()
         own = {f"log_{name}": value for name, value in self.counters.as_dict().items()}
         own["log_queue_depth"] = float(self._queued_events)
         complete_until = self.complete_until()
@@ -260,9 +265,16 @@ class EventLogWriter:
             self._thread.join()
         self._lock.release()
 
-    def _keep_up(self, latest: datetime | None) -> None:
-        """Stamp after `latest` from now on, where the clock is behind it."""
+    def _keep_up(self) -> None:
+        """Stamp after what the others have stamped from now on, where the clock is behind it.
+
+        How far they are ahead is counted from the latest time that the clock has shown: when it is set back for all
+        of them, they share the time at which they stand still.
+        """
         now = self._clock()
+        with self._mutex:
+            self._own = max(self._own, now)
+        latest = latest_stamp(self.paths, self._own)
         with self._mutex:
             if latest is not None and latest > now:
                 self._last = max(self._last, latest)

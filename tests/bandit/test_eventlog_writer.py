@@ -16,11 +16,20 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Busy, Conflict, DurabilityLost, InvalidSettings
-from bandit.eventlog import EventLogWriter, beat, live_heartbeats, open_segment, read_events, survey, verify_segment
+from bandit.eventlog import (
+    AHEAD_S_MAX,
+    EventLogWriter,
+    beat,
+    live_heartbeats,
+    open_segment,
+    read_events,
+    survey,
+    verify_segment,
+)
 from bandit.eventlog.segment import whole_commits
 from bandit.events import Event, stamped_at
 from bandit.files import fsync_directory
-from tests.bandit.eventlog_support import HandClock, logged_ids, new_paths, reward, utc_now
+from tests.bandit.eventlog_support import START, HandClock, logged_ids, new_paths, reward, utc_now
 
 
 def _wait_until(condition: object, seconds: float = 5.0) -> None:
@@ -137,9 +146,9 @@ def test_living_writers_go_on_from_the_latest_of_their_clocks(tmp_path: Path) ->
         EventLogWriter(paths, f"w{number}", clock=clock, seal_interval_s=1000) for number, clock in enumerate(clocks)
     )
     ahead.append([reward(ahead, "not sealed yet")])
-    clocks[0].move(3600)
+    clocks[0].move(AHEAD_S_MAX - 1)
     latest = ahead.stamp()
-    clocks[0].move(-3600)
+    clocks[0].move(1 - AHEAD_S_MAX)
     beat(paths, ahead.heartbeat())
     assert other.stamp() < latest
     beat(paths, other.heartbeat())
@@ -148,6 +157,47 @@ def test_living_writers_go_on_from_the_latest_of_their_clocks(tmp_path: Path) ->
         clock.move(3601)
         beat(paths, writer.heartbeat())
         assert writer.stamp() > latest + timedelta(seconds=0.5), "the clock has caught up"
+        writer.close()
+
+
+def test_a_writer_whose_clock_alone_jumped_far_ahead_is_not_followed_by_any_other(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    clocks = HandClock(), HandClock(), HandClock(START + timedelta(seconds=60))
+    writers = [EventLogWriter(paths, f"w{number}", clock=clock) for number, clock in enumerate(clocks)]
+    clocks[0].move(86400)
+    latest = writers[0].stamp()
+    clocks[0].move(-86400)
+    for writer in (*writers, *writers):
+        beat(paths, writer.heartbeat())
+    minute = timedelta(seconds=60)
+    assert writers[0].stamp() > latest, "its own stamps never go back"
+    assert minute < writers[1].complete_until() - START < 2 * minute, "one less far ahead is followed all the same"
+    for clock in clocks:
+        clock.move(120)
+    newcomer = EventLogWriter(paths, "w3", clock=clocks[1])
+    for writer in (*writers, newcomer):
+        beat(paths, writer.heartbeat())
+    now = START + 2 * minute
+    assert now <= newcomer.complete_until() < now + 2 * minute
+    assert survey(paths, now=now).watermark == now, "nothing waits for the writer that is ahead"
+    for writer in (*writers, newcomer):
+        writer.close()
+    afterwards = EventLogWriter(paths, "w0", clock=clocks[1])
+    assert now <= afterwards.stamp() < now + 2 * minute, "nor does it begin where the one before it was"
+    afterwards.close()
+
+
+def test_writers_whose_clock_was_set_back_far_share_the_time_at_which_they_stand_still(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    clock = HandClock()
+    writers = [EventLogWriter(paths, f"w{number}", clock=clock) for number in range(2)]
+    clock.move(2)
+    latest = writers[0].stamp()
+    clock.move(-86400)
+    for writer in writers:
+        beat(paths, writer.heartbeat())
+    assert latest < writers[1].stamp() < latest + timedelta(seconds=1)
+    for writer in writers:
         writer.close()
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
-from bandit.eventlog import verify_segment
+from bandit.eventlog import Heartbeat, beat, verify_segment
 from bandit.eventlog.segment import seal_line, whole_commits
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
+from bandit.files import locked
 from bandit.keys import create_key, keys_path
 from bandit.registry import ModelRegistry
 from serving.cli import run
@@ -175,7 +178,7 @@ def _set_the_clock_back(data_dir: Path) -> None:
             "database: 1 interaction(s) have",
         ),
         (_leave_damaged_bytes, "log: events/quarantine/w0-00000001.open.100.damaged"),
-        (_set_the_clock_back, "log: the log was written until 2126-01-01"),
+        (_set_the_clock_back, "log: the log was read by a clock that showed 2126-01-01"),
     ],
 )
 def test_what_was_broken_is_found_and_named(data_dir: Path, breaking: Callable[[Path], None], expected: str) -> None:
@@ -183,6 +186,40 @@ def test_what_was_broken_is_found_and_named(data_dir: Path, breaking: Callable[[
     answer = _examine(data_dir)
     assert not answer["healthy"]
     assert any(line.startswith(expected) for line in _wrong(answer)), list(_wrong(answer))
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "alive", "surveyed", "cure"),
+    [
+        (
+            3600.0,
+            True,
+            False,
+            "restart w9 (process 7): a new process goes by the clock again; what it has stamped waits",
+        ),
+        (3600.0, True, True, "nothing can be done, and it ends by itself at that time"),
+        (3600.0, False, False, "nothing can be done, and it ends by itself at that time"),
+        (200.0, True, False, "nothing can be done, and it ends by itself at that time"),
+    ],
+    ids=["restart", "new writers start no earlier", "dead", "the others have followed"],
+)
+def test_a_log_that_is_ahead_of_the_clock_is_told_with_its_end_and_what_can_be_done(
+    data_dir: Path, ahead_s: float, alive: bool, surveyed: bool, cure: str
+) -> None:
+    paths = paths_of(data_dir)
+    until = now() + timedelta(seconds=ahead_s)
+    beat(
+        paths,
+        Heartbeat(writer_id="w9", kind="worker", pid=7, at=now(), complete_until=now(), stamped_until=until),
+    )
+    (paths.workers / "clock").write_text((until if surveyed else now()).isoformat())
+    with locked(paths.workers / "w9.lock") if alive else contextlib.nullcontext():
+        findings = [finding for finding in _examine(data_dir)["findings"] if finding["wrong"]]
+    assert len(findings) == 1 + surveyed
+    told = findings[-1]
+    assert told["what"].startswith(f"the log was written until {until:%Y-%m-%d %H:%M:%S}, ")
+    assert told["what"].endswith(" s after now, by w9: windows of what is stamped so do not close before")
+    assert told["cure"].startswith(f"if the clock of this machine is behind, set it right; if it is right, {cure}")
 
 
 def test_a_segment_that_the_database_cannot_read_is_named_before_and_after_it_is_set_aside(data_dir: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bandit.eventlog import survey
+from bandit.eventlog import AHEAD_S_MAX, survey
 from bandit.experiment import Experiment
 from joiner.warehouse import Warehouse
 from serving.api.decider import ExperimentServer
@@ -131,16 +131,22 @@ def test_a_clock_that_jumps_back_and_forth_costs_no_reward_and_invents_none(tmp_
     assert stamps == sorted(stamps) and len(set(stamps)) == len(stamps)
 
 
-def test_a_clock_that_jumps_for_one_worker_alone_makes_no_later_reward_late(tmp_path: Path) -> None:
-    loop = Loop(tmp_path)
+def _glitch(loop: Loop, jump_s: float) -> ExperimentServer:
+    """A second worker, whose clock alone jumped ahead for one decision and came back."""
     own = Clock(loop.clock.now)
-    glitched = ExperimentServer(tmp_path, "default", writer_id="w1", clock=own, durable=False)
+    glitched = ExperimentServer(loop.data_dir, "default", writer_id="w1", clock=own, durable=False)
     loop.servers.append(glitched)
-    own.advance(3600.0)
+    own.advance(jump_s)
     loop.ask("in the glitch", server=1)
-    own.advance(-3600.0)
+    own.advance(-jump_s)
     for server in (*reversed(loop.servers), glitched):
         server.heartbeat()
+    return glitched
+
+
+def test_a_clock_that_jumps_for_one_worker_alone_makes_no_later_reward_late(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    glitched = _glitch(loop, AHEAD_S_MAX - 1.0)
     for number in range(3):
         loop.ask(f"e{number}")
         glitched.reward([RewardItem(event_id=f"e{number}", reward=1.0)])
@@ -150,6 +156,31 @@ def test_a_clock_that_jumps_for_one_worker_alone_makes_no_later_reward_late(tmp_
     rows = loop.interactions()
     assert [event_id for event_id in rows.index if not rows.rewarded[event_id]] == ["in the glitch"]
     assert len(rows) == 7
+
+
+def test_a_clock_that_jumps_far_for_one_worker_alone_holds_up_no_window_of_the_others(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    glitched = _glitch(loop, 86400.0)
+    for event_id in ("by the same", "by the other"):
+        loop.ask(event_id)
+    loop.ask("of the other", server=1)
+    loop.reward("by the same", 1.0)
+    loop.reward("of the other", 1.0)
+    glitched.reward([RewardItem(event_id="by the other", reward=1.0)])
+    loop.clock.advance(2 * WINDOW_S)
+    for server in loop.servers:
+        server.writer.seal()
+        server.heartbeat()
+    found = survey(loop.experiment.paths, now=loop.clock.now)
+    assert found.watermark == loop.clock.now and len(found.live) == 2
+    with Warehouse(Experiment.open(tmp_path, "default")) as warehouse:
+        warehouse.ingest(found.segments)
+        warehouse.join(found.watermark)
+        rows = warehouse.interactions().set_index("event_id")
+        assert dict(rows.rewarded) == {"by the same": True, "by the other": False}
+    loop.clock.advance(86400.0)
+    rows = loop.interactions()
+    assert rows.rewarded["of the other"] and not rows.rewarded["in the glitch"] and len(rows) == 4
 
 
 def test_while_the_clock_is_set_back_nothing_is_said_to_have_matured(tmp_path: Path) -> None:
