@@ -33,6 +33,10 @@ class ExperimentPaths:
     root: Path
 
     @property
+    def data_dir(self) -> Path:
+        return self.root.parent.parent
+
+    @property
     def settings(self) -> Path:
         return self.root / "experiment.json"
 

@@ -46,6 +46,8 @@ def _print(state: dict[str, Any]) -> None:
         ("log complete until", state["watermark"]),
         ("settings version", state["settings_version"]),
     ]
+    if state["retention_waits_until"]:
+        rows.append(("retention waits until", state["retention_waits_until"]))
     print_table(None, ("what", "now"), rows)
     if state["workers"]:
         click.echo()

@@ -23,7 +23,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from bandit.errors import Busy, NotFound
 from bandit.experiment import Experiment
 from serving.learner.address import COMMAND_S, address_path, take_lock
-from serving.learner.clock_watch import CLOCK, ClockWatch
+from serving.learner.clock_watch import CLOCK, STEADY_S, Boot, ClockWatch, this_boot
 from serving.learner.cycle import Cycle
 from serving.learner.every import Every
 from serving.learner.operations.compact import retain
@@ -37,8 +37,8 @@ TRAINING_PROCESSES = 2
 
 DISCOVER_S = 1.0
 RETAIN_S = 3600.0
-STEADY_S = 6 * 3600.0
-"""Nothing is compacted or dropped before the wall clock has kept pace with the monotonic one for so long."""
+RETAIN_FIRST_S = 300.0
+"""How long after its start a learner first sees to retention: one that is often started anew must come to it, too."""
 
 WATCH_S = 1.0
 """How often the clocks are compared, and the schedule with them."""
@@ -62,18 +62,23 @@ class LearnerService:
     """All cycles of a data directory with their schedule; holds the learner's lock from construction to `close`."""
 
     def __init__(
-        self, data_dir: Path, *, clock: Clock = system_clock, monotonic: Callable[[], float] = time.monotonic
+        self,
+        data_dir: Path,
+        *,
+        clock: Clock = system_clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        boot: Boot | None = None,
     ) -> None:
         """Raises `Busy` when another learner or command owns the directory."""
         self.data_dir = data_dir
         self.clock = clock
         self.monotonic = monotonic
-        self.clock_watch = ClockWatch(clock, monotonic)
         self.token = secrets.token_urlsafe(24)
         self.trainer = TrainerPool.of(TRAINING_PROCESSES)
         self.cycles: dict[str, Cycle] = {}
         self.failures: dict[str, str] = {}
         self._lock = take_lock(data_dir, patience_with_commands_s=COMMAND_S)
+        self.clock_watch = ClockWatch(clock, boot or this_boot(), data_dir)
         self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._paces: dict[str, float] = {}
@@ -88,7 +93,8 @@ class LearnerService:
         """Open every experiment and start polling."""
         self.discover()
         self.scheduler.add_job(self.discover, Every(DISCOVER_S), id="discover")
-        self.scheduler.add_job(self.retain, Every(RETAIN_S), id="retain")
+        first = datetime.now(UTC) + timedelta(seconds=RETAIN_FIRST_S)
+        self.scheduler.add_job(self.retain, Every(RETAIN_S), id="retain", next_run_time=first)
         self.scheduler.start()
         self._watcher.start()
 
@@ -112,7 +118,7 @@ class LearnerService:
     def retain(self) -> None:
         """Compact and drop the log of each experiment by its retention rules, once the clock can be believed."""
         self.compare_clocks()
-        moment = self.clock_watch.believed(STEADY_S)
+        moment = self.clock_watch.believed()
         if moment is None:
             return
         for name, cycle in list(self.cycles.items()):

@@ -9,6 +9,7 @@ import msgspec
 from bandit.errors import CorruptModel
 from bandit.registry import ModelRegistry
 from serving.learner import reports
+from serving.learner.clock_watch import waits_until
 from serving.learner.cycle import Cycle
 from serving.learner.explain import next_sentence, why_nothing_changed
 
@@ -73,6 +74,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         "unknown": intake.unknown,
         "counts": workspace.warehouse.counts(),
         "settings_version": experiment.settings_version,
+        "retention_waits_until": waits_until(experiment, now),
         "segments_quarantined": intake.segments_quarantined,
         "challengers": [
             {

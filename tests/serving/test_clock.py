@@ -119,6 +119,12 @@ def test_a_learner_that_does_not_poll_is_not_ready_and_says_why(tmp_path: Path) 
         service.close()
 
 
+def test_retention_is_seen_to_minutes_after_a_start(tmp_path: Path) -> None:
+    with learner(tmp_path) as service:
+        first = service.scheduler.get_job("retain").next_run_time
+        assert first <= now() + timedelta(seconds=hosting.RETAIN_FIRST_S) < now() + timedelta(minutes=10)
+
+
 def test_an_experiment_whose_poll_takes_long_is_not_called_late(tmp_path: Path) -> None:
     Experiment.create(tmp_path, "test", settings(), now=now())
     moment = 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bandit.errors import CorruptLog, InvalidSettings
@@ -20,10 +22,12 @@ from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from serving.cli.common import now
 from serving.in_process import EPOCH
+from serving.learner.clock_watch import Boot, ClockWatch, pace_path, this_boot
 from serving.learner.hosting import LearnerService
 from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
+from serving.learner.status import experiment_status
 from serving.learner.workspace import Workspace
 from tests.joiner.logs import FAR, activation, at, decision, experiment, reward, write
 from tests.serving.learner_support import copy_of, paths_of, played, settings
@@ -136,17 +140,35 @@ def test_what_is_dropped_is_gone_from_log_and_database(data_dir: Path) -> None:
 
 
 class Clocks:
-    """A wall clock and a monotonic one: both go on with time, and only the first can be moved."""
+    """A wall clock and one that runs since the machine's start: both go on with time, only the first can be moved."""
 
     def __init__(self, wall: datetime) -> None:
-        self.wall, self.monotonic_s = wall, 0.0
+        self.wall, self.since_boot_s, self.boot = wall, 0.0, "first"
 
     def go_on(self, **time: float) -> None:
         self.wall += timedelta(**time)
-        self.monotonic_s += timedelta(**time).total_seconds()
+        self.since_boot_s += timedelta(**time).total_seconds()
 
     def move(self, **time: float) -> None:
         self.wall += timedelta(**time)
+
+    def reboot(self, **off: float) -> None:
+        """Start the machine again; by the wall clock it was off for so long."""
+        self.boot += ", then another"
+        self.since_boot_s = 20.0
+        self.move(**off)
+
+    def watch(self, data_dir: Path) -> ClockWatch:
+        """As a learner has one that starts now."""
+        (data_dir / "run").mkdir(exist_ok=True)
+        return ClockWatch(lambda: self.wall, Boot(self.boot, lambda: self.since_boot_s), data_dir)
+
+    def look_for(self, watch: ClockWatch, *, hours: float) -> datetime | None:
+        """Look every few minutes for some hours; what is believed then."""
+        for _ in range(round(hours * 12)):
+            self.go_on(minutes=5)
+            assert watch.look() is None
+        return watch.believed()
 
 
 @contextmanager
@@ -154,7 +176,8 @@ def _learner(data_dir: Path, clocks: Clocks, *, hours: float = 8) -> Iterator[Le
     """A learner that drops what is two days old; it has run for some hours, and looked at its clocks."""
     target = Experiment.open(data_dir, "test")
     target.change(settings(retention={"compact_after_days": 1.0, "drop_after_days": 2.0}), now=clocks.wall)
-    service = LearnerService(data_dir, clock=lambda: clocks.wall, monotonic=lambda: clocks.monotonic_s)
+    boot = Boot(clocks.boot, lambda: clocks.since_boot_s)
+    service = LearnerService(data_dir, clock=lambda: clocks.wall, boot=boot)
     try:
         service.discover()
         clocks.go_on(hours=hours)
@@ -209,6 +232,138 @@ def test_a_clock_that_keeps_pace_is_believed_hours_after_a_start(data_dir: Path)
         clocks.go_on(days=1)
         service.retain()
         assert (archives(paths_of(data_dir)), _segments(data_dir)) == ([], {})
+
+
+def test_a_learner_that_is_often_started_anew_comes_to_retention(data_dir: Path) -> None:
+    clocks, before = Clocks(EPOCH + timedelta(days=3)), _segments(data_dir)
+    with _learner(data_dir, clocks, hours=5) as service:
+        service.retain()
+    assert _segments(data_dir) == before
+    clocks.go_on(minutes=2)
+    with _learner(data_dir, clocks, hours=1) as service:
+        service.retain()
+    assert (len(archives(paths_of(data_dir))), _segments(data_dir)) == (1, {})
+
+
+def test_a_leap_between_two_learners_is_told_and_nothing_is_believed_before_hours_have_passed(data_dir: Path) -> None:
+    clocks, before = Clocks(EPOCH + timedelta(minutes=10)), _segments(data_dir)
+    with _learner(data_dir, clocks):
+        pass
+    clocks.move(days=3)
+    with _learner(data_dir, clocks, hours=0) as service:
+        for _ in range(5):
+            service.retain()
+            clocks.go_on(hours=1)
+    assert _segments(data_dir) == before
+    assert [entry["leap_s"] for entry in ModelRegistry(paths_of(data_dir)).history("clock")] == [259200.0]
+
+
+def test_hours_of_several_boots_count_together_after_an_hour_of_the_present_one(tmp_path: Path) -> None:
+    clocks = Clocks(EPOCH)
+    for _ in range(2):
+        assert clocks.look_for(clocks.watch(tmp_path), hours=2.75) is None
+        clocks.reboot(days=2)
+    watch = clocks.watch(tmp_path)
+    assert watch.believed() is None
+    assert clocks.look_for(watch, hours=0.75) is None
+    again = clocks.watch(tmp_path)  # in the same boot
+    assert clocks.look_for(again, hours=0.25) == clocks.wall
+    clocks.move(hours=1)
+    assert again.look() == timedelta(hours=1)
+    clocks.reboot(hours=1)
+    assert clocks.look_for(clocks.watch(tmp_path), hours=5) is None
+
+
+@pytest.mark.parametrize(("off", "hours"), [({"seconds": -90.0}, 6), ({"days": 4.0}, 6), ({"hours": 1.0}, 1)])
+def test_a_clock_that_another_boot_cannot_vouch_for_has_to_keep_pace_anew(
+    tmp_path: Path, off: dict[str, float], hours: int
+) -> None:
+    clocks = Clocks(EPOCH)
+    assert clocks.look_for(clocks.watch(tmp_path), hours=8) is not None
+    clocks.reboot(**off)
+    watch = clocks.watch(tmp_path)
+    assert clocks.look_for(watch, hours=hours - 0.25) is None
+    assert clocks.look_for(watch, hours=0.25) is not None
+
+
+def test_starts_count_as_boots_where_the_system_does_not_tell_these_apart(tmp_path: Path) -> None:
+    clocks = Clocks(EPOCH)
+    clocks.boot = ""
+    assert clocks.look_for(clocks.watch(tmp_path), hours=8) is not None
+    watch = clocks.watch(tmp_path)
+    assert clocks.look_for(watch, hours=0.75) is None
+    assert clocks.look_for(watch, hours=0.25) is not None
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{}", b"[1]", b'{"boot": "fir', {"since": -1e9}, {"at": 1e9}, {"wall": "2026-01-01T00:00:00"}]
+)
+def test_a_note_that_is_damaged_counts_for_nothing(tmp_path: Path, damage: bytes | dict[str, Any]) -> None:
+    clocks = Clocks(EPOCH)
+    assert clocks.look_for(clocks.watch(tmp_path), hours=8) is not None
+    note = pace_path(tmp_path)
+    whole = msgspec.json.decode(note.read_bytes())
+    note.write_bytes(damage if isinstance(damage, bytes) else msgspec.json.encode(whole | damage))
+    watch = clocks.watch(tmp_path)
+    assert clocks.look_for(watch, hours=5.75) is None
+    assert clocks.look_for(watch, hours=0.25) is not None
+
+
+def test_a_note_that_cannot_be_written_stops_no_look(tmp_path: Path) -> None:
+    clocks = Clocks(EPOCH)
+    watch = clocks.watch(tmp_path)
+    pace_path(tmp_path).mkdir()
+    assert clocks.look_for(watch, hours=6) == clocks.wall
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [pace_path(tmp_path).name]
+
+
+def test_a_note_is_written_each_minute_and_at_each_leap(tmp_path: Path) -> None:
+    clocks = Clocks(EPOCH)
+    watch = clocks.watch(tmp_path)
+    written = []
+    for _ in range(180):
+        clocks.go_on(seconds=1)
+        watch.look()
+        written.append(pace_path(tmp_path).stat().st_mtime_ns)
+    clocks.move(days=1)
+    watch.look()
+    written.append(pace_path(tmp_path).stat().st_mtime_ns)
+    assert len(set(written)) == 4
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that counts suspension")
+def test_a_suspended_machine_is_no_leap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, monotonic_s, suspended_s = EPOCH, 1000.0, 0.0
+    seen = {time.CLOCK_BOOTTIME: lambda: monotonic_s + suspended_s, time.CLOCK_MONOTONIC: lambda: monotonic_s}
+    monkeypatch.setattr(time, "clock_gettime", lambda which: seen[which]())
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic_s)
+    (tmp_path / "run").mkdir()
+    watch = ClockWatch(lambda: wall, this_boot(), tmp_path)
+    for _ in range(2):
+        monotonic_s += 2 * 3600
+        suspended_s += 3600
+        wall += timedelta(hours=3)
+        assert watch.look() is None
+    assert watch.believed() == wall
+
+
+def test_doctor_and_status_say_until_when_retention_waits(data_dir: Path) -> None:
+    clocks = Clocks(EPOCH + timedelta(days=3))
+    with _learner(data_dir, clocks, hours=2) as service:
+        until = clocks.wall + timedelta(hours=4)
+        cycle = service.cycles["test"]
+        said = f"retention waits until {until:%Y-%m-%d %H:%M} UTC"
+        assert any(finding["what"].startswith(said) for finding in doctor(cycle.workspace)["findings"])
+        assert experiment_status(cycle)["retention_waits_until"] == until
+        clocks.go_on(hours=5)
+        service.compare_clocks()
+        assert "retention waits" not in str(doctor(cycle.workspace)["findings"])
+        assert experiment_status(cycle)["retention_waits_until"] is None
+        clocks.move(days=1)
+        service.compare_clocks()
+        assert experiment_status(cycle)["retention_waits_until"] == clocks.wall + timedelta(hours=6)
+        cycle.workspace.experiment.change(settings(), now=clocks.wall)
+        assert experiment_status(cycle)["retention_waits_until"] is None
 
 
 def _kept_at_each_second(target: Experiment, seconds: range) -> list[list[tuple[str, float]]]:

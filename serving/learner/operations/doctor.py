@@ -25,7 +25,7 @@ from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
-from serving.learner.clock_watch import CLOCK
+from serving.learner.clock_watch import CLOCK, STEADY_S, waits_until
 from serving.learner.operations.erase import ERASED
 from serving.learner.workspace import Workspace
 
@@ -97,7 +97,15 @@ def _repair(workspace: Workspace, findings: Findings) -> None:
 
 
 def _check_clock(workspace: Workspace, findings: Findings) -> None:
-    """Whether the clock leapt lately, so that retention had to wait."""
+    """Whether retention waits for the clock to keep pace, and whether that leapt lately."""
+    until = waits_until(workspace.experiment, workspace.clock())
+    if until is not None:
+        hours = f"{STEADY_S / 3600:g} h"
+        findings.note(
+            "log",
+            f"retention waits until {until:%Y-%m-%d %H:%M} UTC: by then the clock will have kept pace for {hours}",
+            "let the learner run on; another leap of the clock makes it wait anew",
+        )
     with contextlib.suppress(CorruptLog):  # a history that cannot be read is told of with the models
         for entry in workspace.registry.newest(CLOCK):
             if workspace.clock() - datetime.fromisoformat(entry["at"]) < LEAPS_TOLD:
