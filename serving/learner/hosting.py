@@ -1,9 +1,10 @@
 """All experiments of a data directory with their schedule: the owner of every warehouse and of promotion.
 
 A lock held from construction to `close` keeps a second learner out. Every experiment has its cycle; APScheduler polls
-each at its declared pace, and starts a run when one is due. Polls and runs of one experiment never overlap with
-themselves; polls that were missed coalesce. The scheduler goes by the wall clock, so a thread that does not brings it
-back when that was set back, and `late` tells by the monotonic clock what was not polled all the same.
+each at its declared pace, and a poll that finds a run due leaves it to threads for runs, so that those keep no other
+experiment waiting, however long they are. While such a run is under way its experiment takes in nothing more; polls
+that were missed coalesce. The scheduler goes by the wall clock, so a thread that does not brings it back when that was
+set back, and `late` tells by the monotonic clock what was not polled all the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor as Threads
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +37,12 @@ log = logging.getLogger("rewardloop.learner")
 
 TRAINING_PROCESSES = 2
 """For all experiments: one for standing challengers, one for the field; each starts when it is first needed."""
+
+POLLS = 8
+"""So many experiments are polled at a time; the others wait for their turn, and are late if that takes long."""
+
+RUNS = 8
+"""So many experiments have a run under way at a time; the others are polled until they have theirs."""
 
 DISCOVER_S = 1.0
 RETAIN_S = 3600.0
@@ -84,17 +93,19 @@ class LearnerService:
         self._paces: dict[str, float] = {}
         self._polled: dict[str, float] = {}
         self._polling: set[str] = set()
+        self._runs: dict[str, Future[None]] = {}
         self._watcher = threading.Thread(target=self._watch, name="clock", daemon=True)
-        executors = {"default": ThreadPoolExecutor(8), "runs": ThreadPoolExecutor(2)}
+        self._runners = Threads(RUNS, thread_name_prefix="run")
+        executors = {"default": ThreadPoolExecutor(POLLS), "upkeep": ThreadPoolExecutor(2)}
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         self.scheduler = BackgroundScheduler(executors=executors, job_defaults=defaults, timezone=UTC)
 
     def start(self) -> None:
         """Open every experiment and start polling."""
         self.discover()
-        self.scheduler.add_job(self.discover, Every(DISCOVER_S), id="discover")
+        self.scheduler.add_job(self.discover, Every(DISCOVER_S), id="discover", executor="upkeep")
         first = datetime.now(UTC) + timedelta(seconds=RETAIN_FIRST_S)
-        self.scheduler.add_job(self.retain, Every(RETAIN_S), id="retain", next_run_time=first)
+        self.scheduler.add_job(self.retain, Every(RETAIN_S), id="retain", executor="upkeep", next_run_time=first)
         self.scheduler.start()
         self._watcher.start()
 
@@ -128,7 +139,7 @@ class LearnerService:
                 self._failed(name, error)
 
     def poll(self, name: str) -> None:
-        """One poll of one experiment: take in what is new, and start a run if one is due."""
+        """One poll of one experiment: take in what is new, and have a run started if one is due."""
         self._polling.add(name)
         try:
             self._poll(name)
@@ -183,6 +194,7 @@ class LearnerService:
         stopper.start()
         if self.scheduler.running:
             self.scheduler.shutdown(wait=True)
+        self._runners.shutdown(wait=True, cancel_futures=True)
         stopper.cancel()
         for cycle in self.cycles.values():
             cycle.close()
@@ -190,20 +202,28 @@ class LearnerService:
         self._lock.release()
 
     def _poll(self, name: str) -> None:
-        cycle = self.cycles[name]
+        cycle, run = self.cycles[name], self._runs.get(name)
+        if run is not None and run.running():
+            return
         try:
             cycle.tick()
             self.failures.pop(name, None)
-            trigger = cycle.due()
+            due = cycle.due() is not None
         except Exception as error:  # a full disk inside DuckDB, say: told in /readyz and status, tried again next time
             self._failed(name, error)
             return
-        if trigger is not None and not self._stopping.is_set():
-            try:
+        if due and (run is None or run.done()) and not self._stopping.is_set():
+            self._runs[name] = self._runners.submit(self._run, name)
+
+    def _run(self, name: str) -> None:
+        cycle = self.cycles[name]
+        try:
+            trigger = cycle.due()  # it may have waited for a thread, and a forced run have come before it
+            if trigger is not None:
                 with contextlib.suppress(Busy):  # a forced run was quicker
                     cycle.run(trigger=trigger)
-            except Exception as error:  # the run's line cannot be written to a full disk, say
-                self._failed(name, error)
+        except Exception as error:  # the run's line cannot be written to a full disk, say
+            self._failed(name, error)
 
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_S):

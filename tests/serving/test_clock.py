@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import hosting
 from serving.learner.admin import create_admin
+from serving.learner.cycle import Cycle
 from serving.learner.every import Every
 from serving.learner.hosting import LearnerService
 from tests.serving.learner_support import settings
@@ -117,6 +119,68 @@ def test_a_learner_that_does_not_poll_is_not_ready_and_says_why(tmp_path: Path) 
         assert asyncio.run(ready()) == (200, {})
     finally:
         service.close()
+
+
+def soon(true: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether something becomes true within so many seconds."""
+    until = time.monotonic() + seconds
+    while not true() and time.monotonic() < until:
+        time.sleep(0.01)
+    return true()
+
+
+def test_runs_keep_neither_polls_nor_discovery_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting, "POLLS", 2)
+    monkeypatch.setattr(hosting, "RUNS", 2)
+    monkeypatch.setattr(hosting, "DISCOVER_S", 0.1)
+    names, started, moment = [f"e{number}" for number in range(4)], [], 0.0
+    let_them_end = threading.Event()
+
+    def run(cycle: Cycle, *, trigger: str) -> None:
+        started.append(cycle.workspace.experiment.name)
+        let_them_end.wait(20)
+
+    monkeypatch.setattr(Cycle, "due", lambda cycle: None if cycle.stopping else "rows")
+    monkeypatch.setattr(Cycle, "run", run)
+    for name in names:
+        Experiment.create(tmp_path, name, settings(schedule={"poll_s": 0.1}), now=now())
+    service = LearnerService(tmp_path, monotonic=lambda: moment)
+    try:
+        service.start()
+        assert soon(lambda: len(started) == 2)
+        under_way = set(started)
+        taken_in = {name: service.cycles[name].intake.at for name in names}
+        moment = 3600.0
+        assert soon(lambda: not service.late(), 2)
+        moved_on = lambda: {name for name in names if service.cycles[name].intake.at != taken_in[name]}  # noqa: E731
+        assert soon(lambda: moved_on() == set(names) - under_way, 2)
+        Experiment.create(tmp_path, "new", settings(), now=now())
+        assert soon(lambda: "new" in service.cycles, 2)
+        let_them_end.set()
+        assert soon(lambda: set(names) <= set(started))  # each had its turn
+    finally:
+        let_them_end.set()
+        service.close()
+
+
+def test_a_run_that_waited_for_its_turn_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = [], []
+
+    def due(_: Cycle) -> str | None:
+        asked.append("rows" if not asked else None)  # a forced run came between
+        return asked[-1]
+
+    monkeypatch.setattr(Cycle, "due", due)
+    monkeypatch.setattr(Cycle, "run", lambda _, *, trigger: made.append(trigger))
+    Experiment.create(tmp_path, "test", settings(), now=now())
+    service = LearnerService(tmp_path)
+    try:
+        service.discover()
+        service.poll("test")
+        assert soon(lambda: len(asked) == 2, 2)
+    finally:
+        service.close()
+    assert (asked, made) == (["rows", None], [])
 
 
 def test_retention_is_seen_to_minutes_after_a_start(tmp_path: Path) -> None:
