@@ -39,11 +39,15 @@ class Fall:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """So many values with their mean and their spread, the sum of squared deviations (of a subject's, summed first)."""
+    """So many values with their mean and their spread, the sum of squared deviations (of a subject's, summed first).
+
+    `subjects` is the effective number of their subjects, None where values stand for themselves or it was not noted.
+    """
 
     rows: int
     mean: float
     spread: float
+    subjects: float | None = None
 
     @classmethod
     def last(cls, values: Floats, cluster: Sequence[str] | None = None) -> Stretch:
@@ -51,8 +55,9 @@ class Stretch:
         fall = find_fall(values, cluster)
         at = 0 if fall is None else fall.at
         stretch = values[at:]
-        spread = _spread(stretch - stretch.mean(), None if cluster is None else _numbered(cluster[at:]))
-        return cls(len(stretch), float(stretch.mean()), spread)
+        subjects = None if cluster is None else _numbered(cluster[at:])
+        spread = _spread(stretch - stretch.mean(), subjects)
+        return cls(len(stretch), float(stretch.mean()), spread, None if subjects is None else _effective(subjects))
 
 
 def champion_values(rows: ScoredRows) -> Floats:
@@ -68,18 +73,21 @@ def find_fall_since(
 
     `before` may be what another policy earned, if the one that earned `values` is proven to earn no less in the same
     world: an alarm then comes with a chance of less than `alpha` (a z-test, with the SE of `find_fall`). `cluster`
-    names the subjects of `values`; those who were there before count as others.
+    names the subjects of `values`; those who were there before count as others. Neither side may hold too few.
     """
     n, m = len(values), before.rows
     if min(n, m) < ROWS_MIN:
         return None
-    z, subjects = NormalDist().inv_cdf(1 - alpha), None
-    if cluster is not None:
-        subjects = _numbered(cluster)
-        many = effective_subjects(np.bincount(subjects).astype(np.float64))
-        if many < SUBJECTS_MIN:
+    z = NormalDist().inv_cdf(1 - alpha)
+    subjects = None if cluster is None else _numbered(cluster)
+    counted = [] if before.subjects is None else [before.subjects]
+    if subjects is not None:
+        counted.append(_effective(subjects))
+    if counted:
+        fewest = min(counted)
+        if fewest < SUBJECTS_MIN:
             return None
-        z += (z**3 + z) / (4 * (many - 1))  # as Student's t has it: one place alone leaves no room for a small excess
+        z += (z**3 + z) / (4 * (fewest - 1))  # as Student's t has it: one place alone leaves no room for a small excess
     after = float(values.mean())
     spread = _spread(values - after, subjects)
     se = max((before.spread + spread) / (m + n) * (1 / m + 1 / n), before.spread / m**2 + spread / n**2) ** 0.5
@@ -174,6 +182,11 @@ def _of_the_same_before(values: Floats, of_row: Ints) -> tuple[Floats, Floats]:
 def _spread(deviations: Floats, of_row: Ints | None) -> float:
     """The sum of squares of `deviations`, shape (n,); with subjects, of their sums."""
     return float(np.sum((deviations if of_row is None else np.bincount(of_row, deviations)) ** 2))
+
+
+def _effective(of_row: Ints) -> float:
+    """The effective number of subjects whose numbers these are, row by row; each counts by its rows."""
+    return effective_subjects(np.bincount(of_row).astype(np.float64))
 
 
 def _numbered(cluster: Sequence[str]) -> Ints:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -132,6 +134,36 @@ def test_fewer_than_twenty_subjects_on_a_side_are_no_fall() -> None:
         names = [f"v{i % subjects}" for i in range(1000)]
         assert (find_fall(values, names) is not None) is found
         assert (find_fall_since(before, values[500:], names[500:]) is not None) is found
+
+
+def test_what_a_few_visitors_earned_before_shows_no_fall() -> None:
+    """Nineteen before are too few, however many came since; where nobody noted how many they were, nothing is asked."""
+    rng = np.random.default_rng(10)
+    earned, since = np.repeat([1.0, 0.9], 250), rng.random(500) * 0.1
+    names = [f"v{i % 100}" for i in range(500)]
+    for subjects, found in ((20, True), (19, False), (1, False)):
+        before = Stretch.last(earned, [f"u{i % subjects}" for i in range(500)])
+        assert before.subjects == pytest.approx(subjects, rel=0.01)
+        assert (find_fall_since(before, since, names) is not None) is found
+        assert (find_fall_since(before, since) is not None) is found
+        assert find_fall_since(replace(before, subjects=None), since, names) is not None
+    one_of_many = ["bot"] * 350 + [f"u{i}" for i in range(150)]
+    assert find_fall_since(Stretch.last(earned, one_of_many), since, names) is None
+
+
+def test_the_side_with_fewer_visitors_says_how_far_a_fall_must_go() -> None:
+    """A fall of 3.5 standard errors is one among hundreds of visitors, and none where twenty came before."""
+    values, names = np.tile([0.0, 1.0], 200), [f"v{i}" for i in range(400)]
+    se = math.sqrt(2 * 100) / 400
+    many = Stretch(400, 0.5 + 3.5 * se, 100.0, 400.0)
+    assert find_fall_since(many, values, names) is not None
+    assert find_fall_since(replace(many, subjects=20.0), values, names) is None
+
+
+def test_what_an_older_release_noted_of_a_stretch_is_still_read() -> None:
+    noted = {"rows": 300, "mean": 0.5, "spread": 75.0}
+    assert msgspec.convert(noted, Stretch) == Stretch(300, 0.5, 75.0, None)
+    assert msgspec.convert(noted | {"subjects": 31.5}, Stretch).subjects == 31.5
 
 
 def test_what_was_earned_at_last_begins_at_its_own_fall() -> None:
