@@ -7,6 +7,7 @@ both branches, which narrows the interval against comparing the two groups, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -16,16 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from bandit.errors import InvalidScores
+from evaluation.lift import effective_subjects
 
 ESS_MIN = 30.0
-"""Below so many effective control decisions the normal interval is not to be trusted, and is said not to be."""
+"""Below so many effective control decisions, or subjects of such, the normal interval is said not to be trusted."""
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class ControlLift:
-    """Value of policy and control branch per decision, and their difference with its interval; n rows."""
+    """Value of policy and control branch per decision, and their difference with its interval; n rows.
+
+    `ess_control` and `subjects_control` are the effective numbers of control decisions and of their subjects, the
+    latter None where rows stand for themselves. One subject alone tells no interval: its error is infinite.
+    """
 
     n: int
     policy: float
@@ -36,19 +43,26 @@ class ControlLift:
     upper: float
     confidence: float
     ess_control: float
+    subjects_control: float | None = None
 
     @property
     def trusted(self) -> bool:
-        """Whether there are enough control decisions for the interval to mean what it says."""
-        return self.ess_control >= ESS_MIN
+        """Whether enough control decisions, of enough subjects, were drawn for the interval to mean what it says."""
+        enough = self.ess_control if self.subjects_control is None else self.subjects_control
+        return math.isfinite(self.se) and enough >= ESS_MIN
 
     def sentence(self) -> str:
         """The lift per 1,000 decisions, as one says it."""
-        low, high = 1000 * self.lower, 1000 * self.upper
-        told = f"{1000 * self.lift:+.1f} per 1,000 decisions over control, [{low:+.1f}, {high:+.1f}]"
-        if not self.trusted:
-            return f"{told}; too few control decisions ({self.ess_control:.0f} effective) to rely on the interval"
-        return told
+        told = f"{1000 * self.lift:+.1f} per 1,000 decisions over control"
+        if not math.isfinite(self.se):
+            return f"{told}; decisions of one visitor, or of one answer, tell no interval"
+        told += f", [{1000 * self.lower:+.1f}, {1000 * self.upper:+.1f}]"
+        if self.trusted:
+            return told
+        few = f"control decisions ({self.ess_control:.0f} effective)"
+        if self.subjects_control is not None:
+            few = f"subjects with control decisions ({self.subjects_control:.0f} effective)"
+        return f"{told}; too few {few} to rely on the interval"
 
 
 def control_lift(
@@ -89,7 +103,10 @@ def control_lift(
     centred = reward - mean
     difference = (weight_policy - weight_control) * centred
     lift = float(np.mean(difference))
-    se = _standard_error(difference, cluster)
+    of_row = None
+    if cluster is not None:
+        of_row = np.unique(np.asarray(cluster, dtype=object).astype(str), return_inverse=True)[1]
+    se = _standard_error(difference, of_row)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     squares = float(np.sum(weight_control**2))
     return ControlLift(
@@ -102,15 +119,21 @@ def control_lift(
         upper=lift + z * se,
         confidence=confidence,
         ess_control=float(np.sum(weight_control)) ** 2 / squares if squares > 0 else 0.0,
+        subjects_control=None if of_row is None else _subjects(of_row, weight_control),
     )
 
 
-def _standard_error(difference: Floats, cluster: Sequence[Any] | None) -> float:
+def _subjects(of_row: Ints, weights: Floats) -> float:
+    """The effective number of subjects whose numbers `of_row` gives, each counting by the sum of its `weights`."""
+    return effective_subjects(np.asarray(np.bincount(of_row, weights), np.float64))
+
+
+def _standard_error(difference: Floats, of_row: Ints | None) -> float:
+    """That of the mean over rows, or over the subjects whose numbers `of_row` gives; infinite with one subject."""
     n = len(difference)
-    if cluster is None:
+    if of_row is None:
         return float(np.std(difference, ddof=1)) / float(np.sqrt(n))
-    _, where = np.unique(np.asarray(cluster, dtype=object).astype(str), return_inverse=True)
-    sums = np.bincount(where, weights=difference - np.mean(difference))
+    sums = np.bincount(of_row, weights=difference - np.mean(difference))
     groups = len(sums)
     if groups < 2:
         return float("inf")

@@ -75,6 +75,29 @@ def test_too_few_control_decisions_are_said_to_be_too_few() -> None:
     assert many.trusted and "per 1,000 decisions over control" in many.sentence()
 
 
+def test_subjects_of_control_decisions_are_counted_where_there_are_any() -> None:
+    """Five thousand rows are enough for the interval, but not where they are those of twenty subjects."""
+    log = simulate(np.random.default_rng(6), 5000, fraction=0.2, baseline=True)[:4]
+    alone, own = control_lift(*log), control_lift(*log, cluster=range(5000))
+    assert alone.trusted and own.trusted
+    assert alone.subjects_control is None and own.subjects_control == pytest.approx(own.ess_control)
+    of_twenty = control_lift(*log, cluster=[i % 20 for i in range(5000)])
+    assert of_twenty.ess_control == alone.ess_control
+    assert of_twenty.subjects_control is not None and of_twenty.subjects_control <= 20
+    assert not of_twenty.trusted and "too few subjects with control decisions" in of_twenty.sentence()
+    of_hundred = control_lift(*log, cluster=[i % 100 for i in range(5000)])
+    assert of_hundred.trusted and "too few" not in of_hundred.sentence()
+
+
+def test_one_subject_tells_no_interval() -> None:
+    log = simulate(np.random.default_rng(7), 200, fraction=0.2, baseline=True)[:4]
+    lift = control_lift(*log, cluster=["ann"] * 200)
+    assert not lift.trusted and "inf" not in lift.sentence()
+    assert lift.sentence().endswith(
+        "per 1,000 decisions over control; decisions of one visitor, or of one answer, tell no interval"
+    )
+
+
 @pytest.mark.parametrize(
     ("reward", "logged", "control", "fraction"),
     [

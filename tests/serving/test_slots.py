@@ -11,6 +11,7 @@ from serving.api.requests import RecommendRequest, RewardItem
 from serving.learner import challengers
 from serving.learner.certificates import CERTIFICATE, evaluations
 from serving.learner.challengers import STANDING, concatenate
+from serving.learner.http import JSONResponse
 from serving.learner.operations import value, verify
 from tests.serving.learner_support import ACTIONS, BEST, World, world
 
@@ -98,3 +99,13 @@ def test_the_live_lift_counts_answers(tmp_path: Path) -> None:
         frame = value._declared(here.transport.experiment, workspace.warehouse.interactions())
         named = frame.assign(subject=[name.rsplit(":", 1)[0] for name in frame["event_id"]])
         assert value._lift(frame) == value._lift(named) != value._lift(frame.assign(slot=None))
+
+
+def test_the_live_lift_of_one_answer_has_no_interval(tmp_path: Path) -> None:
+    with world(tmp_path, serving={"control_fraction": 0.2}) as here:
+        here.transport.warm_start(here.history(60))
+        play_pages(here, 1, slots=3)
+        told = value.run(here.transport.cycle.workspace)
+        assert told["n"] == 3 and told["sentence"].endswith("tell no interval") and not told["trusted"]
+        said = msgspec.json.decode(JSONResponse(told).body)
+        assert said["lift"] is not None and said["lower"] is said["upper"] is said["se"] is None
