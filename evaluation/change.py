@@ -21,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evaluation.checks import SUBJECTS_MIN
-from evaluation.lift import effective_subjects
+from evaluation.lift import effective_subjects, numbered
 from evaluation.scored import Floats, Ints, ScoredRows
 
 ROWS_MIN = 50
@@ -55,7 +55,7 @@ class Stretch:
         fall = find_fall(values, cluster)
         at = 0 if fall is None else fall.at
         stretch = values[at:]
-        subjects = None if cluster is None else _numbered(cluster[at:])
+        subjects = None if cluster is None else numbered(cluster[at:])
         spread = _spread(stretch - stretch.mean(), subjects)
         return cls(len(stretch), float(stretch.mean()), spread, None if subjects is None else _effective(subjects))
 
@@ -79,7 +79,7 @@ def find_fall_since(
     if min(n, m) < ROWS_MIN:
         return None
     z = NormalDist().inv_cdf(1 - alpha)
-    subjects = None if cluster is None else _numbered(cluster)
+    subjects = None if cluster is None else numbered(cluster)
     counted = [] if before.subjects is None else [before.subjects]
     if subjects is not None:
         counted.append(_effective(subjects))
@@ -120,7 +120,7 @@ def find_fall(values: Floats, cluster: Sequence[str] | None = None, *, alpha: fl
     variance = np.maximum(pooled, own)
     if cluster is not None:
         spread = spread_before + spread_after
-        variance = _of_subjects(centred, _numbered(cluster), places, spread)
+        variance = _of_subjects(centred, numbered(cluster), places, spread)
     best = int(np.argmax(fallen / np.sqrt(variance + 1e-300)))
     z = NormalDist().inv_cdf(1 - alpha / len(first))
     if not fallen[best] > z * np.sqrt(variance[best]) + 1e-12:
@@ -187,9 +187,3 @@ def _spread(deviations: Floats, of_row: Ints | None) -> float:
 def _effective(of_row: Ints) -> float:
     """The effective number of subjects whose numbers these are, row by row; each counts by its rows."""
     return effective_subjects(np.bincount(of_row).astype(np.float64))
-
-
-def _numbered(cluster: Sequence[str]) -> Ints:
-    """The number of each row's subject, in the order in which they came."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in cluster], np.int64)

@@ -1,7 +1,7 @@
 """Everything that a verdict rests on, gathered from a log chunk by chunk.
 
-What is kept does not grow with the log: sums, the heaviest hundredth of the weights, and the sums of each subject where
-there are subjects. Rows in memory and rows in a file go the same way, so they give the same verdict.
+What is kept does not grow with the log: sums, the heaviest hundredth of the weights, and where there are subjects the
+sums of each, within each segment too. Rows in memory and rows in a file go the same way, so they give the same verdict.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Gathered:
         self.reward_range = _wider(self.reward_range, low, high)
         if used.segment is not None:
             self.segments = self.segments or Segments()
-            self.segments.add(lifts, used.segment)
+            self.segments.add(lifts, used.segment, used.cluster)
         if used.cluster is not None:
             self.clustered = True
             self._subjects.add(np.vstack([columns_of(events, self.hyper), telling(used)]), used.cluster)

@@ -17,6 +17,7 @@ from evaluation.estimators import Estimate
 from evaluation.scored import ScoredEvents, ScoredRows
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def paired_lift(rows: ScoredRows, events: ScoredEvents | None = None) -> Estimate:
@@ -55,16 +56,28 @@ def clustered_mean(values: Floats, cluster: Sequence[str]) -> Estimate:
 
     One subject alone says nothing about how subjects differ: its SE is NaN.
     """
+    _, of_row = np.unique(np.asarray(cluster, dtype=object).astype(str), return_inverse=True)
+    return mean_over_subjects(values, of_row)
+
+
+def mean_over_subjects(values: Floats, of_row: Ints) -> Estimate:
+    """The same, where subjects are known by the number of each row's; not every number needs to occur."""
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, 0)
-    _, of_row = np.unique(np.asarray(cluster, dtype=object).astype(str), return_inverse=True)
-    groups = int(of_row.max()) + 1
+    present, of_row = np.unique(of_row, return_inverse=True)
+    groups = len(present)
     mean = float(values.mean())
     sums = np.bincount(of_row, values - mean, groups)
     if groups < 2:
         return Estimate(mean, math.nan, n)
     return Estimate(mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / n, n)
+
+
+def numbered(cluster: Sequence[str]) -> Ints:
+    """The number of each row's subject, in the order in which they came."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in cluster], np.int64)
 
 
 def effective_subjects(sizes: Floats) -> float:

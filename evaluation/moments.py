@@ -7,8 +7,9 @@ subject are carried beside them: a subject may come back in any shard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +83,10 @@ class SubjectSums:
     """
 
     def __init__(self, dimensions: int) -> None:
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._sums = np.zeros((dimensions + 1, 0))
 
-    def add(self, columns: Floats, cluster: Sequence[str]) -> None:
+    def add(self, columns: Floats, cluster: Sequence[Hashable]) -> None:
         """Take in rows, shape (d, n), of the subjects that `cluster` names."""
         numbers = self._numbers
         of_row = np.array([numbers.setdefault(name, len(numbers)) for name in cluster], np.int64)
@@ -96,6 +97,11 @@ class SubjectSums:
         for sums, column in zip(self._sums, columns, strict=False):
             sums[here] += np.bincount(at, column, len(here))
         self._sums[-1, here] += np.bincount(at, minlength=len(here))
+
+    @property
+    def names(self) -> list[Any]:
+        """The subjects, in the order of their sums."""
+        return list(self._numbers)
 
     @property
     def sums(self) -> Floats:

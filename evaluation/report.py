@@ -216,17 +216,20 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
         )
     bins = diagnostics.get("calibration") or []
     if bins:
-        points = [(entry["predicted"], entry["observed"], entry["se"]) for entry in bins]
+        points = [(entry["predicted"], entry["observed"], entry["se"] or 0.0) for entry in bins]
         picture = svg.scatter(points, title="Reward model", x_unit="predicted reward", y_unit="observed reward")
         note = "Predicted against observed reward of the logged actions; on the diagonal it is right on average."
+        note += _alone(bins)
         figures.append(_figure("Is the reward model right?", note, picture, n))
     days = (diagnostics.get("days") or [])[-DAYS_SHOWN:]
     if len(days) > 1:
         picture = _lifts(days, "day", "Paired lift by day")
-        figures.append(_figure("Lift by day", "Paired DR lift of each UTC day, 95% intervals.", picture, n))
+        note = "Paired DR lift of each UTC day, 95% intervals." + _alone(days)
+        figures.append(_figure("Lift by day", note, picture, n))
     segments = (diagnostics.get("segments") or [])[:SEGMENTS_SHOWN]
     if len(segments) > 1:
         note = "Paired DR lift within each segment, 95% intervals, each by itself: among many some stand out by chance."
+        note += _alone(segments)
         figures.append(_figure("Lift by segment", note, _lifts(segments, "segment", "Paired lift by segment"), n))
     return figures
 
@@ -259,10 +262,17 @@ def _or(end: float | None, lift: Mapping[str, Any]) -> float:
     return float(lift["value"] if end is None else end)
 
 
+def _alone(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What a picture says where some of its points are one subject's, and so have no error."""
+    if all(entry["se"] is not None for entry in entries):
+        return ""
+    return " What one subject alone says has no interval."
+
+
 def _lifts(entries: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
     groups = []
     for entry in entries:
-        reach = 1.96 * entry["se"]
+        reach = 1.96 * (entry["se"] or 0.0)
         label = _clipped(str(entry[name]) or "(none)")
         groups.append([svg.Bar(label, entry["lift"], entry["lift"] - reach, entry["lift"] + reach, "lift")])
     return svg.forest(groups, reference=(0.0, "no lift"), title=title)

@@ -83,11 +83,29 @@ def test_a_certificate_from_before_errors_counted_subjects_is_checked_as_it_was_
     rows = replace(plain, cluster=[f"u{i // 5}" for i in range(len(plain))])
     new = certificate(rows, judge(rows, GateRules()), GateRules())
     assert verify_certificate(new, rows) == []
-    old = new | {"rules_version": 4} | {name: of_rows[name] for name in ("estimators", "logged")}
+    old = new | {"rules_version": 4} | {name: of_rows[name] for name in ("estimators", "logged", "diagnostics")}
     assert old["logged"]["se"] != new["logged"]["se"]
+    assert old["diagnostics"]["curve"] != new["diagnostics"]["curve"]
     old["digest"] = certificates._digest(old)
     (line,) = verify_certificate(old, rows)
     assert "made by rule version 4" in line
+
+
+def test_the_pictures_of_one_subject_have_no_intervals() -> None:
+    world = make_world(35, lift=0.1)
+    log = world.log(np.random.default_rng(3), 600)
+    times = np.datetime64("2026-01-01", "us") + np.arange(600) * np.timedelta64(300, "s")
+    names = ["phone" if i % 3 else "tablet" for i in range(600)]
+    rows = replace(log, cluster=["ann"] * 400 + [f"u{i // 4}" for i in range(200)], decided_at=times, segment=names)
+    cert = certificate(rows, judge(rows, GateRules()), GateRules())
+    assert verify_certificate(cert, rows) == []
+    assert [day["se"] is None for day in cert["diagnostics"]["days"]] == [True, False, False]
+    page = render_report(cert)
+    assert page.count("What one subject alone says has no interval.") == 1
+    assert not re.search(r"\b(nan|None)\b", page)
+    alone = certificate(replace(rows, cluster=["ann"] * 600), judge(rows, GateRules()), GateRules())
+    page = render_report(alone)
+    assert page.count("What one subject alone says has no interval.") == 3 and "Lift over time" not in page
 
 
 def test_the_first_model_s_errors_count_subjects() -> None:

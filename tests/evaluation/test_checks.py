@@ -7,9 +7,10 @@ import pytest
 
 from evaluation.audit import propensity_checks, weight_audits
 from evaluation.checks import Check, without_support
-from evaluation.diagnostics import diagnose, lift_by_segment, weight_histogram
+from evaluation.diagnostics import Segments, diagnose, lift_by_segment, weight_histogram
 from evaluation.gate import GateRules, judge
 from evaluation.intervals import bernstein_interval, bootstrap_interval, normal_interval
+from evaluation.lift import clustered_mean
 from evaluation.scored import ScoredRows
 
 K = 7
@@ -120,6 +121,68 @@ def test_diagnostics_add_up() -> None:
     assert found["differing"] == pytest.approx(0.1 * 6 / 7, abs=1e-9)
     parts = lift_by_segment(rows.reduce().lift, ["a"] * 1000 + ["b"] * 2000)
     assert [part["segment"] for part in parts] == ["b", "a"]
+
+
+def of_visitors(n: int) -> tuple[ScoredRows, ScoredRows]:
+    """A log of visitors who come again, some with many rows, and the same log without them."""
+    rng = np.random.default_rng(13)
+    log = greedy_log(rng, n, 0.3)
+    plain = replace(
+        log,
+        reward=log.reward + rng.normal(size=n)[np.arange(n) // 20],
+        decided_at=np.datetime64("2026-01-01", "us") + np.arange(n) * np.timedelta64(120, "s"),
+        segment=["a" if i % 3 else "b" for i in range(n)],
+        slot=[str(i % 2) for i in range(n)],
+    )
+    return replace(plain, cluster=[f"u{i // 20 % 50}" for i in range(n)]), plain
+
+
+def test_the_errors_of_diagnostics_count_subjects() -> None:
+    rows, plain = of_visitors(3000)
+    events = rows.reduce()
+    found, of_rows = diagnose(rows, events), diagnose(plain, events)
+    names, lifts = np.array(rows.cluster), events.lift
+
+    def error(which: np.ndarray, values: np.ndarray = lifts) -> float:
+        return pytest.approx(clustered_mean(values[which], list(names[which])).se, rel=1e-9)
+
+    assert rows.decided_at is not None
+    for n, _, se in found["curve"]:
+        assert se == error(np.arange(3000) < n)
+    assert len(found["curve"]) == 60
+    days = rows.decided_at.astype("datetime64[D]").astype(str)
+    for day in found["days"]:
+        assert day["se"] == error(days == day["day"])
+    for name, labels in (("segments", rows.segment), ("slots", rows.slot)):
+        for part in found[name]:
+            assert part["se"] == error(np.array(labels) == part["segment"])
+    bins = np.array_split(np.argsort(events.q_logged, kind="stable"), 10)
+    for part, place in zip(found["calibration"], bins, strict=True):
+        assert part["se"] == error(np.isin(np.arange(3000), place), rows.reward)
+    without = {name: [{**part, "se": 0} for part in found[name]] for name in ("days", "segments", "slots")}
+    assert without == {name: [{**part, "se": 0} for part in of_rows[name]] for name in without}
+    assert [point[:2] for point in found["curve"]] == [point[:2] for point in of_rows["curve"]]
+    assert found["curve"][-1][2] > 1.1 * of_rows["curve"][-1][2]
+
+
+def test_segments_that_come_in_pieces_are_those_of_all_rows() -> None:
+    rows, _ = of_visitors(1000)
+    lifts, pieces = rows.reduce().lift, Segments()
+    for part in (slice(0, 300), slice(300, 1000)):
+        pieces.add(lifts[part], rows.segment[part], rows.cluster[part])
+    whole = lift_by_segment(lifts, rows.segment, rows.cluster)
+    assert [part["se"] for part in pieces.table()] == pytest.approx([part["se"] for part in whole], rel=1e-12)
+
+
+def test_what_one_subject_alone_says_has_no_error() -> None:
+    rows, _ = of_visitors(3000)
+    alone = replace(rows, cluster=["ann"] * 1500 + [f"u{i}" for i in range(1500)])
+    found = diagnose(alone, alone.reduce())
+    assert found["curve"][0][0] > 1500 and all(point[2] > 0 for point in found["curve"])
+    assert [day["se"] is None for day in found["days"]] == [True, True, False, False, False]
+    one = diagnose(replace(rows, cluster=["ann"] * 3000), rows.reduce())
+    assert one["curve"] == []
+    assert all(part["se"] is None for name in ("days", "segments", "slots", "calibration") for part in one[name])
 
 
 def test_a_histogram_of_nothing_but_zeros_is_empty() -> None:
