@@ -11,8 +11,8 @@ e² = (Σ Δ_a² (r − q̂_a)² + κ w² s²)/(Σ Δ_a² + κ w²), the signed 
 The bound's SE is the larger of √(V₂ e²)/n and the sample's; its critical value is moved with the skewness (Hall 1992,
 "On the removal of skewness by transformation"): up by at most .75 where large losses are rare, down by at most .3 where
 large gains are, because then the mean and its own SE rise together and the plain bound is right too often; and up by
-1.5/h, because with few draws the misses themselves are hardly known. With subjects it also rises by 1.5 over their
-effective number where the policies differ, as Student's t does: their spread is known from so many numbers only.
+1.5/h, because with few draws the misses themselves are hardly known. With G effective subjects where the policies
+differ it also rises by (z³ + z)/(4(G − 1)), as Student's t does: their spread is known from so many numbers only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHIFT_UP_MAX, SHIFT_DOWN_MAX = 0.75, 0.3
 .5 to .065, by .3 it stayed below .061 (worlds with at least eight telling draws)."""
 
 FEW_DRAWS = 1.5
-"""The critical value rises by this over the telling draws, as that of Student's t does with few of them: without it the
+"""The critical value rises by this over the telling draws, as that of Student's t does at the 5% point: without it the
 level rose to .18 with two draws and .09 with four, with half of it to .11 and .08 (`benchmarks.caution_study`)."""
 
 SUMS = 7
@@ -63,19 +63,20 @@ class Caution:
         """How far the critical value is moved with skewness: up where large losses are rare, down where gains are."""
         return max(-SHIFT_DOWN_MAX, min(SHIFT_UP_MAX, self.skewness * SKEW_SHIFT))
 
-    @property
-    def doubt(self) -> float:
-        """How far the critical value is moved up because few draws, or few subjects, tell."""
+    def doubt(self, z: float) -> float:
+        """How far the critical value `z` is moved up because few draws, or few subjects, tell."""
         few = FEW_DRAWS / self.draws if self.draws > 0 else 0.0
-        return few + (FEW_DRAWS / self.subjects if self.subjects > 0 else 0.0)
+        if not 0 < self.subjects < math.inf:
+            return few
+        return few + max(0.0, z**3 + z) / (4 * (max(2.0, self.subjects) - 1))
 
     def reach(self, z: float) -> float:
         """How far below the lift its lower bound lies at critical value `z`."""
-        return (z + self.shift + self.doubt) * self.se
+        return (z + self.shift + self.doubt(z)) * self.se
 
     def reach_up(self, z: float) -> float:
         """How far above the lift its upper bound lies; a skewed estimate never brings it nearer."""
-        return (z + abs(self.shift) + self.doubt) * self.se
+        return (z + abs(self.shift) + self.doubt(z)) * self.se
 
 
 def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weights: Floats | None = None) -> Caution:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.answer import answer
+from evaluation.caution import Caution
 from evaluation.estimators import ESTIMATORS, ROLES, Hyper, columns_of, range_of_values, totals, value_of_means
 from evaluation.gate import GateRules, judge
 from evaluation.gathering import Gathered
@@ -223,6 +225,19 @@ def test_few_subjects_keep_the_level_and_fewer_are_refused() -> None:
     few = judge(of_subjects(rng, 12, 100), once)
     assert (few.outcome, few.looked) == ("insufficient", False)
     assert "12 effective subjects, 20 are needed" in few.reason
+
+
+def test_few_subjects_keep_stricter_levels_too() -> None:
+    """Means of twenty subjects that differ by luck alone, 200,000 times: each level is kept, or nearly."""
+    sums = np.random.default_rng(59).normal(size=(200_000, 20))
+    ratios = sums.mean(axis=1) / (sums.std(axis=1, ddof=1) / math.sqrt(20))
+    few = Caution(se=1.0, skewness=0.0, draws=1e12, clock=1.0, subjects=20.0)
+    for alpha, most in ((0.05, 0.052), (0.01, 0.0112), (0.001, 0.0015)):
+        z = NormalDist().inv_cdf(1 - alpha)
+        assert few.reach(z) == few.reach_up(z) > z
+        assert 0.8 * alpha < (ratios > few.reach(z)).mean() < most
+        assert replace(few, subjects=math.inf).reach(z) == pytest.approx(z)
+    assert few.reach(0.0) == pytest.approx(0.0, abs=1e-9)
 
 
 def few_differ(rng: np.random.Generator, telling: int, each: int, *, alike: int = 400) -> ScoredRows:
