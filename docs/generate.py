@@ -69,8 +69,8 @@ new interactions, from trigger to champion and reload.""",
 few and with many stored.""",
     "evaluation_bench": """The gate's arithmetic beside reading its arrays, and a whole evaluation beside one pass
 of VW over the same rows.""",
-    "simulation_bench": """Whole simulated runs in one process, through the same functions as the service: the Statlog
-protocol, and a table of 26 classes at its defaults.""",
+    "simulation_bench": """Whole simulated runs in one process (Statlog also with a second one for the challengers),
+through the same functions as the service: the Statlog protocol, and a table of 26 classes at its defaults.""",
 }
 """What each bench compares; the keys are `benchmarks.bench.BENCHES`."""
 
