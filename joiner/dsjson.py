@@ -14,7 +14,8 @@ from itertools import chain, repeat
 from typing import Any
 
 from bandit.types import SLOT_FEATURE
-from joiner.history import NAME_LENGTH_MAX, PMF_TOLERANCE, RefusedRow, Row, is_number
+from joiner.cells import NAME_LENGTH_MAX, PMF_TOLERANCE, RefusedRow, is_number
+from joiner.history import Row
 
 
 def history_rows(line: Row) -> Iterator[Row | RefusedRow]:

@@ -23,20 +23,16 @@ from bandit.events import Event, RewardEvent
 from bandit.experiment import Experiment
 from bandit.reported_rewards import reported_number
 from bandit.settings import Rewards
+from joiner.cells import RefusedRow, is_number, read_name, read_time, too_deep
 from joiner.connection import connect, quote, without_zones
 from joiner.dsjson import history_rows
 from joiner.history import (
     ImportReport,
     Lines,
     LoggingPolicy,
-    RefusedRow,
     Row,
     append_rows,
     import_rows,
-    is_number,
-    read_name,
-    read_time,
-    too_deep,
 )
 from joiner.tables import check_rows, csv_options, csv_problem
 

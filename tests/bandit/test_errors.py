@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from bandit.errors import InvalidHistory, InvalidInput, NotFound, Problem, RewardloopError
-from joiner.history import RefusedRow
+from joiner.cells import RefusedRow
 
 
 @pytest.mark.parametrize(
