@@ -29,7 +29,7 @@ from serving.api.decider import ExperimentServer
 from serving.api.requests import RecommendRequest, RewardItem, check_recommend
 from serving.learner.cycle import Cycle
 from serving.learner.reports import RunReport, to_plain
-from serving.learner.trainer import InlineTrainer, TrainerPool
+from serving.learner.trainer import HelpedTrainer, InlineTrainer
 from serving.learner.workspace import Workspace
 from simulator.transport import Answer, Deliveries, Delivery, Question, Settled
 
@@ -95,7 +95,7 @@ class InProcess:
         # a batch is too little to share between cores: waking the others takes longer
         warehouse = Warehouse(experiment, threads=1)
         self._workspace = Workspace(experiment, self.clock, durable=False, warehouse=warehouse)
-        self.cycle = Cycle(self._workspace, TrainerPool.with_helper() if helper else InlineTrainer())
+        self.cycle = Cycle(self._workspace, HelpedTrainer() if helper else InlineTrainer())
         self.server = ExperimentServer(data_dir, experiment.name, writer_id=WRITER_ID, clock=self.clock, durable=False)
         self._on_their_way: list[tuple[datetime, int, str, Delivery]] = []
         self._numbers = itertools.count()

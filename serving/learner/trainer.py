@@ -181,13 +181,6 @@ class TrainerPool:
         """So many processes."""
         return cls([ChildTrainer() for _ in range(max(1, processes))])
 
-    @classmethod
-    def with_helper(cls) -> TrainerPool:
-        """This thread, and a process beside it for all challengers but the first; it starts at once."""
-        helper = ChildTrainer(bounded=False)
-        helper.start()
-        return cls([InlineTrainer(), helper])
-
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job where nothing else runs: a rollback by hand need not wait for a long training."""
         idle = next((trainer for trainer in self.trainers if not trainer.busy), self.trainers[0])
@@ -221,6 +214,25 @@ class TrainerPool:
         # the first call is the standing challenger's: it has a place of its own, the field shares the others
         others = len(self.trainers) - 1
         return 0 if number == 0 or not others else 1 + zlib.crc32(call.challenger.encode()) % others
+
+
+class HelpedTrainer(TrainerPool):
+    """This thread, and a process beside it for all challengers but the first; it starts at once.
+
+    For simulations, where no accident may change a result: what the process fails at is done here.
+    """
+
+    def __init__(self) -> None:
+        helper = ChildTrainer(bounded=False)
+        helper.start()
+        super().__init__([InlineTrainer(), helper])
+
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        """As in any pool."""
+        return [
+            _attempt(self.trainers[0], call) if isinstance(result, Exception) else result
+            for call, result in zip(calls, super().run_all(calls), strict=True)
+        ]
 
 
 def _attempt(trainer: Trainer, call: Call) -> Any:

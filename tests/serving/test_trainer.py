@@ -21,7 +21,7 @@ from bandit.settings import ExperimentSettings, Training, parse_settings, settin
 from serving.cli.common import now
 from serving.learner.jobs import UNIFORM, Job
 from serving.learner.parcels import receive, send
-from serving.learner.trainer import Call, ChildTrainer, InlineTrainer, TrainerPool
+from serving.learner.trainer import Call, ChildTrainer, HelpedTrainer, InlineTrainer, TrainerPool
 
 
 def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
@@ -41,18 +41,24 @@ def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
         trainer.close()
 
 
-def test_a_helper_that_dies_costs_its_challenger_one_run_and_the_standing_one_nothing() -> None:
-    with contextlib.closing(TrainerPool.with_helper()) as pool:
+def test_what_a_helper_dies_of_is_done_without_it() -> None:
+    with contextlib.closing(HelpedTrainer()) as pool:
         calls = [Call("standing", "ping", ()), Call("recent", "ping", ())]
         assert pool.run_all(calls) == [0, 0]
-        here, helper = pool.trainers
-        assert isinstance(here, InlineTrainer) and isinstance(helper, ChildTrainer) and helper.pid is not None
-        os.kill(helper.pid, signal.SIGKILL)
-        multiprocessing.active_children()  # reaps it, so that its end is seen
-        standing, recent = pool.run_all([calls[0], Call("recent", "verify", ())])
-        assert standing == 0
-        assert isinstance(recent, TrainingFailed)
+        helper = pool.trainers[1]
+        assert isinstance(helper, ChildTrainer) and helper.pid is not None
+        os.kill(helper.pid, signal.SIGSTOP)  # so that the job is under way when the process dies
+        threading.Timer(0.2, os.kill, (helper.pid, signal.SIGKILL)).start()
         assert pool.run_all(calls) == [0, 0]
+        assert (pool.run_all(calls), helper.restarts) == ([0, 0], 2)
+
+
+def test_what_is_wrong_with_a_job_is_told_with_a_helper_too(tmp_path: Path) -> None:
+    experiment = Experiment.create(tmp_path, "one", ExperimentSettings(), now=now())
+    verify = ("verify", (experiment.paths.root, "m20260101t000000-00000000"))
+    with contextlib.closing(HelpedTrainer()) as pool:
+        results = pool.run_all([Call("standing", *verify), Call("recent", *verify)])
+    assert [type(result) for result in results] == [NotFound, NotFound]
 
 
 def test_an_answer_is_never_taken_for_that_of_a_later_job(tmp_path: Path) -> None:
