@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from joiner.counts import DELAY_BOUNDS_S, DELAY_QUANTILES
 from serving.learner.cycle import Cycle
+from serving.learner.reports import OUTCOMES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,7 +50,7 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
     yield "join_rate", "gauge", "share of the live interactions that got a reward", rates
     verdicts = []
     for label, cycle in everything:
-        outcomes = Counter(cycle.outcomes)
+        outcomes = dict.fromkeys(OUTCOMES, 0) | cycle.outcomes  # an increase is seen only where there was a 0 before
         verdicts += [(f'{label},outcome="{outcome}"', float(number)) for outcome, number in sorted(outcomes.items())]
     yield "runs_total", "counter", "runs by outcome", verdicts
     falls = [(label, float(cycle.falls)) for label, cycle in everything]

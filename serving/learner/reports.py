@@ -17,6 +17,8 @@ INSUFFICIENT = "insufficient"
 NOTHING = "nothing"
 FAILED = "failed"
 
+OUTCOMES = (INITIAL, PROMOTE, HOLD, ROLLBACK, INSUFFICIENT, NOTHING, FAILED)
+
 RUN = "run"
 """The kind in history of a run."""
 

@@ -34,6 +34,8 @@ from tests.serving.api.support import url_as_older_starlette_reads_it
 from tests.serving.learner_support import BEST, history
 from tests.serving.service_support import Service, served
 
+ALERTS = Path(__file__).parents[2] / "examples/deployment/alerts.yml"
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -294,6 +296,7 @@ def test_the_learner_tells_its_metrics(service: Service) -> None:
     assert values['rewardloop_learner_imported{experiment="test"}'] == "120"
     assert float(values['rewardloop_learner_interactions{experiment="test"}']) == state["counts"]["interactions"]
     assert values['rewardloop_learner_runs_total{experiment="test",outcome="initial"}'] == "1"
+    assert values['rewardloop_learner_runs_total{experiment="test",outcome="failed"}'] == "0"
     assert float(values['rewardloop_learner_log_lag_seconds{experiment="test"}']) >= 0
     look = 'experiment="test",challenger="standing"'
     lift = float(values[f"rewardloop_learner_challenger_lift{{{look}}}"])
@@ -303,6 +306,17 @@ def test_the_learner_tells_its_metrics(service: Service) -> None:
     assert worth[0] - worth[1] == pytest.approx(lift, abs=1e-9)
     told = values['rewardloop_learner_reward_delay_seconds_bucket{experiment="test",le="+Inf"}']
     assert told == values['rewardloop_learner_reward_delay_seconds_count{experiment="test"}']
+
+
+def test_alerts_name_metrics_that_a_running_service_tells(service: Service) -> None:
+    told = service.api.get("/metrics").text + service.admin.get(f"{service.learner.url}/metrics").text
+    samples = set(re.findall(r"^(\w+)\{", told, re.M))
+    outcomes = set(re.findall(r'outcome="(\w+)"', told))
+    rules = re.sub(r"summary: .*", "", ALERTS.read_text("utf-8"))
+    named = set(re.findall(r"\brewardloop_\w+", rules))
+    assert len(named) > 5
+    assert named <= samples
+    assert set(re.findall(r'outcome="(\w+)"', rules)) <= outcomes
 
 
 def test_a_second_learner_leaves_with_one_clear_line(service: Service) -> None:
