@@ -35,7 +35,9 @@ Outcome = Literal["promote", "hold", "insufficient"]
 
 _POWER_Z = NormalDist().inv_cdf(0.8)
 
-RULES_VERSION = 5
+_CONTRADICTS_Z = NormalDist().inv_cdf(0.95)
+
+RULES_VERSION = 6
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 
@@ -185,7 +187,7 @@ def _verdict(
     if not gathered.identical:
         everything.append(draws_check(evidence.caution.draws, rules.draws_min))
     ledger = ledger or AlphaLedger()
-    case = _Case(lift, evidence, totals, rules, ledger, alpha, tuple(everything), gathered.n)
+    case = _Case(lift, gathered.caution().se, evidence, totals, rules, ledger, alpha, tuple(everything), gathered.n)
     ruling = _rule(case, identical=gathered.identical)
     return Verdict(
         lift=lift,
@@ -204,6 +206,7 @@ class _Case:
     """Everything a ruling depends on."""
 
     lift: Estimate
+    plain_se: float
     evidence: _Weighed
     totals: Totals
     rules: GateRules
@@ -236,6 +239,11 @@ class _Case:
     @property
     def unmet(self) -> list[Check]:
         return [check for check in self.checks if check.kind == "floor" and check.status != "pass"]
+
+    @property
+    def upper_of_all(self) -> float:
+        """The upper 5% bound of the plain lift, in which every row counts the same."""
+        return self.lift.value + _CONTRADICTS_Z * self.plain_se
 
     @property
     def tolerated(self) -> float:
@@ -339,6 +347,12 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
         return ruling("hold", f"Too few new rows since the last look: {numbers}.{forecast}")
     bound = "above 0" if case.tolerated == 0 else f"above {case.tolerated:+.4f}"
     if lower > case.tolerated and (rules.mode == "superiority" or case.weighed.value >= 0):
+        if case.upper_of_all < case.tolerated:
+            return ruling(
+                "hold",
+                f"Contradictory: {numbers}. As weighed its lower bound {lower:+.4f} is {bound}, but with rows alike "
+                f"even an upper bound of {case.upper_of_all:+.4f} is not: where the policies differ most, it is worse.",
+            )
         word = "Better" if rules.mode == "superiority" else "Not worse"
         return ruling("promote", f"{word}: {numbers}, and its lower bound {lower:+.4f} is {bound}.")
     if upper < 0:

@@ -71,6 +71,25 @@ def test_without_a_lift_weighing_promotes_no_more_than_alpha() -> None:
     assert promoted <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
 
 
+def nearly_alike_then_wrong(rng: np.random.Generator, wrong: int) -> ScoredRows:
+    """A candidate hardly better than the champion in 5,000 rows, and much worse in as many more as `wrong` says."""
+    right = np.eye(4)[np.arange(20) % 4]
+    champion = 0.9 * right + 0.1 / 4
+    q = np.clip(right, 0.02, 0.98)
+    alike = World(right, champion, champion + 0.001 * (right - champion), champion, q)
+    worse = World(right, champion, champion + 0.3 * (np.roll(right, 1, axis=1) - champion), champion, q)
+    return ScoredRows.concat([alike.log(rng, 5000), worse.log(rng, wrong)] if wrong else [alike.log(rng, 5000)])
+
+
+def test_a_lift_where_the_policies_hardly_differ_does_not_outweigh_a_loss_where_they_do() -> None:
+    better = judge(nearly_alike_then_wrong(np.random.default_rng(39), 0), ONE_LOOK)
+    assert better.promote
+    verdict = judge(nearly_alike_then_wrong(np.random.default_rng(39), 250), ONE_LOOK)
+    assert verdict.lower > 0 > verdict.lift.value + 2 * verdict.lift.se
+    assert (verdict.outcome, verdict.rejected, verdict.looked) == ("hold", False, True)
+    assert "Contradictory" in verdict.reason
+
+
 def test_equal_weights_are_the_plain_lift() -> None:
     rows = make_world(36).log(np.random.default_rng(1), 500)
     plain = paired_lift(rows)
