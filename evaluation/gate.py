@@ -272,8 +272,11 @@ class _Case:
         if clock <= 0 or self.caution.se <= 0:
             return None
         if self.rules.looks == "anytime":
-            z = confidence_sequence_z(self.n, alpha=self.alpha, tuned_at=self.rules.horizon_rows / 6)
-            return Look(self.n, clock, 0.0, z)
+            share = self.ledger.sequence or self.alpha - self.ledger.spent
+            if share <= 0:
+                return None
+            z = confidence_sequence_z(self.n, alpha=share, tuned_at=self.rules.horizon_rows / 6)
+            return Look(self.n, clock, 0.0 if self.ledger.sequence else share, z)
         before = self.ledger.looks
         if before and clock < before[-1].clock * GROWTH_MIN:
             return None
@@ -305,7 +308,7 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     alarms, unmet = case.alarms, case.unmet
     shut = bool(alarms or unmet) or identical or not rules.enabled
     look = None if shut else case.look()
-    after = case.ledger.looked(look) if look else case.ledger
+    after = case.ledger.looked(look, sequence=rules.looks == "anytime") if look else case.ledger
     z = look.z if look else case.standing_z()
     lower, upper = case.weighed.value - case.caution.reach(z), case.weighed.value + case.caution.reach_up(z)
     needed = case.rows_needed(z)
@@ -343,6 +346,8 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     if not math.isclose(case.weighed.value, lift.value, rel_tol=1e-9, abs_tol=1e-12):
         numbers += f" ({case.weighed.value:+.4f} weighed by what each stretch of the log tells)"
     forecast = f" About {needed:,} more rows would show a lift of {rules.detectable_lift:.0%}." if needed else ""
+    if look is None and after.spent >= case.alpha * (1 - 1e-9):
+        return ruling("hold", f"All of its α has been spent: {numbers}.")
     if look is None:
         return ruling("hold", f"Too few new rows since the last look: {numbers}.{forecast}")
     bound = "above 0" if case.tolerated == 0 else f"above {case.tolerated:+.4f}"

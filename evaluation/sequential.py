@@ -53,7 +53,8 @@ class AlphaLedger:
 
     `epoch` counts from 1; an epoch ends after `horizon_rows` rows, and the next has fresh rows and a fresh α.
     `rows_before`: rows of the epoch that earlier, rejected challengers used up. `spent`, `taken`:
-    α spent and looks taken in this epoch by all of them. `looks`: those of the present challenger.
+    α spent and looks taken in this epoch by all of them. `looks`: those of the present challenger. `sequence`: how much
+    of what is spent went to a confidence sequence, which goes on with it from look to look.
     """
 
     epoch: int = 1
@@ -61,6 +62,7 @@ class AlphaLedger:
     spent: float = 0.0
     taken: int = 0
     looks: tuple[Look, ...] = ()
+    sequence: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads back exactly."""
@@ -78,11 +80,13 @@ class AlphaLedger:
             spent=plain["spent"],
             taken=plain["taken"],
             looks=looks,
+            sequence=plain.get("sequence", 0.0),
         )
 
-    def looked(self, look: Look) -> AlphaLedger:
-        """The ledger after `look`."""
-        return replace(self, spent=self.spent + look.alpha, taken=self.taken + 1, looks=(*self.looks, look))
+    def looked(self, look: Look, *, sequence: bool = False) -> AlphaLedger:
+        """The ledger after `look`; one of a `sequence` has what is spent at its first look for all that follow."""
+        more = replace(self, spent=self.spent + look.alpha, taken=self.taken + 1, looks=(*self.looks, look))
+        return replace(more, sequence=self.sequence + look.alpha) if sequence else more
 
     def rejected(self, rows: int) -> AlphaLedger:
         """The ledger for the next challenger of the same tenure, after one was rejected at `rows` rows."""

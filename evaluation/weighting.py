@@ -5,8 +5,9 @@ each row tells many times more about it than one of before. In the plain mean th
 all others for thousands of rows. So the gate weighs stretches of `STRETCH` consecutive rows by what they can tell,
 (Σ ½Σ|c − b|) / (Σ Σ_k (c_k − b_k)²/μ_k): how often the policies differ over the variance that the logged distribution
 implies, best where every changed choice is worth as much as any other (inverse-variance weighting; adaptive weights
-for adaptive logs: Hadad et al. 2021, arXiv 1911.02768; Zhan et al. 2021, arXiv 2106.02029). Neither actions drawn nor
-rewards enter, so the weighted sum of lifts is a martingale where the lift is 0, as the plain one is.
+for adaptive logs: Hadad et al. 2021, arXiv 1911.02768; Zhan et al. 2021, arXiv 2106.02029). Actions drawn and rewards
+do not enter but by what a learner that is scored row by row has learnt of the earlier rows of the same stretch; for a
+version that stands still, the weighted sum of lifts is a martingale where the lift is 0, as the plain one is.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ from evaluation.scored import joined_subjects
 STANDING = "standing"
 """The champion's plain continuation, which every experiment has."""
 
+FORMER = "former"
+"""The champion before, on watch with an α of its own."""
+
 KIND_LEARNING = "learning"
 KIND_FROZEN = "frozen"
 KIND_TRIAL = "trial"
@@ -40,9 +43,15 @@ RETIRED = "retired.json"
 
 
 class _Retired(msgspec.Struct, frozen=True):
+    """What challengers that left had spent in this tenure, `by` name; `released` of it belongs to epochs that are over.
+
+    Older versions did not say who spent a part of `spent`.
+    """
+
     champion: str | None
     spent: float
     by: dict[str, float] = {}
+    released: dict[str, float] = {}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,27 +223,40 @@ class ChallengerStore:
 
     def retire(self, champion: str | None, name: str, spent: float) -> None:
         """Remember the α that a challenger had spent in this champion's tenure when it left the field for good."""
-        by = self.left(champion)
-        retired = _Retired(champion, self.retired(champion) + spent, by | {name: by.get(name, 0.0) + spent})
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.root / RETIRED, msgspec.json.encode(retired), sync=self.durable)
+        before = self._retired(champion)
+        by = before.by | {name: before.by.get(name, 0.0) + spent}
+        self._write_retired(msgspec.structs.replace(before, spent=before.spent + spent, by=by))
 
-    def retired(self, champion: str | None) -> float:
-        """The α spent in this champion's tenure by challengers that have left the field."""
+    def release(self, champion: str | None) -> None:
+        """What challengers that left have spent belongs to an epoch that is over: the rows to come have a fresh α."""
+        before = self._retired(champion)
+        if before.spent > 0.0:
+            self._write_retired(msgspec.structs.replace(before, released=_by_name(before)))
+
+    def retired(self, champion: str | None) -> dict[str, float]:
+        """The α that challengers which left the field spent in this champion's tenure and epoch, by name.
+
+        What an older version did not name is under "".
+        """
         retired = self._retired(champion)
-        return retired.spent if retired is not None else 0.0
+        left = {name: spent - retired.released.get(name, 0.0) for name, spent in _by_name(retired).items()}
+        return {name: spent for name, spent in left.items() if spent > 0.0}
 
     def left(self, champion: str | None) -> dict[str, float]:
-        """The same for each of them, by name."""
-        retired = self._retired(champion)
-        return retired.by if retired is not None else {}
+        """The same for the whole tenure."""
+        return self._retired(champion).by
 
-    def _retired(self, champion: str | None) -> _Retired | None:
+    def _retired(self, champion: str | None) -> _Retired:
+        nobody = _Retired(champion, 0.0)
         try:
             retired = msgspec.json.decode((self.root / RETIRED).read_bytes(), type=_Retired)
         except FileNotFoundError:
-            return None
-        return retired if retired.champion == champion else None
+            return nobody
+        return retired if retired.champion == champion else nobody
+
+    def _write_retired(self, retired: _Retired) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.root / RETIRED, msgspec.json.encode(retired), sync=self.durable)
 
     def _sweep(self, state: ChallengerState) -> None:
         keep = {"state.json", state.folder, *state.chunks}
@@ -245,6 +267,11 @@ class ChallengerStore:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _by_name(retired: _Retired) -> dict[str, float]:
+    unnamed = retired.spent - sum(retired.by.values())
+    return retired.by | ({"": unnamed} if unnamed > 1e-12 else {})
 
 
 def concatenate(chunks: Sequence[Scores]) -> Scores | None:

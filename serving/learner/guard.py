@@ -10,11 +10,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from bandit.registry import Champion
-from serving.learner.challengers import KIND_GUARD, ChallengerState, ChallengerStore
+from serving.learner.challengers import FORMER, KIND_GUARD, ChallengerState, ChallengerStore
 from serving.learner.training_step import Plan, is_damaged, model_time
 from serving.learner.workspace import Workspace
-
-FORMER = "former"
 
 
 def start_guard(workspace: Workspace, store: ChallengerStore, champion: Champion, previous: str | None) -> None:

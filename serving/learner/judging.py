@@ -7,7 +7,7 @@ look starts afresh.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -26,10 +26,10 @@ from serving.learner.challengers import (
     ChallengerStore,
     Origin,
 )
-from serving.learner.offered import OFFERED_MAX
+from serving.learner.offered import OFFERED_MAX, PREFIX
 from serving.learner.remembered import spent_by_the_gone
 from serving.learner.reports import Judgement
-from serving.learner.training_step import same_model_settings
+from serving.learner.training_step import model_time, same_model_settings
 from serving.learner.workspace import Workspace
 
 STANDING_PARTS = 8
@@ -54,9 +54,9 @@ def judge_all(
     """Judge each challenger on its scored rows; nothing on disk changes yet."""
     looks = []
     field = [state for name in store.names() if (state := store.load(name)) is not None]
-    retired = spent_by_the_gone(workspace, store, workspace.registry.champion(), field)
+    gone = spent_by_the_gone(workspace, store, workspace.registry.champion(), field)
     for state in states:
-        rules = rules_for(workspace.experiment.settings, state, field, retired)
+        rules = rules_for(workspace.experiment.settings, state, field, gone)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         verdict = judge(rows, rules, ledger=ledger)
@@ -68,9 +68,9 @@ def judge_all(
 
 
 def rules_for(
-    settings: ExperimentSettings, state: ChallengerState, field: Sequence[ChallengerState], retired: float = 0.0
+    settings: ExperimentSettings, state: ChallengerState, field: Sequence[ChallengerState], gone: Mapping[str, float]
 ) -> GateRules:
-    """The rules of the gate with this challenger's own part of α; `field` and `retired` as in `alpha_of`."""
+    """The rules of the gate with this challenger's own part of α; `field` and `gone` as in `alpha_of`."""
     rules = GateRules.of(settings.gate)
     if state.kind == KIND_GUARD:
         # nobody gives the former champion a share, so its draws stay few; a bound as wide as they make it will do
@@ -83,7 +83,7 @@ def rules_for(
             alpha=settings.rollback.alpha,
             draws_min=0.0,
         )
-    return replace(rules, alpha=alpha_of(rules.alpha, settings, state, field, retired))
+    return replace(rules, alpha=alpha_of(rules.alpha, settings, state, field, gone))
 
 
 def alpha_of(
@@ -91,13 +91,14 @@ def alpha_of(
     settings: ExperimentSettings,
     state: ChallengerState,
     field: Sequence[ChallengerState],
-    retired: float,
+    gone: Mapping[str, float],
 ) -> float:
-    """The α that one challenger may have spent by the end of this tenure.
+    """The α that one challenger may have spent by the end of this tenure, or epoch.
 
     The standing one has eight parts, the declared ones have one part together where any is declared, the offered ones
-    one where any is in the field (`field`: all challengers there are). What those that have left or are lost spent in
-    this tenure, `retired`, stays spent. Whoever comes and goes, all together never spend more than `alpha`.
+    one where any is in the field (`field`: all challengers there are). What those that have left or are lost spent,
+    `gone` by name, stays spent, out of the part that was theirs. Whoever comes and goes, all together never spend more
+    than `alpha`, and no part more than it is.
     """
     active = [other for other in field if other.kind in (KIND_LEARNING, KIND_FROZEN)]
     offered = [other for other in active if other.kind == KIND_FROZEN]
@@ -105,12 +106,27 @@ def alpha_of(
     if state.name == STANDING:
         own = alpha * STANDING_PARTS / parts
     elif state.kind == KIND_FROZEN:
-        left = alpha / parts - retired - sum(map(_spent, offered))
+        left = alpha / parts - _sum(gone, offered=True) - sum(map(_spent, offered))
         own = _spent(state) + max(0.0, left) / OFFERED_MAX
     else:
-        own = alpha / parts / max(1, len(settings.challengers))
-    left = alpha - retired - sum(map(_spent, active))
+        own = _of_the_declared(alpha / parts - _sum(gone, offered=False), settings, state, active)
+    left = alpha - sum(gone.values()) - sum(map(_spent, active))
     return min(own, _spent(state) + max(0.0, left))
+
+
+def _of_the_declared(
+    part: float, settings: ExperimentSettings, state: ChallengerState, active: Sequence[ChallengerState]
+) -> float:
+    """An even share of the `part` that is left to the declared ones, as far as the others have not spent it."""
+    spent = {other.name: _spent(other) for other in active if other.kind == KIND_LEARNING and other.name != STANDING}
+    names = {*settings.challengers, *spent}
+    wanted = {name: max(0.0, part / len(names) - spent.get(name, 0.0)) for name in names}
+    left = max(0.0, part - sum(spent.values()))
+    return _spent(state) + wanted[state.name] * min(1.0, left / sum(wanted.values()) if left else 0.0)
+
+
+def _sum(gone: Mapping[str, float], *, offered: bool) -> float:
+    return sum(spent for name, spent in gone.items() if name and (name.startswith(PREFIX) == offered))
 
 
 def _spent(state: ChallengerState) -> float:
@@ -136,10 +152,15 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
         if state.name != STANDING or (champion is not None and not _made_as_now(workspace, champion)):
             state.folder = None
         elif champion is not None:
-            files = workspace.registry.load(champion.model_id).files
+            stored = workspace.registry.load(champion.model_id)
+            files = stored.files
+            state.learnt = int(stored.manifest.data.get("rows", 0))
+            state.since = model_time(stored.manifest.data, "since")
             state.origin = Origin(base=champion.model_id, score_after=state.cut, rules_version=RULES_VERSION)
     if not verdict.keep_rows:
         state.scored_after = state.cut
+    if state.name == STANDING and state.gate and verdict.ledger.epoch > AlphaLedger.from_dict(state.gate).epoch:
+        store.release(state.champion)
     store.save(state, files=files, gate=verdict.ledger.to_dict(), fresh_epoch=not verdict.keep_rows)
 
 

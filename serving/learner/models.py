@@ -14,8 +14,8 @@ from bandit.encoder import FeatureEncoder
 from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import Manifest
 from serving.learner import reports
-from serving.learner.challengers import ChallengerStore
-from serving.learner.guard import FORMER, start_guard
+from serving.learner.challengers import FORMER, ChallengerStore
+from serving.learner.guard import start_guard
 from serving.learner.promotion import move_pointer, passed_over
 from serving.learner.trainer import Trainer
 from serving.learner.workspace import Workspace

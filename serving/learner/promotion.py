@@ -17,6 +17,7 @@ from evaluation.gate import RULES_VERSION
 from serving.learner import reports
 from serving.learner.certificates import file_evaluation
 from serving.learner.challengers import (
+    FORMER,
     KIND_FROZEN,
     KIND_GUARD,
     KIND_LEARNING,
@@ -26,7 +27,7 @@ from serving.learner.challengers import (
     Origin,
 )
 from serving.learner.field import learnt_under
-from serving.learner.guard import FORMER, start_guard
+from serving.learner.guard import start_guard
 from serving.learner.judging import Look, carry_on
 from serving.learner.reports import Judgement
 from serving.learner.retention import remove_old_models

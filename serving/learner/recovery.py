@@ -15,8 +15,8 @@ from bandit.files import write_atomically
 from bandit.registry import Champion
 from serving.learner import reports
 from serving.learner.certificates import evaluations
-from serving.learner.challengers import ChallengerStore
-from serving.learner.guard import FORMER, start_guard
+from serving.learner.challengers import FORMER, ChallengerStore
+from serving.learner.guard import start_guard
 from serving.learner.reports import RunReport
 from serving.learner.workspace import Workspace
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from bandit.registry import Champion
-from serving.learner.challengers import KIND_LEARNING, ChallengerState, ChallengerStore
+from serving.learner.challengers import FORMER, KIND_LEARNING, ChallengerState, ChallengerStore
 from serving.learner.reports import EVALUATION, RUN, UNSET
 from serving.learner.workspace import Workspace
 
@@ -45,16 +45,19 @@ def known_state(
 
 def spent_by_the_gone(
     workspace: Workspace, store: ChallengerStore, champion: Champion | None, field: Sequence[ChallengerState]
-) -> float:
-    """The α spent in this tenure that no state in the `field` accounts for: of those that left, and of those lost."""
+) -> dict[str, float]:
+    """The α spent in this tenure that no state in the `field` accounts for, by name: of those that left or were lost.
+
+    What those that left spent in an epoch that is over is not among it.
+    """
     champion_id = champion.model_id if champion else None
     known = {state.name: float(state.gate.get("spent", 0.0)) for state in field}
-    left = store.left(champion_id)
-    lost = sum(
-        max(0.0, float(told["ledger"]["spent"]) - left.get(name, 0.0) - known.get(name, 0.0))
-        for name, told in _told(workspace, champion).items()
-    )
-    return store.retired(champion_id) + lost
+    left, gone = store.left(champion_id), store.retired(champion_id)
+    for name, told in _told(workspace, champion).items():
+        lost = float(told["ledger"]["spent"]) - left.get(name, 0.0) - known.get(name, 0.0)
+        if lost > 0.0 and name != FORMER:
+            gone[name] = gone.get(name, 0.0) + lost
+    return gone
 
 
 def _told(workspace: Workspace, champion: Champion | None) -> dict[str, Mapping[str, Any]]:

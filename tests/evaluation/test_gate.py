@@ -10,7 +10,7 @@ from benchmarks.gate_study import World as StudyWorld
 from evaluation.checks import Check
 from evaluation.gate import GateRules, judge
 from evaluation.scored import ScoredRows
-from evaluation.sequential import AlphaLedger
+from evaluation.sequential import AlphaLedger, confidence_sequence_z
 from tests.evaluation.worlds import World, make_world
 
 RULES = GateRules()
@@ -216,6 +216,25 @@ def test_the_ledger_survives_a_round_trip(looks: str) -> None:
     assert AlphaLedger.from_dict(ledger.to_dict()) == ledger
     first = judge(rows, rules, ledger=ledger)
     assert judge(rows, rules, ledger=AlphaLedger.from_dict(ledger.to_dict())).lower == first.lower
+
+
+def test_planned_looks_after_a_confidence_sequence_have_no_alpha_left() -> None:
+    rows = make_world(22, lift=0.0).log(np.random.default_rng(1), 4000)
+    first = judge(rows.slice(0, 2000), GateRules(looks="anytime"))
+    assert first.ledger.spent == GateRules().alpha
+    verdict = judge(rows, GateRules(looks="planned"), ledger=first.ledger)
+    assert not verdict.looked
+    assert "All of its α has been spent" in verdict.reason
+
+
+def test_a_confidence_sequence_keeps_the_alpha_it_began_with() -> None:
+    rows = make_world(22, lift=0.0).log(np.random.default_rng(1), 2000)
+    rules = GateRules(looks="anytime")
+    first = judge(rows.slice(0, 1000), rules, ledger=AlphaLedger(spent=0.02, taken=1))
+    assert (first.alpha_look, first.ledger.spent) == pytest.approx((0.03, 0.05))
+    last = judge(rows, rules, ledger=first.ledger)
+    assert last.looked and last.alpha_look == 0.0 and last.ledger.spent == first.ledger.spent
+    assert last.z == confidence_sequence_z(2000, alpha=0.03, tuned_at=rules.horizon_rows / 6)
 
 
 def test_no_alpha_is_spent_on_rows_already_looked_at() -> None:

@@ -18,8 +18,7 @@ from bandit.rates import choose_rate
 from evaluation.gate import Verdict, judge
 from serving.learner import judging, promotion, steps
 from serving.learner.certificates import CERTIFICATE, evaluations
-from serving.learner.challengers import STANDING
-from serving.learner.guard import FORMER
+from serving.learner.challengers import FORMER, STANDING
 from serving.learner.operations import verify
 from serving.learner.reports import RunReport
 from serving.learner.training_step import incarnation
@@ -231,6 +230,23 @@ def test_what_follows_a_declared_champion_with_settings_of_its_own_is_derived_ag
             run(here, 150)
         promoted = [entry["challenger"] for entry in workspace.registry.history("promotion")]
         assert "recent" in promoted
+        assert not differences(here)
+
+
+def test_a_rejected_challenger_starts_again_from_all_that_its_champion_learnt_and_nothing_older(tmp_path: Path) -> None:
+    field = {"recent": {"window_interactions": 60, "every_interactions": 5000, "exploration": TAME}}
+    with world(tmp_path, exploration=WIDE, challengers=field) as here:
+        here.transport.warm_start(here.history(40))
+        registry = here.transport.cycle.workspace.registry
+        while registry.manifest(champion_of(here)).data.get("since") is None:
+            run(here, 150)
+        with every_challenger_rejected():
+            run(here, 50)
+        learnt, since = (registry.manifest(champion_of(here)).data[key] for key in ("rows", "since"))
+        state, _ = standing(here)
+        assert state.learnt == learnt and state.since is not None and state.since.isoformat() == since
+        for _ in range(4):  # until its encoder is fitted anew, on all rows that it has learnt
+            run(here, 150)
         assert not differences(here)
 
 
