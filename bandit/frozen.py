@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from bandit.courtesy import courteously
 from bandit.errors import CorruptModel
-from bandit.policies import load_policy, read_state
+from bandit.policies import load_policy, policy_from_files, read_state
 from bandit.registry import StoredModel
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring, ServingOf
 from bandit.settings import ExperimentSettings
 from bandit.types import Action, Context, Interaction, Policy
+from bandit.vw_policy import VWPolicy
 
 REWARD_MODEL = "reward_model.vw"
 """The file without which a model can be served, but not compared with another."""
@@ -23,15 +24,25 @@ ANSWERS_MAX = 5_000
 
 
 class Frozen:
-    """A stored model in memory, its canaries checked. It remembers its answers: several challengers ask the same."""
+    """A model in memory that stays as it is. It remembers its answers: several challengers ask the same."""
 
-    def __init__(self, stored: StoredModel) -> None:
-        """Load the policy; raises `CorruptModel`."""
-        self._policy = load_policy(stored)
-        self._learnt_rewards = stored.files.get(REWARD_MODEL)
-        self._rewards = read_state(stored.files).rewards
+    def __init__(self, policy: VWPolicy, files: Mapping[str, bytes]) -> None:
+        """A policy, and the files it came from."""
+        self._policy = policy
+        self._learnt_rewards = files.get(REWARD_MODEL)
+        self._rewards = read_state(files).rewards
         self._reward_model: RewardModel | None = None
         self._answers: dict[int, tuple[Context, Sequence[Action], list[float]]] = {}
+
+    @classmethod
+    def load(cls, stored: StoredModel) -> Frozen:
+        """A stored model, its canaries checked; raises `CorruptModel`."""
+        return cls(load_policy(stored), stored.files)
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, bytes]) -> Frozen:
+        """What a learner's files are, before they are published; raises `CorruptModel`."""
+        return cls(policy_from_files(files), files)
 
     def pmf(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """The policy's pmf, which must not be changed; the very same objects as before give the very same answer."""

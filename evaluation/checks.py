@@ -2,7 +2,7 @@
 
 *Alarms* (`evaluation.audit`) ask whether the logged probabilities can be right; a failed one blocks the gate. *Floors*
 ask whether there is enough evidence for the normal theory of the bound; below one the verdict is "insufficient data".
-*Notes* are for the reader and block nothing.
+A failed *veto* holds what the bound would promote. *Notes* are for the reader and block nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Check:
     """One question asked of the rows, its number, the limit, and the answer in words."""
 
     name: str
-    kind: Literal["alarm", "floor", "note"]
+    kind: Literal["alarm", "floor", "veto", "note"]
     status: Literal["pass", "fail", "insufficient"]
     value: float | None
     limit: float | None
@@ -136,6 +136,16 @@ def draws_check(draws: float, limit: float) -> Check:
 def subjects_check(subjects: float) -> Check:
     """A floor on the effective number of subjects: a spread known from few of them is hardly known."""
     return _at_least("subjects", subjects, SUBJECTS_MIN, "effective subjects")
+
+
+def newest_check(lift: float, rows: int, limit: float) -> Check:
+    """A veto of the reward model against the version that would be published, which no row has judged yet.
+
+    `lift` is the mean of Σ_k (c_k − b_k) q̂_k over the newest `rows` contexts, c being that version.
+    """
+    text = f"The newest version, which would be published, is worth {lift:+.4g} per decision beside the champion "
+    text += f"on the newest {rows:,} contexts, by the reward model alone (at least {limit:+.4g})."
+    return Check("newest_version", "veto", "pass" if lift >= limit else "fail", lift, limit, text)
 
 
 def agreement_note(totals: Totals) -> Check:

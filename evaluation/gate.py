@@ -241,6 +241,10 @@ class _Case:
         return [check for check in self.checks if check.kind == "floor" and check.status != "pass"]
 
     @property
+    def vetoes(self) -> list[Check]:
+        return [check for check in self.checks if check.kind == "veto" and check.status == "fail"]
+
+    @property
     def upper_of_all(self) -> float:
         """The upper 5% bound of the plain lift, in which every row counts the same."""
         return self.lift.value + _CONTRADICTS_Z * self.plain_se
@@ -359,6 +363,9 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
                 f"even an upper bound of {case.upper_of_all:+.4f} is not: where the policies differ most, it is worse.",
             )
         word = "Better" if rules.mode == "superiority" else "Not worse"
+        if case.vetoes:
+            doubts = " ".join(check.text for check in case.vetoes)
+            return ruling("hold", f"{word}, and held all the same: {numbers}, its lower bound {lower:+.4f}. {doubts}")
         return ruling("promote", f"{word}: {numbers}, and its lower bound {lower:+.4f} is {bound}.")
     if upper < 0:
         return ruling("hold", f"Worse: {numbers}, and even its upper bound {upper:+.4f} is below 0.", rejected=True)

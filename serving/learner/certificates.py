@@ -60,6 +60,7 @@ def file_evaluation(
             look.rules,
             ledger=ledger,
             about=about,
+            checks=look.checks,
         )
     for leftover in paths.evaluations.glob(f"{_INCOMING}*"):  # of a process that died meanwhile
         shutil.rmtree(leftover)

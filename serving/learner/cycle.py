@@ -253,7 +253,7 @@ class Cycle:
             report.reason = "no interaction has matured since the last run" + _restriction(self.workspace)
             return
         with self._step(report, "evaluate"):
-            looks = judge_all(self.workspace, self.store, states, at=report.at)
+            looks = judge_all(self.workspace, self.store, self.trainer, states, at=report.at)
         with self._step(report, "promote"):
             winner = promote(self.workspace, self.store, self.trainer, looks, champion)
         report.verdicts = [look.judgement for look in looks]

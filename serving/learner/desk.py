@@ -87,7 +87,7 @@ class Desk:
         self.learnings, self.models, self.row_files = {}, {}, {}
 
     def _load(self, root: Path, model_id: str) -> Frozen:
-        return Frozen(ModelRegistry(ExperimentPaths(root)).load(model_id))
+        return Frozen.load(ModelRegistry(ExperimentPaths(root)).load(model_id))
 
     def _hold(self, root: Path, model_id: str, model: Frozen) -> Frozen:
         self.models[root, model_id] = model

@@ -18,6 +18,7 @@ import msgspec
 from bandit.canaries import answer_canaries
 from bandit.errors import CorruptModel, NotFound, TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
+from bandit.frozen import Frozen
 from bandit.policies import UniformPolicy, cold_start_policy
 from bandit.registry import ModelRegistry
 from bandit.scoring import ServingOf
@@ -166,6 +167,29 @@ def score_frozen(desk: Desk, job: Job, model_id: str) -> Outcome:
     return Outcome(files={}, scores=concatenate(scored), canaries=canaries, learnt=0)
 
 
+def foresee(desk: Desk, job: Job) -> float:
+    """What a learner as it stands earns beside the champion on the rows of a job, by its own reward model alone.
+
+    The mean of Σ_k (c_k − b_k) q̂_k, in units of reward per decision: that it has learnt the rows does no harm, because
+    no reward of theirs enters but by the reward model, which learns more slowly. Raises `CorruptModel`.
+    """
+    assert job.files is not None
+    settings, experiment = parse_settings(job.settings), _experiment(job.root)
+    rows = list(_rows(desk, job, job.score, _catalogues(experiment)))
+    newest = Frozen.of_files(job.files)
+    try:
+        scores = newest.score(
+            rows,
+            settings,
+            champion=_champion(desk, settings, job),
+            champion_id=job.champion,
+            serving_of=_serving_of(experiment),
+        )
+    finally:
+        newest.close()
+    return float(((scores.candidate - scores.champion) * scores.q).sum() / len(rows))
+
+
 def verify(desk: Desk, root: Path, model_id: str) -> None:
     """Load a stored model and check its canaries; raises `CorruptModel` or `NotFound`."""
     desk.verify(root, model_id)
@@ -184,6 +208,7 @@ def ping(desk: Desk) -> int:
 JOBS: dict[str, Callable[..., Any]] = {
     "advance": advance,
     "score_frozen": score_frozen,
+    "foresee": foresee,
     "verify": verify,
     "answer": answer,
     "ping": ping,

@@ -14,6 +14,7 @@ from datetime import datetime
 from bandit.registry import Champion
 from bandit.settings import ExperimentSettings
 from evaluation.change import Stretch, champion_values
+from evaluation.checks import Check
 from evaluation.gate import RULES_VERSION, GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
@@ -26,9 +27,11 @@ from serving.learner.challengers import (
     ChallengerStore,
     Origin,
 )
+from serving.learner.foresight import foresee
 from serving.learner.offered import OFFERED_MAX, PREFIX
 from serving.learner.remembered import spent_by_the_gone
 from serving.learner.reports import Judgement
+from serving.learner.trainer import Trainer
 from serving.learner.training_step import model_time, same_model_settings
 from serving.learner.workspace import Workspace
 
@@ -38,7 +41,10 @@ STANDING_PARTS = 8
 
 @dataclass(slots=True)
 class Look:
-    """One challenger, judged: its state, the rows it was judged on, the gate's verdict, and what is said of it."""
+    """One challenger, judged: its state, the rows it was judged on, the gate's verdict, and what is said of it.
+
+    `checks` are those that the gate was given.
+    """
 
     state: ChallengerState
     rows: ScoredRows
@@ -46,12 +52,21 @@ class Look:
     verdict: Verdict
     judgement: Judgement
     at: datetime
+    checks: tuple[Check, ...] = ()
 
 
 def judge_all(
-    workspace: Workspace, store: ChallengerStore, states: Sequence[ChallengerState], *, at: datetime
+    workspace: Workspace,
+    store: ChallengerStore,
+    trainer: Trainer,
+    states: Sequence[ChallengerState],
+    *,
+    at: datetime,
 ) -> list[Look]:
-    """Judge each challenger on its scored rows; nothing on disk changes yet."""
+    """Judge each challenger on its scored rows, and whoever passes by its newest version; nothing on disk changes yet.
+
+    Raises what looking at the newest version raises.
+    """
     looks = []
     field = [state for name in store.names() if (state := store.load(name)) is not None]
     gone = spent_by_the_gone(workspace, store, workspace.registry.champion(), field)
@@ -59,12 +74,23 @@ def judge_all(
         rules = rules_for(workspace.experiment.settings, state, field, gone)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
+        checks: tuple[Check, ...] = ()
         verdict = judge(rows, rules, ledger=ledger)
+        if verdict.promote and rules.enabled and state.kind == KIND_LEARNING:
+            checks = (foresee(workspace, store, trainer, state, limit=_least(verdict, rules)),)
+            verdict = judge(rows, rules, ledger=ledger, checks=checks)
         judgement = _judgement(state, verdict)
         if verdict.promote and rules.enabled and rules.mode == "superiority":
             judgement.former = Stretch.last(champion_values(rows), rows.cluster)
-        looks.append(Look(state, rows, rules, verdict, judgement, at))
+        looks.append(Look(state, rows, rules, verdict, judgement, at, checks))
     return looks
+
+
+def _least(verdict: Verdict, rules: GateRules) -> float:
+    """The lift that the newest version may not fall short of: none at all, or what `noninferiority` tolerates."""
+    if rules.mode == "superiority":
+        return 0.0
+    return -rules.margin * abs(verdict.totals.estimate("dr", "champion").value)
 
 
 def rules_for(

@@ -113,7 +113,7 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
                 raise Refused(
                     "there are no matured interactions yet that neither this model nor the champion has learnt"
                 )
-        looks = judge_all(workspace, store, _judged_with(cycle, asked, champion), at=workspace.clock())
+        looks = judge_all(workspace, store, cycle.trainer, _judged_with(cycle, asked, champion), at=workspace.clock())
         best = best_of(looks)
         for look in looks:
             _file(cycle, look, champion, model_id if look.state is asked else None)
@@ -164,7 +164,7 @@ def deploy(cycle: Cycle, model_id: str, *, override: bool, wait_s: float = 0.0) 
         fields = {key: value for key, value in passed.items() if key in Judgement.__struct_fields__}
         standing = state if state.name == STANDING else store.load(STANDING)
         judged = [standing] if standing is not None and standing.champion == previous and standing.chunks else []
-        looks = judge_all(workspace, store, judged, at=workspace.clock())
+        looks = judge_all(workspace, store, cycle.trainer, judged, at=workspace.clock())
         judgement = msgspec.convert(fields, Judgement)
         crown(workspace, store, state, judgement, parent=previous)
         _start_anew(cycle, looks, judgement)

@@ -257,7 +257,7 @@ def test_a_published_model_is_the_one_that_was_trained(rows: list[Interaction], 
     policy = load_policy(stored)
     for row in rows[:100]:
         assert policy.pmf(row.context, row.actions) == learning.policy.pmf(row.context, row.actions)
-    frozen = Frozen(stored)
+    frozen = Frozen.load(stored)
     scores = frozen.score(rows[:50], settings(), champion=None, champion_id=None)
     frozen.close()
     assert scores.candidate.tolist() == [p for row in rows[:50] for p in policy.pmf(row.context, row.actions)]

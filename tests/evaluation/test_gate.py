@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.gate_study import Tenures
 from benchmarks.gate_study import World as StudyWorld
-from evaluation.checks import Check
+from evaluation.checks import Check, newest_check
 from evaluation.gate import GateRules, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger, confidence_sequence_z
@@ -235,6 +235,17 @@ def test_a_confidence_sequence_keeps_the_alpha_it_began_with() -> None:
     last = judge(rows, rules, ledger=first.ledger)
     assert last.looked and last.alpha_look == 0.0 and last.ledger.spent == first.ledger.spent
     assert last.z == confidence_sequence_z(2000, alpha=0.03, tuned_at=rules.horizon_rows / 6)
+
+
+def test_a_veto_holds_what_would_be_promoted_and_what_the_look_spent_stays_spent() -> None:
+    rows = classes(wrong=3).log(np.random.default_rng(1), 1000)
+    promoted = judge(rows, RULES, checks=[newest_check(0.01, 250, 0.0)])
+    assert promoted.promote
+    held = judge(rows, RULES, checks=[newest_check(-0.01, 250, 0.0)])
+    assert (held.outcome, held.rejected, held.keep_rows) == ("hold", False, True)
+    assert (held.lower, held.alpha_look) == (promoted.lower, promoted.alpha_look)
+    assert held.ledger.spent == held.alpha_look > 0.0
+    assert "by the reward model" in held.reason
 
 
 def test_no_alpha_is_spent_on_rows_already_looked_at() -> None:

@@ -156,7 +156,7 @@ def test_a_model_without_a_reward_model_is_refused_as_a_challenger(tmp_path: Pat
             offer(workspace, store, bare.model_id)
         assert store.names() == ["standing"]
         with pytest.raises(CorruptModel, match=r"no reward_model\.vw"):
-            Frozen(workspace.registry.load(bare.model_id)).score(
+            Frozen.load(workspace.registry.load(bare.model_id)).score(
                 [], workspace.experiment.settings, champion=None, champion_id=None
             )
 
