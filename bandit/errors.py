@@ -9,6 +9,7 @@
     ├── NotFound                an experiment, model, evaluation or event does not exist (404)
     ├── Conflict                what is asked collides with what is there (409)
     ├── Refused                 asked properly, but the answer is no (promotion without a verdict, …)
+    │   └── NotYet              … not now: what it needs, such as a matured interaction, is still to come (409)
     ├── DurabilityLost          a write or sync failed; nothing may be acknowledged any more (503)
     ├── CorruptLog              a sealed segment does not match its checksums
     ├── CorruptModel            a model's files do not match its manifest, or its canaries
@@ -90,6 +91,10 @@ class Conflict(RewardloopError):
 
 class Refused(RewardloopError):
     """A well-formed wish that the product's rules deny; the message says which rule and the way on."""
+
+
+class NotYet(Refused):
+    """A wish that comes too early: no rule forbids it, but what it needs, such as a matured interaction, is to come."""
 
 
 class DurabilityLost(RewardloopError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from bandit.errors import Busy, Conflict, InvalidInput, NotFound, Refused, RewardloopError
+from bandit.errors import Busy, Conflict, InvalidInput, NotFound, NotYet, Refused, RewardloopError
 from serving.learner.address import Address
 
 TIMEOUT_S = 3600.0
@@ -42,5 +42,7 @@ def _error_of(response: httpx.Response) -> RewardloopError:
     if response.status_code == 422 and errors:
         first = errors[0]
         return InvalidInput(first["field"], first["problem"], first.get("limit"))
+    if response.status_code == 409 and problem.get("title") == "Refused":
+        return NotYet(detail)
     kinds: dict[int, type[RewardloopError]] = {404: NotFound, 409: Conflict, 403: Refused, 423: Busy}
     return kinds.get(response.status_code, RewardloopError)(detail)

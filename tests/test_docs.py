@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
 import re
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_python_that_has_the_learner_start_processes_does_nothing_when_they_impo
             *imports, guarded = body
             assert all(isinstance(line, ast.Import | ast.ImportFrom) for line in imports)
             assert ast.unparse(guarded).startswith("if __name__ == '__main__':")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_docs_takes_no_name_from_nowhere(page: Path) -> None:
+    for script in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        nodes = list(ast.walk(ast.parse(script)))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        known = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | set(dir(builtins)) | {"__name__"}
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                known |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        assert {node.id for node in names} - known == set()
 
 
 def test_every_file_that_the_map_names_exists() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bandit.errors import Conflict, InvalidInput, NotFound, Refused
+from bandit.errors import Conflict, InvalidInput, NotFound, NotYet, Refused
 from bandit.registry import Champion
 from serving.learner import models, reports
 from serving.learner.catch_up import catch_up
@@ -55,12 +55,12 @@ def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 
 
 
 def initialize(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
-    """Make the *initial* model of the imported history; raises `Refused` when there is a model or no history."""
+    """Make the *initial* model of the imported history; `Refused` where there is one, `NotYet` without history."""
     _read_the_log(cycle)
     if cycle.workspace.registry.champion() is not None:
         raise Refused("there is a champion already; the first model can be made once")
     if cycle.intake.watermark is None or not wants_initial(cycle.workspace, cycle.intake.watermark):
-        raise Refused("there is no imported history to learn from; import some first")
+        raise NotYet("there is no imported history to learn from; import some first")
     report = cycle.run(force=True, trigger="step", wait_s=wait_s)
     if report.outcome != reports.INITIAL:
         raise Refused(report.reason)
@@ -70,13 +70,13 @@ def initialize(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
 def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
     """Bring the standing challenger up to date and store it as a candidate model.
 
-    Raises `Refused` when nothing has matured since the champion was made, and `TrainingFailed`.
+    Raises `NotYet` when nothing has matured since the champion was made, and `TrainingFailed`.
     """
     workspace, store = cycle.workspace, cycle.store
     with cycle.exclusive("train", wait_s=wait_s):
         _read_the_log(cycle)
         if cycle.intake.watermark is None:
-            raise Refused("the log is not known to be complete up to any time yet; try again in a second")
+            raise NotYet("the log is not known to be complete up to any time yet; try again in a second")
         champion = workspace.registry.champion()
         report = RunReport(at=workspace.clock(), trigger="step", outcome=reports.NOTHING, reason="")
         cycle.advance(champion, cycle.intake.watermark, report)
@@ -85,7 +85,7 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
         state = store.load(STANDING)
         if state is None or not state.scored or state.champion != (champion.model_id if champion else None):
             since = "since the champion was made" if champion is not None else "yet"
-            raise Refused(f"no interaction has matured {since}: there is nothing to learn")
+            raise NotYet(f"no interaction has matured {since}: there is nothing to learn")
         candidate = _stored(cycle, state, champion)
         workspace.registry.record("trained", now=workspace.clock(), model_id=candidate, rows=report.rows)
         return {"model_id": candidate, "rows": report.rows, "learnt": state.learnt}
@@ -97,7 +97,7 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
     The candidate of `train` is judged as the procedure it is, and the declared field beside it, as in a run: members
     that pass are stored, `best` is the model that a run would promote (None: none), and after a fall of what the
     champion earns the field starts anew. Any other model is judged alone, as the frozen artefact it is. Raises
-    `NotFound`, `CorruptModel`, `Conflict` for the champion itself, `Refused` when there are no such rows yet.
+    `NotFound`, `CorruptModel`, `Conflict` for the champion itself, `NotYet` when there are no such rows.
     """
     workspace, store = cycle.workspace, cycle.store
     with cycle.exclusive("evaluate", wait_s=wait_s):
@@ -110,7 +110,7 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
             if known is not None and asked.scored in (0, known["rows"]):
                 return known
             if not asked.chunks:
-                raise Refused(
+                raise NotYet(
                     "there are no matured interactions yet that neither this model nor the champion has learnt"
                 )
         looks = judge_all(workspace, store, cycle.trainer, _judged_with(cycle, asked, champion), at=workspace.clock())
@@ -278,7 +278,7 @@ def _challenger(cycle: Cycle, model_id: str, champion: Champion | None) -> Chall
     if state is None:
         offer(workspace, store, model_id)
     if cycle.intake.watermark is None:
-        raise Refused("the log is not known to be complete up to any time yet; try again in a second")
+        raise NotYet("the log is not known to be complete up to any time yet; try again in a second")
     plans = [plan for plan in plan_offered(workspace, store, champion) if plan.state.model_id == model_id]
     (done,) = advance_all(workspace, store, cycle.trainer, plans, watermark=cycle.intake.watermark)
     if done.error is not None:

@@ -63,6 +63,22 @@ def test_the_same_name_goes_on_where_it_stood(service: Service) -> None:
         assert isinstance(handle.result(30), dict) and handle.done()
 
 
+def test_training_before_anything_has_matured_comes_too_early_and_is_not_forbidden(service: Service) -> None:
+    with ExperimentManager("early", url=str(service.api.base_url), admin_url=service.learner.url) as manager:
+        with pytest.raises(Refused, match="no interaction has matured") as refused:
+            manager.train_next_model()
+        assert refused.value.status == 409
+        row = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": 1.0}
+        first = manager.initialize_first_model([row] * 40)
+        with pytest.raises(Refused, match="since the champion was made") as refused:
+            manager.train_next_model()
+        assert refused.value.status == 409
+        with pytest.raises(Refused, match="champion already") as refused:
+            manager.initialize_first_model([row])
+        assert refused.value.status == 403
+        assert manager.status().last_model == first
+
+
 def test_managers_that_make_the_same_experiment_at_once_all_get_it(service: Service) -> None:
     def make(number: int) -> bool:
         with ExperimentManager("shared", url=str(service.api.base_url), admin_url=service.learner.url) as manager:

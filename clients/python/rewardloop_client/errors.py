@@ -5,7 +5,8 @@ RewardloopError
 ├── Rejected                the service answered 4xx; carries status, title, detail and problems
 │   ├── InvalidRequest      400 or 422: a field is wrong (`problems` says which, and the limit)
 │   ├── Unauthorized        401 or 403: no key, or one without this right
-│   ├── Refused             403 of the admin API: asked properly, but its rules say no (deploying without a verdict)
+│   ├── Refused             403 of the admin API: asked properly, but its rules say no (deploying without a verdict);
+│   │                       409, where what is needed is still to come (training before anything has matured)
 │   ├── NotFound            404: no such experiment
 │   ├── Conflict            409: the event_id was used with another body
 │   └── TooManyRequests     429

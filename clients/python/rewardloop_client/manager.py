@@ -279,7 +279,10 @@ class ExperimentManager:
     def train_next_model(self, *, wait: Literal[False]) -> Handle[str]: ...
 
     def train_next_model(self, *, wait: bool = True) -> str | Handle[str]:
-        """Learn what has matured and store the result as a candidate; gives its id. It serves nothing yet."""
+        """Learn what has matured and store the result as a candidate; gives its id. It serves nothing yet.
+
+        Raises `Refused` while nothing has matured since the champion was made; see `wait_until_matured`.
+        """
         return self._do(lambda: str(self._call("POST", "/steps/train")["model_id"]), wait)
 
     @overload
@@ -410,8 +413,8 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         body = None
     if not answer.is_success:
-        if answer.status_code == 403 and isinstance(body, dict) and body.get("title") == "Refused":
-            raise Refused(403, "Refused", str(body.get("detail")))
+        if answer.status_code in (403, 409) and isinstance(body, dict) and body.get("title") == "Refused":
+            raise Refused(answer.status_code, "Refused", str(body.get("detail")))
         if answer.status_code == 503 and isinstance(body, dict):
             raise Unavailable(f"{body.get('title')}: {body.get('detail')}")
         raise rejection(answer.status_code, body)
