@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
@@ -105,6 +106,28 @@ def test_rewards_that_arrive_do_not_shorten_the_pauses_of_a_service_that_is_down
     asyncio.run(host())
     assert 2 <= len(server.seen) <= 6  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
     assert len(caplog.records) <= len(server.seen)
+
+
+def test_an_outage_is_told_once_for_each_pause_with_the_number_of_defaults_and_when_it_is_over(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = [(503, {})]
+
+    async def host() -> AsyncRecommender:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            until = time.monotonic() + 1.2
+            while time.monotonic() < until:
+                await recommender.recommend_slots({}, ["a", "b"], defaults=["a", "b"])
+            server.script = [(200, DECISION)]
+            assert (await recommender.recommend({}, ["a", "b"], default="a")).learnable
+        return recommender
+
+    counters = asyncio.run(host()).counters
+    told = [record.message for record in caplog.records if record.name == "rewardloop_client"]
+    assert told[0].startswith("the default is shown: Unavailable") and told[-1].startswith("decisions are back")
+    assert 2 <= len(told) <= 7  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
+    counts = [int(number) for line in told for number in re.findall(r"\((\d+) since", line)]
+    assert 2 + sum(counts) == counters.defaults
 
 
 def test_slots_and_activations_never_raise_either(server: Any) -> None:

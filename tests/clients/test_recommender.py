@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from rewardloop_client import Choice, Recommender, Unavailable, wire
+from rewardloop_client.outages import Outage
 from rewardloop_client.reporting import RETRY_PAUSE_MAX_S, Pauses
 
 from tests.clients.conftest import DRIP
@@ -172,6 +174,51 @@ def test_rewards_that_arrive_do_not_shorten_the_pauses_of_a_service_that_is_down
         recommender.close(timeout_s=0.0)
     assert 2 <= asked <= 6  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
     assert len(caplog.records) <= len(server.seen)
+
+
+def test_an_outage_is_told_once_for_each_pause_with_the_number_of_defaults_and_when_it_is_over(
+    server: Any, recommender: Recommender, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = [(503, {})]
+    until = time.monotonic() + 1.2
+    while time.monotonic() < until:
+        recommender.recommend({}, ["a", "b"], default="a")
+        recommender.activate(shown())
+    server.script = [(200, DECISION)]
+    assert recommender.recommend({}, ["a", "b"], default="a").learnable
+    assert recommender.activate(shown())
+    for about, end in (
+        ("the default is shown", "decisions are back"),
+        ("an activation", "activations are taken again"),
+    ):
+        told = [record.message for record in caplog.records if record.message.startswith((about, end))]
+        first, *others, last = told
+        assert "since" not in first and all("since the last line): Unavailable" in line for line in others)
+        assert 2 <= len(told) <= 7  # after pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s
+        assert last.startswith(end)
+        counts = [int(number) for line in told for number in re.findall(r"\((\d+) since", line)]
+        assert 1 + sum(counts) == recommender.counters.defaults
+    recommender.recommend({}, ["a", "b"], default="a")
+    assert caplog.records[-1].message.startswith("activations")  # all went well: nothing more to say
+
+
+def test_a_service_that_fails_now_and_then_is_told_of_in_the_same_measure() -> None:
+    now, lines = 0.0, []
+    outage = Outage("no", "yes", clock=lambda: now)
+    with logging_that(lambda: lines.append(now)):
+        for step in range(6_000):  # a minute, a hundred questions a second, of which every fourth fails
+            now = step / 100
+            if step % 4:
+                outage.worked()
+            else:
+                outage.failed(Unavailable("later"))
+    assert len(lines) <= 2 * (60 / RETRY_PAUSE_MAX_S + 7)
+    late = 60.0 + 2 * RETRY_PAUSE_MAX_S
+    with logging_that(lambda: lines.append(now)):
+        for moment in (late, late + 0.01, late + 0.06):  # quiet since: the first one is told at once again
+            now = moment
+            outage.failed(Unavailable("later"))
+    assert lines[-2:] == [late, late + 0.06]
 
 
 def test_the_pause_that_a_service_asks_for_is_kept_up_to_the_longest_of_the_client(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from rewardloop_client import wire
 from rewardloop_client.async_client import AsyncClient
 from rewardloop_client.errors import RewardloopError
 from rewardloop_client.forks import begins_anew_when_forked
+from rewardloop_client.outages import Outage
 from rewardloop_client.recommender import DECISION_TIMEOUT_S, Choice
 from rewardloop_client.reporting import (
     BATCH_MAX,
@@ -36,8 +36,6 @@ from rewardloop_client.reporting import (
     sendable,
 )
 from rewardloop_client.types import Action
-
-log = logging.getLogger("rewardloop_client")
 
 
 class AsyncRecommender:
@@ -68,6 +66,7 @@ class AsyncRecommender:
         self._task: asyncio.Task[None] | None = None
         self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
+        self._outage, self._activations = Outage.of_decisions(), Outage.of_activations()
 
     async def __aenter__(self) -> AsyncRecommender:
         return self
@@ -94,11 +93,12 @@ class AsyncRecommender:
                 found = await self._asking.recommend(
                     context, actions, event_id=ident, excluded=excluded, deferred=deferred
                 )
-        except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
+        except Exception as error:  # whatever it is, the host's page goes on; it is counted and told
             self.counters.defaults += 1
-            log.warning("the default is shown: %s: %s", type(error).__name__, error)
+            self._outage.failed(error)
             return Choice(default, ident, learnable=False)
         self.counters.decisions += 1
+        self._outage.worked()
         return Choice.of(found)
 
     async def recommend_slots(
@@ -120,9 +120,10 @@ class AsyncRecommender:
                 )
         except Exception as error:  # as above
             self.counters.defaults += len(defaults)
-            log.warning("the defaults are shown: %s: %s", type(error).__name__, error)
+            self._outage.failed(error, len(defaults))
             return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(defaults, 1)]
         self.counters.decisions += len(found)
+        self._outage.worked()
         return [Choice.of(decision) for decision in found]
 
     async def activate(self, choice: Choice) -> bool:
@@ -133,8 +134,9 @@ class AsyncRecommender:
             async with asyncio.timeout(self._timeout_s):
                 await self._asking.activate(choice.event_id)
         except Exception as error:  # as above
-            log.warning("an activation was lost: %s: %s", type(error).__name__, error)
+            self._activations.failed(error)
             return False
+        self._activations.worked()
         return True
 
     def reward(

@@ -33,6 +33,7 @@ from rewardloop_client.client import Client
 from rewardloop_client.deadline import DeadlineTransport
 from rewardloop_client.errors import RewardloopError
 from rewardloop_client.forks import at_the_end_of_a_child, begins_anew_when_forked
+from rewardloop_client.outages import Outage
 from rewardloop_client.reporting import (
     BATCH_MAX,
     LINGER_S,
@@ -105,6 +106,7 @@ class Recommender:
         self._given_up = False
         self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
+        self._outage, self._activations = Outage.of_decisions(), Outage.of_activations()
         self._thread: threading.Thread | None = None
         self._starting = self._threadless = False
         self._ends_with_child: Callable[[], object] | None = None
@@ -160,11 +162,12 @@ class Recommender:
 
         try:
             found = self._asking.within(self._timeout_s, ask)
-        except Exception as error:  # whatever it is, the host's page goes on; it is counted and said
+        except Exception as error:  # whatever it is, the host's page goes on; it is counted and told
             self.counters.defaults += 1
-            log.warning("the default is shown: %s: %s", type(error).__name__, error)
+            self._outage.failed(error)
             return Choice(default, ident, learnable=False)
         self.counters.decisions += 1
+        self._outage.worked()
         return Choice.of(found)
 
     def recommend_slots(
@@ -189,9 +192,10 @@ class Recommender:
             found = self._asking.within(self._timeout_s, ask)
         except Exception as error:  # as above
             self.counters.defaults += len(defaults)
-            log.warning("the defaults are shown: %s: %s", type(error).__name__, error)
+            self._outage.failed(error, len(defaults))
             return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(defaults, 1)]
         self.counters.decisions += len(found)
+        self._outage.worked()
         return [Choice.of(decision) for decision in found]
 
     def activate(self, choice: Choice) -> bool:
@@ -204,8 +208,9 @@ class Recommender:
         try:
             self._asking.within(self._timeout_s, lambda client: client.activate(choice.event_id))
         except Exception as error:  # as above
-            log.warning("an activation was lost: %s: %s", type(error).__name__, error)
+            self._activations.failed(error)
             return False
+        self._activations.worked()
         return True
 
     def reward(
