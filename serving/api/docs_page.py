@@ -1,6 +1,7 @@
 """The documentation page at `/docs`: the OpenAPI document as one self-contained HTML page, without a network.
 
-Written on the server once, with no script at all, so that it can be read behind any proxy and policy.
+Written on the server once, with no script at all, so that it can be read behind any proxy and policy. Only the address
+that its commands ask is put in for each reader: the one that the page was asked at.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from html import escape
 from typing import Any
 
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+WIDTH = 90
+"""How many characters a line of a command may have before it is broken."""
+
+_ADDRESS = "http://127.0.0.1:8000"
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2563eb }
@@ -18,7 +24,8 @@ _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; padding: 2rem 1rem 6rem; max-width: 56rem }
 h1 { font-size: 1.7rem } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line) } h3 { margin-bottom: .2rem }
 a { color: var(--accent) } code, pre { font: .88em/1.5 ui-monospace, monospace; background: var(--soft) }
-code { padding: .1em .3em; border-radius: .25em } pre { padding: .8em 1em; border-radius: .5em; overflow-x: auto }
+code { padding: .1em .3em; border-radius: .25em } pre { padding: .8em 1em; border-radius: .5em }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
 pre code { background: none; padding: 0; font-size: 1em }
 table { border-collapse: collapse; width: 100%; font-size: .93em } td, th { text-align: left; vertical-align: top;
 padding: .35em .6em .35em 0; border-bottom: 1px solid var(--line) } td:first-child { white-space: nowrap }
@@ -49,6 +56,18 @@ def render_docs(document: dict[str, Any]) -> str:
     parts += [_message(name, schema) for name, schema in schemas.items()]
     parts.append("</body></html>\n")
     return "".join(parts)
+
+
+def addressed(page: str, scheme: str, host: str | None, bound: tuple[str, int | None] | None) -> str:
+    """The page with commands that ask the address it was asked at: `host` as it was sent, else where it is `bound`.
+
+    What was sent is taken only where it is a name or number with a port: it stands in a page and goes into a shell.
+    """
+    if host is None or _HOST.fullmatch(host) is None:
+        if bound is None or bound[1] is None:
+            return page
+        host = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+    return page.replace(_ADDRESS, f"{'https' if scheme == 'https' else 'http'}://{host}")
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
@@ -134,11 +153,26 @@ def _bounds(schema: dict[str, Any]) -> str:
 
 def _curl(method: str, path: str, example: Any) -> str:
     address = path.replace("{experiment}", "default").replace("{event_id}", "EVENT_ID")
-    body = json.dumps(example, ensure_ascii=False)
     return (
-        f"curl -s -X {method.upper()} http://127.0.0.1:8000{address} \\\n"
-        f"  -H 'content-type: application/json' \\\n  -d '{body}'"
+        f"curl -s -X {method.upper()} {_ADDRESS}{address} \\\n"
+        f"  -H 'content-type: application/json' \\\n  -d '{_wrapped(example, 2)}'"
     )
+
+
+def _wrapped(value: Any, indent: int) -> str:
+    """JSON on one line where it fits, else an entry a line, each of them likewise."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or indent + len(line) <= WIDTH:
+        return line
+    inner = " " * (indent + 2)
+    if isinstance(value, dict):
+        entries = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_wrapped(below, indent + 2)}" for key, below in value.items()
+        ]
+    else:
+        entries = [_wrapped(below, indent + 2) for below in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{inner}" + f",\n{inner}".join(entries) + f"\n{' ' * indent}{closing}"
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:

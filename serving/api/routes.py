@@ -11,7 +11,7 @@ from starlette.routing import Match
 
 from bandit.errors import InvalidRequest, Problem
 from serving.api.access import Headers
-from serving.api.docs_page import DOCS_POLICY, render_docs
+from serving.api.docs_page import DOCS_POLICY, addressed, render_docs
 from serving.api.endpoints import (
     ACTIVATE,
     BATCH,
@@ -38,7 +38,7 @@ def describe(api: Api) -> FastAPI:
     # no redirects: a client that follows one may send its POST again as a GET, or without its body
     app = FastAPI(title="rewardloop decision API", docs_url=None, redoc_url=None, redirect_slashes=False)
     description = document()
-    page = render_docs(description).encode()
+    page = render_docs(description)
     app.openapi = lambda: description  # type: ignore[method-assign]
 
     async def run(
@@ -108,8 +108,9 @@ def describe(api: Api) -> FastAPI:
         return await run(request, METRICS, None, api.metrics)
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": DOCS_POLICY})
+    async def docs(request: Request) -> Response:
+        asked = addressed(page, request.scope["scheme"], request.headers.get("host"), request.scope.get("server"))
+        return Response(asked, media_type="text/html; charset=utf-8", headers={"content-security-policy": DOCS_POLICY})
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:

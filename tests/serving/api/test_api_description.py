@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bandit.settings import Limits
+from serving.api.docs_page import WIDTH, addressed, render_docs
 from serving.api.openapi import document
 from tests.serving.api.support import make_experiment, run, served
 
@@ -133,6 +136,45 @@ def test_the_page_needs_no_network_and_names_every_field(tmp_path: Path) -> None
                     assert f"<code>{field}</code>" in page.text
             for limit in ("body_bytes_max", "batch_items_max", "batch_bytes_max", "features_max", "slots_max"):
                 assert f"limits.{limit}" in page.text
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1:25001", "http://127.0.0.1:25001"),
+        ("localhost", "http://localhost"),
+        ("[::1]:25001", "http://[::1]:25001"),
+        ("<script>", "http://127.0.0.1:9"),
+        ("a; rm -rf ~", "http://127.0.0.1:9"),
+        ("$(id):80", "http://127.0.0.1:9"),
+        (None, "http://127.0.0.1:9"),
+    ],
+)
+def test_commands_of_the_page_ask_the_address_that_the_page_was_asked_at(host: str | None, address: str) -> None:
+    page = addressed(render_docs(document()), "http", host, ("127.0.0.1", 9))
+    asked = re.findall(r"curl -s -X \w+ (\S+?)/(?:v1|personalizer)/", page)
+    assert len(asked) >= 5 and set(asked) == {address}
+
+
+def test_commands_of_the_page_are_the_examples_in_lines_that_can_be_read_at_once(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            page = await client.get("/docs", headers={"host": "localhost:25001"})
+            assert "curl -s -X POST http://localhost:25001/v1/experiments/default/recommend" in page.text
+            found = [html.unescape(body) for body in re.findall(r"-d &#x27;(.*?)&#x27;</code>", page.text, re.S)]
+            examples = [
+                operation["requestBody"]["content"]["application/json"]["example"]
+                for methods in document()["paths"].values()
+                for operation in methods.values()
+                if "example" in operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            ]
+            for example in examples:
+                assert example in [json.loads(body) for body in found]
+            assert max(len(line) for body in found for line in body.splitlines()) <= WIDTH
 
     run(scenario())
 
