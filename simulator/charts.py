@@ -21,6 +21,7 @@ from simulator.runner import Run
 
 SHARES_MAX = 9
 _SKIP = 20  # the very first rolling means rest on a handful of rewards and only flicker
+_PLOT, _PLOT_OF_TWO = 5.25, 3.5  # inches of a plot's width; of two less, since a page shrinks a wide picture
 _LETTER = 0.083  # inches of a label, besides what its number takes
 _ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each letter in it
 _ENTRY_LINE = 0.2  # inches of a line of the legend
@@ -58,7 +59,8 @@ def comparison_picture(
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     longest = max(len(fixed_label), *(len(series.label) for panel in panels for series in panel.series))
-    cell = max(7.3, 6.6 + _LETTER * longest)
+    plot = _PLOT if columns == 1 else _PLOT_OF_TWO
+    cell = plot + max(2.05, 1.35 + _LETTER * longest)
     width, height = 0.7 + cell * columns, 1.0 + 5.7 * rows
     figure = style.new_figure(width, height)
     figure.text(0.25 / width, 1 - 0.42 / height, title, fontsize=15, fontweight="bold", color=style.INK)
@@ -66,8 +68,8 @@ def comparison_picture(
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         left, top = 0.7 + cell * column, height - 1.35 - 5.7 * row
-        above: Any = figure.add_axes((left / width, (top - 2.95) / height, 5.25 / width, 2.95 / height))
-        below: Any = figure.add_axes((left / width, (top - 4.85) / height, 5.25 / width, 1.6 / height), sharex=above)
+        above: Any = figure.add_axes((left / width, (top - 2.95) / height, plot / width, 2.95 / height))
+        below: Any = figure.add_axes((left / width, (top - 4.85) / height, plot / width, 1.6 / height), sharex=above)
         _draw_panel(above, below, panel, lines, fixed_label, first=column == 0)
     return style.save(figure, path)
 
