@@ -37,7 +37,7 @@ def scratch_folder(room_bytes: int = ROOM_BYTES, *, otherwise: Path | None = Non
     parent = IN_MEMORY if roomy else otherwise or Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as name:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
         lock = FileLock(Path(name) / _LOCK)
         lock.acquire()
         try:

@@ -1,9 +1,13 @@
 """Scratch folders: in memory where there is room, gone when left, and gone some day when their owner was killed."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bandit.scratch import PREFIX, scratch_folder
 
@@ -13,6 +17,19 @@ def test_a_folder_is_gone_with_what_is_in_it_when_it_is_left(tmp_path: Path) -> 
         (folder / "rows.ndjson").write_text("{}")
         assert folder.parent == tmp_path
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_process_clears_at_the_same_time_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_empty(*place: Any, **named: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, "its lock is there again", *place)
+
+    with monkeypatch.context() as patched, scratch_folder(10**18, otherwise=tmp_path) as folder:
+        patched.setattr(os, "rmdir", not_empty)
+    os.utime(folder, (0, 0))
+    with scratch_folder(10**18, otherwise=tmp_path) as other:
+        assert list(tmp_path.iterdir()) == [other]
 
 
 def test_the_folder_of_a_killed_owner_goes_when_the_next_is_made_and_a_living_ones_stays(tmp_path: Path) -> None:
