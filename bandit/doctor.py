@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from bandit.errors import CorruptLog, CorruptModel, NotFound, RewardloopError
+from bandit.errors import CorruptLog, CorruptModel, CorruptSecret, NotFound, RewardloopError
 from bandit.eventlog.heartbeat import (
     AHEAD_S_MAX,
     last_heartbeats,
@@ -147,8 +147,13 @@ def check_settings(experiment: Experiment, findings: Findings) -> None:
             experiment.catalogue(version.catalogue_version)
         except RewardloopError as error:
             findings.wrong("settings", f"settings version {version.version}: {error}", "restore it from a backup")
-    mode = experiment.paths.secret.stat().st_mode & 0o777
-    if mode & 0o077:
+    try:
+        experiment.secret  # noqa: B018 - reading checks it
+    except CorruptSecret as error:
+        what, _, cure = str(error).partition("; ")
+        findings.wrong("settings", f"{what}, so no worker that starts can decide", cure)
+        return
+    if experiment.paths.secret.stat().st_mode & 0o077:
         findings.note("settings", "the file `secret` can be read by others", f"chmod 600 {experiment.paths.secret}")
 
 
@@ -156,6 +161,10 @@ def check_replays(experiment: Experiment, registry: ModelRegistry, findings: Fin
     """Make the newest `limit` decisions again: action, probability and pmf must be the logged ones, bit for bit."""
     policies: dict[str, VWPolicy | None] = {}
     different: dict[str, int] = defaultdict(int)
+    try:
+        secret = experiment.secret
+    except CorruptSecret:
+        return  # `check_settings` has said so
     try:
         for event in _newest_decisions(experiment.paths, limit):
             actions = offered_actions(event, lambda version: _catalogue(experiment, version))
@@ -168,7 +177,7 @@ def check_replays(experiment: Experiment, registry: ModelRegistry, findings: Fin
                 actions=actions,
                 policy=policy,
                 settings=experiment.settings_of(event.settings_version),
-                secret=experiment.secret,
+                secret=secret,
                 trial=_policy(registry, policies, event.trial_model_id) if event.trial_model_id else None,
             )
             if again is None:

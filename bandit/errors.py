@@ -13,6 +13,7 @@
     ├── DurabilityLost          a write or sync failed; nothing may be acknowledged any more (503)
     ├── CorruptLog              a sealed segment does not match its checksums
     ├── CorruptModel            a model's files do not match its manifest, or its canaries
+    ├── CorruptSecret           the key of an experiment's draws is missing or not whole; nothing is drawn (503)
     ├── TrainingFailed          the training process ended without a usable model
     └── Busy                    another process holds the lock (a second learner, a migration)
 
@@ -115,6 +116,10 @@ class CorruptModel(RewardloopError):
             f"{file} has version {version}, and this release reads {read}; "
             "after `rewardloop models unset` the next run learns the whole log anew"
         )
+
+
+class CorruptSecret(RewardloopError):
+    """The key of an experiment's draws is missing, or not what was made: without it draws could be steered."""
 
 
 class TrainingFailed(RewardloopError):

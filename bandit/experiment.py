@@ -6,6 +6,7 @@ own. Changes happen under one lock, by atomic replacement; nothing here is ever 
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from bandit.errors import Conflict, InvalidSettings, NotFound
+from bandit.errors import Conflict, CorruptSecret, InvalidSettings, NotFound
 from bandit.files import fsync_directory, locked, write_atomically
 from bandit.settings import (
     ExperimentSettings,
@@ -24,6 +25,13 @@ from bandit.settings import (
     settings_to_dict,
 )
 from bandit.types import Action
+
+SECRET_BYTES = 32
+_SECRET_CURE = (
+    "restore it from a backup; without one put what `openssl rand -hex 32` prints into it: "
+    "decisions so far cannot be made again then"
+)
+_SECRET = re.compile(rf"[0-9a-fA-F]{{{2 * SECRET_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,13 @@ class Experiment:
         now: datetime,
         secret: bytes | None = None,
     ) -> Experiment:
-        """Make a new experiment with version 1 of its settings; raises `Conflict` when the name is taken."""
+        """Make a new experiment with version 1 of its settings; raises `Conflict` when the name is taken.
+
+        Raises ValueError for a `secret` that is not `SECRET_BYTES` long.
+        """
+        secret = secrets.token_bytes(SECRET_BYTES) if secret is None else secret
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"the secret of an experiment has {SECRET_BYTES} bytes")
         paths = ExperimentPaths(data_dir / "experiments" / check_experiment_name(name))
         paths.root.mkdir(parents=True, exist_ok=True)
         with locked(paths.lock):
@@ -153,7 +167,7 @@ class Experiment:
                 paths.challengers,
             ):
                 folder.mkdir(exist_ok=True)
-            write_atomically(paths.secret, (secret or secrets.token_bytes(32)).hex().encode(), mode=0o600)
+            write_atomically(paths.secret, secret.hex().encode(), mode=0o600)
             version = _new_version(paths, None, settings, now)
             _write(paths, _ExperimentFile(name=name, created_at=now, versions=[version]))
             fsync_directory(paths.root.parent)
@@ -247,8 +261,16 @@ class Experiment:
 
     @property
     def secret(self) -> bytes:
-        """The key of the draws (32 bytes)."""
-        return bytes.fromhex(self.paths.secret.read_text().strip())
+        """The key of the draws; raises `CorruptSecret` when the file does not hold one as `create` writes it."""
+        try:
+            text = self.paths.secret.read_bytes().decode("ascii", "replace").strip()
+        except OSError as error:
+            raise CorruptSecret(f"the file `secret` cannot be read ({error.strerror}); {_SECRET_CURE}") from None
+        if not _SECRET.fullmatch(text):
+            raise CorruptSecret(
+                f"the file `secret` does not hold {2 * SECRET_BYTES} hexadecimal digits; {_SECRET_CURE}"
+            )
+        return bytes.fromhex(text)
 
     def _take(self, file: _ExperimentFile, seen: tuple[int, ...]) -> None:
         self._file, self._checked, self._seen = file, {}, seen
@@ -261,7 +283,7 @@ class Experiment:
     def _read(self) -> _ExperimentFile:
         try:
             return msgspec.json.decode(self.paths.settings.read_bytes(), type=_ExperimentFile)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidSettings("experiment.json", f"cannot be read ({error}); restore it from a backup") from None
 
 

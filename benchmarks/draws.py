@@ -16,7 +16,7 @@ from typing import get_args
 
 from scipy.stats import chi2
 
-from bandit.experiment import Experiment
+from bandit.experiment import SECRET_BYTES, Experiment
 from bandit.registry import ModelRegistry, Trial
 from bandit.settings import Algorithm
 from bandit.types import SLICE_CONTROL
@@ -44,7 +44,7 @@ def draw(algorithm: str, shape: str, draws: int, seed: int = 0) -> dict[str, flo
             "exploration": {"algorithm": algorithm, "epsilon": 0.2},
             "serving": {"control_fraction": FRACTION, "control_policy": "uniform", "trial_share": TRIAL_SHARE},
         }
-        secret = f"{algorithm} {shape} {seed}".encode()
+        secret = f"{algorithm} {shape} {seed}".encode().ljust(SECRET_BYTES, b"\0")
         experiment = train(Path(folder), "default", settings, lambda rng: CATALOGUE, secret=secret)
         if shape == "trial":
             put_on_trial(experiment)

@@ -113,7 +113,7 @@ class Hosting:
         self.writer_id = writer_id
         self.clock = clock
         self.hosted: dict[str, Hosted] = {}
-        self.unopened: dict[str, str] = {}
+        self.unopened: dict[str, Exception] = {}
         self._durable = durable
         self._also = also
         self._task: asyncio.Task[None] | None = None
@@ -196,9 +196,9 @@ class Hosting:
         try:
             server = await asyncio.to_thread(make)
         except Exception as error:  # whatever it was: the others are opened all the same
-            if self.unopened.get(name) != str(error):
+            if str(self.unopened.get(name)) != str(error):  # said once, not at every look
                 _tell(error, "experiment %s cannot be opened: %s", name)
-            self.unopened[name] = str(error)
+            self.unopened[name] = error
             return
         self.unopened.pop(name, None)
         self.hosted[name] = Hosted(server, CommitWaiter(server, asyncio.get_running_loop()))
@@ -252,6 +252,7 @@ def readiness(hosting: Hosting) -> tuple[bool, dict[str, Any]]:
             experiments[name]["fallback"] = model.fallback
         if lost:
             experiments[name]["reason"] = "the event log cannot be written; nothing is acknowledged until it can"
-    for name in sorted(hosting.unopened):
-        experiments[name] = {"ready": False, "reason": "the experiment cannot be opened"}
+    for name, error in sorted(hosting.unopened.items()):
+        why = error if isinstance(error, RewardloopError) else "the server's log says why"
+        experiments[name] = {"ready": False, "reason": f"the experiment cannot be opened: {why}"}
     return ready, {"ready": ready, "experiments": experiments}

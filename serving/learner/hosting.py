@@ -23,7 +23,7 @@ from pathlib import Path
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from bandit.errors import Busy, NotFound
+from bandit.errors import Busy, CorruptSecret, NotFound
 from bandit.experiment import Experiment
 from serving.learner.address import COMMAND_S, address_path, take_lock
 from serving.learner.clock_watch import CLOCK, STEADY_S, Boot, ClockWatch, this_boot
@@ -207,11 +207,15 @@ class LearnerService:
             return
         try:
             cycle.tick()
-            self.failures.pop(name, None)
             due = cycle.due() is not None
         except Exception as error:  # a full disk inside DuckDB, say: told in /readyz and status, tried again next time
             self._failed(name, error)
             return
+        try:
+            cycle.workspace.experiment.secret  # noqa: B018 - reading checks it
+            self.failures.pop(name, None)
+        except CorruptSecret as error:  # workers that start do not decide; what those that run have logged is learnt
+            self._failed(name, error)
         if due and (run is None or run.done()) and not self._stopping.is_set():
             self._runs[name] = self._runners.submit(self._run, name)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bandit import experiment as experiments
+from bandit.errors import CorruptSecret
 from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings, merge_settings
 
@@ -54,3 +55,16 @@ def test_a_change_that_lands_while_an_experiment_is_opened_is_seen(
     assert opened.refresh()
     assert opened.settings.rewards.window_s == 7.0
     assert not opened.refresh()
+
+
+@pytest.mark.parametrize("held", ["", "abc", "00" * 31, "00" * 33, "0" * 63 + "g", "00" * 31 + "é0", None])
+def test_a_secret_is_as_long_as_it_is_made_or_none(tmp_path: Path, held: str | None) -> None:
+    experiment = Experiment.create(tmp_path, "test", ExperimentSettings(), now=NOW)
+    assert len(experiment.secret) == experiments.SECRET_BYTES
+    path = experiment.paths.secret
+    path.unlink() if held is None else path.write_text(held)
+    with pytest.raises(CorruptSecret, match="restore it from a backup"):
+        experiment.secret  # noqa: B018
+    for other in (b"", b"0" * 31):
+        with pytest.raises(ValueError, match="32 bytes"):
+            Experiment.create(tmp_path, "other", ExperimentSettings(), now=NOW, secret=other)

@@ -222,6 +222,18 @@ def test_a_log_that_is_ahead_of_the_clock_is_told_with_its_end_and_what_can_be_d
     assert told["cure"].startswith(f"if the clock of this machine is behind, set it right; if it is right, {cure}")
 
 
+@pytest.mark.parametrize("held", ["", "abc", None])
+def test_a_damaged_secret_is_told_and_everything_else_is_looked_at(data_dir: Path, held: str | None) -> None:
+    path = paths_of(data_dir).secret
+    path.unlink() if held is None else path.write_text(held)
+    _tear_the_pointer(data_dir)
+    answer = _examine(data_dir)
+    secret, pointer = list(_wrong(answer))[:2]
+    assert secret.startswith("settings: the file `secret` ") and secret.endswith("no worker that starts can decide")
+    assert pointer.startswith("models: champion.json cannot be read")
+    assert answer["checked"]["interactions"] == 240 and "replays" not in answer["checked"]
+
+
 def test_a_segment_that_the_database_cannot_read_is_named_before_and_after_it_is_set_aside(data_dir: Path) -> None:
     experiment = Experiment.open(data_dir, "test")
     write(experiment, [decision("slot", 0, slot=2**31)], "w8")

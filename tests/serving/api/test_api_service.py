@@ -216,10 +216,9 @@ def test_an_experiment_that_cannot_be_opened_does_not_keep_the_others_from_being
             assert refused.status_code == 503 and refused.json()["type"].endswith("unavailable")
             ready = await client.get("/readyz")
             assert ready.status_code == 503
-            assert ready.json()["experiments"]["broken"] == {
-                "ready": False,
-                "reason": "the experiment cannot be opened",
-            }
+            told = ready.json()["experiments"]["broken"]
+            assert told["ready"] is False
+            assert told["reason"].startswith("the experiment cannot be opened: experiment.json: cannot be read (")
             broken.paths.settings.write_bytes(whole)
             await until(lambda: "broken" in app.api.hosting.hosted)
             assert (await client.post("/v1/experiments/broken/recommend", json=QUESTION)).status_code == 200
@@ -229,6 +228,36 @@ def test_an_experiment_that_cannot_be_opened_does_not_keep_the_others_from_being
             server = app.api.hosting.get("broken").server
             await until(lambda: server.counters.counts["poll_errors"] > 0)
             assert (await client.post("/v1/experiments/broken/recommend", json=QUESTION)).status_code == 200
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("held", [b"", b"000", b"00" * 31, b"00" * 33, b"zz" * 32, b"\xff" * 64, None])
+def test_without_its_whole_secret_no_decision_is_made_until_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, held: bytes | None
+) -> None:
+    path = make_experiment(tmp_path, actions=SEVEN).paths.secret
+    whole = path.read_bytes()
+    path.unlink() if held is None else path.write_bytes(held)
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, app):
+            for _ in range(3):
+                await app.api.hosting.look()
+            refused = await client.post(URL, json=QUESTION)
+            assert refused.status_code == 503 and refused.json()["type"].endswith("unavailable")
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503
+            reason = ready.json()["experiments"]["default"]["reason"]
+            assert reason.startswith("the experiment cannot be opened: the file `secret` ")
+            assert reason.endswith("decisions so far cannot be made again then")
+            (line,) = caplog.records
+            assert "the file `secret` " in line.getMessage() and line.exc_info is None
+            path.write_bytes(whole)
+            await until(lambda: "default" in app.api.hosting.hosted)
+            assert (await client.post(URL, json=QUESTION)).status_code == 200
+            path.write_bytes(b"")  # a worker that runs knows it, and goes on
+            assert (await client.post(URL, json=QUESTION)).status_code == 200
 
     run(scenario())
 
