@@ -238,7 +238,11 @@ def _check_writers(paths: ExperimentPaths, findings: Findings, *, now: datetime)
     findings.count("live_writers", len(live))
     for segment in open_segments(paths.events):
         if parse_segment_name(segment)[0] not in live:
-            findings.note("log", f"events/{segment.name} was left open by a dead writer", "the learner recovers it")
+            findings.note(
+                "log",
+                f"events/{segment.name} was left open by its writer, which has died or can write no more",
+                "the learner recovers it",
+            )
     for writer_id in live:
         heartbeat = read_heartbeat(paths, writer_id)
         if heartbeat is None:

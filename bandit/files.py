@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors of a file that cannot grow: the disk is full, or a quota or the limit of the process is used up."""
 
+NO_WRITE = NO_ROOM | {errno.EROFS, errno.EIO}
+"""The errors of a disk that takes nothing at all: it has no room, is read-only, or broken."""
+
 _PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,126}")
 
 PIECE_BYTES = 4 * 1024**2

@@ -9,6 +9,7 @@ one that is logged.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -21,6 +22,7 @@ from bandit.errors import Busy, DurabilityLost, InvalidRequest
 from bandit.eventlog import EventLogWriter, Heartbeat, beat, try_disk
 from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
+from bandit.files import NO_WRITE
 from bandit.registry import ModelRegistry
 from bandit.settings import Limits
 from bandit.types import SLICE_CONTROL, SLOT_FEATURE, Action, Policy
@@ -67,6 +69,7 @@ class ExperimentServer:
         self._reused = reused
         self._revivals = 0
         self._beating = threading.Lock()
+        self._refusal: str | None = None
         self._state = self._load(None)
         self._known = KnownActions(self.limits)
         self.writer = self._open_log(writer_id)
@@ -240,17 +243,28 @@ class ExperimentServer:
         log.warning("experiment %s writes its log again", self.name)
         return True
 
+    @property
+    def not_durable(self) -> str | None:
+        """Why nothing can be acknowledged, as far as is known, None where all is well.
+
+        Known is what the log or the last heartbeat met with: a worker that nobody asks writes nothing else.
+        """
+        if self.writer.failed:
+            return "the event log cannot be written; nothing is acknowledged until it can"
+        if self._refusal is not None:
+            return f"the disk takes no heartbeat ({self._refusal}); nothing may be acknowledged until it does"
+        return None
+
     def heartbeat(self) -> Heartbeat:
         """Write this worker's sign of life and return it; raises `OSError`."""
         with self._beating:
-            state = self._state
-            heartbeat = self.writer.heartbeat(
-                settings_version=state.settings_version,
-                model_id=state.model.model_id,
-                canary_digest=state.model.canary_digest,
-                counters=self._flat_counters(state),
-            )
-            beat(self.experiment.paths, heartbeat)
+            heartbeat = self._sign_of_life(ready=True)  # whoever reads it knows that it could be written
+            try:
+                beat(self.experiment.paths, heartbeat)
+            except OSError as error:
+                self._refusal = os.strerror(error.errno) if error.errno in NO_WRITE else None
+                raise
+            self._refusal = None
         return heartbeat
 
     def close(self) -> None:
@@ -270,10 +284,19 @@ class ExperimentServer:
     def _beat_after_seal(self) -> None:
         self.heartbeat()
 
-    def _flat_counters(self, state: State) -> dict[str, float]:
+    def _sign_of_life(self, *, ready: bool) -> Heartbeat:
+        state = self._state
+        return self.writer.heartbeat(
+            settings_version=state.settings_version,
+            model_id=state.model.model_id,
+            canary_digest=state.model.canary_digest,
+            counters=self._flat_counters(state, ready=ready),
+        )
+
+    def _flat_counters(self, state: State, *, ready: bool) -> dict[str, float]:
         flat = self.counters.flat()
         flat["memory_ids"] = len(self.memory)
-        flat["ready"] = float(not self.writer.failed)
+        flat["ready"] = float(ready)
         flat["fallback"] = float(state.model.fallback is not None)
         flat["trial"] = float(state.trial is not None and state.trial.policy is not None)
         if state.trial is not None:

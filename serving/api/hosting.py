@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bandit.errors import NotFound, RewardloopError
+from bandit.errors import DurabilityLost, NotFound, RewardloopError
 from bandit.eventlog import Heartbeat, live_heartbeats
 from bandit.events import DecisionEvent, Event
 from bandit.experiment import Experiment
@@ -223,7 +223,7 @@ class Hosting:
                 await asyncio.to_thread(server.heartbeat)
             except OSError as error:
                 server.counters.add("poll_errors")
-                log.error("experiment %s: the heartbeat cannot be written: %s", server.name, error)
+                log.error("experiment %s: the heartbeat cannot be written: %s", server.name, error.strerror)
 
 
 def _tell(error: Exception, message: str, name: str) -> None:
@@ -238,10 +238,10 @@ def readiness(hosting: Hosting) -> tuple[bool, dict[str, Any]]:
     ready = not hosting.unopened
     for name, hosted in sorted(hosting.hosted.items()):
         model = hosted.server.state.model
-        lost = hosted.server.writer.failed
-        ready = ready and not lost
+        lost = hosted.server.not_durable
+        ready = ready and lost is None
         experiments[name] = {
-            "ready": not lost,
+            "ready": lost is None,
             "serving": model.status,
             "model_id": model.model_id,
             "champion": model.champion.model_id if model.champion else None,
@@ -250,9 +250,11 @@ def readiness(hosting: Hosting) -> tuple[bool, dict[str, Any]]:
         }
         if model.fallback is not None:
             experiments[name]["fallback"] = model.fallback
-        if lost:
-            experiments[name]["reason"] = "the event log cannot be written; nothing is acknowledged until it can"
+        if lost is not None:
+            experiments[name]["reason"] = lost
     for name, error in sorted(hosting.unopened.items()):
-        why = error if isinstance(error, RewardloopError) else "the server's log says why"
+        # a lost disk is told with paths, which are nobody's business here
+        tells = isinstance(error, RewardloopError) and not isinstance(error, DurabilityLost)
+        why = error if tells else "the server's log says why"
         experiments[name] = {"ready": False, "reason": f"the experiment cannot be opened: {why}"}
     return ready, {"ready": ready, "experiments": experiments}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import duckdb
 import pytest
 
 from bandit.eventlog import Heartbeat, beat, verify_segment
+from bandit.eventlog.open_segment import OpenSegment
 from bandit.eventlog.segment import seal_line, whole_commits
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
@@ -232,6 +234,40 @@ def test_a_damaged_secret_is_told_and_everything_else_is_looked_at(data_dir: Pat
     assert secret.startswith("settings: the file `secret` ") and secret.endswith("no worker that starts can decide")
     assert pointer.startswith("models: champion.json cannot be read")
     assert answer["checked"]["interactions"] == 240 and "replays" not in answer["checked"]
+
+
+@pytest.mark.parametrize(
+    ("free", "files", "told"),
+    [
+        (0, 10, "WRONG the disk has 0.0 MiB left"),
+        (1023, 10, "WRONG the disk has 4.0 MiB left"),
+        (2**20, 0, "WRONG the disk has 4096.0 MiB left and no room for a new file"),
+        (2**18, 10, "note the disk has 1.0 GiB left"),
+        (2**23, 10, None),
+    ],
+)
+def test_a_disk_that_takes_no_more_commits_is_wrong_and_one_that_fills_up_worth_knowing(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, free: int, files: int, told: str | None
+) -> None:
+    asked = os.statvfs_result((4096, 4096, 2**24, free, free, 1000, files, files, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: asked)
+    answer = _examine(data_dir, replays=0)
+    found = [finding for finding in answer["findings"] if "the disk" in finding["what"]]
+    assert [f"{'WRONG' if each['wrong'] else 'note'} {each['what']}" for each in found] == ([told] if told else [])
+    assert answer["healthy"] == (told is None or told.startswith("note"))
+
+
+def test_a_segment_whose_writer_holds_no_lock_is_not_said_to_be_of_a_dead_one(data_dir: Path) -> None:
+    segment = OpenSegment(paths_of(data_dir).events, "w9", 1, opened_at=now(), durable=False)
+    segment.commit(b"", 0)
+    segment.abandon()  # as a writer does whose disk is full
+    told = [finding for finding in _examine(data_dir, replays=0)["findings"] if "w9" in finding["what"]]
+    assert [(each["what"], each["cure"]) for each in told] == [
+        (
+            "events/w9-00000001.open was left open by its writer, which has died or can write no more",
+            "the learner recovers it",
+        )
+    ]
 
 
 def test_a_segment_that_the_database_cannot_read_is_named_before_and_after_it_is_set_aside(data_dir: Path) -> None:

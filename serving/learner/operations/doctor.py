@@ -7,7 +7,7 @@ quarantined ones go back into the log.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +20,8 @@ from bandit.eventlog import quarantine_segment, verify_segment
 from bandit.eventlog.recovery import salvage_segment
 from bandit.eventlog.segment import segment_name
 from bandit.eventlog.survey import sealed_segments
+from bandit.eventlog.writer import COMMIT_BYTES_MAX
+from bandit.experiment import ExperimentPaths
 from evaluation.certificate import made_by_other_rules, verify_certificate
 from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
@@ -62,11 +64,7 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     except DATABASE_ERRORS as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         findings.wrong("database", f"it cannot be read: {first}", REBUILD)
-    usage = shutil.disk_usage(experiment.paths.root)
-    if usage.free < FREE_FRACTION_MIN * usage.total:
-        findings.note(
-            "log", f"the disk has {usage.free / 2**30:.1f} GiB left", "nothing is acknowledged once it is full"
-        )
+    _check_disk(experiment.paths, findings)
     return {
         "experiment": experiment.name,
         "healthy": findings.healthy,
@@ -94,6 +92,18 @@ def _repair(workspace: Workspace, findings: Findings) -> None:
         findings.note(
             "log", f"{saved.events} event(s) of {damaged.name} are back in the log, {saved.cut_bytes} bytes are not"
         )
+
+
+def _check_disk(paths: ExperimentPaths, findings: Findings) -> None:
+    """Whether the disk takes one more commit of the log, and a file for it."""
+    disk = os.statvfs(paths.root)
+    free = disk.f_bavail * disk.f_frsize
+    no_file = " and no room for a new file" if disk.f_files and not disk.f_favail else ""  # some count none
+    if free < COMMIT_BYTES_MAX or no_file:
+        what = f"the disk has {free / 2**20:.1f} MiB left{no_file}"
+        findings.wrong("log", what, "make room: nothing is acknowledged once it is full")
+    elif free < FREE_FRACTION_MIN * disk.f_blocks * disk.f_frsize:
+        findings.note("log", f"the disk has {free / 2**30:.1f} GiB left", "nothing is acknowledged once it is full")
 
 
 def _check_clock(workspace: Workspace, findings: Findings) -> None:

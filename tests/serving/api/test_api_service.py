@@ -381,6 +381,26 @@ def test_a_full_disk_means_503_and_unready_until_there_is_room_and_nothing_ackno
     assert experiment.name == "default"
 
 
+def test_a_worker_that_nobody_asks_notices_a_full_disk_and_that_there_is_room_again(tmp_path: Path) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+    port = free_port()
+    with (
+        worker(tmp_path, port) as process,
+        httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        assert client.get("/readyz").status_code == 200
+        before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        wait_for(lambda: client.get("/readyz").status_code == 503, process, 5)
+        told = client.get("/readyz").json()["experiments"]["default"]
+        assert told["ready"] is False
+        assert (
+            told["reason"] == "the disk takes no heartbeat (File too large); nothing may be acknowledged until it does"
+        )
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+        wait_for(lambda: client.get("/readyz").status_code == 200, process, 5)
+        assert client.post(URL, json=QUESTION).status_code == 200
+
+
 @pytest.mark.parametrize("broken", ["prepare", "heartbeat"])
 def test_an_experiment_with_a_fault_that_nobody_foresaw_stops_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, broken: str
