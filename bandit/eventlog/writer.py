@@ -229,15 +229,17 @@ class EventLogWriter:
         model_id: str | None = None,
         canary_digest: str | None = None,
         counters: dict[str, float] | None = None,
+        follow: bool = True,
     ) -> Heartbeat:
         """This writer's heartbeat now, to be handed to `beat`; the log's own counters are added as `log_…`.
 
         From here on it stamps nothing before what any other writer of the experiment has reported: of two that
         disagree, one would find the rewards of the other's decisions late. It follows none that is more than
         `AHEAD_S_MAX` ahead of its own clock: it would stand still with it, as long as that one's clock had jumped.
-        Raises `OSError`.
+        Raises `OSError`. Without `follow` it reads nothing of the others, and must not be handed on to them.
         """
-        self._keep_up()
+        if follow:
+            self._keep_up()
         own = {f"log_{name}": value for name, value in self.counters.as_dict().items()}
         own["log_queue_depth"] = float(self._queued_events)
         complete_until = self.complete_until()

@@ -258,7 +258,7 @@ class ExperimentServer:
     def heartbeat(self) -> Heartbeat:
         """Write this worker's sign of life and return it; raises `OSError`."""
         with self._beating:
-            heartbeat = self._sign_of_life(ready=True)  # whoever reads it knows that it could be written
+            heartbeat = self._sign_of_life(written=True)
             try:
                 beat(self.experiment.paths, heartbeat)
             except OSError as error:
@@ -266,6 +266,16 @@ class ExperimentServer:
                 raise
             self._refusal = None
         return heartbeat
+
+    def told(self) -> Heartbeat:
+        """This worker's sign of life, written if the disk takes it, else as it is in memory, and then not ready."""
+        if not self.writer.failed:
+            try:
+                return self.heartbeat()
+            except OSError:
+                self.counters.add("poll_errors")
+        with self._beating:
+            return self._sign_of_life(written=False)
 
     def close(self) -> None:
         """Seal the log, say so in a last heartbeat and release the model."""
@@ -284,13 +294,15 @@ class ExperimentServer:
     def _beat_after_seal(self) -> None:
         self.heartbeat()
 
-    def _sign_of_life(self, *, ready: bool) -> Heartbeat:
+    def _sign_of_life(self, *, written: bool) -> Heartbeat:
+        """The heartbeat to be written, which whoever reads it knows was possible, or that of a disk that takes none."""
         state = self._state
         return self.writer.heartbeat(
+            follow=written,
             settings_version=state.settings_version,
             model_id=state.model.model_id,
             canary_digest=state.model.canary_digest,
-            counters=self._flat_counters(state, ready=ready),
+            counters=self._flat_counters(state, ready=written),
         )
 
     def _flat_counters(self, state: State, *, ready: bool) -> dict[str, float]:

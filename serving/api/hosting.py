@@ -159,15 +159,20 @@ class Hosting:
                 _tell(error, "experiment %s: a look at it failed: %s", hosted.server.name)
 
     async def heartbeats(self) -> dict[str, Sequence[Heartbeat]]:
-        """Fresh heartbeats of all live writers, by experiment."""
+        """This worker's heartbeat and those of all live writers, by experiment, whatever the disk does."""
         return await asyncio.to_thread(self._heartbeats)
 
     def _heartbeats(self) -> dict[str, Sequence[Heartbeat]]:
         found: dict[str, Sequence[Heartbeat]] = {}
         for name, hosted in list(self.hosted.items()):
-            if not hosted.server.writer.failed:
-                hosted.server.heartbeat()
-            found[name] = live_heartbeats(hosted.server.experiment.paths)
+            own = hosted.server.told()
+            try:
+                living = live_heartbeats(hosted.server.experiment.paths)
+            except OSError:  # nothing is known of the others then
+                hosted.server.counters.add("poll_errors")
+                living = []
+            beats = {beat.writer_id: beat for beat in (*living, own)}
+            found[name] = [beats[writer_id] for writer_id in sorted(beats)]
         return found
 
     async def _follow(self) -> None:

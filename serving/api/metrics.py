@@ -1,7 +1,8 @@
 """Prometheus metrics of all workers, told by whichever worker is asked.
 
 Every worker's counters travel with its heartbeat; the asked worker writes its own heartbeat first and then
-reads all of them, so two scrapes answered by different workers never see a counter go back. Each worker is a
+reads all of them, so two scrapes answered by different workers never see a counter go back. Where the disk takes no
+heartbeat it tells its own from memory, and what the others wrote last, as not ready once that is old. Each worker is a
 label of its own: sums over workers are the reader's, and a restarted worker is an ordinary counter reset. Where
 several services share a directory the workers of the later ones are `w0-2`, `w0-3` …: no series is told twice.
 """
@@ -10,12 +11,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+
+import msgspec
 
 from bandit.eventlog import Heartbeat
 from serving.api.counters import LATENCY_EDGES_S
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+SILENT_S_MAX = 5.0
+"""A living worker whose heartbeat is older than this cannot write one."""
 
 _COUNTERS = {
     "decisions": ("rewardloop_decisions_total", "Decisions that are on disk."),
@@ -55,6 +61,7 @@ _GAUGES = {
 def render(heartbeats: dict[str, Sequence[Heartbeat]], now: datetime) -> bytes:
     """The exposition text out of the live workers' heartbeats by experiment."""
     workers: list[tuple[str, Heartbeat]] = []
+    silent_before = now - timedelta(seconds=SILENT_S_MAX)
     for experiment, beats in sorted(heartbeats.items()):
         names: Counter[str] = Counter()
         for beat in beats:
@@ -62,6 +69,8 @@ def render(heartbeats: dict[str, Sequence[Heartbeat]], now: datetime) -> bytes:
                 name = beat.writer_id.partition("-")[0]
                 names[name] += 1
                 shown = name if names[name] == 1 else f"{name}-{names[name]}"
+                if beat.at < silent_before:
+                    beat = msgspec.structs.replace(beat, counters=beat.counters | {"ready": 0.0})
                 workers.append((f'experiment="{experiment}",worker="{shown}"', beat))
     lines: list[str] = []
     for key, (name, help_text) in _COUNTERS.items():

@@ -136,7 +136,7 @@ def replays(experiment: Experiment, event: DecisionEvent) -> bool:
 def worker(data_dir: Path, port: int, *options: str, **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A real worker process on `port`, ready to be asked; killed at the end if it still runs."""
     command = [sys.executable, "-m", "serving.api.run", "--data-dir", str(data_dir), "--port", str(port), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **popen)
+    process = subprocess.Popen(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, **popen})
     try:
         wait_for(lambda: _alive(port), process)
         yield process

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,8 @@ from serving.api.requests import RecommendRequest
 from tests.serving.api.support import (
     JSON,
     SEVEN,
+    T0,
+    Clock,
     decisions,
     free_port,
     make_experiment,
@@ -280,6 +283,17 @@ def test_the_workers_of_two_services_on_one_directory_are_series_of_their_own(tm
     assert len(series) == len(set(series))
 
 
+def test_a_living_worker_that_writes_no_heartbeat_any_more_counts_as_not_ready(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    server = ExperimentServer(tmp_path, "default", writer_id="w0", clock=Clock(), durable=False)
+    server.heartbeat()
+    beats = {"default": live_heartbeats(experiment.paths)}
+    server.close()
+    for silent_s, ready in ((0, 1), (4, 1), (6, 0)):
+        text = render(beats, T0 + timedelta(seconds=silent_s)).decode()
+        assert f'rewardloop_ready{{experiment="default",worker="w0"}} {ready}\n' in text
+
+
 def test_metrics_add_up_over_the_workers(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, actions=SEVEN)
     publish_model(experiment)
@@ -381,6 +395,42 @@ def test_a_full_disk_means_503_and_unready_until_there_is_room_and_nothing_ackno
     assert experiment.name == "default"
 
 
+def metrics_of(client: httpx.Client) -> str:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    return answer.text
+
+
+def test_metrics_are_told_while_the_disk_is_full_by_workers_that_could_and_that_could_not_log(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN, serving={"seal_interval_s": 60})
+    port = free_port()
+    with (
+        worker(tmp_path, port, stderr=subprocess.PIPE) as process,
+        httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        for _ in range(3):
+            assert client.post(URL, json=QUESTION).status_code == 200
+        before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        wait_for(lambda: client.get("/readyz").status_code == 503, process)  # it has been logged, too
+        metrics_of(client)
+        assert client.post(URL, json=QUESTION).status_code == 503
+        wait_for(lambda: not live_heartbeats(experiment.paths), process)
+        lost = metrics_of(client)
+        assert 'rewardloop_decisions_total{experiment="default",worker="w0"} 3' in lost
+        assert 'rewardloop_ready{experiment="default",worker="w0"} 0' in lost
+        experiment.paths.workers.rename(tmp_path / "gone")
+        assert 'rewardloop_decisions_total{experiment="default",worker="w0"} 3' in metrics_of(client)
+        (tmp_path / "gone").rename(experiment.paths.workers)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+        wait_for(lambda: client.get("/readyz").status_code == 200, process)
+        found = metrics_of(client)
+        assert 'rewardloop_decisions_total{experiment="default",worker="w0"} 3' in found
+        assert 'rewardloop_ready{experiment="default",worker="w0"} 1' in found
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=10)[1]
+    assert b"the heartbeat cannot be written: File too large" in told and b"Traceback" not in told
+
+
 def test_a_worker_that_nobody_asks_notices_a_full_disk_and_that_there_is_room_again(tmp_path: Path) -> None:
     make_experiment(tmp_path, actions=SEVEN)
     port = free_port()
@@ -392,12 +442,14 @@ def test_a_worker_that_nobody_asks_notices_a_full_disk_and_that_there_is_room_ag
         before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         wait_for(lambda: client.get("/readyz").status_code == 503, process, 5)
         told = client.get("/readyz").json()["experiments"]["default"]
+        assert 'rewardloop_ready{experiment="default",worker="w0"} 0' in metrics_of(client)
         assert told["ready"] is False
         assert (
             told["reason"] == "the disk takes no heartbeat (File too large); nothing may be acknowledged until it does"
         )
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
         wait_for(lambda: client.get("/readyz").status_code == 200, process, 5)
+        assert 'rewardloop_ready{experiment="default",worker="w0"} 1' in metrics_of(client)
         assert client.post(URL, json=QUESTION).status_code == 200
 
 
