@@ -140,11 +140,14 @@ def _everything(data_dir: Path, names: list[str]) -> Iterator[Path]:
         yield from _files(paths.events, SEALED_SUFFIX)
         yield from _files(paths.events, but=(OPEN_SUFFIX, SEALED_SUFFIX, ".tmp"))
         yield from _files(paths.workers, but=(".json", ".tmp"))
+        if paths.history.exists():  # before the pointer that it tells of, so that it names none that is not there
+            yield paths.history
         others = [path for path in sorted(paths.root.iterdir()) if not path.name.startswith(NOT_SAVED)]
-        yield from (path for path in others if path.is_file() and path != paths.settings)  # pointers before models
+        listed = {paths.settings, paths.history}
+        yield from (path for path in others if path.is_file() and path not in listed)  # pointers before models
         for folder in (paths.challengers, paths.evaluations, paths.models):
             yield from _files(folder, but=(".tmp",))
-        listed = {paths.events, paths.workers, paths.challengers, paths.evaluations, paths.models, paths.catalogues}
+        listed |= {paths.events, paths.workers, paths.challengers, paths.evaluations, paths.models, paths.catalogues}
         for folder in others:
             if folder not in listed:
                 yield from _files(folder, but=(".tmp",))

@@ -114,10 +114,21 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
             what = str(error) if model_id in str(error) else f"model {model_id}: {error}"
             findings.note("models", what, "restore its folder from a backup, or remove it")
     try:
-        champion, earlier = registry.champion(), registry.champions()
+        _check_champion(registry, broken, findings)
     except CorruptModel as error:
-        findings.wrong("models", str(error), "restore champion.json from a backup, or promote a model anew")
-        return
+        what, _, cure = str(error).rpartition("; ")
+        findings.wrong("models", what, cure)
+    for leftover in sorted(registry.paths.models.glob(".incoming-*")) if registry.paths.models.is_dir() else []:
+        findings.note("models", f"models/{leftover.name} was not finished", "the next publication removes it")
+    try:
+        findings.count("history", len(registry.history()))
+    except CorruptLog as error:
+        findings.wrong("models", str(error), "restore history.jsonl from a backup, or repair the line by hand")
+
+
+def _check_champion(registry: ModelRegistry, broken: Collection[str], findings: Findings) -> None:
+    """Who is champion is known and can be loaded, and so can those before; raises `CorruptModel`."""
+    champion, earlier = registry.champion(), registry.champions()
     if champion is not None and (champion.model_id in broken or champion.model_id not in registry.model_ids()):
         findings.wrong(
             "models",
@@ -130,12 +141,6 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
         findings.note(
             "models", f"{len(gone)} earlier champion(s) are no longer stored", "they cannot be rolled back to"
         )
-    for leftover in sorted(registry.paths.models.glob(".incoming-*")) if registry.paths.models.is_dir() else []:
-        findings.note("models", f"models/{leftover.name} was not finished", "the next publication removes it")
-    try:
-        findings.count("history", len(registry.history()))
-    except CorruptLog as error:
-        findings.wrong("models", str(error), "restore history.jsonl from a backup, or repair the line by hand")
 
 
 def check_settings(experiment: Experiment, findings: Findings) -> None:

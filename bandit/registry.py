@@ -28,6 +28,18 @@ from bandit.files import fsync_directory, is_plain_name, locked, write_atomicall
 MANIFEST = "manifest.json"
 CHAMPIONS_KEPT_MAX = 1000
 
+UNSET = "unset"
+"""The kind in history of letting go of the champion."""
+
+ROLLED_BACK = "rollback"
+"""The kind in history of bringing an earlier champion back."""
+
+REMADE = "pointer"
+"""The kind in history of a pointer that was made anew, with the champion that it has."""
+
+CHANGES = ("initial", "promotion", "override", "promotion_by_hand", ROLLED_BACK, UNSET)
+"""The entries of history that set a champion, or let go of it."""
+
 _FILE_NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,62}$")
 _INCOMING = ".incoming-"
 
@@ -214,7 +226,7 @@ class ModelRegistry:
     # -- the pointer -------------------------------------------------------------------------------------
 
     def champion(self) -> Champion | None:
-        """The serving model, None before the first; raises `CorruptModel` when the pointer cannot be read."""
+        """The serving model, None before the first; raises `CorruptModel` when the pointer is lost or damaged."""
         pointer = self._pointer()
         return pointer.current if pointer else None
 
@@ -260,6 +272,29 @@ class ModelRegistry:
             if pointer is None or pointer.current is None or pointer.current.model_id != expected:
                 raise Conflict(f"the champion is not {expected} any more; look again and decide anew")
             self._point(_Pointer(None, _past(pointer)))
+
+    def remake_pointer(self, *, now: datetime) -> Champion | None:
+        """Make a pointer that is lost or cannot be read anew as history tells it, and record that; gives the champion.
+
+        A change that its process was killed before recording is not in it. Raises `CorruptLog` when history cannot be
+        read, `Conflict` when the pointer is there after all.
+        """
+        with locked(self.paths.lock):
+            try:
+                self._pointer()
+            except CorruptModel:
+                pass  # as expected
+            else:
+                raise Conflict("the champion's pointer can be read; look again and decide anew")
+            champion: Champion | None = None
+            earlier: list[Champion] = []
+            for entry in self.history():
+                if entry.get("kind") in CHANGES:
+                    earlier = _past(_Pointer(champion, earlier))
+                    champion = _as_recorded(entry, generation=_generation(_Pointer(None, earlier)) + 1)
+            self._point(_Pointer(champion, earlier))
+        self.record(REMADE, now=now, model_id=champion and champion.model_id, reason="made anew as history tells it")
+        return champion
 
     # -- the trial ---------------------------------------------------------------------------------------
 
@@ -340,9 +375,22 @@ class ModelRegistry:
         try:
             return msgspec.json.decode(self.paths.champion.read_bytes(), type=_Pointer)
         except FileNotFoundError:
-            return None
+            known = self._champion_by_history()
+            if known is None:  # before the first one; where the champion was unset, the file says so
+                return None
+            problem = f"champion.json is lost, and by history {known} is champion"
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise CorruptModel(f"champion.json cannot be read ({error}); restore it from a backup") from None
+            known, problem = self._champion_by_history(), f"champion.json cannot be read ({error})"
+        cure = f", or make it anew by history with `rewardloop models promote {known}`" if known else ""
+        raise CorruptModel(f"{problem}; restore it from a backup{cure}")
+
+    def _champion_by_history(self) -> str | None:
+        """Whom the last change in history made champion; None without one, or where history cannot be read."""
+        try:
+            last: dict[str, Any] = next(self.newest(*CHANGES), {})
+        except CorruptLog:
+            return None
+        return last.get("model_id")
 
     def _point(self, pointer: _Pointer) -> None:
         content = msgspec.json.format(msgspec.json.encode(pointer), indent=1)
@@ -418,6 +466,19 @@ def _past(pointer: _Pointer | None) -> list[Champion]:
     if pointer is None:
         return []
     return [*([pointer.current] if pointer.current else []), *pointer.earlier][:CHAMPIONS_KEPT_MAX]
+
+
+def _as_recorded(entry: Mapping[str, Any], *, generation: int) -> Champion | None:
+    """The champion that an entry of history tells of, None where it was unset."""
+    if entry["kind"] == UNSET:
+        return None
+    return Champion(
+        model_id=entry["model_id"],
+        since=datetime.fromisoformat(entry.get("since") or entry["at"]),
+        generation=generation,
+        reason=entry.get("reason") or "",
+        restored=entry["kind"] == ROLLED_BACK,
+    )
 
 
 def _generation(pointer: _Pointer | None) -> int:

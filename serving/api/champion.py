@@ -53,7 +53,8 @@ def choose_model(
         champion = registry.champion()
     except (RewardloopError, OSError, ValueError) as error:
         champion = None
-        reasons.append(f"the champion pointer cannot be read ({type(error).__name__})")
+        ours = isinstance(error, RewardloopError)  # others name paths
+        reasons.append(f"the champion is not known: {error if ours else type(error).__name__}")
     if champion is None and not reasons:
         return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, None)
     wanted = [champion.model_id] if champion else []
@@ -119,7 +120,8 @@ def _earlier(registry: ModelRegistry, wanted: Sequence[str], reasons: list[str])
     try:
         earlier = [champion.model_id for champion in registry.champions()]
     except (RewardloopError, OSError, ValueError) as error:
-        reasons.append(f"the history of champions cannot be read ({type(error).__name__})")
+        if wanted:  # else the pointer has been told of
+            reasons.append(f"the history of champions cannot be read ({type(error).__name__})")
         return []
     return list(dict.fromkeys(model_id for model_id in earlier if model_id not in wanted))
 

@@ -33,6 +33,8 @@ def list_models(common: Common) -> None:
     columns = ("model", "kind", "rows", "made", "parent", "role")
     keys = ("model_id", "kind", "rows", "created_at", "parent", "role")
     print_table(None, columns, [[model[key] for key in keys] for model in answer["models"]])
+    if answer["problem"]:
+        say(f"Which one is champion is not known: {answer['problem']}")
 
 
 @command.command("show")

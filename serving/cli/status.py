@@ -34,7 +34,7 @@ def _print(state: dict[str, Any]) -> None:
     click.echo()
     counts, last = state["counts"], state["last_run"] or {}
     rows = [
-        ("champion", state["champion"] or f"none yet (cold start: {state['cold_start']})"),
+        ("champion", _champion(state)),
         ("since", state["champion_since"]),
         ("runs", state["runs"]),
         ("last verdict", _verdict(last)),
@@ -53,6 +53,12 @@ def _print(state: dict[str, Any]) -> None:
         click.echo()
         columns = ("worker", "model", "complete until")
         print_table(None, columns, [(w["writer_id"], w["model_id"], w["complete_until"]) for w in state["workers"]])
+
+
+def _champion(state: dict[str, Any]) -> str:
+    if state["champion_problem"]:
+        return "not known, see above"
+    return state["champion"] or f"none yet (cold start: {state['cold_start']})"
 
 
 def _verdict(last: dict[str, Any]) -> str:

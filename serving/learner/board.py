@@ -66,7 +66,9 @@ def _mood(state: Mapping[str, Any]) -> str:
 
 
 def _promotions(cycle: Cycle, state: Mapping[str, Any]) -> dict[str, datetime]:
-    """When each champion took over, oldest first, by its generation."""
+    """When each champion took over, oldest first, by its generation; empty where the champions are not known."""
+    if state["champion_problem"]:
+        return {}
     earlier = {f"{champion.generation}": champion.since for champion in reversed(cycle.workspace.registry.champions())}
     return earlier | ({f"{state['generation']}": state["champion_since"]} if state["champion"] else {})
 

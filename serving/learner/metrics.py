@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
+from bandit.errors import CorruptModel
 from joiner.counts import DELAY_BOUNDS_S, DELAY_QUANTILES
 from serving.learner.cycle import Cycle
 from serving.learner.reports import OUTCOMES
@@ -87,8 +89,9 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
     yield "log_lag_seconds", "gauge", "how far the log known to be complete is behind now", lag
     generations = []
     for label, cycle in everything:
-        champion = cycle.workspace.registry.champion()
-        generations.append((label, float(champion.generation if champion else 0)))
+        with suppress(CorruptModel):  # it is not known then, which `/readyz` and the log tell
+            champion = cycle.workspace.registry.champion()
+            generations.append((label, float(champion.generation if champion else 0)))
     yield "champion_generation", "gauge", "how many times the champion was set", generations
 
 

@@ -12,8 +12,7 @@ import msgspec
 
 from bandit.encoder import FeatureEncoder
 from bandit.errors import Conflict, CorruptModel, NotFound, Refused
-from bandit.registry import Manifest
-from serving.learner import reports
+from bandit.registry import REMADE, UNSET, Manifest
 from serving.learner.challengers import FORMER, ChallengerStore
 from serving.learner.guard import start_guard
 from serving.learner.promotion import move_pointer, passed_over
@@ -22,16 +21,20 @@ from serving.learner.workspace import Workspace
 
 
 def listing(workspace: Workspace) -> dict[str, Any]:
-    """All models, newest first, with the champion marked."""
+    """All models, newest first, with the champion marked; `problem` says why it is not known."""
     registry = workspace.registry
-    champion = registry.champion()
-    current = champion.model_id if champion else None
-    former = {entry.model_id for entry in registry.champions()}
+    current, former, problem = None, set(), None
+    try:
+        champion = registry.champion()
+        current = champion.model_id if champion else None
+        former = {entry.model_id for entry in registry.champions()}
+    except CorruptModel as error:
+        problem = str(error)
     rows = []
     for manifest in reversed(registry.manifests()):
         role = "champion" if manifest.model_id == current else "former champion" if manifest.model_id in former else ""
         rows.append({**_brief(manifest), "role": role})
-    return {"champion": current, "models": rows}
+    return {"champion": current, "problem": problem, "models": rows}
 
 
 def show(workspace: Workspace, model_id: str) -> dict[str, Any]:
@@ -89,10 +92,19 @@ def compare_choices(workspace: Workspace, trainer: Trainer, left: Manifest, righ
 def promote_by_hand(
     workspace: Workspace, store: ChallengerStore, trainer: Trainer, model_id: str, *, override: bool
 ) -> dict[str, Any]:
-    """Make a model champion because somebody says so; raises `Refused` without a verdict or `override`."""
-    _refuse_while_pinned(workspace)
+    """Make a model champion because somebody says so; raises `Refused` without a verdict or `override`.
+
+    A pointer that is lost or cannot be read is made anew by history first, which may be all there is to do.
+    """
     registry = workspace.registry
-    champion = registry.champion()
+    try:
+        champion = registry.champion()
+    except CorruptModel:
+        registry.load(model_id)
+        champion = registry.remake_pointer(now=workspace.clock())
+        if champion is not None and champion.model_id == model_id:
+            return {"champion": model_id, "previous": None, "generation": champion.generation, "recorded": REMADE}
+    _refuse_while_pinned(workspace)
     if champion is not None and champion.model_id == model_id:
         raise Conflict("this model is the champion already")
     registry.load(model_id)
@@ -165,8 +177,8 @@ def unset(workspace: Workspace, store: ChallengerStore) -> dict[str, Any]:
     workspace.registry.clear_trial()
     workspace.registry.unset(expected=champion.model_id)
     store.drop(FORMER)
-    workspace.registry.record(reports.UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
-    return {"champion": None, "previous": champion.model_id, "recorded": reports.UNSET}
+    workspace.registry.record(UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
+    return {"champion": None, "previous": champion.model_id, "recorded": UNSET}
 
 
 def _refuse_while_pinned(workspace: Workspace) -> None:

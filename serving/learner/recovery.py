@@ -12,16 +12,13 @@ from typing import Any
 import msgspec
 
 from bandit.files import write_atomically
-from bandit.registry import Champion
+from bandit.registry import CHANGES, Champion
 from serving.learner import reports
 from serving.learner.certificates import evaluations
 from serving.learner.challengers import FORMER, ChallengerStore
 from serving.learner.guard import start_guard
 from serving.learner.reports import RunReport
 from serving.learner.workspace import Workspace
-
-CHANGES = ("initial", "promotion", "override", "promotion_by_hand", "rollback", reports.UNSET)
-"""The entries of history that set a champion, or let go of it."""
 
 
 def begin(workspace: Workspace, report: RunReport) -> None:

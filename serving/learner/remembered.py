@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from bandit.registry import Champion
+from bandit.registry import UNSET, Champion
 from serving.learner.challengers import FORMER, KIND_LEARNING, ChallengerState, ChallengerStore
-from serving.learner.reports import EVALUATION, RUN, UNSET
+from serving.learner.reports import EVALUATION, RUN
 from serving.learner.workspace import Workspace
 
 

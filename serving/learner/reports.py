@@ -25,9 +25,6 @@ RUN = "run"
 EVALUATION = "evaluation"
 """The kind in history of a step's verdict."""
 
-UNSET = "unset"
-"""The kind in history of letting go of the champion."""
-
 FALL = "fall"
 """The kind in history of a fall of what the champion earns, with the challenger that starts anew."""
 

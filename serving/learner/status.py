@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bandit.errors import CorruptModel
-from bandit.registry import ModelRegistry
+from bandit.registry import Champion, ModelRegistry
 from serving.learner import reports
 from serving.learner.clock_watch import waits_until
 from serving.learner.cycle import Cycle
@@ -15,14 +15,17 @@ from serving.learner.explain import next_sentence, why_nothing_changed
 
 
 def experiment_status(cycle: Cycle) -> dict[str, Any]:
-    """Champion, counts, runs, workers, challengers, and the two sentences; reads, changes nothing."""
+    """Champion, counts, runs, workers, challengers, and the two sentences; reads, changes nothing.
+
+    Where the champion is not known, `champion_problem` says why.
+    """
     workspace, intake = cycle.workspace, cycle.intake
     experiment = workspace.experiment
     settings = experiment.settings
-    champion = workspace.registry.champion()
+    champion, problem = _champion(workspace.registry)
     waiting, first_matures_at = workspace.warehouse.next_maturity()
     new_rows, next_run_at, now = cycle.new_rows(), cycle.next_run_at(), workspace.clock()
-    owed_rows = 0 if new_rows else cycle.owed_rows()
+    owed_rows = 0 if new_rows or problem else cycle.owed_rows()
     next_text = next_sentence(
         now=now,
         running=cycle.running,
@@ -48,12 +51,15 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         new_rows=new_rows,
         champion=champion,
     )
+    if problem is not None:
+        next_text, why = "No run starts before it is known who is champion.", f"Nothing can change: {problem}."
     return {
         "experiment": experiment.name,
         "at": now,
         "next": next_text,
         "why": why,
         "champion": champion.model_id if champion else None,
+        "champion_problem": problem,
         "champion_since": champion.since if champion else None,
         "generation": champion.generation if champion else 0,
         "trial": _trial(workspace.registry),
@@ -104,6 +110,14 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
             for beat in intake.live
         ],
     }
+
+
+def _champion(registry: ModelRegistry) -> tuple[Champion | None, str | None]:
+    """The champion, or None and why it is not known."""
+    try:
+        return registry.champion(), None
+    except CorruptModel as error:
+        return None, str(error)
 
 
 def _trial(registry: ModelRegistry) -> dict[str, Any] | None:

@@ -10,9 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
+from bandit.experiment import Experiment
+from bandit.registry import ModelRegistry
+from serving.cli.common import now
 from serving.learner.admin import create_admin
 from serving.learner.hosting import LearnerService
-from tests.serving.learner_support import copy_of, paths_of, played
+from serving.learner.models import promote_by_hand, roll_back, unset
+from serving.learner.operations.doctor import run as doctor
+from serving.learner.workspace import Workspace
+from tests.serving.learner_support import copy_of, paths_of, played, twin_of
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,73 @@ def test_the_learner_learns_on_without_the_secret_and_says_once_that_it_is_damag
     secret.write_bytes(whole)
     learner.poll("test")
     assert asked(learner, "/readyz").status_code == 200
+
+
+LOST = (
+    "champion.json is lost, and by history {} is champion; restore it from a backup, or make it anew by history with "
+)
+
+
+@pytest.mark.parametrize("content", [None, b"{"], ids=["lost", "damaged"])
+def test_a_pointer_that_is_gone_is_told_everywhere_and_is_made_anew_by_promoting_whom_history_names(
+    data_dir: Path, learner: LearnerService, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    paths = paths_of(data_dir)
+    registry = ModelRegistry(paths)
+    first = registry.champion()
+    assert first is not None
+    second = twin_of(Workspace(Experiment.open(data_dir, "test"), now), first.model_id, "second")
+    learner.discover()
+    cycle = learner.cycle("test")
+    promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, second, override=True)
+    champion, earlier = registry.champion(), registry.champions()
+    paths.champion.unlink() if content is None else paths.champion.write_bytes(content)
+    why = LOST.format(second) if content is None else "champion.json cannot be read ("
+    for _ in range(3):
+        learner.poll("test")
+    assert [line.startswith(f"experiment test: CorruptModel: {why}") for line in told(caplog)] == [True]
+    assert asked(learner, "/readyz").json()["failures"]["test"].startswith(f"CorruptModel: {why}")
+    status = asked(learner, "/v1/experiments/test/status").json()
+    assert status["champion"] is None and status["champion_problem"].startswith(why)
+    assert status["why"].startswith(f"Nothing can change: {why}")
+    for path in ("/", "/metrics", "/v1/experiments/test/models"):
+        assert asked(learner, path).status_code == 200
+    finding = next(each for each in doctor(cycle.workspace, replays=0)["findings"] if each["area"] == "models")
+    assert finding["wrong"] and why.startswith(finding["what"][: len(why)])
+    assert finding["cure"].endswith(f"`rewardloop models promote {second}`")
+
+    answer = promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, second, override=False)
+    assert (answer["champion"], answer["recorded"]) == (second, "pointer")
+    learner.poll("test")
+    assert asked(learner, "/readyz").status_code == 200
+    mended = registry.champion()
+    assert mended is not None and champion is not None
+    assert (mended.model_id, mended.generation, mended.reason) == (second, champion.generation, champion.reason)
+    assert [each.model_id for each in registry.champions()] == [each.model_id for each in earlier]
+    assert roll_back(cycle.workspace, cycle.store, cycle.trainer)["champion"] == first.model_id
+
+
+def test_another_model_may_be_promoted_where_the_pointer_is_lost(data_dir: Path, learner: LearnerService) -> None:
+    registry = ModelRegistry(paths_of(data_dir))
+    before = registry.champion()
+    assert before is not None
+    other = twin_of(Workspace(Experiment.open(data_dir, "test"), now), before.model_id, "other")
+    learner.discover()
+    cycle = learner.cycle("test")
+    paths_of(data_dir).champion.unlink()
+    promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, other, override=True)
+    after = registry.champion()
+    assert after is not None and (after.model_id, after.generation) == (other, before.generation + 1)
+    assert [each.model_id for each in registry.champions()] == [before.model_id]
+
+
+def test_an_experiment_without_a_champion_has_lost_none(data_dir: Path, learner: LearnerService) -> None:
+    learner.discover()
+    cycle = learner.cycle("test")
+    registry = cycle.workspace.registry
+    unset(cycle.workspace, cycle.store)
+    assert registry.champion() is None
+    paths_of(data_dir).champion.unlink()
+    assert registry.champion() is None, "history's last word is that there is none"
+    registry.paths.history.unlink()
+    assert registry.champion() is None, "a new experiment has neither"

@@ -106,6 +106,10 @@ def _tear_the_pointer(data_dir: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def _lose_the_pointer(data_dir: Path) -> None:
+    paths_of(data_dir).champion.unlink()
+
+
 def _break_the_history(data_dir: Path) -> None:
     path = paths_of(data_dir).history
     path.write_bytes(b"nonsense\n" + path.read_bytes())
@@ -164,6 +168,7 @@ def _set_the_clock_back(data_dir: Path) -> None:
         (_lose_a_segment, "database: 1 segment(s) that it was made from are not in the log any more"),
         (_damage_the_champion, "models: the champion m"),
         (_tear_the_pointer, "models: champion.json cannot be read"),
+        (_lose_the_pointer, "models: champion.json is lost, and by history m"),
         (_break_the_history, "models: history.jsonl holds a line that is not JSON"),
         (_replace_the_secret, "replay: "),
         (_forge_a_probability, "replay: 1 logged decision(s) of m"),

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from bandit.registry import ModelRegistry
+from bandit.registry import CHANGES, ModelRegistry
 from serving.learner import cycle as cycles
 from serving.learner import models, promotion
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
 from serving.learner.guard import FORMER
 from serving.learner.offered import offer
-from serving.learner.recovery import CHANGES
 from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, twin_of, world

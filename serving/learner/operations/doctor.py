@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bandit.doctor import Findings, check_log, check_models, check_replays, check_settings, salvageable
-from bandit.errors import Conflict, CorruptLog, InvalidInput, RewardloopError
+from bandit.errors import Conflict, CorruptLog, CorruptModel, InvalidInput, RewardloopError
 from bandit.eventlog import quarantine_segment, verify_segment
 from bandit.eventlog.recovery import salvage_segment
 from bandit.eventlog.segment import segment_name
@@ -127,9 +127,12 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
     """The champion's certificate is there, unchanged, and follows from its scored rows."""
     try:
         champion = workspace.registry.champion()
+    except CorruptModel:
+        return  # `check_models` has said so
+    if champion is None:
+        return
+    try:
         paths = workspace.experiment.paths
-        if champion is None:
-            return
         mine = [
             found["id"]
             for found in evaluations(paths)

@@ -17,6 +17,7 @@ import pytest
 
 from bandit.eventlog import live_heartbeats, survey
 from bandit.experiment import Experiment
+from bandit.registry import ModelRegistry
 from bandit.settings import merge_settings
 from serving.api.decider import ExperimentServer
 from serving.api.metrics import render
@@ -174,6 +175,33 @@ def test_an_unreadable_pointer_does_not_stop_a_worker_from_starting_or_serving(t
         async with served(tmp_path) as (client, _):
             answer = await client.post(URL, json=QUESTION)
             assert answer.status_code == 200 and answer.json()["model_id"] == "cold-start"
+
+    run(scenario())
+
+
+def test_a_worker_that_starts_without_the_pointer_says_that_the_champion_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    model_id = publish_model(experiment)
+    ModelRegistry(experiment.paths).record("initial", now=datetime.now(UTC), model_id=model_id)
+    experiment.paths.champion.unlink()
+
+    async def scenario() -> None:
+        async with served(tmp_path) as (client, _):
+            assert (await client.post(URL, json=QUESTION)).json()["model_id"] == "cold-start"
+            told = (await client.get("/readyz")).json()["experiments"]["default"]
+            lost = f"champion.json is lost, and by history {model_id} is champion; restore it from a backup, or"
+            assert told["serving"] == "fallback"
+            assert told["fallback"].startswith(f"the champion is not known: {lost}")
+            assert 'rewardloop_fallback{experiment="default",worker="w0"} 1' in (await client.get("/metrics")).text
+            await until(lambda: any(lost in record.getMessage() for record in caplog.records))
+            ModelRegistry(experiment.paths).remake_pointer(now=datetime.now(UTC))
+            for _ in range(100):
+                if (await client.post(URL, json=QUESTION)).json()["model_id"] == model_id:
+                    return
+                await asyncio.sleep(0.05)
+            pytest.fail("the champion is not served again")
 
     run(scenario())
 
