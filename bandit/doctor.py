@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from bandit.errors import CorruptLog, CorruptModel, CorruptSecret, NotFound, RewardloopError
+from bandit.errors import CorruptLog, CorruptModel, CorruptSecret, InvalidSettings, NotFound, RewardloopError
 from bandit.eventlog.heartbeat import (
     AHEAD_S_MAX,
     last_heartbeats,
@@ -118,12 +118,24 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
     except CorruptModel as error:
         what, _, cure = str(error).rpartition("; ")
         findings.wrong("models", what, cure)
+    else:
+        try:
+            registry.trial()
+        except CorruptModel as error:
+            what, _, cure = str(error).rpartition("; ")
+            findings.note("models", f"{what}: no challenger has its share in the decisions", cure)
     for leftover in sorted(registry.paths.models.glob(".incoming-*")) if registry.paths.models.is_dir() else []:
         findings.note("models", f"models/{leftover.name} was not finished", "the next publication removes it")
     try:
         findings.count("history", len(registry.history()))
     except CorruptLog as error:
         findings.wrong("models", str(error), "restore history.jsonl from a backup, or repair the line by hand")
+    if unfinished := registry.unfinished():
+        findings.note(
+            "models",
+            f"history.jsonl ends with {unfinished} bytes of a line that was not finished",
+            "its process died, and nobody was told of that entry; the next one takes its place",
+        )
 
 
 def _check_champion(registry: ModelRegistry, broken: Collection[str], findings: Findings) -> None:
@@ -151,7 +163,8 @@ def check_settings(experiment: Experiment, findings: Findings) -> None:
             experiment.settings_of(version.version)
             experiment.catalogue(version.catalogue_version)
         except RewardloopError as error:
-            findings.wrong("settings", f"settings version {version.version}: {error}", "restore it from a backup")
+            what = str(error).removesuffix("; restore it from a backup")
+            findings.wrong("settings", f"settings version {version.version}: {what}", "restore it from a backup")
     try:
         experiment.secret  # noqa: B018 - reading checks it
     except CorruptSecret as error:
@@ -319,7 +332,7 @@ def _newest_decisions(paths: ExperimentPaths, limit: int) -> Iterator[DecisionEv
 def _catalogue(experiment: Experiment, version: int) -> Sequence[Action] | None:
     try:
         return experiment.catalogue(version)
-    except NotFound:
+    except (NotFound, InvalidSettings):
         return None
 
 

@@ -27,6 +27,7 @@ from bandit.settings import (
 from bandit.types import Action
 
 SECRET_BYTES = 32
+_FROM_BACKUP = "restore it from a backup"
 _SECRET_CURE = (
     "restore it from a backup; without one put what `openssl rand -hex 32` prints into it: "
     "decisions so far cannot be made again then"
@@ -39,6 +40,11 @@ class ExperimentPaths:
     """Every path below `<data>/experiments/<name>/`."""
 
     root: Path
+
+    @classmethod
+    def of(cls, data_dir: Path, name: str) -> ExperimentPaths:
+        """Those of an experiment of a data directory; raises `InvalidSettings` for what is no name of one."""
+        return cls(data_dir / "experiments" / check_experiment_name(name))
 
     @property
     def data_dir(self) -> Path:
@@ -131,7 +137,7 @@ class Experiment:
     @classmethod
     def open(cls, data_dir: Path, name: str) -> Experiment:
         """Open an existing experiment; raises `NotFound` when there is none of that name."""
-        paths = ExperimentPaths(data_dir / "experiments" / check_experiment_name(name))
+        paths = ExperimentPaths.of(data_dir, name)
         if not paths.settings.exists():
             raise NotFound(f"experiment '{name}' does not exist in this data directory")
         return cls(name, paths)
@@ -153,7 +159,7 @@ class Experiment:
         secret = secrets.token_bytes(SECRET_BYTES) if secret is None else secret
         if len(secret) != SECRET_BYTES:
             raise ValueError(f"the secret of an experiment has {SECRET_BYTES} bytes")
-        paths = ExperimentPaths(data_dir / "experiments" / check_experiment_name(name))
+        paths = ExperimentPaths.of(data_dir, name)
         paths.root.mkdir(parents=True, exist_ok=True)
         with locked(paths.lock):
             if paths.settings.exists():
@@ -188,6 +194,14 @@ class Experiment:
         if not root.is_dir():
             return []
         return sorted(entry.name for entry in root.iterdir() if (entry / "experiment.json").exists())
+
+    @staticmethod
+    def without_settings(data_dir: Path) -> list[str]:
+        """What holds a log but no settings: experiments whose `experiment.json` is lost, sorted."""
+        root = data_dir / "experiments"
+        found = [ExperimentPaths(folder) for folder in root.iterdir()] if root.is_dir() else []
+        lost = [paths for paths in found if not paths.settings.exists() and paths.events.is_dir()]
+        return sorted(paths.root.name for paths in lost if any(paths.events.iterdir()))
 
     # -- settings ----------------------------------------------------------------------------------------
 
@@ -250,14 +264,20 @@ class Experiment:
     # -- catalogue and secret ----------------------------------------------------------------------------
 
     def catalogue(self, version: int | None = None) -> tuple[Action, ...] | None:
-        """The actions of a catalogue version (default: the one in force), None where none is declared."""
+        """The actions of a catalogue version (default: the one in force), None where none is declared.
+
+        Raises `NotFound`, or `InvalidSettings` when its file cannot be read.
+        """
         version = self.catalogue_version if version is None else version
         if version is None:
             return None
         path = self.paths.catalogues / f"{version}.json"
         if not path.exists():
             raise NotFound(f"experiment '{self.name}' has no catalogue version {version}")
-        return tuple(Action(entry["id"], entry["features"]) for entry in msgspec.json.decode(path.read_bytes()))
+        try:
+            return tuple(Action(entry["id"], entry["features"]) for entry in msgspec.json.decode(path.read_bytes()))
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise InvalidSettings(f"catalogues/{path.name}", f"cannot be read ({error!r}); {_FROM_BACKUP}") from None
 
     @property
     def secret(self) -> bytes:
@@ -284,7 +304,7 @@ class Experiment:
         try:
             return msgspec.json.decode(self.paths.settings.read_bytes(), type=_ExperimentFile)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidSettings("experiment.json", f"cannot be read ({error}); restore it from a backup") from None
+            raise InvalidSettings("experiment.json", f"cannot be read ({error}); {_FROM_BACKUP}") from None
 
 
 def _new_version(

@@ -308,7 +308,7 @@ class ModelRegistry:
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise CorruptModel(f"trial.json cannot be read ({error}); remove it, the next run writes it anew") from None
+            raise CorruptModel(f"trial.json cannot be read ({error}); the next run starts a trial anew") from None
         champion = self.champion()
         return trial if champion is not None and champion.model_id == trial.champion else None
 
@@ -357,6 +357,13 @@ class ModelRegistry:
         except FileNotFoundError:
             return []
         return [entry for entry in map(_entry, lines) if kind is None or entry.get("kind") == kind]
+
+    def unfinished(self) -> int:
+        """How many bytes of an unfinished last line the history ends with: its process died while it recorded."""
+        try:
+            return len(self.paths.history.read_bytes().rpartition(b"\n")[2])
+        except FileNotFoundError:
+            return 0
 
     def newest(self, *kinds: str) -> Iterator[dict[str, Any]]:
         """The entries of these kinds, newest first, read as far as somebody asks; raises as `history` does."""

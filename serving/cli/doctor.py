@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from bandit.errors import InvalidSettings
-from bandit.experiment import Experiment
+from bandit.experiment import Experiment, ExperimentPaths
 from bandit.keys import list_keys
 from serving.cli.access import operate
-from serving.cli.common import Common, common, print_json, say
+from serving.cli.common import Common, common, now, print_json, say
+from serving.learner.operations.doctor import without_settings
 
 
 @click.command()
@@ -27,10 +28,20 @@ from serving.cli.common import Common, common, print_json, say
 def command(common: Common, *, replays: int, deep: bool, repair: bool) -> None:
     """Check log, models, settings and database against each other."""
     several = Experiment.names(common.data_dir) if common.experiment is None else []
-    names = several or [common.experiment_name()]
+    lost = Experiment.without_settings(common.data_dir) if common.experiment is None else []
+    names = several or ([] if lost else [common.experiment_name()])
     answers = [{"experiment": None, **_check_keys(common)}]
     for name in names:
-        answers.append(operate(replace(common, experiment=name), "doctor", replays=replays, deep=deep, repair=repair))
+        try:
+            Experiment.open(common.data_dir, name)
+        except InvalidSettings as error:
+            answers.append(without_settings(ExperimentPaths.of(common.data_dir, name), str(error), now=now()))
+            continue
+        asked = replace(common, experiment=name)
+        answers.append(operate(asked, "doctor", replays=replays, deep=deep, repair=repair))
+    for name in lost:
+        problem = "experiment.json is lost; restore it from a backup"
+        answers.append(without_settings(ExperimentPaths.of(common.data_dir, name), problem, now=now()))
     healthy = all(answer["healthy"] for answer in answers)
     if common.as_json:
         print_json({"healthy": healthy, "experiments": answers})

@@ -11,6 +11,7 @@ A challenger that has just started anew after a fall of the champion's value com
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -26,6 +27,8 @@ from serving.learner.promotion import publish_learning
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import incarnation
 from serving.learner.workspace import Workspace
+
+log = logging.getLogger("rewardloop.learner")
 
 REFRESH_GROWTH = 1.05
 """A challenger on trial is replaced by its newer self when that has learnt from so many times as many rows."""
@@ -52,7 +55,7 @@ def update_trial(
     if decided or champion is None or serving.trial_share == 0.0 or serving.mode != "online":
         registry.clear_trial()
         return
-    current = registry.trial()
+    current = _current(workspace)
     learning = [look for look in looks if look.state.kind == KIND_LEARNING]
     if current is not None and any(
         look.state.name == current.challenger and look.verdict.rejected for look in learning
@@ -88,6 +91,17 @@ def update_trial(
             share=share,
         )
     )
+
+
+def _current(workspace: Workspace) -> Trial | None:
+    """Who is on trial; a file that cannot be read ends the trial, as workers have, and history says so."""
+    try:
+        return workspace.registry.trial()
+    except CorruptModel as error:
+        log.error("experiment %s: %s", workspace.experiment.name, error)
+        workspace.registry.record("trial", now=workspace.clock(), reason=str(error))
+        workspace.registry.clear_trial()
+        return None
 
 
 def share_for(verdict: Verdict, serving: Serving) -> float:

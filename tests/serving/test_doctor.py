@@ -229,6 +229,55 @@ def test_a_log_that_is_ahead_of_the_clock_is_told_with_its_end_and_what_can_be_d
     assert told["cure"].startswith(f"if the clock of this machine is behind, set it right; if it is right, {cure}")
 
 
+def _damage(path: Path, content: bytes | None) -> None:
+    path.unlink() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "settings: experiment.json is lost"),
+        (b"", "settings: experiment.json: cannot be read ("),
+        (b"\xff", "settings: experiment.json: cannot be read ("),
+    ],
+)
+def test_without_its_settings_an_experiment_is_looked_at_as_far_as_that_goes_and_so_are_the_others(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, told: str
+) -> None:
+    Experiment.create(data_dir, "zz-other", Experiment.open(data_dir, "test").settings, now=now())
+    _damage(paths_of(data_dir).settings, content)
+    _flip(_last_live_segment(data_dir), 500)
+    assert run(["doctor", "--data-dir", str(data_dir), "--json"]) == 1
+    answers = {each["experiment"]: each for each in json.loads(capsys.readouterr().out)["experiments"]}
+    assert answers["zz-other"]["healthy"]
+    settings, segment = _wrong(answers["test"])
+    assert settings.startswith(told) and settings.endswith("neither replays nor database were looked at")
+    assert segment.startswith("log: segment simulation-")
+    assert answers["test"]["checked"]["models"] >= 1 and answers["test"]["checked"]["history"] >= 4
+
+
+def test_settings_that_one_version_breaks_keep_nothing_else_from_being_looked_at(data_dir: Path) -> None:
+    settings = paths_of(data_dir).settings
+    settings.write_text(settings.read_text().replace('"window_s"', '"window_x"'))
+    answer = _examine(data_dir)
+    wrong = list(_wrong(answer))
+    assert wrong[0].startswith("settings: settings version 1: ") and len(wrong) <= 3
+    assert answer["checked"]["models"] >= 1 and answer["checked"]["events"] > 0
+
+
+def test_a_torn_end_of_history_and_a_damaged_trial_are_worth_knowing(data_dir: Path) -> None:
+    with paths_of(data_dir).history.open("ab") as file:
+        file.write(b'{"kind": "ru')
+    paths_of(data_dir).trial.write_bytes(b"{")
+    answer = _examine(data_dir, replays=0)
+    told = [(each["what"], each["cure"]) for each in answer["findings"] if each["area"] == "models"]
+    assert answer["healthy"] and told[0] == (
+        "trial.json cannot be read (Input data was truncated): no challenger has its share in the decisions",
+        "the next run starts a trial anew",
+    )
+    assert told[1][0] == "history.jsonl ends with 12 bytes of a line that was not finished"
+
+
 @pytest.mark.parametrize("held", ["", "abc", None])
 def test_a_damaged_secret_is_told_and_everything_else_is_looked_at(data_dir: Path, held: str | None) -> None:
     path = paths_of(data_dir).secret

@@ -133,3 +133,22 @@ def test_history_whose_first_run_failed_is_tried_again_after_the_interval(tmp_pa
         assert cycle.due() == "retry"
         models_folder.unlink()
         assert cycle.run(trigger="retry").outcome == "initial"
+
+
+def test_a_trial_that_cannot_be_read_ends_and_another_starts_with_a_line_of_history(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(60)
+        here.transport.settle()
+        registry = here.transport.cycle.workspace.registry
+        assert registry.trial() is not None
+        registry.paths.trial.write_bytes(b"{")
+        here.play(120)
+        here.transport.settle()
+        (told,) = registry.history("trial")
+        assert told["reason"].startswith("trial.json cannot be read (")
+        assert any(told["reason"] in record.getMessage() for record in caplog.records)
+        assert registry.trial() is not None
+        assert [run["outcome"] for run in registry.history("run")].count("failed") == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,10 +19,11 @@ from bandit.doctor import Findings, check_log, check_models, check_replays, chec
 from bandit.errors import Conflict, CorruptLog, CorruptModel, InvalidInput, RewardloopError
 from bandit.eventlog import quarantine_segment, verify_segment
 from bandit.eventlog.recovery import salvage_segment
-from bandit.eventlog.segment import segment_name
+from bandit.eventlog.segment import SegmentInfo, segment_name
 from bandit.eventlog.survey import sealed_segments
 from bandit.eventlog.writer import COMMIT_BYTES_MAX
 from bandit.experiment import ExperimentPaths
+from bandit.registry import ModelRegistry
 from evaluation.certificate import made_by_other_rules, verify_certificate
 from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
@@ -41,36 +43,68 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     if not isinstance(replays, int) or not 0 <= replays <= REPLAYS_MAX:
         raise InvalidInput("replays", "is out of range", f"0 to {REPLAYS_MAX}")
     experiment = workspace.experiment
-    experiment.refresh()
     findings = Findings()
+    with _or_told("settings", findings):
+        experiment.refresh()
     if repair:
         with workspace.lock:
             _repair(workspace, findings)
     check_settings(experiment, findings)
-    archived = check_archives(experiment.paths, findings)
-    names = {segment_name(info.writer_id, info.sequence) for info in archived}
-    sound = archived + check_log(experiment.paths, findings, now=workspace.clock(), archived=names)
-    check_set_aside(experiment.paths, findings)
-    check_models(workspace.registry, findings)
-    check_replays(experiment, workspace.registry, findings, limit=replays)
+    sound = _check_files(experiment.paths, findings, now=workspace.clock())
+    with _or_told("replay", findings):
+        check_replays(experiment, workspace.registry, findings, limit=replays)
     _check_certificate(workspace, findings)
-    _check_clock(workspace, findings)
+    with _or_told("log", findings):
+        _check_clock(workspace, findings)
     try:
-        warehouse = workspace.warehouse_as_it_is()
-        check_database(warehouse, sound, findings)
-        if deep:
-            with workspace.lock:  # both sides of the comparison must stand still
-                check_rebuild(warehouse, sound, findings)
+        with _or_told("database", findings):
+            warehouse = workspace.warehouse_as_it_is()
+            check_database(warehouse, sound, findings)
+            if deep:
+                with workspace.lock:  # both sides of the comparison must stand still
+                    check_rebuild(warehouse, sound, findings)
     except DATABASE_ERRORS as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         findings.wrong("database", f"it cannot be read: {first}", REBUILD)
-    _check_disk(experiment.paths, findings)
+    return _answer(experiment.name, findings)
+
+
+def without_settings(paths: ExperimentPaths, problem: str, *, now: datetime) -> dict[str, Any]:
+    """Check what can be without the settings, which have this `problem` (what is the matter; the way out)."""
+    findings = Findings()
+    what, _, cure = problem.rpartition("; ")
+    findings.wrong("settings", f"{what}: neither replays nor database were looked at", cure)
+    _check_files(paths, findings, now=now)
+    return _answer(paths.root.name, findings)
+
+
+def _answer(name: str, findings: Findings) -> dict[str, Any]:
     return {
-        "experiment": experiment.name,
+        "experiment": name,
         "healthy": findings.healthy,
         "findings": [asdict(finding) for finding in findings.found],
         "checked": findings.checked,
     }
+
+
+@contextlib.contextmanager
+def _or_told(area: str, findings: Findings) -> Iterator[None]:
+    """Let nothing that is damaged keep the rest from being looked at; what cannot be checked is wrong."""
+    try:
+        yield
+    except (RewardloopError, OSError) as error:
+        findings.wrong(area, f"it cannot be checked: {error}", "mend that first; see also what else is wrong here")
+
+
+def _check_files(paths: ExperimentPaths, findings: Findings, *, now: datetime) -> list[SegmentInfo]:
+    """Check log, models and disk; gives the sound segments and those that sound archives hold."""
+    archived = check_archives(paths, findings)
+    names = {segment_name(info.writer_id, info.sequence) for info in archived}
+    sound = archived + check_log(paths, findings, now=now, archived=names)
+    check_set_aside(paths, findings)
+    check_models(ModelRegistry(paths), findings)
+    _check_disk(paths, findings)
+    return sound
 
 
 def _repair(workspace: Workspace, findings: Findings) -> None:
