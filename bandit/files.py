@@ -90,10 +90,13 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, *, wait: bool = False) -> None:
-        """Take the lock; raises `Busy` at once when it is held elsewhere and `wait` is false."""
+        """Take the lock; raises `Busy` at once when it is held elsewhere and `wait` is false.
+
+        On a read-only disk its file must be there, else this raises `FileNotFoundError`.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while self._descriptor is None:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -103,6 +106,14 @@ class FileLock:
                 self._descriptor = descriptor
             else:  # its former holder removed the file meanwhile: a lock on it would be seen by nobody
                 os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return os.open(self.path, os.O_RDONLY)  # a file that is there already can be locked all the same
 
     def release(self) -> None:
         """Give the lock back; does nothing when it is not held."""
@@ -119,7 +130,7 @@ class FileLock:
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock on `path` (a missing file is not locked)."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

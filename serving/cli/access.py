@@ -8,13 +8,17 @@ or not a service runs on the directory.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bandit.errors import Busy, InvalidInput, Refused
+from bandit.experiment import Experiment
 from serving.asking import ask
 from serving.cli.common import Common, now
-from serving.learner.address import Address, running_learner, take_lock
+from serving.cli.read_only import in_a_folder_of_its_own, is_read_only, only_looks
+from serving.learner.address import Address, lock_path, running_learner, take_lock
 
 WAIT_S = 10.0
 """How long a command waits for another command to finish, or for a starting learner to answer."""
@@ -47,7 +51,7 @@ def owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
     Waits a while for a learner that is just starting, unless `wait_for_lock` is false.
     """
     from bandit.files import is_locked
-    from serving.learner.address import learner_is_meant_to_run, lock_path
+    from serving.learner.address import learner_is_meant_to_run
 
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -74,12 +78,24 @@ def _in_process(common: Common, operation: str, arguments: dict[str, Any]) -> di
     from serving.learner.operations import run_operation
     from serving.learner.workspace import Workspace
 
-    lock = take_lock(common.data_dir)
-    try:
-        workspace = Workspace(common.open_experiment(), now)
+    with _to_work_on(common, operation, arguments) as data_dir:
+        workspace = Workspace(Experiment.open(data_dir, common.experiment_name()), now)
         try:
             return run_operation(workspace, operation, arguments)
         finally:
             workspace.close()
-    finally:
-        lock.release()
+
+
+@contextmanager
+def _to_work_on(common: Common, operation: str, arguments: dict[str, Any]) -> Iterator[Path]:
+    """The data directory while no learner can have it, or what stands for it where it cannot be written."""
+    read_only = is_read_only(common.data_dir)
+    if read_only and not only_looks(operation, arguments):
+        raise Refused("this data directory is read-only: nothing can be changed in it, only looked at")
+    with ExitStack() as held:
+        if not read_only or lock_path(common.data_dir).exists():  # where none can be made no learner ever ran
+            held.callback(take_lock(common.data_dir).release)
+        if read_only:
+            yield held.enter_context(in_a_folder_of_its_own(common.data_dir, common.experiment_name()))
+        else:
+            yield common.data_dir

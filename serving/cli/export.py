@@ -30,8 +30,9 @@ def command(common: Common, *, what: str, form: str | None, model: str | None, o
     if common.as_json:
         print_json(answer)
         return
+    until = answer["complete_until"] or "a time not known"
     rows = f"{answer['rows']:,} {what}" if "rows" in answer else "The warehouse"
-    say(f"{rows} written to {out} ({answer['format']}); the log is complete until {answer['complete_until']}.")
+    say(f"{rows} written to {out} ({answer['format']}); the log is complete until {until}.")
     if "vw_arguments" in answer and not answer["complete"]:
         say("The model had learnt other rows too, which are gone by now: VW will not come to its weights.")
     elif "vw_arguments" in answer and not answer["order_known"]:

@@ -40,9 +40,8 @@ def command(common: Common, *, slice_: str | None, form: str | None, out: Path |
         *((f"rewards {outcome}", count, "reward records") for outcome, count in answer["rewards"].items()),
     ]
     print_table(None, ("what", "count", ""), [(name, f"{count:,}", text) for name, count, text in rows])
-    say(
-        f"Window: {answer['since'] or 'the beginning'} to {answer['until']}; complete until {answer['complete_until']}."
-    )
+    until = answer["complete_until"] or "a time not known"
+    say(f"Window: {answer['since'] or 'the beginning'} to {answer['until']}; complete until {until}.")
     if out is not None:
         say(f"{answer['rows']:,} interactions written to {out}.")
 

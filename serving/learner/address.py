@@ -7,6 +7,7 @@ supervisor of a learner holds `<data>/run/service.lock`: while that learner star
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,12 @@ def take_lock(
     """
     lock = FileLock(lock_path(data_dir))
     _acquire(lock, data_dir, patience_s, patience_with_commands_s, given_up)
-    address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
+    try:
+        address_path(data_dir).unlink(missing_ok=True)  # of a learner that was killed
+    except OSError as error:
+        if error.errno != errno.EROFS:  # where nothing can be removed no learner will ask for its own
+            lock.release()
+            raise
     return lock
 
 

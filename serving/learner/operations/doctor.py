@@ -28,6 +28,7 @@ from evaluation.certificate import made_by_other_rules, verify_certificate
 from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
+from serving.learner.address import learner_is_meant_to_run
 from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
 from serving.learner.clock_watch import CLOCK, STEADY_S, waits_until
 from serving.learner.operations.erase import ERASED
@@ -130,7 +131,14 @@ def _repair(workspace: Workspace, findings: Findings) -> None:
 
 def _check_disk(paths: ExperimentPaths, findings: Findings) -> None:
     """Whether the disk takes one more commit of the log, and a file for it."""
-    disk = os.statvfs(paths.root)
+    disk = os.statvfs(paths.events if paths.events.is_dir() else paths.root)
+    if disk.f_flag & os.ST_RDONLY:
+        what, cure = "the disk is read-only: nothing can be acknowledged", "see the system's log if it should not be"
+        if learner_is_meant_to_run(paths.data_dir):
+            findings.wrong("log", what, cure)
+        else:
+            findings.note("log", what, cure)
+        return
     free = disk.f_bavail * disk.f_frsize
     no_file = " and no room for a new file" if disk.f_files and not disk.f_favail else ""  # some count none
     if free < COMMIT_BYTES_MAX or no_file:
