@@ -1,9 +1,10 @@
 """One experiment's learning loop: survey → ingest → join at every poll, train → evaluate → promote when it is due.
 
 The same class runs in the service (training in a child process, real clock) and under a simulated clock (training
-inline). `tick` and `run` may be called from different threads; runs never overlap. A run that fails leaves every
-state as it was, is one line of history like any other, and comes again with new rows, or without any after the
-interval, then after twice as long, and so on.
+inline). `tick` may be called while `run` is under way in another thread: what a run learns ends at the watermark that
+it began with, and one whose champion was undone or replaced meanwhile ends without a verdict. Runs never overlap. A run
+that fails leaves every state as it was, is one line of history like any other, and comes again with new rows, or
+without any after the interval, then after twice as long, and so on.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 
 import msgspec
 
-from bandit.errors import Busy, CorruptModel, NotFound, RewardloopError
+from bandit.errors import Busy, Conflict, CorruptModel, NotFound, Refused, RewardloopError
 from bandit.files import NO_ROOM
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
@@ -32,7 +33,7 @@ from serving.learner.initial import publish_initial, wants_initial
 from serving.learner.intake import Intake, take_in
 from serving.learner.judging import Look, judge_all
 from serving.learner.offered import plan_offered
-from serving.learner.promotion import passed_over, promote, set_back
+from serving.learner.promotion import expect_champion, passed_over, promote, set_back
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance_all, plan_standing
@@ -165,6 +166,9 @@ class Cycle:
                 else:
                     report.reason = "no run was due"
                     return report
+            except Conflict as error:  # its challengers were compared with a champion that is none any more
+                report.reason = f"the champion changed while the run was under way: {error}"
+                self._attempted_until = self._learnt_until  # the next run takes the same rows, beside the new one
             except Exception as error:  # whatever it is: the loop goes on, and history tells
                 self._tell_failure(error)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
@@ -190,9 +194,9 @@ class Cycle:
             if report is not None:
                 self._record(report)
 
-    def mark_attempt(self) -> None:
-        """Count rows and the interval from here on."""
-        self._attempted_until, self._attempted_at = self.intake.watermark, self.workspace.clock()
+    def mark_attempt(self, watermark: datetime) -> None:
+        """Count rows from this watermark on, and the interval from now on."""
+        self._attempted_until, self._attempted_at = watermark, self.workspace.clock()
 
     def mark_learnt(self) -> None:
         """The rows of the last attempt were learnt: nothing is owed."""
@@ -234,7 +238,7 @@ class Cycle:
         if self.workspace.experiment.settings.serving.mode == "logging_only":
             report.reason = "the mode of this experiment is logging_only: decisions are joined, nothing is learnt"
             return
-        self.mark_attempt()
+        self.mark_attempt(watermark)
         recovery.record_champion(self.workspace, self.store)
         self._learn(report, watermark)
         self.mark_learnt()
@@ -253,6 +257,7 @@ class Cycle:
             report.reason = "no interaction has matured since the last run" + _restriction(self.workspace)
             return
         with self._step(report, "evaluate"):
+            expect_champion(self.workspace, champion)  # training takes long, and judging needs the champion's files
             looks = judge_all(self.workspace, self.store, self.trainer, states, at=report.at)
         with self._step(report, "promote"):
             winner = promote(self.workspace, self.store, self.trainer, looks, champion)
@@ -311,7 +316,7 @@ class Cycle:
         return fallen, [each.state for each in done if each.error is None]
 
     def _watch_champion(self) -> None:
-        """Undo a promotion at once when a worker does not serve it as trained, or serving suffers."""
+        """Undo a promotion at once when a worker does not serve it as trained, or serving suffers; beside a run too."""
         registry, rules = self.workspace.registry, self.workspace.experiment.settings.rollback
         champion = registry.champion()
         earlier = registry.champions()
@@ -330,8 +335,9 @@ class Cycle:
         for former in dict.fromkeys(entry.model_id for entry in earlier if entry.model_id != champion.model_id):
             if registry.is_sound(former):
                 reason = f"{UNDONE}: {found}{passed_over(damaged)}"
-                log.error("experiment %s: %s", self.workspace.experiment.name, reason)
-                set_back(self.workspace, self.store, champion, former, reason)
+                with suppress(Conflict, Refused):  # another was set meanwhile, or pinned: the next poll sees that
+                    set_back(self.workspace, champion, former, reason)
+                    log.error("experiment %s: %s", self.workspace.experiment.name, reason)
                 return
             damaged.append(former)
         if not self._watch.told:

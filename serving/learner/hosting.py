@@ -2,9 +2,9 @@
 
 A lock held from construction to `close` keeps a second learner out. Every experiment has its cycle; APScheduler polls
 each at its declared pace, and a poll that finds a run due leaves it to threads for runs, so that those keep no other
-experiment waiting, however long they are. While such a run is under way its experiment takes in nothing more; polls
-that were missed coalesce. The scheduler goes by the wall clock, so a thread that does not brings it back when that was
-set back, and `late` tells by the monotonic clock what was not polled all the same.
+experiment waiting, however long they are, nor their own: its log is read and its champion watched meanwhile. Polls that
+were missed coalesce. The scheduler goes by the wall clock, so a thread that does not brings it back when that was set
+back, and `late` tells by the monotonic clock what was not polled all the same.
 """
 
 from __future__ import annotations
@@ -203,8 +203,6 @@ class LearnerService:
 
     def _poll(self, name: str) -> None:
         cycle, run = self.cycles[name], self._runs.get(name)
-        if run is not None and run.running():
-            return
         try:
             cycle.tick()
             due = cycle.due() is not None

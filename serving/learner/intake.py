@@ -39,10 +39,10 @@ def take_in(workspace: Workspace, intake: Intake) -> Intake:
 
     Raises what the joiner raises; a corrupt or unreadable segment is quarantined and counted there, not raised.
     """
-    now = workspace.clock()
-    found = survey(workspace.experiment.paths, now=now, known=intake.ingested)
-    new = found.segments
-    with workspace.lock:
+    with workspace.lock:  # from the look on: what another thread has just set aside is not to be found gone
+        now = workspace.clock()
+        found = survey(workspace.experiment.paths, now=now, known=intake.ingested)
+        new = found.segments
         if new:
             report = workspace.warehouse.ingest(new)
             intake.ingested.update(segment.name for segment in new)

@@ -82,9 +82,9 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
         yield f"challenger_{key}", "gauge", text, of_each
     yield "run_seconds", "gauge", "how long the last run took", [(label, run.seconds) for label, run in last]
     lag = [
-        (label, (cycle.intake.at - cycle.intake.watermark).total_seconds())
+        (label, (cycle.workspace.clock() - cycle.intake.watermark).total_seconds())
         for label, cycle in everything
-        if cycle.intake.at is not None and cycle.intake.watermark is not None
+        if cycle.intake.watermark is not None
     ]
     yield "log_lag_seconds", "gauge", "how far the log known to be complete is behind now", lag
     generations = []

@@ -193,12 +193,13 @@ def _set_champion(
     previous = champion.model_id if champion else None
     trainer.run("verify", workspace.experiment.paths.root, model_id)
     back = kind == "rollback"
-    swapped = move_pointer(workspace, model_id, expected=previous, reason=reason, restored=back)
-    if back:
-        store.drop(FORMER)
-    else:
-        start_guard(workspace, store, swapped, previous)
-    workspace.registry.record(kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason)
+    with workspace.lock:  # a run that starts now must not miss the entry, and write one of its own
+        swapped = move_pointer(workspace, model_id, expected=previous, reason=reason, restored=back)
+        if back:
+            store.drop(FORMER)
+        else:
+            start_guard(workspace, store, swapped, previous)
+        workspace.registry.record(kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason)
     return {"champion": swapped.model_id, "previous": previous, "generation": swapped.generation, "recorded": kind}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bandit.errors import Refused
+from bandit.errors import Conflict, Refused
 from bandit.policies import read_state
 from bandit.registry import Champion, Manifest
 from evaluation.gate import RULES_VERSION
@@ -134,21 +134,22 @@ def crown(
     """
     model_id = judgement.model_id
     assert model_id is not None, "only what is published can be crowned"
-    crowned = move_pointer(workspace, model_id, expected=parent, reason=judgement.reason)
-    start_guard(workspace, store, crowned, parent)
-    workspace.registry.record(
-        "promotion",
-        now=workspace.clock(),
-        model_id=model_id,
-        previous=parent,
-        challenger=state.name,
-        evaluation_id=judgement.evaluation_id,
-        reason=judgement.reason,
-        lift=judgement.lift,
-        lower=judgement.lower,
-        upper=judgement.upper,
-        former=judgement.former,
-    )
+    with workspace.lock:  # whoever undoes it has its entry after this one
+        crowned = move_pointer(workspace, model_id, expected=parent, reason=judgement.reason)
+        start_guard(workspace, store, crowned, parent)
+        workspace.registry.record(
+            "promotion",
+            now=workspace.clock(),
+            model_id=model_id,
+            previous=parent,
+            challenger=state.name,
+            evaluation_id=judgement.evaluation_id,
+            reason=judgement.reason,
+            lift=judgement.lift,
+            lower=judgement.lower,
+            upper=judgement.upper,
+            former=judgement.former,
+        )
     if state.kind == KIND_FROZEN:
         store.drop(state.name)
     elif state.name == STANDING:
@@ -166,7 +167,8 @@ def _judge_guard(
         judgement.outcome = reports.ROLLBACK
         judgement.reason = f"The champion before was better on new log, and is back. {judgement.reason}"
         judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=former)
-        set_back(workspace, store, champion, former, judgement.reason, evaluation_id=judgement.evaluation_id)
+        set_back(workspace, champion, former, judgement.reason, evaluation_id=judgement.evaluation_id)
+        store.drop(FORMER)
         return True
     over = verdict.n >= look.rules.horizon_rows
     if verdict.rejected or over:
@@ -188,26 +190,31 @@ def _judge_guard(
 
 
 def set_back(
-    workspace: Workspace,
-    store: ChallengerStore,
-    champion: Champion,
-    former: str,
-    reason: str,
-    *,
-    evaluation_id: str | None = None,
+    workspace: Workspace, champion: Champion, former: str, reason: str, *, evaluation_id: str | None = None
 ) -> None:
-    """Make the former champion champion again, without further ado; raises as `move_pointer` does."""
-    move_pointer(workspace, former, expected=champion.model_id, reason=reason, restored=True)
-    workspace.registry.record(
-        "rollback",
-        now=workspace.clock(),
-        model_id=former,
-        previous=champion.model_id,
-        reason=reason,
-        automatic=True,
-        evaluation_id=evaluation_id,
-    )
-    store.drop(FORMER)
+    """Make the former champion champion again, without further ado; raises as `move_pointer` does.
+
+    Challengers are left as they are: a run may be at work on them, and the next one lets go of those that are void.
+    """
+    with workspace.lock:  # a run that starts now must not miss the entry, and write one of its own
+        move_pointer(workspace, former, expected=champion.model_id, reason=reason, restored=True)
+        workspace.registry.record(
+            "rollback",
+            now=workspace.clock(),
+            model_id=former,
+            previous=champion.model_id,
+            reason=reason,
+            automatic=True,
+            evaluation_id=evaluation_id,
+        )
+
+
+def expect_champion(workspace: Workspace, champion: Champion | None) -> None:
+    """Raise `Conflict` where another champion stands by now than the one that challengers were compared with."""
+    expected = champion.model_id if champion else None
+    now = workspace.registry.champion()
+    if (now.model_id if now else None) != expected:
+        raise Conflict(f"it is {now.model_id if now else 'unset'} by now, not {expected or 'unset'}")
 
 
 def passed_over(damaged: Sequence[str]) -> str:

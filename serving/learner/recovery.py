@@ -50,6 +50,11 @@ def record_champion(workspace: Workspace, store: ChallengerStore) -> dict[str, A
 
     Raises what reading pointer and history raises.
     """
+    with workspace.lock:  # somebody who sets another one just now writes its entry himself
+        return _record_champion(workspace, store)
+
+
+def _record_champion(workspace: Workspace, store: ChallengerStore) -> dict[str, Any] | None:
     registry = workspace.registry
     champion = registry.champion()
     if champion is None:

@@ -79,8 +79,9 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
             raise NotYet("the log is not known to be complete up to any time yet; try again in a second")
         champion = workspace.registry.champion()
         report = RunReport(at=workspace.clock(), trigger="step", outcome=reports.NOTHING, reason="")
-        cycle.advance(champion, cycle.intake.watermark, report)
-        cycle.mark_attempt()
+        watermark = cycle.intake.watermark
+        cycle.advance(champion, watermark, report)
+        cycle.mark_attempt(watermark)
         cycle.mark_learnt()
         state = store.load(STANDING)
         if state is None or not state.scored or state.champion != (champion.model_id if champion else None):
