@@ -22,7 +22,10 @@ _STYLE = (
 
 
 def render_history(evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
-    """A self-contained HTML page; entries have `id, outcome, n, lift, lower, upper`, oldest first (200 are shown)."""
+    """A self-contained HTML page; entries have `id, outcome, n, lift, weighed, lower, upper`, oldest first.
+
+    The newest 200 are shown.
+    """
     shown = [entry for entry in evaluations if entry["lift"] is not None][-SHOWN_MAX:]
     legend = ", ".join(
         f'<b class="{outcome}">{sum(entry["outcome"] == outcome for entry in evaluations)} {outcome}</b>'
@@ -38,8 +41,15 @@ def render_history(evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
     )
 
 
+def _bounded(entry: Mapping[str, Any]) -> float:
+    """The lift that the bounds belong to; older certificates have the plain one alone."""
+    weighed = entry.get("weighed")
+    return float(entry["lift"] if weighed is None else weighed)
+
+
 def _picture(shown: Sequence[Mapping[str, Any]]) -> str:
     height, left, bottom = 290, 56, 40
+    shown = [{**entry, "lift": _bounded(entry)} for entry in shown]
     ends = sorted(float(entry[key]) for entry in shown for key in ("lift", "lower", "upper") if entry[key] is not None)
     # a few early bounds are so wide that they would flatten everything else
     low, high = ends[len(ends) // 50], ends[-1 - len(ends) // 50]

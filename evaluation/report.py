@@ -142,7 +142,9 @@ def _tiles(cert: Mapping[str, Any], initial: bool) -> list[dict[str, str]]:
     against = "against uniform choice" if initial else "per decision, paired DR"
     tiles = [_tile("Lift", _signed(lift["value"]), against)]
     if not initial:
-        tiles.append(_tile("Lower bound", _signed(lift["bound_lower"]), f"upper {_signed(lift['bound_upper'])}"))
+        weighed = (lift.get("weighed") or lift)["value"]
+        around = f"upper {_signed(lift['bound_upper'])}, around {_signed(weighed)} weighed"
+        tiles.append(_tile("Lower bound", _signed(lift["bound_lower"]), around))
         tiles.append(
             _tile(
                 "Relative lift",
@@ -246,7 +248,10 @@ def _deciding(cert: Mapping[str, Any], n: str, initial: bool) -> dict[str, Any]:
         note = (
             "Paired DR lift per decision: the 95% interval of this one look, and the gate’s bounds, which hold however "
         )
-        note += "often it looks. Its lower one must pass the dashed line."
+        note += (
+            "often it looks, around the lift weighed by what each stretch of the log tells. Its lower one must pass "
+            "the dashed line."
+        )
         needed = rules["margin"] if rules["mode"] == "superiority" else None
         if rules["mode"] == "noninferiority":
             value = cert["estimators"]["dr"]["champion"]["value"]

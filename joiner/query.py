@@ -23,7 +23,7 @@ ROWS_MAX = 1000
 SECONDS_MAX = 30.0
 
 RUN_COLUMNS = (
-    *("at", "trigger", "outcome", "reason", "rows", "seconds", "lift", "lower", "upper"),
+    *("at", "trigger", "outcome", "reason", "rows", "seconds", "lift", "weighed", "lower", "upper"),
     *("model_id", "champion", "evaluation_id", "error"),
 )
 MODEL_COLUMNS = (
@@ -116,7 +116,7 @@ def _frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataFram
     for column in columns:  # times as times, text as text, also when there is no row yet
         if column in ("at", "created_at", "cut", "champion_since"):
             frame[column] = pd.to_datetime(frame[column], utc=True, format="ISO8601").dt.tz_localize(None)
-        elif column in ("rows", "seconds", "lift", "lower", "upper", "settings_version"):
+        elif column in ("rows", "seconds", "lift", "weighed", "lower", "upper", "settings_version"):
             frame[column] = pd.to_numeric(frame[column])
         elif column == "is_champion":
             frame[column] = frame[column].astype(bool)

@@ -59,6 +59,7 @@ class Sabotage:
     outcome: str
     reason: str
     lift: float | None
+    weighed: float | None
     lower: float | None
     upper: float | None
     learner_killed_in_batch: int
@@ -262,6 +263,7 @@ def _sabotage(harm: _Harm, experiment: Experiment) -> Sabotage:
         outcome=str(verdict.get("outcome", "not judged")),
         reason=str(verdict.get("reason", "")),
         lift=verdict.get("lift"),
+        weighed=verdict.get("weighed"),
         lower=verdict.get("lower"),
         upper=verdict.get("upper"),
         learner_killed_in_batch=harm.kill_in if harm.killed is not None else 0,

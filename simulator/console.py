@@ -83,10 +83,11 @@ def reward_bar(share: float) -> Text:
 
 
 def verdict_text(settled: Settled) -> Text:
-    """The verdict in a word, with the lift and its interval where there is one."""
+    """The verdict in a word, with the lift that the gate weighed and its interval where there is one."""
     text = Text(_WORDS.get(settled.outcome, settled.outcome), style=_STYLES.get(settled.outcome, ""))
-    if settled.lift is not None:
-        text.append(f"  lift {settled.lift:+.4f}", style="default")
+    lift = settled.lift if settled.weighed is None else settled.weighed
+    if lift is not None:
+        text.append(f"  lift {lift:+.4f}", style="default")
         if settled.lower is not None and settled.upper is not None:
             text.append(f" [{settled.lower:+.4f}, {settled.upper:+.4f}]", style="bright_black")
     return text

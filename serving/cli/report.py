@@ -12,6 +12,9 @@ from bandit.errors import InvalidInput, NotFound
 from serving.cli.common import Common, common, figure, print_json, print_table, say
 from serving.cli.report_value import apprentice, value
 
+FIGURES = ("lift", "weighed", "lower", "upper")
+"""What a verdict says in numbers; the bounds belong to the weighed lift."""
+
 
 @click.group()
 def command() -> None:
@@ -85,7 +88,7 @@ def history(common: Common, *, out: Path | None) -> None:
     if common.as_json:
         print_json({"evaluations": certificates})
     else:
-        keys = ("created_at", "id", "outcome", "n", "lift", "lower", "upper")
+        keys = ("created_at", "id", "outcome", "n", "lift", "weighed", "lower", "upper")
         print_table("Evaluations", list(keys), [[figure(entry[key], "+.4f") for key in keys] for entry in certificates])
 
 
@@ -117,8 +120,8 @@ def track_record(common: Common) -> None:
             {
                 "model_id": model_id,
                 "promoted_at": str(entry.get("at", "")),
-                "predicted": {key: promised.get(key) for key in ("lift", "lower", "upper")},
-                "realised": {key: seen.get(key) for key in ("lift", "lower", "upper", "rows")} if seen else None,
+                "predicted": {key: promised.get(key) for key in FIGURES},
+                "realised": {key: seen.get(key) for key in (*FIGURES, "rows")} if seen else None,
                 "outcome": "rolled back"
                 if model_id in undone
                 else "confirmed"
@@ -134,8 +137,8 @@ def track_record(common: Common) -> None:
     lines = [
         [
             r["model_id"],
-            *(figure(value, "+.4f") for value in r["predicted"].values()),
-            *(figure((r["realised"] or {}).get(k), "+.4f") for k in ("lift", "lower", "upper")),
+            *(figure(value, "+.4f") for value in _bounded(r["predicted"])),
+            *(figure(value, "+.4f") for value in _bounded(r["realised"] or {})),
             figure((r["realised"] or {}).get("rows")),
             r["outcome"],
         ]
@@ -156,11 +159,18 @@ def _watched(past: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _bounded(figures: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The lift that the bounds belong to (older records have the plain one alone) and the bounds."""
+    weighed = figures.get("weighed")
+    return figures.get("lift") if weighed is None else weighed, figures.get("lower"), figures.get("upper")
+
+
 def _turned(former: dict[str, Any], rows: int) -> dict[str, Any]:
     """The former champion's lift over its successor, turned round."""
-    low, high = former["lower"], former["upper"]
+    low, high, weighed = former["lower"], former["upper"], former.get("weighed")
     return {
         "lift": -former["lift"],
+        "weighed": None if weighed is None else -weighed,
         "lower": None if high is None else -high,
         "upper": None if low is None else -low,
         "rows": rows,
@@ -239,6 +249,7 @@ def _summary(path: Path) -> dict[str, Any]:
         "reason": cert["verdict"]["reason"],
         "n": cert["rows"]["n"],
         "lift": lift["value"],
+        "weighed": lift.get("weighed", {}).get("value"),
         "lower": lift.get("bound_lower", lift["lower"]),
         "upper": lift.get("bound_upper", lift["upper"]),
     }

@@ -66,4 +66,7 @@ def _verdict(last: dict[str, Any]) -> str:
         return "none yet"
     if last.get("lift") is None:
         return str(last["outcome"])
-    return f"{last['outcome']}, lift {last['lift']:+.4f} [{last['lower']:+.4f}, {last['upper']:+.4f}]"
+    lift, weighed = f"lift {last['lift']:+.4f}", last.get("weighed")
+    if weighed is not None and f"lift {weighed:+.4f}" != lift:  # the bounds belong to this one
+        lift += f", weighed {weighed:+.4f}"
+    return f"{last['outcome']}, {lift} [{last['lower']:+.4f}, {last['upper']:+.4f}]"

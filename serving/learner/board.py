@@ -74,8 +74,9 @@ def _promotions(cycle: Cycle, state: Mapping[str, Any]) -> dict[str, datetime]:
 
 
 def _verdicts(runs: Iterator[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """The first of `runs` that had news, each with its picture where it has a lift."""
-    shown = list(islice((run for run in runs if run["outcome"] != "nothing"), VERDICTS_SHOWN))
+    """The first of `runs` that had news, with the lift that its bounds belong to and a picture, if it has any."""
+    told = ({**run, "lift": reports.bounded(run)} for run in runs if run["outcome"] != "nothing")
+    shown = list(islice(told, VERDICTS_SHOWN))
     measured = [run for run in shown if None not in (run.get("lift"), run.get("lower"), run.get("upper"))]
     scale = lift_scale(measured)
     return [

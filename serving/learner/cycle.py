@@ -392,7 +392,7 @@ def _summarise(report: RunReport, winner: Look | None, looks: list[Look]) -> Non
     """The verdict that counts: the promoted challenger's, else the standing one's, else the first."""
     standing = next((look for look in looks if look.judgement.challenger == STANDING), looks[0])
     judgement: Judgement = (winner or standing).judgement
-    for name in ("outcome", "reason", "lift", "lower", "upper", "model_id", "evaluation_id"):
+    for name in ("outcome", "reason", *reports.FIGURES, "model_id", "evaluation_id"):
         setattr(report, name, getattr(judgement, name))
 
 

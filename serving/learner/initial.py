@@ -84,7 +84,8 @@ def publish_initial(
         )
         stand_on(store, state, manifest.model_id, outcome.files)
     report.outcome, report.reason = reports.INITIAL, look.judgement.reason
-    report.lift, report.lower, report.upper = look.judgement.lift, look.judgement.lower, look.judgement.upper
+    for name in reports.FIGURES:
+        setattr(report, name, getattr(look.judgement, name))
     report.model_id, report.evaluation_id = manifest.model_id, evaluation_id
     report.verdicts = [look.judgement]
 
@@ -106,6 +107,7 @@ def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report
         outcome=reports.INITIAL,
         reason=reason,
         lift=verdict.lift.value,
+        weighed=verdict.weighed.value,
         lower=verdict.lower,
         upper=verdict.upper,
         value=value.value,

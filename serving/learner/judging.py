@@ -202,6 +202,7 @@ def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:
         outcome=verdict.outcome,
         reason=verdict.reason,
         lift=verdict.lift.value if seen else None,
+        weighed=verdict.weighed.value if seen else None,
         lower=verdict.lower if seen else None,
         upper=verdict.upper if seen else None,
         value=verdict.totals.estimate("dr", "candidate").value if seen else None,

@@ -59,9 +59,10 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
     yield "falls_total", "counter", "runs that found that what the champion earns has fallen", falls
     last = [(label, cycle.last_run) for label, cycle in everything if cycle.last_run is not None]
     for key, text in (
-        ("lift", "paired lift of the last run's challenger"),
-        ("lower", "its lower bound"),
-        ("upper", "its upper bound"),
+        ("lift", "paired lift of the last run's challenger, every row weighing the same"),
+        ("weighed", "its lift weighed by what each stretch of the log tells, to which the bounds belong"),
+        ("lower", "lower bound of its weighed lift"),
+        ("upper", "upper bound of its weighed lift"),
     ):
         samples = [(label, float(value)) for label, run in last if (value := getattr(run, key)) is not None]
         yield key, "gauge", text, samples
@@ -77,7 +78,12 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
         if value is not None
     ]
     yield "value", "gauge", "reward per decision of both policies at the last look, doubly robust", values
-    for key, text in (("lift", "paired lift of each challenger"), ("lower", "its lower bound"), ("upper", "its upper")):
+    for key, text in (
+        ("lift", "paired lift of each challenger, every row weighing the same"),
+        ("weighed", "its lift weighed by what each stretch of the log tells, to which the bounds belong"),
+        ("lower", "lower bound of its weighed lift"),
+        ("upper", "upper bound of its weighed lift"),
+    ):
         of_each = [(label, float(value)) for label, each in looks if (value := getattr(each, key)) is not None]
         yield f"challenger_{key}", "gauge", text, of_each
     yield "run_seconds", "gauge", "how long the last run took", [(label, run.seconds) for label, run in last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,9 @@ FAILED = "failed"
 
 OUTCOMES = (INITIAL, PROMOTE, HOLD, ROLLBACK, INSUFFICIENT, NOTHING, FAILED)
 
+FIGURES = ("lift", "weighed", "lower", "upper")
+"""What a verdict says in numbers: see `Judgement`."""
+
 RUN = "run"
 """The kind in history of a run."""
 
@@ -32,18 +36,20 @@ FALL = "fall"
 class Judgement(msgspec.Struct, kw_only=True):
     """The verdict on one challenger at one look.
 
-    `lift` and its bounds are per decision, in units of reward; `value` and `champion_value` are what both policies are
-    worth, doubly robust (beside an initial model, uniform choice is the champion). `rows` were scored in this tenure,
-    `rows_needed` are estimated to be missing. `model_id` is set once the challenger is published. `rejected` means it
-    starts anew. `ledger` is what of α it goes on with (an `AlphaLedger` without its looks), on rows matured after
-    `scored_after`; empty where nothing of it is carried on. `former` is what the champion earned at last
-    (`evaluation.change.Stretch`), of a challenger that is proven to earn no less.
+    `lift` is per decision, in units of reward, every row weighing the same; `weighed` is the one that the bounds belong
+    to, where stretches of the log weigh what they tell (None where an older version wrote the line). `value` and
+    `champion_value` are what both policies are worth, doubly robust (beside an initial model, uniform choice is the
+    champion). `rows` were scored in this tenure, `rows_needed` are estimated to be missing. `model_id` is set once the
+    challenger is published. `rejected` means it starts anew. `ledger` is what of α it goes on with (an `AlphaLedger`
+    without its looks), on rows matured after `scored_after`; empty where nothing of it is carried on. `former` is what
+    the champion earned at last (`evaluation.change.Stretch`), of a challenger that is proven to earn no less.
     """
 
     challenger: str
     outcome: str
     reason: str
     lift: float | None = None
+    weighed: float | None = None
     lower: float | None = None
     upper: float | None = None
     value: float | None = None
@@ -73,6 +79,7 @@ class RunReport(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     steps: dict[str, float] = {}
     lift: float | None = None
+    weighed: float | None = None
     lower: float | None = None
     upper: float | None = None
     model_id: str | None = None
@@ -81,6 +88,12 @@ class RunReport(msgspec.Struct, kw_only=True):
     verdicts: list[Judgement] = []
     error: str | None = None
     errors: dict[str, str] = {}
+
+
+def bounded(entry: Mapping[str, Any]) -> float | None:
+    """The lift that the bounds of a run or a verdict belong to; lines of older versions have the plain one alone."""
+    weighed: float | None = entry.get("weighed")
+    return entry.get("lift") if weighed is None else weighed
 
 
 def to_plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -208,6 +208,7 @@ def test_the_track_record_has_what_a_champion_on_watch_has_earned_so_far(loop: P
         if look is not None and record["outcome"] == "not decided so far":
             assert record["realised"] == {
                 "lift": -look["lift"],
+                "weighed": -look["weighed"],
                 "lower": -look["upper"],
                 "upper": -look["lower"],
                 "rows": look["rows"],

@@ -301,7 +301,7 @@ def test_the_learner_tells_its_metrics(service: Service) -> None:
     look = 'experiment="test",challenger="standing"'
     lift = float(values[f"rewardloop_learner_challenger_lift{{{look}}}"])
     lower, upper = (float(values[f"rewardloop_learner_challenger_{end}{{{look}}}"]) for end in ("lower", "upper"))
-    assert lower < upper
+    assert lower <= float(values[f"rewardloop_learner_challenger_weighed{{{look}}}"]) <= upper
     worth = [float(values[f'rewardloop_learner_value{{{look},role="{role}"}}']) for role in ("challenger", "champion")]
     assert worth[0] - worth[1] == pytest.approx(lift, abs=1e-9)
     told = values['rewardloop_learner_reward_delay_seconds_bucket{experiment="test",le="+Inf"}']

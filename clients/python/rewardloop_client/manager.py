@@ -56,6 +56,8 @@ class EvalScore:
 class Verdict:
     """What the gate says about a model: `promote`, `hold` or `insufficient`, why, and the lift it rests on.
 
+    The bounds belong to `weighed`, the lift as weighed by what each stretch of the log tells.
+
     `best` is the model to deploy, None where none passed: this one, or one of a declared challenger that was judged
     beside it and has more behind it.
     """
@@ -70,6 +72,7 @@ class Verdict:
     evaluation_id: str | None
     score: EvalScore | None
     best: str | None = None
+    weighed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,4 +439,5 @@ def _verdict(body: Mapping[str, Any]) -> Verdict:
         evaluation_id=body.get("evaluation_id"),
         score=EvalScore(score["value"], score["lower"], score["upper"], score["n"]) if score else None,
         best=body.get("best"),
+        weighed=body.get("weighed"),
     )
