@@ -9,7 +9,7 @@ from bandit.eventlog.heartbeat import AHEAD_S_MAX, Heartbeat, beat, live_heartbe
 from bandit.eventlog.open_segment import try_disk
 from bandit.eventlog.recovery import Recovered
 from bandit.eventlog.segment import SegmentInfo, read_events, verify_segment
-from bandit.eventlog.survey import Survey, quarantine_segment, survey
+from bandit.eventlog.survey import Survey, quarantine_segment, set_aside, survey
 from bandit.eventlog.writer import EventLogWriter, WriterCounters
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "live_heartbeats",
     "quarantine_segment",
     "read_events",
+    "set_aside",
     "survey",
     "try_disk",
     "verify_segment",

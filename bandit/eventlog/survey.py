@@ -22,7 +22,15 @@ from bandit.eventlog.heartbeat import (
     raise_clock_floor,
     read_heartbeat,
 )
-from bandit.eventlog.recovery import QUARANTINE, Recovered, open_segments, quarantine_segment, recover_segment
+from bandit.eventlog.recovery import (
+    DAMAGED_SUFFIX,
+    QUARANTINE,
+    UNREADABLE_SUFFIX,
+    Recovered,
+    open_segments,
+    quarantine_segment,
+    recover_segment,
+)
 from bandit.eventlog.segment import SEALED_SUFFIX, parse_segment_name, segments_with_suffix
 from bandit.experiment import ExperimentPaths
 from bandit.files import locked
@@ -30,7 +38,7 @@ from bandit.files import locked
 LEFTOVER_S_MIN = 60.0
 """A temporary file that old belongs to nobody: writing one takes milliseconds."""
 
-__all__ = ["Survey", "quarantine_segment", "sealed_segments", "survey"]
+__all__ = ["Survey", "quarantine_segment", "sealed_segments", "set_aside", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,13 @@ class Survey:
 def sealed_segments(events: Path, *, but: Container[str] = ()) -> list[Path]:
     """The sealed segments in a folder but those in `but`, sorted by name: each writer's in the order of writing."""
     return segments_with_suffix(events, SEALED_SUFFIX, but=but)
+
+
+def set_aside(paths: ExperimentPaths) -> list[str]:
+    """The names of what is in quarantine and may hold acknowledged events: no torn end, and nothing salvaged."""
+    quarantine = paths.events / QUARANTINE
+    found = sorted(quarantine.iterdir()) if quarantine.is_dir() else []
+    return [path.name for path in found if path.suffix in (DAMAGED_SUFFIX, UNREADABLE_SUFFIX)]
 
 
 def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True, known: Container[str] = ()) -> Survey:

@@ -31,6 +31,8 @@ def command(common: Common) -> None:
 def _print(state: dict[str, Any]) -> None:
     click.echo(f"{state['experiment']}: {state['next']}")
     click.echo(state["why"])
+    if state.get("damage"):  # not said by a learner of an older version
+        click.echo(state["damage"])
     click.echo()
     counts, last = state["counts"], state["last_run"] or {}
     rows = [

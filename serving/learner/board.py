@@ -92,7 +92,7 @@ def _verdicts(runs: Iterator[dict[str, Any]], now: datetime) -> list[dict[str, A
 def _health(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The counts that tell whether what is asked comes back: name, meaning, number, and whether it should be 0."""
     counts = {name: (text, state["counts"].get(name, 0)) for name, text in COUNTED.items() if name != "waiting"}
-    counts["quarantined"] = ("segments of the log set aside as damaged", state["segments_quarantined"])
+    counts["quarantined"] = ("parts of the log set aside as damaged or unreadable", state["segments_set_aside"])
     return [
         {"name": name, "text": text, "number": found, "bad": bool(found) and name in TROUBLE | {"quarantined"}}
         for name, (text, found) in counts.items()

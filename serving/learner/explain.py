@@ -105,6 +105,18 @@ def why_nothing_changed(
     return f"{serves}; run {runs} ({at}) {verdict}: {last_run.reason.removeprefix('Not enough evidence: ')}"
 
 
+def what_is_set_aside(names: list[str]) -> str | None:
+    """One sentence about what of the log is kept out of learning, None where nothing is."""
+    if not names:
+        return None
+    are, those = ("is", "it holds") if len(names) == 1 else ("are", "they hold")
+    shown = f"{names[0]}, …" if names[1:] else names[0]
+    return (
+        f"{_count(len(names), 'part')} of the log {are} damaged or cannot be read ({shown}) and {are} set aside: "
+        f"nothing is learnt from what {those}; `rewardloop doctor` says what can be saved."
+    )
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 

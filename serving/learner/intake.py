@@ -10,8 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bandit.eventlog import Heartbeat, survey
-from serving.learner.workspace import Workspace
+from bandit.eventlog import Heartbeat, set_aside, survey
+from serving.learner.workspace import Workspace, tell_damaged
 
 log = logging.getLogger("rewardloop.learner")
 
@@ -20,6 +20,7 @@ log = logging.getLogger("rewardloop.learner")
 class Intake:
     """What the last poll found; `watermark` is the newest one known (it never goes back).
 
+    `set_aside`: the files in quarantine that may hold events which nothing is learnt from, whoever put them there.
     `unreadable`: the segments that were set aside since the learner started because DuckDB cannot read what they hold,
     by name, with the reason.
     """
@@ -29,6 +30,7 @@ class Intake:
     ingested: set[str] = field(default_factory=set)
     segments_recovered: int = 0
     segments_quarantined: int = 0
+    set_aside: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     at: datetime | None = None
@@ -43,9 +45,12 @@ def take_in(workspace: Workspace, intake: Intake) -> Intake:
         now = workspace.clock()
         found = survey(workspace.experiment.paths, now=now, known=intake.ingested)
         new = found.segments
+        for recovered in found.recovered:
+            tell_damaged(recovered.quarantined)
         if new:
             report = workspace.warehouse.ingest(new)
             intake.ingested.update(segment.name for segment in new)
+            tell_damaged(report.quarantined)
             for name, why in report.unreadable.items():
                 log.error("segment %s is set aside in events/quarantine, it holds what cannot be read: %s", name, why)
             intake.unreadable |= report.unreadable
@@ -56,6 +61,7 @@ def take_in(workspace: Workspace, intake: Intake) -> Intake:
     intake.live = found.live
     intake.segments_recovered += len(found.recovered)
     intake.segments_quarantined = len(found.quarantined)
+    intake.set_aside = set_aside(workspace.experiment.paths)
     intake.unknown = found.unknown
     intake.at = now
     return intake

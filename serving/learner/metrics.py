@@ -93,6 +93,8 @@ def _families(cycles: Mapping[str, Cycle]) -> Iterator[tuple[str, str, str, list
         if cycle.intake.watermark is not None
     ]
     yield "log_lag_seconds", "gauge", "how far the log known to be complete is behind now", lag
+    aside = [(label, float(len(cycle.intake.set_aside))) for label, cycle in everything]
+    yield "segments_set_aside", "gauge", "damaged or unreadable parts of the log, which nothing is learnt from", aside
     generations = []
     for label, cycle in everything:
         with suppress(CorruptModel):  # it is not known then, which `/readyz` and the log tell

@@ -11,7 +11,7 @@ from bandit.registry import Champion, ModelRegistry
 from serving.learner import reports
 from serving.learner.clock_watch import waits_until
 from serving.learner.cycle import Cycle
-from serving.learner.explain import next_sentence, why_nothing_changed
+from serving.learner.explain import next_sentence, what_is_set_aside, why_nothing_changed
 
 
 def experiment_status(cycle: Cycle) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         "at": now,
         "next": next_text,
         "why": why,
+        "damage": what_is_set_aside(intake.set_aside),
         "champion": champion.model_id if champion else None,
         "champion_problem": problem,
         "champion_since": champion.since if champion else None,
@@ -82,6 +83,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         "settings_version": experiment.settings_version,
         "retention_waits_until": waits_until(experiment, now),
         "segments_quarantined": intake.segments_quarantined,
+        "segments_set_aside": len(intake.set_aside),
         "challengers": [
             {
                 "name": state.name,

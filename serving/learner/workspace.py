@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from bandit.eventlog.recovery import DAMAGED_SUFFIX
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from joiner.archive import ingest_archives
@@ -58,6 +60,7 @@ class Workspace:
                 problem = str(error).partition("\n")[0]
                 log.error("experiment %s: its database is made anew from the log: %s", self.experiment.name, problem)
                 report = rebuild(self.experiment)
+                tell_damaged(report.quarantined)
                 self.registry.record("rebuild", now=self.clock(), reason=problem, events=report.events)
                 return self.warehouse_as_it_is()
 
@@ -121,3 +124,13 @@ class Workspace:
     def close(self) -> None:
         """Close what was opened."""
         self.release_warehouse()
+
+
+def tell_damaged(quarantined: Iterable[Path]) -> None:
+    """Log what of the log has just been set aside as damaged; a torn end and what cannot be read are none of it."""
+    for path in quarantined:
+        if path.suffix == DAMAGED_SUFFIX:
+            log.error(
+                "events/quarantine/%s is damaged and set aside, nothing is learnt from it: see `rewardloop doctor`",
+                path.name,
+            )

@@ -7,14 +7,18 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from bandit.eventlog import survey
+from bandit.eventlog.recovery import salvage_segment
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import Experiment, ExperimentPaths
+from serving.cli import cli
+from serving.learner.address import running_learner
 from serving.learner.intake import Intake, take_in
 from serving.learner.workspace import Workspace
 from tests.serving.api.support import SEVEN, free_port, logged, make_experiment, worker
@@ -49,6 +53,18 @@ def recorded(folder: Path, kind: str) -> Recorded:
         process.wait()
     (segment,) = experiment.paths.events.glob("*.open" if kind == "open" else "*.jsonl")
     return Recorded(folder, segment.relative_to(folder), segment.read_bytes())
+
+
+class WentOn(NamedTuple):
+    """A directory, how the service on it answered in each experiment, and what it told of the damage."""
+
+    folder: Path
+    answered: dict[str, int]
+    states: dict[str, dict[str, Any]]
+    printed: str
+    console: str
+    metrics: str
+    log: str
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +132,13 @@ def test_damage_in_the_last_commits_of_a_sealed_segment_is_always_found_out(stop
         (copy / segment).write_bytes(bytes_now)
         rows, intake = taken_in(copy, "sealed")
         assert (rows, intake.segments_quarantined) == ([], 1), (how, place)
+        assert intake.set_aside == [f"{segment.name}.damaged"], (how, place)
         shutil.rmtree(copy)
 
 
 @pytest.fixture(scope="module")
-def went_on(
-    killed: Recorded, stopped: Recorded, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, int]]:
-    """Both logs, each damaged in its last decision, and the status with which the service went on in each."""
+def went_on(killed: Recorded, stopped: Recorded, tmp_path_factory: pytest.TempPathFactory) -> WentOn:
+    """The service on both logs, each damaged in its last decision."""
     folder = tmp_path_factory.mktemp("went_on") / "data"
     for recording in (killed, stopped):
         shutil.copytree(recording.folder / "experiments", folder / "experiments", dirs_exist_ok=True)
@@ -132,16 +147,55 @@ def went_on(
     question = {"event_id": "after", "context": {"x": 1}}
     with service(folder) as address:
         urls = {kind: f"{address.url}/v1/experiments/{kind}/recommend" for kind in ("open", "sealed")}
-        return folder, {kind: httpx.post(url, json=question, trust_env=False).status_code for kind, url in urls.items()}
+        answered = {kind: httpx.post(url, json=question, trust_env=False).status_code for kind, url in urls.items()}
+        learner = running_learner(folder)
+        assert learner is not None
+        ask = lambda path: httpx.get(learner.url + path, trust_env=False)  # noqa: E731
+        states = {kind: ask(f"/v1/experiments/{kind}/status").json() for kind in urls}
+        console, metrics = ask("/experiments/sealed").text, ask("/metrics").text
+        status = ["status", "--data-dir", str(folder), "--experiment", "sealed"]
+        printed = CliRunner().invoke(cli, status).output
+    return WentOn(folder, answered, states, printed, console, metrics, folder.with_suffix(".log").read_text())
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("open", ["e0", "e1"]), ("sealed", [])])
-def test_the_service_starts_on_a_damaged_log_and_goes_on(
-    went_on: tuple[Path, dict[str, int]], kind: str, kept: list[str]
-) -> None:
-    folder, answered = went_on
-    assert answered[kind] == 200
+def test_the_service_starts_on_a_damaged_log_and_goes_on(went_on: WentOn, kind: str, kept: list[str]) -> None:
+    folder = went_on.folder
+    assert went_on.answered[kind] == 200
     survey(ExperimentPaths(folder / "experiments" / kind), now=datetime.now(UTC))
     events = logged(folder, kind)
     assert sorted(event.event_id for event in events if isinstance(event, DecisionEvent)) == ["after", *kept]
     assert sorted(event.event_id for event in events if isinstance(event, RewardEvent)) == kept
+
+
+def test_a_damaged_part_of_the_log_is_told_once_in_the_log_and_in_status_and_metrics_while_it_lasts(
+    went_on: WentOn,
+) -> None:
+    for kind, state in went_on.states.items():
+        (aside,) = (went_on.folder / "experiments" / kind / "events" / "quarantine").glob("*.damaged")
+        assert (
+            state["segments_set_aside"] == 1
+            and f"1 part of the log is damaged or cannot be read ({aside.name})" in (state["damage"])
+        )
+        (line,) = [line for line in went_on.log.splitlines() if aside.name in line]
+        assert "is damaged and set aside, nothing is learnt from it: see `rewardloop doctor`" in line
+        assert f'rewardloop_learner_segments_set_aside{{experiment="{kind}"}} 1' in went_on.metrics.splitlines()
+    said = went_on.states["sealed"]["damage"]
+    assert (
+        said in went_on.printed.splitlines()
+        and "rewardloop doctor" in said
+        and said.partition("`")[0] in went_on.console
+    )
+
+
+def test_damage_that_was_repaired_is_told_no_more(stopped: Recorded, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(stopped.folder, tmp_path / "copy"))
+    place = commit_ends(stopped.data)[-2] + 20
+    (copy / stopped.segment).write_bytes(
+        stopped.data[:place] + bytes([stopped.data[place] ^ 0x21]) + stopped.data[place + 1 :]
+    )
+    assert len(taken_in(copy, "sealed")[1].set_aside) == 1
+    events = (copy / stopped.segment).parent
+    salvage_segment(events / "quarantine" / f"{stopped.segment.name}.damaged", now=datetime.now(UTC))
+    rows, intake = taken_in(copy, "sealed")
+    assert len(rows) == 4 and intake.set_aside == []
