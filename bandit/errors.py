@@ -15,6 +15,7 @@
     ├── CorruptModel            a model's files do not match its manifest, or its canaries
     ├── CorruptSecret           the key of an experiment's draws is missing or not whole; nothing is drawn (503)
     ├── TrainingFailed          the training process ended without a usable model
+    │   └── TrainingStopped     the learner stops, and its training process with it
     └── Busy                    another process holds the lock (a second learner, a migration)
 
 A message gives the field, what is wrong with its value, the limit and the next step; it never echoes
@@ -124,6 +125,10 @@ class CorruptSecret(RewardloopError):
 
 class TrainingFailed(RewardloopError):
     """The training process ended without a usable model."""
+
+
+class TrainingStopped(TrainingFailed):
+    """The learner stops, and its training process with it: nothing is wrong, and the next run learns the same rows."""
 
 
 class Busy(RewardloopError):

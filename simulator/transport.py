@@ -50,10 +50,10 @@ class Delivery:
 class Settled:
     """What the learner said after a batch.
 
-    `outcome` is "initial", "promote", "hold", "insufficient", "nothing" or "failed"; the lift with its lower and upper
-    bound, which belong to the `weighed` one, is None where none was worked out. `champion` is the model that serves
-    from here on. `evaluation_id` names the stored certificate and report. `heard` is False where nothing but decisions
-    is seen: then `outcome` is "promote" when they brought another model, else "unknown".
+    `outcome` is "initial", "promote", "hold", "insufficient", "nothing", "failed" or "stopped"; the lift with its lower
+    and upper bound, which belong to the `weighed` one, is None where none was worked out. `champion` is the model that
+    serves from here on. `evaluation_id` names the stored certificate and report. `heard` is False where nothing but
+    decisions is seen: then `outcome` is "promote" when they brought another model, else "unknown".
     """
 
     outcome: str

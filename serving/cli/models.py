@@ -90,7 +90,7 @@ def diff_models(common: Common, *, model_id: str, other: str) -> None:
 @command.command("train")
 @common
 def train(common: Common) -> None:
-    """Run the loop now: join, train, evaluate, promote if the gate says so; exit 1 when the run failed."""
+    """Run the loop now: join, train, evaluate, promote if the gate says so; exit 1 if it failed or was stopped."""
     name = common.experiment_name()
     address = owner(common.data_dir)
     if address is None:
@@ -102,7 +102,7 @@ def train(common: Common) -> None:
         print_json(report)
     else:
         click.echo(f"{report['outcome']}: {report['reason']}")
-    if report["outcome"] == "failed":
+    if report["outcome"] in ("failed", "stopped"):
         click.get_current_context().exit(1)
 
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from bandit.errors import Busy, Conflict, CorruptModel, NotFound, Refused, RewardloopError
+from bandit.errors import Busy, Conflict, CorruptModel, NotFound, Refused, RewardloopError, TrainingStopped
 from bandit.files import NO_ROOM
 from bandit.registry import Champion
 from bandit.types import ORIGIN_LIVE
@@ -151,7 +151,8 @@ class Cycle:
     def run(self, *, force: bool = False, trigger: str = "forced", wait_s: float = 0.0) -> RunReport:
         """Train, evaluate and promote if the gate says so; raises `Busy` when another run takes longer than `wait_s`.
 
-        Whatever goes wrong inside is in the report (`failed`, with the error) and in history, not raised.
+        Whatever goes wrong inside is in the report (`failed`, with the error) and in history, not raised; so is that
+        the learner was told to stop before its end (`stopped`).
         Without `force` a run that is not due reports `nothing`.
         """
         with self.exclusive("intake", wait_s=wait_s):
@@ -169,6 +170,9 @@ class Cycle:
             except Conflict as error:  # its challengers were compared with a champion that is none any more
                 report.reason = f"the champion changed while the run was under way: {error}"
                 self._attempted_until = self._learnt_until  # the next run takes the same rows, beside the new one
+            except TrainingStopped as error:
+                report.outcome, report.reason = reports.STOPPED, f"the run was stopped: {error}"
+                self._attempted_until = self._learnt_until
             except Exception as error:  # whatever it is: the loop goes on, and history tells
                 self._tell_failure(error)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
@@ -378,8 +382,9 @@ class Cycle:
 
 
 def _trailing_failures(runs: list[dict[str, object]]) -> int:
-    """How many runs in a row failed, up to the last."""
-    return next((count for count, run in enumerate(reversed(runs)) if run.get("outcome") != reports.FAILED), len(runs))
+    """How many runs in a row failed, up to the last; one that was stopped is none of them, and ends no such row."""
+    ended = [run.get("outcome") for run in reversed(runs) if run.get("outcome") != reports.STOPPED]
+    return next((count for count, outcome in enumerate(ended) if outcome != reports.FAILED), len(ended))
 
 
 def _restriction(workspace: Workspace) -> str:

@@ -93,6 +93,10 @@ def why_nothing_changed(
         return f"The last run ({at}) published the first model: {last_run.reason}"
     if last_run.outcome == reports.FAILED:
         return f"The last run ({at}) failed and changed nothing: {last_run.error}"
+    if last_run.outcome == reports.STOPPED:
+        return (
+            f"The last run ({at}) was stopped with the learner and changed nothing; the next one learns the same rows."
+        )
     if mode == "apprentice" and last_run.outcome != reports.NOTHING:
         return (
             "The mode is apprentice: every answer is the baseline, which tells nothing of other actions, so nothing is "

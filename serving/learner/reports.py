@@ -17,8 +17,9 @@ ROLLBACK = "rollback"
 INSUFFICIENT = "insufficient"
 NOTHING = "nothing"
 FAILED = "failed"
+STOPPED = "stopped"
 
-OUTCOMES = (INITIAL, PROMOTE, HOLD, ROLLBACK, INSUFFICIENT, NOTHING, FAILED)
+OUTCOMES = (INITIAL, PROMOTE, HOLD, ROLLBACK, INSUFFICIENT, NOTHING, FAILED, STOPPED)
 
 FIGURES = ("lift", "weighed", "lower", "upper")
 """What a verdict says in numbers: see `Judgement`."""
@@ -67,8 +68,9 @@ class Judgement(msgspec.Struct, kw_only=True):
 class RunReport(msgspec.Struct, kw_only=True):
     """One run: why it started, what each step took (seconds), rows learnt, and the verdict that counts.
 
-    The outcome is `initial`, `promote`, `rollback`, `hold`, `insufficient`, `nothing` (no new row) or `failed` (see
-    `error`); `errors` are those of single challengers beside the standing one, by name.
+    The outcome is `initial`, `promote`, `rollback`, `hold`, `insufficient`, `nothing` (no new row, or another champion
+    meanwhile), `failed` (see `error`) or `stopped` (with the learner, before its end); `errors` are those of single
+    challengers beside the standing one, by name.
     """
 
     at: datetime

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFailed
+from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFailed, TrainingStopped
 from bandit.settings import Training
 from serving.learner.desk import Desk
 from serving.learner.jobs import JOBS
@@ -29,6 +29,8 @@ from serving.learner.priority import lower_trainer
 
 _TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
+
+STOPPING = "the learner is stopping; what this run did not learn is learnt by the next"
 
 DEFAULT = Training()
 """The limits of a job that belongs to no experiment's settings."""
@@ -107,7 +109,10 @@ class ChildTrainer:
                     raise TrainingFailed(f"training took longer than training.time_s_max = {limits.time_s_max:g} s")
                 kind, answer = receive(pipe)
             except (EOFError, OSError):  # the child died, or `close` ended it while it worked
-                raise TrainingFailed(f"the training process ended ({self._kill()}); it will be started again") from None
+                ended = self._kill()
+                if self._closed:
+                    raise TrainingStopped(STOPPING) from None
+                raise TrainingFailed(f"the training process ended ({ended}); it will be started again") from None
             except BaseException:  # its answer, if it comes, must not be taken for that of the next job
                 self._kill()
                 raise
@@ -139,7 +144,7 @@ class ChildTrainer:
 
     def _alive(self) -> Connection:
         if self._closed:
-            raise TrainingFailed("the learner is stopping; what this run did not learn is learnt by the next")
+            raise TrainingStopped(STOPPING)
         if self._process is not None and not self._process.is_alive():
             self._kill()
         if self._pipe is None:
