@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ import msgspec
 from bandit.errors import Busy, InvalidInput, RewardloopError
 from bandit.files import FileLock, write_atomically
 from serving.learner.address import COMMAND_S, mark_service, running_learner, take_lock
+
+log = logging.getLogger("rewardloop.supervisor")
 
 DRAIN_S = 8.0
 """How long children may take to drain before they are ended."""
@@ -88,10 +91,9 @@ class Supervisor:
     worker_options: Sequence[str] = ()
     prepare: Callable[[], object] | None = None
     on_ready: Callable[[ServiceAddress], None] | None = None
-    on_crash: Callable[[str], None] | None = None
     restarts: int = 0
     _children: list[_Child] = field(default_factory=list)
-    _stopping: bool = False
+    _signal: int | None = None
     _socket: socket.socket | None = None
     _admin_socket: socket.socket | None = None
     _mark: FileLock | None = None
@@ -124,6 +126,8 @@ class Supervisor:
                         raise ServiceFailed(f"the service did not become ready within {READY_S:g} s")
                 time.sleep(0.05)
         finally:
+            if self._signal is not None:
+                log.info("stopping (%s)", signal.Signals(self._signal).name)
             for opened in (self._socket, self._admin_socket):
                 if opened is not None:
                     opened.close()  # a new client is refused once the children have closed theirs, and need not wait
@@ -133,6 +137,7 @@ class Supervisor:
                 self._service_file.unlink(missing_ok=True)
             if self._mark is not None:
                 self._mark.release()
+        log.info("stopped; everything acknowledged is on disk")
         return 0
 
     # -- starting ----------------------------------------------------------------------------------------
@@ -233,18 +238,21 @@ class Supervisor:
                 child.crashes += 1
                 child.restart_at = now + pause
                 self.restarts += 1
-                if self.on_crash is not None:
-                    self.on_crash(f"the {child.name} ended ({_ending(code)}); starting it again in {pause:.1f} s")
+                log.warning("the %s ended (%s); starting it again in %.1f s", child.name, _ending(code), pause)
             if child.process is None and now >= child.restart_at:
                 self._start(child)
         return True
+
+    @property
+    def _stopping(self) -> bool:
+        return self._signal is not None
 
     def _given_up(self) -> bool:
         return self._stopping
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._stopping = True
+        del frame
+        self._signal = self._signal or number  # told later: a log may not be written in the middle of anything
 
     def _drain(self) -> None:
         processes = [child.process for child in self._children if child.process is not None]

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bandit.loopback import LOOPBACK_NAMES, is_loopback
+from bandit.service_log import log_to_stderr
 from serving.api.app import create_app
 from serving.api.server import HotServer, configure
 from serving.api.sparing_log import SparingFilter
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {chosen.core})
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # below that, any client could fill the log
     logging.getLogger("rewardloop.api").addFilter(SparingFilter())
     run_worker(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bandit.service_log import log_to_stderr
 from serving.cli.common import Common, common, say
 from serving.cli.start import check_exposure, plan_experiments, prepare_experiments
 from serving.supervisor import Supervisor
@@ -28,6 +29,6 @@ def command(common: Common, *, host: str | None, admin_port: int | None, insecur
         admin_port=service.admin_port if admin_port is None else admin_port,
         prepare=lambda: prepare_experiments(common, configuration),
         on_ready=lambda address: say(f"Admin API  {address.admin_url}   (the console is at /)"),
-        on_crash=say,
     )
+    log_to_stderr()
     click.get_current_context().exit(supervisor.run())

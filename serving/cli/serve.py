@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bandit.experiment import Experiment
+from bandit.service_log import log_to_stderr
 from serving.cli.common import Common, common, say
 from serving.cli.start import (
     access_sentence,
@@ -53,12 +54,9 @@ def command(
         worker_options=worker_options,
         prepare=lambda: prepare_experiments(common, configuration),
         on_ready=lambda address: _announce(address, Experiment.names(data_dir), access),
-        on_crash=say,
     )
-    code = supervisor.run()
-    if code == 0:
-        say("Stopped; everything acknowledged is on disk.")
-    click.get_current_context().exit(code)
+    log_to_stderr()
+    click.get_current_context().exit(supervisor.run())
 
 
 def _announce(address: ServiceAddress, names: list[str], access: str) -> None:

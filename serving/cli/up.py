@@ -9,6 +9,7 @@ import click
 
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
+from bandit.service_log import log_to_stderr
 from serving.cli.common import Common, common, say
 from serving.cli.start import (
     access_sentence,
@@ -61,12 +62,9 @@ def command(
         on_ready=lambda address: _announce(
             address, all_experiments(data_dir), access=access, key_needed=key_needed, quick=quick
         ),
-        on_crash=say,
     )
-    code = supervisor.run()
-    if code == 0:
-        say("Stopped; everything acknowledged is on disk.")
-    click.get_current_context().exit(code)
+    log_to_stderr()
+    click.get_current_context().exit(supervisor.run())
 
 
 def _announce(

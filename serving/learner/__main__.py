@@ -18,6 +18,7 @@ from pathlib import Path
 import uvicorn
 
 from bandit.errors import RewardloopError
+from bandit.service_log import log_to_stderr
 from serving.learner.address import Address, write_address
 from serving.learner.admin import create_admin
 from serving.learner.hosting import LearnerService
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="the address that it listens on")
     arguments = parser.parse_args()
     lower_learner()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr()
     for noisy in ("apscheduler", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return serve(arguments.data_dir, listener=socket.socket(fileno=arguments.fd), host=arguments.host)
