@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 from pathlib import Path
 
+import httpx
 import pytest
 
+from bandit.registry import ModelRegistry
 from bandit.settings import parse_settings, settings_to_dict
 from joiner.history import import_history
+from serving.learner.admin import create_admin
 from serving.learner.challengers import STANDING
+from serving.learner.hosting import LearnerService
 from serving.learner.status import experiment_status
-from tests.serving.learner_support import world
+from tests.serving.learner_support import paths_of, world
 from tests.serving.test_cycle import learn_until_promoted
 
 
@@ -152,3 +157,32 @@ def test_a_trial_that_cannot_be_read_ends_and_another_starts_with_a_line_of_hist
         assert any(told["reason"] in record.getMessage() for record in caplog.records)
         assert registry.trial() is not None
         assert [run["outcome"] for run in registry.history("run")].count("failed") == 0
+
+
+def test_a_failing_run_leaves_the_learner_ready_and_is_told_in_metrics_and_status(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(60)
+    registry = ModelRegistry(paths_of(tmp_path))
+    champion = registry.champion()
+    assert champion is not None
+    (registry.paths.models / champion.model_id / "policy.vw").write_bytes(b"damaged")
+    service = LearnerService(tmp_path)
+
+    async def ask(path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=create_admin(service, host="127.0.0.1"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get(path)
+
+    try:
+        service.discover()
+        failed = service.cycle("test").run(force=True)
+        assert failed.outcome == "failed" and champion.model_id in failed.reason
+        service.poll("test")
+        ready = asyncio.run(ask("/readyz"))
+        assert (ready.status_code, ready.json()["failures"]) == (200, {})
+        told = 'rewardloop_learner_runs_total{experiment="test",outcome="failed"} 1'
+        assert told in asyncio.run(ask("/metrics")).text.splitlines()
+        assert champion.model_id in asyncio.run(ask("/v1/experiments/test/status")).json()["why"]
+    finally:
+        service.close()
