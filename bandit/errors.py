@@ -16,6 +16,7 @@
     ├── CorruptSecret           the key of an experiment's draws is missing or not whole; nothing is drawn (503)
     ├── TrainingFailed          the training process ended without a usable model
     │   └── TrainingStopped     the learner stops, and its training process with it
+    ├── MemoryFull              what is asked takes more memory than the database may have
     └── Busy                    another process holds the lock (a second learner, a migration)
 
 A message gives the field, what is wrong with its value, the limit and the next step; it never echoes
@@ -129,6 +130,10 @@ class TrainingFailed(RewardloopError):
 
 class TrainingStopped(TrainingFailed):
     """The learner stops, and its training process with it: nothing is wrong, and the next run learns the same rows."""
+
+
+class MemoryFull(RewardloopError):
+    """The database needs more memory for what is asked than it may have; the message names the setting."""
 
 
 class Busy(RewardloopError):

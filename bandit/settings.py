@@ -108,11 +108,12 @@ class Learning(_Section, frozen=True):
 
 
 class Training(_Section, frozen=True):
-    """What one training job may take; beyond it the job is ended, and the run tells so."""
+    """What one training job may take, and the database; beyond it the job is ended, and the run tells so."""
 
     time_s_max: Annotated[float, Meta(ge=1, le=1_000_000)] = 1800.0
     memory_bytes_max: Annotated[int, Meta(ge=512 * 1024 * 1024, le=1024**5)] = 8 * 1024 * 1024 * 1024
     cores: Annotated[int, Meta(ge=1, le=2)] = 1
+    database_bytes_max: Annotated[int, Meta(ge=512 * 1024 * 1024, le=1024**5)] = 2_000_000_000
 
 
 class Schedule(_Section, frozen=True):

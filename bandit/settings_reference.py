@@ -61,6 +61,7 @@ MEANING: dict[str, str] = {
     "training.time_s_max": "seconds after which a training job is ended; the run fails, and the next one tries again",
     "training.cores": "with 2, a long log is learnt by policy and reward model at once; with 1, the other cores decide",
     "training.memory_bytes_max": "address space of a training process; a job that needs more fails",
+    "training.database_bytes_max": "memory of the experiment's database; it counts from the learner's next start",
     "schedule.interval_s": "train after so many seconds, when something new matured",
     "schedule.interactions": "train after so many newly matured interactions, if that comes first",
     "schedule.cron": "five cron fields in UTC (30 4 * * *, weekdays 0-7 from Sunday) in place of the interval",

@@ -28,6 +28,7 @@ BENCHES = (
     "memory_bench",
     "policy_bench",
     "draws",
+    "actions_bench",
     "training_bench",
     "cycle_bench",
     "joins",

@@ -60,6 +60,9 @@ hundred thousand decisions with a reward each. The growth is the slope over the 
 reuses the same parsed actions; ours encodes, explores and normalises besides.""",
     "draws": """Chi-square of 20,000 drawn actions against their logged probabilities, for every exploration algorithm,
 with exclusions, slots, a control slice and a challenger's share; and of the control slice against its fraction.""",
+    "actions_bench": """Ten, a hundred and a thousand actions of three features, given with every request or once in a
+catalogue: a decision inside its process, a training row that is scored and learnt by both models, and what a row takes
+in a file and in memory.""",
     "training_bench": """From the joined log to trained models, beside Vowpal Wabbit reading a ready text file of the
 policy's examples alone.""",
     "cycle_bench": """One turn of the loop with much stored: a full retrain with its evaluation, beside a decision

@@ -23,7 +23,7 @@ from bandit.eventlog.segment import SEALED_SUFFIX, segment_name
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, write_atomically
-from joiner.connection import connect, disk_failures, from_utc, quote, to_utc
+from joiner.connection import connect, from_utc, quote, shortages, to_utc
 from joiner.warehouse import Warehouse, in_batches
 
 FORMAT = 1
@@ -239,7 +239,7 @@ def _write(paths: ExperimentPaths, batch: Sequence[tuple[Path, datetime]], *, no
     try:
         lines = LINES.format(paths=", ".join(quote(str(segment.resolve())) for segment, _ in batch))
         target = quote(str(parquet.resolve()))
-        with disk_failures(parquet):
+        with shortages(parquet):
             connection.execute(f"COPY ({lines}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
     finally:
         connection.close()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import duckdb
 
-from bandit.errors import Busy
+from bandit.errors import Busy, MemoryFull
 from bandit.files import NO_ROOM
 
-DEFAULT_MEMORY = "2GB"
+DEFAULT_MEMORY_BYTES = 2_000_000_000
 
 
 def connect(
@@ -26,12 +26,12 @@ def connect(
     *,
     scratch: Path | None = None,
     read_only: bool = False,
-    memory: str = DEFAULT_MEMORY,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
     threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open `database` (None: in memory), able to read and write below `directories` alone.
 
-    `scratch` is where DuckDB spills what exceeds `memory`; without it nothing is spilt. Raises `Busy` when
+    `scratch` is where DuckDB spills what exceeds `memory_bytes`; without it nothing is spilt. Raises `Busy` when
     another process has the database open.
     """
     try:
@@ -47,7 +47,7 @@ def connect(
     connection.execute("SET enable_external_access = false")
     connection.execute("SET autoload_known_extensions = false")
     connection.execute("SET autoinstall_known_extensions = false")
-    connection.execute(f"SET memory_limit = {quote(memory)}")
+    connection.execute(f"SET memory_limit = '{int(memory_bytes)}B'")
     if threads is not None:
         connection.execute(f"SET threads = {int(threads)}")
     connection.execute("SET TimeZone = 'UTC'")
@@ -58,10 +58,17 @@ def connect(
 
 
 @contextmanager
-def disk_failures(path: Path) -> Iterator[None]:
-    """Let a full disk be the OSError that it is everywhere else; DuckDB has several errors for it."""
+def shortages(path: Path) -> Iterator[None]:
+    """Let a full disk be the OSError that it is everywhere else, for which DuckDB has several errors, and full memory
+    a `MemoryFull`.
+    """
     try:
         yield
+    except duckdb.OutOfMemoryException:
+        raise MemoryFull(
+            "the database needs more memory than `training.database_bytes_max` lets it have; raise that setting and "
+            "start the learner again"
+        ) from None
     except duckdb.Error as error:
         code = next((code for code in NO_ROOM if os.strerror(code) in str(error)), None)
         if code is None:

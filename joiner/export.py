@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,7 +24,8 @@ from bandit.errors import InvalidInput
 from bandit.files import NO_ROOM
 from bandit.settings import Learning
 from bandit.types import SLICE_CONTROL, SLICE_POLICY
-from joiner.connection import disk_failures, from_utc, quote, to_utc
+from joiner import wide
+from joiner.connection import from_utc, quote, shortages, to_utc
 
 What = Literal["decisions", "rewards", "interactions"]
 Format = Literal["ndjson", "parquet"]
@@ -91,22 +92,26 @@ _CONDITIONS: Mapping[str, str] = {
 # which interactions: after < matures_at ≤ until, and what the filter lets through
 _WHERE = f"""
 WHERE matures_at > $after AND ($until IS NULL OR matures_at <= $until) AND {_FILTER}
-ORDER BY matures_at, decided_at, event_id
 """
+_ORDER = ("matures_at", "decided_at", "event_id")
 
 # RFC 3339 in UTC with six digits
 _ISO = "'%Y-%m-%dT%H:%M:%S.%fZ'"
 
+_JSON = ("context", "actions", "excluded")
+
 # one row per selected interaction, with the keys of `bandit.types.Interaction`; `actions` stays null where a catalogue
 # was offered, because naming its version is shorter
-_TRAINING_ROWS = f"""
-SELECT i.event_id, strftime(i.decided_at, {_ISO}) AS decided_at, strftime(i.matures_at, {_ISO}) AS matures_at,
-       i.model_id, i.context::JSON AS context,
-       CASE WHEN i.catalogue_version IS NULL THEN i.actions::JSON END AS actions, i.catalogue_version,
-       i.excluded::JSON AS excluded, i.index, i.probability AS propensity, i.pmf, i.reward, i.rewarded, i.mode,
-       i.slice, i.trial_model_id, i.trial_share, i.origin, i.settings_version, i.slot, i.subject
-FROM interactions i {_WHERE}
-"""
+_TRAINING_COLUMNS: Mapping[str, str] = {
+    "event_id": "event_id",
+    **{name: f"strftime({name}, {_ISO})" for name in ("decided_at", "matures_at")},
+    **{name: name for name in ("model_id", "context")},
+    "actions": "CASE WHEN catalogue_version IS NULL THEN actions END",
+    **{name: name for name in ("catalogue_version", "excluded", "index")},
+    "propensity": "probability",
+    **{name: name for name in ("pmf", "reward", "rewarded", "mode", "slice", "trial_model_id", "trial_share")},
+    **{name: name for name in ("origin", "settings_version", "slot", "subject")},
+}
 
 # one row per state: how many selected decisions are in it, and when the first of them matures
 _ACCOUNT = f"""
@@ -126,7 +131,6 @@ GROUP BY outcome ORDER BY outcome
 """
 
 _TIMES = ("decided_at", "matures_at", "received_at", "rewarded_at")
-_JSON = ("context", "actions", "excluded")
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "decisions": (
@@ -143,12 +147,26 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """What is exported of each view, in this order."""
 
-_SOURCES: Mapping[str, str] = {
-    "decisions": "decisions ORDER BY decided_at, event_id",
+_SOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "decisions": ("decisions", ("decided_at", "event_id")),
     # the records, not the view: an export says what was reported, whatever became of it
-    "rewards": "(SELECT *, CASE WHEN imported_at IS NULL THEN 'live' ELSE 'import' END AS origin FROM reward_records) "
-    "ORDER BY stamped_at, writer_id, sequence, position",
+    "rewards": (
+        "(SELECT *, CASE WHEN imported_at IS NULL THEN 'live' ELSE 'import' END AS origin FROM reward_records)",
+        ("stamped_at", "writer_id", "sequence", "position"),
+    ),
+    "interactions": (f"interactions {_WHERE}", _ORDER),
 }
+"""Where the rows of each come from, and their order."""
+
+_KINDS: Mapping[str, str] = {
+    **dict.fromkeys(_TIMES, "TIMESTAMPTZ"),
+    **dict.fromkeys(("index", "slot", "settings_version", "catalogue_version", "rewards_counted"), "INTEGER"),
+    **dict.fromkeys(("probability", "trial_share", "reward"), "DOUBLE"),
+    **dict.fromkeys(("deferred", "rewarded"), "BOOLEAN"),
+    **dict.fromkeys(_JSON, "JSON"),
+    "pmf": "DOUBLE[]",
+}
+"""The types of columns, other than VARCHAR."""
 
 
 def write_training_rows(
@@ -161,8 +179,12 @@ def write_training_rows(
     rows: RowFilter,
 ) -> int:
     """Write training rows as NDJSON; times are naive UTC here. Returns the number of rows."""
-    query = _filtered(_TRAINING_ROWS, rows)
-    return _copy(cursor, scratch, path, query, options="FORMAT json", parameters=_bounds(after, until, rows))
+    bounds = _bounds(after, until, rows)
+    source = wide.Source(_filtered(f"interactions {_WHERE}", rows), _ORDER, bounds)
+    with scratch_file(scratch, path) as temporary:
+        if wide.are_wide(cursor, bounds=bounds, with_catalogues=False):
+            return wide.write_lines(cursor, scratch, temporary, _TRAINING_COLUMNS, source, text=_JSON)
+        return _copy(cursor, temporary, _as_json(_TRAINING_COLUMNS), source, options="FORMAT json")
 
 
 def count_matured(cursor: duckdb.DuckDBPyConnection, *, after: datetime, until: datetime, rows: RowFilter) -> int:
@@ -197,7 +219,8 @@ def interactions_frame(
     """The selected interactions as a DataFrame."""
     columns = ", ".join(COLUMNS["interactions"])
     frame: pd.DataFrame = cursor.execute(
-        _filtered(f"SELECT {columns} FROM interactions {_WHERE}", rows), _bounds(after, until, rows)
+        _filtered(f"SELECT {columns} FROM interactions {_WHERE} ORDER BY {', '.join(_ORDER)}", rows),
+        _bounds(after, until, rows),
     ).df()
     for column in _TIMES:
         if column in frame:
@@ -238,24 +261,36 @@ def export_table(
         raise InvalidInput("what", "is not something that can be exported", ", ".join(COLUMNS))
     if form not in ("ndjson", "parquet"):
         raise InvalidInput("format", "is not known", "ndjson, parquet")
-    columns = ", ".join(_column(name, form) for name in COLUMNS[what])
-    parameters: Mapping[str, object] = {}
-    if what == "interactions":
-        query = _filtered(f"SELECT {columns} FROM interactions {_WHERE}", rows)
-        parameters = _bounds(after, None, rows)
-    else:
-        query = f"SELECT {columns} FROM {_SOURCES[what]}"
+    text, order = _SOURCES[what]
+    bounds = _bounds(after, None, rows) if what == "interactions" else {}
+    source = wide.Source(_filtered(text, rows), order, bounds)
     options = "FORMAT json" if form == "ndjson" else "FORMAT parquet, COMPRESSION zstd"
     if metadata and form == "parquet":
         options += f", KV_METADATA {{{', '.join(f'{quote(k)}: {quote(v)}' for k, v in metadata.items())}}}"
-    return _copy(cursor, scratch, path, query, options=options, parameters=parameters)
+    lines = {name: f"strftime({name}, {_ISO})" if name in _TIMES else name for name in COLUMNS[what]}
+    with scratch_file(scratch, path) as temporary:
+        if what == "rewards" or not wide.are_wide(cursor):
+            columns = _as_json(lines) if form == "ndjson" else _as_parquet(COLUMNS[what])
+            return _copy(cursor, temporary, columns, source, options=options)
+        if form == "ndjson":
+            return wide.write_lines(cursor, scratch, temporary, lines, source, text=_JSON)
+        between = scratch / f"{uuid.uuid4().hex}.ndjson"
+        try:
+            wide.write_lines(cursor, scratch, between, lines, source, text=_JSON)
+            kinds = {name: _KINDS.get(name, "VARCHAR") for name in lines}
+            return wide.lines_to_parquet(cursor, between, temporary, kinds, options=options)
+        finally:
+            between.unlink(missing_ok=True)
 
 
-def _column(name: str, form: str) -> str:
-    if name in _TIMES:
-        shown = f"strftime({name}, {_ISO})" if form == "ndjson" else f"timezone('UTC', {name})"
-        return f"{shown} AS {name}"
-    return f"{name}::JSON AS {name}" if name in _JSON and form == "ndjson" else name
+def _as_json(columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The columns of a line for DuckDB to format, JSON text as JSON."""
+    return {name: f"({value})::JSON" if name in _JSON else value for name, value in columns.items()}
+
+
+def _as_parquet(names: Sequence[str]) -> Mapping[str, str]:
+    """The columns of a table, times with their zone."""
+    return {name: f"timezone('UTC', {name})" if name in _TIMES else name for name in names}
 
 
 @contextmanager
@@ -266,7 +301,7 @@ def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
     """
     temporary = scratch / f"{uuid.uuid4().hex}.tmp"
     try:
-        with disk_failures(target):
+        with shortages(target):
             yield temporary
         try:
             os.replace(temporary, target)
@@ -287,16 +322,12 @@ def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
 
 
 def _copy(
-    cursor: duckdb.DuckDBPyConnection,
-    scratch: Path,
-    path: Path,
-    query: str,
-    *,
-    options: str,
-    parameters: Mapping[str, object],
+    cursor: duckdb.DuckDBPyConnection, path: Path, columns: Mapping[str, str], source: wide.Source, *, options: str
 ) -> int:
-    with scratch_file(scratch, path) as temporary:
-        row = cursor.execute(f"COPY ({query}) TO {quote(str(temporary))} ({options})", parameters).fetchone()
+    selected = ", ".join(f"{value} AS {name}" for name, value in columns.items())
+    order = ", ".join(f"source.{name}" for name in source.order)
+    query = f"SELECT {selected} FROM (FROM {source.text}) source ORDER BY {order}"
+    row = cursor.execute(f"COPY ({query}) TO {quote(str(path))} ({options})", source.parameters).fetchone()
     return int(row[0]) if row else 0
 
 

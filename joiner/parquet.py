@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bandit.errors import InvalidInput
-from joiner.connection import connect, disk_failures, quote
+from joiner.connection import connect, quote, shortages
 
 CHUNK_VECTORS = 8
 """DuckDB hands rows over in vectors of 2,048."""
@@ -90,7 +90,7 @@ def write_parquet(
     connection = using[0] if using else connect(None, [folder], threads=1)
     try:
         connection.register("frame", frame)
-        with disk_failures(path):
+        with shortages(path):
             row = connection.execute(
                 f"COPY (SELECT {selection} FROM frame) TO {quote(str(temporary.resolve()))} ({options})"
             ).fetchone()

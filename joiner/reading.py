@@ -11,7 +11,8 @@ from pathlib import Path
 
 import duckdb
 
-from joiner.connection import connect, disk_failures
+from bandit.errors import MemoryFull
+from joiner.connection import connect, shortages
 from joiner.statements import READ_SEGMENTS, TRY_SEGMENTS
 
 REASON_LENGTH_MAX = 300
@@ -35,7 +36,10 @@ def read_segments(cursor: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> No
 
 
 def unreadable_segments(segments: Sequence[Path]) -> dict[Path, str]:
-    """Which of the segments (of one folder) DuckDB cannot read, and why; nothing is kept. Raises OSError."""
+    """Which of the segments (of one folder) DuckDB cannot read, and why; nothing is kept.
+
+    Raises OSError, `MemoryFull`.
+    """
     if not segments:
         return {}
     connection = connect(None, [segments[0].parent])
@@ -45,6 +49,10 @@ def unreadable_segments(segments: Sequence[Path]) -> dict[Path, str]:
         if len(segments) == 1:
             return {segments[0]: str(error)}
         return {path: why for segment in segments for path, why in unreadable_segments([segment]).items()}
+    except MemoryFull:
+        if len(segments) == 1:
+            raise
+        return {path: why for segment in segments for path, why in unreadable_segments([segment]).items()}
     finally:
         connection.close()
     return {}
@@ -52,7 +60,7 @@ def unreadable_segments(segments: Sequence[Path]) -> dict[Path, str]:
 
 def _read(cursor: duckdb.DuckDBPyConnection, statement: str, paths: Sequence[str]) -> None:
     try:
-        with disk_failures(Path(paths[0])):
+        with shortages(Path(paths[0])):
             cursor.execute(statement, [list(paths)])
     except _ABOUT_CONTENT as error:
         reason = str(error)

@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 import duckdb
 import pandas as pd
 
-from bandit.errors import CorruptLog
+from bandit.errors import CorruptLog, MemoryFull
 from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.eventlog.recovery import set_unreadable_aside
 from bandit.experiment import Experiment
 from joiner import export, statements
-from joiner.connection import connect, disk_failures, from_utc, to_utc
+from joiner.connection import connect, from_utc, shortages, to_utc
 from joiner.counts import Delays, count_events, count_outcomes
 from joiner.reading import UnreadableSegments, read_segments
 from joiner.schema import prepare, refresh_settings
@@ -95,7 +95,7 @@ class Warehouse:
         self._idle_until: datetime | None = None
         self._read_only = read_only
         self._threads = threads
-        with disk_failures(self.path):
+        with shortages(self.path):
             self._connection = self._connect()
             if not read_only:
                 if not prepare(self._connection):
@@ -296,7 +296,7 @@ class Warehouse:
 
     def checkpoint(self) -> None:
         """Move everything from the write-ahead log into the file itself."""
-        with self._writing, disk_failures(self.path):
+        with self._writing, shortages(self.path):
             self._connection.execute("CHECKPOINT")
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -315,14 +315,21 @@ class Warehouse:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         folders = [self.experiment.paths.events, self.scratch]
-        return connect(self.path, folders, scratch=self.scratch, read_only=self._read_only, threads=self._threads)
+        return connect(
+            self.path,
+            folders,
+            scratch=self.scratch,
+            read_only=self._read_only,
+            memory_bytes=self.experiment.settings.training.database_bytes_max,
+            threads=self._threads,
+        )
 
     def _read(self) -> duckdb.DuckDBPyConnection:
         return self._connection.cursor()
 
     @contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with disk_failures(self.path):
+        with shortages(self.path):
             cursor = self._connection.cursor()
             cursor.begin()
             try:
@@ -365,6 +372,10 @@ class Warehouse:
         except UnreadableSegments as error:
             if len(batch) == 1:
                 return {batch[0][0].stem: str(error)}
+            return {name: why for segment in batch for name, why in self._ingest([segment]).items()}
+        except MemoryFull:  # every core reads wide rows of a segment of its own
+            if len(batch) == 1:
+                raise
             return {name: why for segment in batch for name, why in self._ingest([segment]).items()}
         return {}
 

@@ -27,6 +27,7 @@ from bandit.errors import (
     CorruptSecret,
     DurabilityLost,
     InvalidInput,
+    MemoryFull,
     NotFound,
     NotYet,
     Problem,
@@ -54,6 +55,7 @@ _STATUS: tuple[tuple[type[RewardloopError], int, str], ...] = (
     (CorruptModel, 500, "A stored model is damaged"),
     (CorruptLog, 500, "The event log is damaged"),
     (TrainingFailed, 500, "Training failed"),
+    (MemoryFull, 507, "The database's memory is full"),
 )
 
 

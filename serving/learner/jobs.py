@@ -32,6 +32,9 @@ from serving.learner.desk import Desk
 CHUNK_ROWS = 50_000
 """How many rows are in memory at a time."""
 
+CHUNK_ACTIONS = 1_000_000
+"""How many actions these rows may have together, each offer that several share counted once: one takes half a kB."""
+
 FIT_ROWS = 50_000
 """The encoder of a fresh learning is fitted on the first so many rows."""
 
@@ -92,7 +95,7 @@ def advance(desk: Desk, job: Job) -> Outcome:
     try:
         scored, recent = _learn(desk, job, learning, settings, catalogues)
         files = learning.files()
-        canaries = learning.canaries(recent[-CANARY_ROWS:], files)
+        canaries = learning.canaries(recent, files)
     except BaseException:
         learning.close()
         raise
@@ -108,11 +111,12 @@ def advance(desk: Desk, job: Job) -> Outcome:
 def _learn(
     desk: Desk, job: Job, learning: Learning, settings: ExperimentSettings, catalogues: _Catalogues
 ) -> tuple[list[Scores], list[Interaction]]:
-    """The scores, chunk by chunk, and the newest rows."""
+    """The scores, chunk by chunk, and the newest `CANARY_ROWS` rows of the last chunk."""
     recent: list[Interaction] = []
     for chunk in _chunks(desk, job, job.learn, catalogues):
         learning.step(chunk, champion=None, champion_id=None, score=False)
-        recent = chunk
+        recent = chunk[-CANARY_ROWS:]
+        del chunk  # gone before the next one is read
     taken = 0
 
     def past() -> Iterator[Interaction]:
@@ -139,7 +143,8 @@ def _learn(
             )
         )
         taken += len(chunk)
-        recent = chunk
+        recent = chunk[-CANARY_ROWS:]
+        del chunk
     if not recent:
         raise TrainingFailed("there are no rows to learn from yet")
     return scored, recent
@@ -267,8 +272,17 @@ def _rows(desk: Desk, job: Job, path: Path | None, catalogues: _Catalogues) -> I
 
 
 def _chunks(desk: Desk, job: Job, path: Path | None, catalogues: _Catalogues) -> Iterable[list[Interaction]]:
-    rows = _rows(desk, job, path, catalogues)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
+    chunk: list[Interaction] = []
+    actions, last = 0, None
+    for row in _rows(desk, job, path, catalogues):
+        if row.actions is not last:
+            last = row.actions
+            actions += len(last)
+        chunk.append(row)
+        if len(chunk) == CHUNK_ROWS or actions >= CHUNK_ACTIONS:
+            yield chunk
+            chunk, actions, last = [], 0, None
+    if chunk:
         yield chunk
 
 

@@ -7,6 +7,8 @@ new state is saved when its job is done. Rows that are scored are always newer t
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -34,9 +36,6 @@ from serving.learner.workspace import Workspace
 
 MODEL_SECTIONS = ("encoding", "exploration", "learning")
 """The sections of the settings that a manifest states."""
-
-ROW_BYTES = 8 * 1024
-"""A row of the log takes less than this, but for quite unusual ones: so much memory is kept free for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +233,17 @@ def rows_file(
 ) -> Iterator[tuple[Path, int]]:
     """The rows that `learning` wants of those matured in (after, until], as a file for the block, and their number."""
     wanted = learnt_rows(learning)
-    with workspace.lock:
-        expected = workspace.warehouse.count_matured(after, until, wanted)
-    room = max(ROOM_BYTES, expected * ROW_BYTES)
-    with scratch_folder(room, otherwise=workspace.experiment.paths.challengers) as folder:
-        path = folder / f"{name}.ndjson"
+    written = workspace.warehouse.scratch / f"{uuid.uuid4().hex}.ndjson"
+    try:
         with workspace.lock:
-            rows = workspace.warehouse.write_training_rows(path, after=after, until=until, rows=wanted)
-        yield path, rows
+            rows = workspace.warehouse.write_training_rows(written, after=after, until=until, rows=wanted)
+        room = ROOM_BYTES + written.stat().st_size  # rows may be a hundred bytes wide or a hundred thousand
+        with scratch_folder(room, otherwise=workspace.experiment.paths.challengers) as folder:
+            path = folder / f"{name}.ndjson"
+            shutil.move(written, path)
+            yield path, rows
+    finally:
+        written.unlink(missing_ok=True)
 
 
 class _RowFiles:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from bandit.errors import InvalidInput
-from joiner.connection import disk_failures
+from joiner.connection import shortages
 from joiner.parquet import read_metadata, read_parquet, write_parquet
 from joiner.tables import read_table
 
@@ -165,8 +165,8 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_an_os_error_that_says_what_to_do(tmp_path: Path) -> None:
     connection = duckdb.connect()
-    with pytest.raises(OSError, match="make room") as caught, disk_failures(tmp_path / "warehouse.duckdb"):
+    with pytest.raises(OSError, match="make room") as caught, shortages(tmp_path / "warehouse.duckdb"):
         connection.execute("COPY (SELECT * FROM range(100000)) TO '/dev/full' (FORMAT csv)")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "warehouse.duckdb")
-    with pytest.raises(duckdb.CatalogException), disk_failures(tmp_path / "warehouse.duckdb"):
+    with pytest.raises(duckdb.CatalogException), shortages(tmp_path / "warehouse.duckdb"):
         connection.execute("SELECT * FROM nothing")
