@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -19,20 +18,14 @@ def test_the_curl_commands_of_the_guide_decide_and_reward(tmp_path: Path) -> Non
     make_experiment(tmp_path, serving={"seal_interval_s": 0.1})
     block = re.search(r"```sh\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     assert block is not None
-    commands = [part for part in re.split(r"\n# .*\n?", block.group(1)) if part.strip()]
-    assert len(commands) == 2
     port = free_port()
     with worker(tmp_path, port):
-        event_id = "none yet"
-        answers = []
-        for command in commands:
-            told = command.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("0198c3f2-…", event_id)
-            done = subprocess.run(shlex.split(told), capture_output=True, check=True, text=True)
-            answers.append(json.loads(done.stdout))
-            event_id = answers[0]["event_id"]
-        assert answers[0]["action"] in ("news", "sport") and answers[1] == {"accepted": 1, "errors": []}
+        commands = block.group(1).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        done = subprocess.run(["sh", "-e", "-c", commands], capture_output=True, check=True, text=True)
+        decided, rewarded = map(json.loads, done.stdout.splitlines())
+        assert decided["action"] in ("news", "sport") and rewarded == {"accepted": 1, "errors": []}
         wait_for(lambda: len(logged(tmp_path)) == 2)
-    assert {event.event_id for event in logged(tmp_path)} == {event_id}
+    assert {event.event_id for event in logged(tmp_path)} == {decided["event_id"]}
 
 
 @pytest.mark.external
