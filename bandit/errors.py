@@ -15,7 +15,8 @@
     ├── CorruptModel            a model's files do not match its manifest, or its canaries
     ├── CorruptSecret           the key of an experiment's draws is missing or not whole; nothing is drawn (503)
     ├── TrainingFailed          the training process ended without a usable model
-    │   └── TrainingStopped     the learner stops, and its training process with it
+    │   ├── TrainingStopped     the learner stops, and its training process with it
+    │   └── BeyondLimits        it would have taken more time or memory than the settings allow
     ├── MemoryFull              what is asked takes more memory than the database may have
     └── Busy                    another process holds the lock (a second learner, a migration)
 
@@ -130,6 +131,10 @@ class TrainingFailed(RewardloopError):
 
 class TrainingStopped(TrainingFailed):
     """The learner stops, and its training process with it: nothing is wrong, and the next run learns the same rows."""
+
+
+class BeyondLimits(TrainingFailed):
+    """A job of the training process was ended at a limit of `training.*`; the message says which."""
 
 
 class MemoryFull(RewardloopError):

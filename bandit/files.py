@@ -94,8 +94,8 @@ class FileLock:
 
         On a read-only disk its file must be there, else this raises `FileNotFoundError`.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         while self._descriptor is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

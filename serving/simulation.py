@@ -20,7 +20,7 @@ from typing import Any
 from bandit.errors import InvalidInput, RewardloopError
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.in_process import QUESTION_EVERY_S, in_process
-from serving.learner.trainer import GC_THRESHOLD
+from serving.learner.trainer import GC_THRESHOLD, end_with_parent
 from simulator.channel import Channel, Delay
 from simulator.environment import Environment
 from simulator.runner import Run, Script, play
@@ -169,6 +169,7 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(worlds: list[Environment], data_dir: Path, played: Any, stopped: Any) -> None:
+    end_with_parent()
     _WORKER.update(worlds=worlds, data_dir=data_dir, played=played, stopped=stopped)
 
 

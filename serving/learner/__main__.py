@@ -8,6 +8,7 @@ out), so they start without the web server.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import signal
@@ -36,10 +37,11 @@ def serve(data_dir: Path, *, listener: socket.socket, host: str) -> int:
         bound = listener.getsockname()[1]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         app = create_admin(service, host=shown)
-        server = uvicorn.Server(
+        server = _Server(
+            service,
             uvicorn.Config(
                 app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio"
-            )
+            ),
         )
         service.start()
         # who reads the address may connect at once, and waits until the server accepts
@@ -54,6 +56,19 @@ def serve(data_dir: Path, *, listener: socket.socket, host: str) -> int:
     finally:
         service.close()
     return 0
+
+
+class _Server(uvicorn.Server):
+    """An HTTP server that, when it stops, lets those answer who wait for an evaluation, before it is ended itself."""
+
+    def __init__(self, service: LearnerService, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop as uvicorn does."""
+        await asyncio.to_thread(self._service.evaluator.close)
+        await super().shutdown(sockets)
 
 
 def main() -> int:

@@ -6,7 +6,9 @@ Handlers are plain functions that run in threads: they may wait for a run or a q
 
 from __future__ import annotations
 
-import uuid
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import anyio.to_thread
@@ -19,12 +21,14 @@ from bandit.errors import InvalidInput, NotFound
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.loopback import LOOPBACK_NAMES, is_loopback
+from bandit.scratch import folder_in
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 from joiner.history import import_history
 from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
 from serving.learner.console import add_console
 from serving.learner.cron import check_schedule
+from serving.learner.evaluator import ASKER
 from serving.learner.hosting import LearnerService
 from serving.learner.http import (
     Doorkeeper,
@@ -42,6 +46,9 @@ from serving.learner.workspace import Workspace
 
 RUN_WAIT_S = 1800.0
 """How long a run on demand waits for the one under way."""
+
+GONE_S = 0.5
+"""How often an evaluation that nobody waits for is looked for."""
 
 EXPORT_TYPES = {
     "ndjson": "application/x-ndjson",
@@ -251,7 +258,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
         named = arguments.get("policies")
         if isinstance(named, list) and any(str(policy).startswith("table:") for policy in named):
             raise InvalidInput("policies", "table: reads a file of this machine, and is for the command line")
-        return JSONResponse(await anyio.to_thread.run_sync(lambda: run_operation(workspace, "evaluate", arguments)))
+        return await _while_asked(service, request, lambda: run_operation(workspace, "evaluate", arguments))
 
     @app.get(PREFIX + "/evaluations/{evaluation_id}")
     def show_evaluation(name: str, evaluation_id: str, request: Request, format: str | None = None) -> Response:
@@ -266,7 +273,26 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
     async def operate(name: str, operation: str, request: Request) -> Response:
         arguments = await read_object(request)
         workspace = service.cycle(name).workspace
-        return JSONResponse(await anyio.to_thread.run_sync(lambda: run_operation(workspace, operation, arguments)))
+        return await _while_asked(service, request, lambda: run_operation(workspace, operation, arguments))
+
+
+async def _while_asked(service: LearnerService, request: Request, work: Callable[[], Any]) -> Response:
+    """What `work` gives; the evaluation in it, if any, is ended when who asked goes away."""
+    asker = object()
+    ASKER.set(asker)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        while True:  # it may not have begun yet
+            await asyncio.to_thread(service.evaluator.give_up, asker)
+            await asyncio.sleep(GONE_S)
+
+    watching = asyncio.create_task(watch())
+    try:
+        return JSONResponse(await anyio.to_thread.run_sync(work))
+    finally:
+        watching.cancel()
 
 
 def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
@@ -275,14 +301,12 @@ def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
     form = body.get("format", "ndjson")
     if not isinstance(form, str) or form not in EXPORT_TYPES:
         raise InvalidInput("format", "is not known", ", ".join(EXPORT_TYPES))
-    path = workspace.experiment.paths.challengers / f".export-{uuid.uuid4().hex}"
-    arguments = {"what": body.get("what", "interactions"), "format": form, "out": str(path.resolve())}
-    try:
+    with ExitStack() as stack:
+        path = stack.enter_context(folder_in(workspace.experiment.paths.challengers)) / "rows"
+        arguments = {"what": body.get("what", "interactions"), "format": form, "out": str(path.resolve())}
         run_operation(workspace, "export", arguments)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return FileResponse(path, media_type=EXPORT_TYPES[form], background=BackgroundTask(path.unlink, missing_ok=True))
+        until_sent = stack.pop_all()
+    return FileResponse(path, media_type=EXPORT_TYPES[form], background=BackgroundTask(until_sent.close))
 
 
 def _shown(experiment: Experiment) -> dict[str, Any]:

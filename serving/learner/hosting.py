@@ -28,7 +28,9 @@ from bandit.experiment import Experiment
 from serving.learner.address import COMMAND_S, address_path, take_lock
 from serving.learner.clock_watch import CLOCK, STEADY_S, Boot, ClockWatch, this_boot
 from serving.learner.cycle import Cycle
+from serving.learner.evaluator import Evaluator
 from serving.learner.every import Every
+from serving.learner.leftovers import remove_leftovers
 from serving.learner.operations.compact import retain
 from serving.learner.trainer import TrainerPool
 from serving.learner.workspace import Workspace
@@ -84,6 +86,7 @@ class LearnerService:
         self.monotonic = monotonic
         self.token = secrets.token_urlsafe(24)
         self.trainer = TrainerPool.of(TRAINING_PROCESSES)
+        self.evaluator = Evaluator()
         self.cycles: dict[str, Cycle] = {}
         self.failures: dict[str, str] = {}
         self._lock = take_lock(data_dir, patience_with_commands_s=COMMAND_S)
@@ -186,6 +189,7 @@ class LearnerService:
     def close(self) -> None:
         """Stop polling, let runs end (or end their training), close the warehouses, give the lock back."""
         self._stopping.set()
+        self.evaluator.close()
         if self._watcher.ident is not None:
             self._watcher.join()
         for cycle in self.cycles.values():
@@ -241,7 +245,9 @@ class LearnerService:
     def _open(self, name: str) -> None:
         try:
             experiment = Experiment.open(self.data_dir, name)
-            cycle = Cycle(Workspace(experiment, self.clock, trainer=self.trainer), self.trainer)
+            remove_leftovers(experiment.paths)
+            workspace = Workspace(experiment, self.clock, trainer=self.trainer, evaluator=self.evaluator)
+            cycle = Cycle(workspace, self.trainer)
             cycle.recover()
             self.cycles[name] = cycle
             self.failures.pop(name, None)

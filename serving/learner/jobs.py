@@ -26,6 +26,7 @@ from bandit.settings import ExperimentSettings, parse_settings
 from bandit.training import Learning, Scores
 from bandit.tried import Tried
 from bandit.types import COLD_START_MODEL_ID, Action, Interaction, Policy
+from serving.learner import what_if
 from serving.learner.challengers import concatenate
 from serving.learner.desk import Desk
 
@@ -205,6 +206,12 @@ def answer(desk: Desk, root: Path, model_id: str, canaries: Sequence[Mapping[str
     return answer_canaries(desk.model(root, model_id), canaries)
 
 
+def score_policies(desk: Desk, asked: what_if.Asked) -> what_if.Answered:
+    """Score policies on the rows of a file; raises what `what_if.score_policies` does."""
+    del desk
+    return what_if.score_policies(asked)
+
+
 def ping(desk: Desk) -> int:
     """How many learnings the process remembers; shows that it is alive."""
     return len(desk.learnings)
@@ -216,6 +223,7 @@ JOBS: dict[str, Callable[..., Any]] = {
     "foresee": foresee,
     "verify": verify,
     "answer": answer,
+    "score_policies": score_policies,
     "ping": ping,
 }
 

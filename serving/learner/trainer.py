@@ -2,7 +2,7 @@
 child may take the declared challengers.
 
 The child is started on the first job and again after a crash, a timeout or a breach of its memory limit; each of
-these is a `TrainingFailed` that says which, and costs one run. It ends by itself when its parent is gone.
+these is a `TrainingFailed` that says which, and costs one run. It ends when its parent is gone, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from bandit.errors import CorruptModel, NotFound, RewardloopError, TrainingFailed, TrainingStopped
+from bandit.errors import (
+    BeyondLimits,
+    CorruptModel,
+    InvalidInput,
+    NotFound,
+    RewardloopError,
+    TrainingFailed,
+    TrainingStopped,
+)
 from bandit.settings import Training
 from serving.learner.desk import Desk
 from serving.learner.jobs import JOBS
 from serving.learner.parcels import receive, send
 from serving.learner.priority import lower_trainer
 
-_TRAVELLING = (TrainingFailed, CorruptModel, NotFound)
+_TRAVELLING = (TrainingFailed, CorruptModel, InvalidInput, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
 
 STOPPING = "the learner is stopping; what this run did not learn is learnt by the next"
@@ -83,10 +91,12 @@ class ChildTrainer:
     """Runs jobs in one persistent child process, one at a time, which gives way to decisions.
 
     One that is not `bounded` is for simulations: like the inline one it has no limits, and nothing to give way to.
+    `work` is what it does, in the words of its errors.
     """
 
-    def __init__(self, *, bounded: bool = True) -> None:
+    def __init__(self, *, bounded: bool = True, work: str = "training") -> None:
         self.restarts = 0
+        self._work = work
         self._bounded = bounded
         self._lock = threading.Lock()
         self._process: Any = None
@@ -106,7 +116,7 @@ class ChildTrainer:
                 pipe.send((job, arguments, limits.memory_bytes_max if self._bounded else None))
                 if not pipe.poll(limits.time_s_max if self._bounded else None):
                     self._kill()
-                    raise TrainingFailed(f"training took longer than training.time_s_max = {limits.time_s_max:g} s")
+                    raise BeyondLimits(f"{self._work} took longer than training.time_s_max = {limits.time_s_max:g} s")
                 kind, answer = receive(pipe)
             except (EOFError, OSError):  # the child died, or `close` ended it while it worked
                 ended = self._kill()
@@ -126,11 +136,20 @@ class ChildTrainer:
         """One after the other."""
         return [_attempt(self, call) for call in calls]
 
+    def rest(self) -> None:
+        """End the child until the next job, which starts another: what a job took is given back."""
+        with self._lock:
+            self._kill()
+
+    def interrupt(self) -> None:
+        """End the child in the middle of its job, which fails; for another thread than that which waits for it."""
+        if self._process is not None:
+            self._kill()
+
     def close(self) -> None:
         """End the child for good: a job that follows fails, it starts no other."""
         self._closed = True
-        if self._process is not None:
-            self._kill()
+        self.interrupt()
 
     @property
     def busy(self) -> bool:
@@ -151,7 +170,7 @@ class ChildTrainer:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(
-                target=_serve, args=(theirs, self._bounded), name="rewardloop-trainer", daemon=True
+                target=_serve, args=(theirs, self._bounded, self._work), name="rewardloop-trainer", daemon=True
             )
             self._process.start()
             theirs.close()
@@ -247,8 +266,24 @@ def _attempt(trainer: Trainer, call: Call) -> Any:
         return error
 
 
-def _serve(pipe: Connection, bounded: bool) -> None:
+def end_with_parent() -> None:
+    """Let this process, which another one started, end as soon as that one is gone, in the middle of whatever it does.
+
+    An open pipe alone is not enough: it is read between two jobs, and may be held open by a sibling.
+    """
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _serve(pipe: Connection, bounded: bool, work: str) -> None:
     """The child's life: take a job, answer, until the parent goes away."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if bounded:
@@ -271,7 +306,10 @@ def _serve(pipe: Connection, bounded: bool) -> None:
         except RewardloopError as error:
             answer = ("failed", error if isinstance(error, _TRAVELLING) else f"{type(error).__name__}: {error}")
         except MemoryError:
-            answer = ("failed", f"training needs more than training.memory_bytes_max = {memory_bytes_max:,}")
+            answer = (
+                "failed",
+                BeyondLimits(f"{work} needs more than training.memory_bytes_max = {memory_bytes_max:,}"),
+            )
         except Exception as error:  # told to the parent, as text: foreign exceptions may not survive pickling
             answer = ("failed", f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -227,12 +227,18 @@ def model_options(settings: ExperimentSettings) -> dict[str, object]:
     return {section: plain[section] for section in MODEL_SECTIONS}
 
 
-@contextmanager
 def rows_file(
     workspace: Workspace, name: str, learning: Learning, *, after: datetime | None, until: datetime
-) -> Iterator[tuple[Path, int]]:
+) -> AbstractContextManager[tuple[Path, int]]:
     """The rows that `learning` wants of those matured in (after, until], as a file for the block, and their number."""
-    wanted = learnt_rows(learning)
+    return selected_rows_file(workspace, name, learnt_rows(learning), after=after, until=until)
+
+
+@contextmanager
+def selected_rows_file(
+    workspace: Workspace, name: str, wanted: RowFilter, *, after: datetime | None, until: datetime
+) -> Iterator[tuple[Path, int]]:
+    """The same for the rows that a filter selects."""
     written = workspace.warehouse.scratch / f"{uuid.uuid4().hex}.ndjson"
     try:
         with workspace.lock:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from joiner.archive import ingest_archives
 from joiner.doctor import DATABASE_ERRORS
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
+from serving.learner.evaluator import Evaluator
 from serving.learner.trainer import InlineTrainer, Trainer
 
 log = logging.getLogger("rewardloop.learner")
@@ -38,6 +39,7 @@ class Workspace:
         durable: bool = True,
         warehouse: Warehouse | None = None,
         trainer: Trainer | None = None,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.experiment = experiment
         self.clock = clock
@@ -47,6 +49,7 @@ class Workspace:
         self.run_lock = threading.Lock()
         self._warehouse = warehouse
         self._trainer = trainer
+        self._evaluator = evaluator
         self._pinned: tuple[str | None] | None = None
         self._paused: bool | None = None
 
@@ -82,6 +85,16 @@ class Workspace:
             return
         with closing(InlineTrainer()) as trainer:
             yield trainer
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Evaluator]:
+        """What evaluates policies, for one evaluation: a process of the learner if it runs, else of this command.
+
+        Raises `Busy` while the learner has another one under way.
+        """
+        place = closing(Evaluator()) if self._evaluator is None else nullcontext(self._evaluator)
+        with place as evaluator, evaluator.turn():
+            yield evaluator
 
     @property
     def pinned(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bandit.scratch import PREFIX, scratch_folder
+from bandit.scratch import PREFIX, folder_in, remove_abandoned, scratch_folder
 
 
 def test_a_folder_is_gone_with_what_is_in_it_when_it_is_left(tmp_path: Path) -> None:
@@ -33,15 +33,28 @@ def test_a_folder_that_another_process_clears_at_the_same_time_is_left_to_it(
 
 
 def test_the_folder_of_a_killed_owner_goes_when_the_next_is_made_and_a_living_ones_stays(tmp_path: Path) -> None:
+    abandoned = _abandoned_in(tmp_path)
+    with folder_in(tmp_path) as living, folder_in(tmp_path) as other:
+        assert sorted(tmp_path.iterdir()) == sorted([living, other])
+    assert not abandoned.exists()
+
+
+def test_the_folder_of_a_killed_owner_goes_when_looked_for_and_one_that_is_just_made_stays(
+    tmp_path: Path,
+) -> None:
+    abandoned = _abandoned_in(tmp_path)
+    unlocked = tmp_path / f"{PREFIX}just-made"
+    unlocked.mkdir()
+    remove_abandoned(tmp_path)
+    assert not abandoned.exists() and unlocked.exists()
+
+
+def _abandoned_in(parent: Path) -> Path:
     code = (
         "import sys, os, signal; from pathlib import Path; from bandit.scratch import scratch_folder\n"
-        f"with scratch_folder(10**18, otherwise=Path({str(tmp_path)!r})) as folder:\n"
+        f"with scratch_folder(10**18, otherwise=Path({str(parent)!r})) as folder:\n"
         "    (folder / 'text').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
-    (abandoned,) = tmp_path.glob(f"{PREFIX}*")
-    with scratch_folder(10**18, otherwise=tmp_path) as living:
-        for folder in (abandoned, living):
-            os.utime(folder, (0, 0))
-        with scratch_folder(10**18, otherwise=tmp_path) as other:
-            assert sorted(tmp_path.iterdir()) == sorted([living, other])
+    (abandoned,) = parent.glob(f"{PREFIX}*")
+    return abandoned

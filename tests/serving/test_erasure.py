@@ -15,6 +15,7 @@ from bandit.eventlog.erasure import erase_from_segment, tombstone
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
+from bandit.scratch import PREFIX
 from bandit.types import Action
 from evaluation.sequential import AlphaLedger
 from serving.cli import run
@@ -22,6 +23,7 @@ from serving.cli.common import now
 from serving.in_process import in_process
 from serving.learner import recovery
 from serving.learner.challengers import STANDING, ChallengerStore
+from serving.learner.hosting import LearnerService
 from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
@@ -91,6 +93,38 @@ def test_nothing_of_an_erased_subject_stays_outside_the_models_and_everything_el
     holding = [path for path in data_dir.rglob("*") if path.is_file() and PERSON.encode() in path.read_bytes()]
     assert {path.name for path in holding} <= {"encoder.json"}, "what a model learnt is not taken out of it"
     assert not any(b'b1-e3"' in path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
+
+
+def leave_rows(data_dir: Path) -> list[Path]:
+    """What processes that were killed may have left of a person's rows."""
+    paths = paths_of(data_dir)
+    left = [
+        paths.root / ".evaluate-abcd" / "rows.ndjson",
+        paths.challengers / ".export-abcd",
+        paths.challengers / f"{PREFIX}abcd" / "rows.ndjson",
+        paths.root / "scratch" / "abcd.tmp",
+    ]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'{{"context":{{"user":"{PERSON}"}}}}')
+    (left[2].parent / ".lock").touch()
+    return left
+
+
+def test_nothing_is_left_by_an_erasure_that_a_killed_process_had_on_its_way(data_dir: Path) -> None:
+    left = leave_rows(data_dir)
+    _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    assert not any(path.exists() for path in left)
+
+
+def test_what_a_killed_process_had_on_its_way_goes_when_a_learner_starts(data_dir: Path) -> None:
+    left = leave_rows(data_dir)
+    service = LearnerService(data_dir)
+    try:
+        service.discover()
+        assert not any(path.exists() for path in left)
+    finally:
+        service.close()
 
 
 def test_what_challengers_spent_of_alpha_stays_spent_when_their_scores_are_erased(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from bandit.settings import ExperimentSettings, Training, parse_settings, settin
 from serving.cli.common import now
 from serving.learner.jobs import UNIFORM, Job
 from serving.learner.parcels import receive, send
-from serving.learner.trainer import Call, ChildTrainer, HelpedTrainer, InlineTrainer, TrainerPool
+from serving.learner.trainer import Call, ChildTrainer, HelpedTrainer, InlineTrainer, TrainerPool, end_with_parent
 
 
 def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
@@ -162,6 +164,32 @@ def test_the_training_process_ends_when_the_learner_is_gone() -> None:
     while trainer._process.is_alive() and time.monotonic() < until:
         time.sleep(0.02)
     assert trainer._process.exitcode == 0
+
+
+def test_a_process_ends_with_the_one_that_started_it_in_the_middle_of_its_work() -> None:
+    code = (
+        "import multiprocessing, time\n"
+        "from tests.serving.test_trainer import work_on\n"
+        "child = multiprocessing.get_context('spawn').Process(target=work_on, daemon=True)\n"
+        "child.start(); print(child.pid, flush=True); time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    time.sleep(1)  # it is at work
+    assert Path(f"/proc/{pid}").exists()
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def work_on() -> None:
+    end_with_parent()
+    while True:
+        pass
 
 
 def test_large_answers_come_whole_and_leave_no_file_behind() -> None:

@@ -34,6 +34,7 @@ from joiner.parquet import read_parquet, write_parquet
 from joiner.rebuild import rebuild
 from serving.learner.certificates import REPORT, SCORED
 from serving.learner.challengers import ChallengerStore
+from serving.learner.leftovers import remove_leftovers
 from serving.learner.workspace import Workspace
 
 ERASED = "erased.json"
@@ -87,6 +88,8 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         segments=len(marked.segments),
         tombstones=sorted(tombstone(experiment.secret, event_id) for event_id in marked.event_ids),
     )
+    workspace.release_warehouse()
+    remove_leftovers(paths)
     lines = erase_from_quarantine(paths, _needles(marked, subject, fields))
     evaluations = sum(
         _erase_from_evaluation(folder, marked.event_ids, subject, moment.isoformat())
@@ -99,11 +102,11 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         )
     )
     if marked.records:
-        workspace.release_warehouse()
         remove_database(paths.warehouse)  # if this is cut short, the next start makes it from what is left
         store = ChallengerStore(paths, durable=workspace.durable)
         for entry in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
-            if entry.is_dir():  # beside them lies the note of a run that was killed, which names nobody
+            # beside them lie the note of a run that was killed, which names nobody, and folders in use for a moment
+            if entry.is_dir() and not entry.name.startswith("."):
                 store.erase(entry.name)
         # a decision tells whose the records of its event are, so decisions go last: erasing again finds the rest
         for segment in sorted(marked.segments):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,8 @@ from evaluation.scored import ScoredRows
 from joiner.parquet import read_parquet
 from joiner.window import window
 from serving.learner.catch_up import catch_up
-from serving.learner.what_if import Answered, Asked, as_table, check_names, score_policies
+from serving.learner.training_step import selected_rows_file
+from serving.learner.what_if import Answered, Asked, as_table, check_names
 from serving.learner.workspace import Workspace
 
 
@@ -38,23 +36,25 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate each policy on the matured interactions that the window selects, as in `join`; the default is all.
 
-    What is trained here is trained on these alone. Raises `InvalidInput`.
+    What is trained here is trained on these alone. Raises `InvalidInput`, `NotFound` for a model or an action that is
+    not there, `Busy` while another evaluation is under way or the learner stops, `Refused` for one that takes more
+    time or memory than `training.*` allow.
     """
     check_names(policies)
     tables = {name[6:]: _table(Path(name[6:])) for name in policies if name.startswith("table:")}
     asked_for = {"last": last, "since": since, "until": until, "mode": mode, "slice": slice}
     filter_ = window(workspace.clock(), **asked_for, model_id=model_id, origin=origin)
-    catch_up(workspace)
-    joined_until = workspace.warehouse.joined_until()
-    if joined_until is None:
-        raise InvalidInput("evaluate", "no interaction has matured yet")
-    paths = workspace.experiment.paths
-    with tempfile.TemporaryDirectory(dir=paths.root, prefix=".evaluate-") as folder:
-        file = Path(folder) / "rows.ndjson"
-        with workspace.lock:
-            workspace.warehouse.write_training_rows(file, after=None, until=joined_until, rows=filter_)
-        asked = Asked(paths.root, workspace.experiment.name, file, tuple(dict.fromkeys(policies)), tables)
-        answered = _in_child(asked)
+    with workspace.evaluating() as evaluator:
+        catch_up(workspace)
+        joined_until = workspace.warehouse.joined_until()
+        if joined_until is None:
+            raise InvalidInput("evaluate", "no interaction has matured yet")
+        experiment = workspace.experiment
+        with selected_rows_file(workspace, "rows", filter_, after=None, until=joined_until) as (file, count):
+            if not count:
+                raise InvalidInput("evaluate", "no interaction has matured in this window")
+            asked = Asked(experiment.paths.root, experiment.name, file, tuple(dict.fromkeys(policies)), tables)
+            answered: Answered = evaluator.score(asked, limits=experiment.settings.training)
     rows = ScoredRows.of(answered.scores)
     ranked = rank(
         {name: _judged(rows, answered, name) for name in answered.pmfs},
@@ -84,11 +84,6 @@ def evaluate(workspace: Workspace, *, policies: Sequence[str], **window: str | N
     columns = [field.name for field in fields(Ranked)]
     numbers = [name for name in columns if name not in {"policy", "n", "answered", "answer"}]
     return pd.DataFrame(ranked, columns=columns).astype(dict.fromkeys(numbers, float))
-
-
-def _in_child(asked: Asked) -> Answered:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(score_policies, asked).result()
 
 
 def _judged(rows: ScoredRows, answered: Answered, name: str) -> ScoredRows:
