@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,7 +54,10 @@ class VWWorkspace:
     """Predicts and learns multi-line examples of one encoder; must be closed, and never crosses a process."""
 
     def __init__(self, encoder: FeatureEncoder, arguments: Sequence[str], model: bytes | None = None) -> None:
-        """Start empty, or from `model` (then the same arguments must be given); raises `CorruptModel`."""
+        """Start empty, or from `model` (then the same arguments must be given).
+
+        Raises `TrainingFailed` where VW refuses the arguments, `CorruptModel` where it refuses the model.
+        """
         self.encoder = encoder
         self.arguments = list(arguments)
         # an explorer learns from the whole offer, a regression of costs from the chosen action alone
@@ -72,7 +76,7 @@ class VWWorkspace:
         with scratch_folder(ROOM_BYTES) as folder:
             path = folder / "model.vw"
             path.write_bytes(model)
-            self._vw = _start([*_unseeded(self._start_arguments), "--initial_regressor", str(path)])
+            self._vw = _start(self._start_arguments, path)
 
     def predict(self, context: Context, actions: Sequence[Action], line: str | None = None) -> list[float]:
         """VW's k numbers in the order of `actions`: probabilities of a policy, costs of a regression.
@@ -264,13 +268,17 @@ def _unseeded(arguments: Sequence[str]) -> list[str]:
     return [*arguments[:position], *arguments[position + 2 :]]
 
 
-def _start(arguments: Sequence[str]) -> Any:
+def _start(arguments: Sequence[str], model: Path | None = None) -> Any:
+    saved = [] if model is None else [*_unseeded(arguments), "--initial_regressor", str(model)]
     try:
-        return Workspace(arg_list=list(arguments))
+        return Workspace(arg_list=saved or list(arguments))
     except Exception as error:  # VW raises RuntimeError and others of its own
         if "Failed to allocate" in str(error):
             raise MemoryError("Vowpal Wabbit's weights do not fit into memory; lower learning.bits") from error
-        raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({type(error).__name__})") from error
+        reason = type(error).__name__
+        if model is None:
+            raise TrainingFailed(f"Vowpal Wabbit refuses the settings of exploration or learning ({reason})") from error
+        raise CorruptModel(f"the model cannot be loaded by Vowpal Wabbit ({reason})") from error
 
 
 def header_bytes(arguments: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.errors import InvalidInput, InvalidSettings, NotFound
+from bandit.errors import CorruptModel, InvalidInput, InvalidSettings, NotFound, TrainingFailed
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.policies import FixedActionPolicy, UniformPolicy, load_policy
 from bandit.registry import ModelRegistry
@@ -67,7 +67,10 @@ def score_policies(asked: Asked) -> Answered:
         kind, _, argument = name.partition(":")
         everything = np.ones(len(rows), bool)
         if kind == "train":
-            trained, counts = _progressive(training_settings(settings, argument), rows)
+            try:
+                trained, counts = _progressive(training_settings(settings, argument), rows)
+            except TrainingFailed as error:
+                raise InvalidInput("policy train", f"cannot be learnt with these options: {error}") from None
             pmfs[name], allowed[name] = trained.candidate, everything & counts
         elif kind == "table":
             pmfs[name], allowed[name] = _from_table(asked.tables[argument], rows)
@@ -148,6 +151,8 @@ def _progressive(settings: ExperimentSettings, rows: Sequence[Interaction]) -> t
     try:
         past: list[Interaction] = []
         scores = learning.step(rows, champion=UniformPolicy(), champion_id=None, history=lambda: past)
+    except CorruptModel:  # no stored one has part in this
+        raise TrainingFailed("what is learnt grows beyond all numbers; see learning.learning_rate and l2") from None
     finally:
         learning.close()
     return scores, np.arange(len(rows)) > 0

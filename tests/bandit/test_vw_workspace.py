@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from vowpalwabbit import Workspace
 
 from bandit.encoder import FeatureEncoder
-from bandit.errors import InvalidRequest, InvalidSettings, TrainingFailed
+from bandit.errors import CorruptModel, InvalidRequest, InvalidSettings, TrainingFailed
 from bandit.example_text import RowTexts
 from bandit.policies import UniformPolicy
 from bandit.settings import Algorithm, Encoding, Exploration, Learning, parse_settings
@@ -45,6 +45,42 @@ def test_a_workspace_gives_one_number_per_action(rows: list[Interaction]) -> Non
     for k in (1, 2, 17, 300):
         assert len(workspace.predict({"x": 1.0}, tuple(Action(f"a{i}") for i in range(k)))) == k
     workspace.close()
+
+
+TINY = 5e-324
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"exploration": {"temperature": 1e-6, "epsilon": TINY, "gamma_scale": TINY, "gamma_exponent": TINY}},
+        {"exploration": {"temperature": 1e300, "epsilon": 1.0, "gamma_scale": 1e9, "gamma_exponent": 1.0}},
+        {"learning": {"learning_rate": TINY, "power_t": TINY, "importance_max": 1.0, "propensity_min": TINY}},
+        {"learning": {"learning_rate": 1000.0, "power_t": 0.0, "importance_max": 1e300, "propensity_min": TINY}},
+        {"learning": {"learning_rate": 1000.0, "power_t": 1.0, "importance_max": 1e300, "propensity_min": 0.1}},
+        {"learning": {"l2": 1.0}},
+        {"learning": {"l2": TINY}},
+    ],
+)
+def test_settings_at_their_limits_can_be_learnt_under(
+    extreme: dict[str, dict[str, float]], algorithm: Algorithm, rows: list[Interaction]
+) -> None:
+    settings = parse_settings({**extreme, "exploration": {**extreme.get("exploration", {}), "algorithm": algorithm}})
+    encoder = encoder_of(rows)
+    policy = VWPolicy(encoder, settings.exploration, settings.learning)
+    learn(policy, rows[:200])
+    again = VWPolicy(encoder, settings.exploration, settings.learning, model=policy.to_bytes())
+    assert sum(again.pmf(rows[0].context, rows[0].actions)) == pytest.approx(1.0)
+
+
+def test_arguments_that_vw_refuses_are_told_as_such_and_not_as_a_damaged_model(rows: list[Interaction]) -> None:
+    encoder = encoder_of(rows)
+    arguments = policy_arguments(Exploration(algorithm="softmax", temperature=1e-300), Learning(), encoder.interactions)
+    with pytest.raises(TrainingFailed, match="refuses the settings"):
+        VWWorkspace(encoder, arguments)
+    with pytest.raises(CorruptModel, match="cannot be loaded"):
+        VWWorkspace(encoder, arguments, model=b"")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

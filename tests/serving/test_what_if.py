@@ -51,6 +51,14 @@ def test_a_table_may_say_the_same_twice_and_is_refused_by_the_event_of_which_it_
         as_table([*events, "e2"], [*pmfs, [0.0, 1.0]])
 
 
+def test_options_that_nothing_can_be_learnt_under_are_refused_as_such(tmp_path: Path) -> None:
+    with world(tmp_path, rewards=SLOW) as here:
+        here.play(200)
+        here.transport.settle()
+        with pytest.raises(InvalidInput, match="policy train: cannot be learnt"):
+            ask(here, tmp_path, "train:softmax,cb_type=ips,learning_rate=1000,power_t=1,l2=1")
+
+
 def test_a_sabotaged_model_is_judged_on_no_row_that_it_learnt_however_late_it_matured(tmp_path: Path) -> None:
     catalogue = [{"id": action.id} for action in ACTIONS]
     with world(tmp_path, actions=catalogue, gate={"margin": 5.0}, rewards=SLOW) as here:
