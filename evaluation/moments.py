@@ -69,7 +69,8 @@ class Moments:
             return 0.0 if variance < 0 else variance
         if self.n < 2:
             return 0.0
-        return max(0.0, float(gradient @ self.scatter @ gradient)) / (self.n - 1) / self.n
+        spread = float(gradient @ self.scatter @ gradient)
+        return 0.0 if spread < 0 else spread / (self.n - 1) / self.n  # NaN stays: beyond all numbers is not certain
 
 
 class SubjectSums:

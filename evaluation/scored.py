@@ -30,6 +30,9 @@ Times = NDArray[np.datetime64]
 CHUNK_VALUES = 1 << 16
 """Values (rows × actions) per array and chunk: about half a megabyte, so that a chunk stays in the cache."""
 
+REWARD_MAX, PROPENSITY_MIN = 1e15, 1e-12
+"""A reward is at most 1e12, a sum of them a thousand times that; powers of what is beyond are no numbers any more."""
+
 _SUM_TOLERANCE = 1e-6
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _RAGGED = ("candidate", "champion", "q", "pmf")
@@ -364,12 +367,13 @@ class ScoredRows:
             if not good.all():
                 refuse(name, problem, first + int(np.argmin(good)), limit)
 
-        sure = (self.propensity > 0) & (self.propensity <= 1)
+        sure = (self.propensity >= PROPENSITY_MIN) & (self.propensity <= 1)
+        span = f"-{REWARD_MAX:g} to {REWARD_MAX:g}"
         places = (self.action >= 0) & (self.action < self.lengths)
-        hold("reward", np.isfinite(self.reward), "must be a finite number")
-        hold("propensity", sure, "must be above 0 and at most 1; a missing one is never made up")
+        hold("reward", abs(self.reward) <= REWARD_MAX, "must be a number within bounds", span)
+        hold("propensity", sure, "must be a probability; a missing one is never made up", f"{PROPENSITY_MIN:g} to 1")
         hold("action", places, "must be a position in the row's list of actions", "0 to k - 1")
-        hold("q", self._everywhere(np.isfinite(self.q)), "must be finite numbers")
+        hold("q", self._everywhere(abs(self.q) <= REWARD_MAX), "must be numbers within bounds", span)
         for name in ("candidate", "champion"):
             column = getattr(self, name)
             fair = self._everywhere(column >= 0) & (abs(self.per_row(column) - 1) <= _SUM_TOLERANCE)

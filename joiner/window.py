@@ -17,6 +17,7 @@ import pandas as pd
 
 from bandit.errors import InvalidInput
 from bandit.settings import Mode, Slice
+from bandit.types import ORIGIN_IMPORT, ORIGIN_LIVE
 from joiner.export import RowFilter
 from joiner.warehouse import Warehouse
 
@@ -89,7 +90,9 @@ def window(
     """The filter that these options mean at `now`; raises `InvalidInput` for what means nothing or excludes another."""
     if last is not None and since is not None:
         raise InvalidInput("last", "cannot be combined with since: both say where the window starts")
-    for field, value, known in (("mode", mode, get_args(Mode)), ("slice", slice, get_args(Slice))):
+    origins = (ORIGIN_LIVE, ORIGIN_IMPORT)
+    named = (("mode", mode, get_args(Mode)), ("slice", slice, get_args(Slice)), ("origin", origin, origins))
+    for field, value, known in named:
         if value is not None and value not in known:
             raise InvalidInput(field, "is not one of the values there are", ", ".join(sorted(known)))
     end = parse_moment(until, "until") if until is not None else None

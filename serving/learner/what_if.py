@@ -6,7 +6,9 @@ policy then says what it would have done. A stored model is asked only about row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -54,11 +56,17 @@ class Answered:
 
 
 def score_policies(asked: Asked) -> Answered:
-    """Score all asked policies; raises `InvalidInput` for one that means nothing, `NotFound` for an unknown model."""
+    """Score all asked policies.
+
+    Before anything is learnt, raises `InvalidInput` for a policy that means nothing, `NotFound` for a model or an
+    action that is not there, and `CorruptModel`.
+    """
     experiment = Experiment(asked.name, ExperimentPaths(asked.root))
+    stored = {name: _stored(experiment, name) for name in asked.policies if name.partition(":")[0] in _STORED}
     rows = list(read_interactions(asked.rows, _catalogues(experiment)))
     if not rows:
         raise InvalidInput("evaluate", "no interaction has matured in this window")
+    offered = {name: _offered(name[7:], rows) for name in asked.policies if name.startswith("action:")}
     settings = experiment.settings
     scores, _ = _progressive(settings, rows)
     pmfs: dict[str, NDArray[np.float64]] = {}
@@ -75,14 +83,10 @@ def score_policies(asked: Asked) -> Answered:
         elif kind == "table":
             pmfs[name], allowed[name] = _from_table(asked.tables[argument], rows)
         else:
-            policy, since, close = _policy(experiment, kind, argument)
-            try:
+            with _policy(experiment, argument, stored.get(name)) as policy:
                 pmfs[name] = np.concatenate([_pmf(policy, row, greedy=kind == "greedy") for row in rows])
-            finally:
-                close()
-            allowed[name] = everything if since is None else _matured_after(since, rows)
-            if kind == "action":
-                allowed[name] = _offered(argument, rows)
+            since = stored.get(name)
+            allowed[name] = offered.get(name, everything) if since is None else _matured_after(since[1], rows)
     return Answered(scores, pmfs, allowed)
 
 
@@ -137,12 +141,15 @@ _SECTION_OF = {
 """Every option that a policy on trial may be trained with, and the section of the settings it stands in."""
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+
+
 def _plain(text: str) -> Any:
-    """A number or a truth value where the text is one in JSON, else the text."""
+    """A number or a truth value where the text is one in JSON (`.1`, `5.` and `+1` are numbers, too), else the text."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        return text
+        return float(text) if _NUMBER.fullmatch(text) else text
 
 
 def _progressive(settings: ExperimentSettings, rows: Sequence[Interaction]) -> tuple[Scores, NDArray[np.bool_]]:
@@ -158,28 +165,33 @@ def _progressive(settings: ExperimentSettings, rows: Sequence[Interaction]) -> t
     return scores, np.arange(len(rows)) > 0
 
 
-def _policy(experiment: Experiment, kind: str, argument: str) -> tuple[Policy, datetime | None, Callable[[], None]]:
-    """A policy, the time until which what matured was learnt (None: it does not learn), and how to free it."""
-    if kind == "uniform":
-        return UniformPolicy(), None, _nothing
-    if kind == "action":
-        return FixedActionPolicy(argument), None, _nothing
+_STORED = ("champion", "model", "greedy")
+"""Policies that are stored models."""
+
+
+def _stored(experiment: Experiment, name: str) -> tuple[str, datetime]:
+    """The id of the model that a policy is, and the time until which what matured was learnt by it."""
     registry = ModelRegistry(experiment.paths)
-    if kind == "champion" or argument == "champion":
+    kind, _, model_id = name.partition(":")
+    if "champion" in (kind, model_id):
         champion = registry.champion()
         if champion is None:
             raise InvalidInput("policy", "there is no champion yet; name another policy")
-        argument = champion.model_id
-    stored = registry.load(argument)
-    cut = stored.manifest.data.get("cut")
+        model_id = champion.model_id
+    cut = registry.load(model_id).manifest.data.get("cut")
     if cut is None:
-        raise InvalidInput("policy", f"model {argument} does not say until when it learnt; it cannot be judged")
-    policy = load_policy(stored)
-    return policy, msgspec.convert(cut, datetime, strict=False), policy.close
+        raise InvalidInput("policy", f"model {model_id} does not say until when it learnt; it cannot be judged")
+    return model_id, msgspec.convert(cut, datetime, strict=False)
 
 
-def _nothing() -> None:
-    """Nothing to free."""
+@contextmanager
+def _policy(experiment: Experiment, argument: str, stored: tuple[str, datetime] | None) -> Iterator[Policy]:
+    """A stored model for the length of a block, always the same action, or (without any) all alike."""
+    if stored is None:
+        yield FixedActionPolicy(argument) if argument else UniformPolicy()
+        return
+    with closing(load_policy(ModelRegistry(experiment.paths).load(stored[0]))) as policy:
+        yield policy
 
 
 def _matured_after(cut: datetime, rows: Sequence[Interaction]) -> NDArray[np.bool_]:

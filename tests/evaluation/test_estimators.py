@@ -19,6 +19,7 @@ from evaluation.estimators import ESTIMATORS, ROLES, Hyper, columns_of, range_of
 from evaluation.gate import GateRules, judge
 from evaluation.gathering import Gathered
 from evaluation.lift import clustered_mean, paired_lift, subjects_of
+from evaluation.moments import Moments
 from evaluation.ranking import rank
 from evaluation.scored import ScoredRows
 from tests.evaluation.worlds import make_world
@@ -315,3 +316,9 @@ def test_a_ranked_value_counts_subjects_not_rows() -> None:
     assert by_subject.value == by_row.value
     assert by_subject.se > 1.5 * by_row.se
     assert by_subject.upper - by_subject.lower > 1.5 * (by_row.upper - by_row.lower)
+
+
+def test_what_grows_beyond_all_numbers_has_no_standard_error_of_nothing() -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        moments = Moments.of(np.array([[0.0, 1.0, 1e300], [1.0, 0.0, 1e300]]))
+        assert np.isnan(moments.variance_of_mean(np.array([1.0, -1.0])))

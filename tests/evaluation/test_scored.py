@@ -86,6 +86,8 @@ def test_times_are_the_same_moments_in_whatever_zone_and_to_the_microsecond() ->
         ("reward", "one", "reward"),
         ("action", "1", "action"),
         ("reward", datetime(2026, 1, 1, tzinfo=UTC), "reward"),
+        ("reward", 1e300, "reward"),
+        ("propensity", 1e-320, "propensity"),
     ],
 )
 def test_a_wrong_number_names_its_column_and_its_row(column: str, value: object, named: str) -> None:
@@ -104,6 +106,7 @@ def test_a_wrong_number_names_its_column_and_its_row(column: str, value: object,
         ("champion", [1.2, -0.2, 0.0, 0.0, 0.0]),
         ("q", [0.1]),
         ("q", [0.1, 0.2, np.inf, 0.3, 0.4]),
+        ("q", [0.1, 0.2, -1e300, 0.3, 0.4]),
         ("candidate", "not a list"),
         ("candidate", ["a", "b", "c", "d", "e"]),
         ("candidate", [None, 0.25, 0.25, 0.25, 0.25]),

@@ -83,6 +83,12 @@ def test_filters_restrict_by_mode_slice_model_and_origin(tmp_path: Path) -> None
         assert join(warehouse, window(NOW, origin="import")).empty
 
 
+@pytest.mark.parametrize("field", ["mode", "slice", "origin"])
+def test_a_value_that_no_decision_can_have_is_refused(field: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{field}: is not one of the values there are"):
+        window(NOW, **{field: "nonsense"})
+
+
 @pytest.mark.parametrize(
     "options",
     [

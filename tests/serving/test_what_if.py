@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, NotFound
 from bandit.registry import ModelRegistry
-from serving.learner.what_if import Answered, Asked, as_table, score_policies
+from bandit.settings import ExperimentSettings
+from serving.learner.what_if import Answered, Asked, as_table, score_policies, training_settings
 from serving.sabotage import reversed_challenger
 from tests.serving.learner_support import ACTIONS, World, world
 
@@ -49,6 +50,34 @@ def test_a_table_may_say_the_same_twice_and_is_refused_by_the_event_of_which_it_
     assert as_table(events, pmfs) == {"e1": [1.0, 0.0], "e2": [0.5, 0.5]}
     with pytest.raises(InvalidInput, match=r"policy table: event_id 'e2' has another pmf already \(row 3, "):
         as_table([*events, "e2"], [*pmfs, [0.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "policy", ["model:none", "model:../../x", "greedy:none", "champion", "greedy:champion", "action:nowhere"]
+)
+def test_a_policy_that_is_not_there_is_refused_before_anything_is_learnt(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.learner.what_if.Learner", None)
+    with world(tmp_path, rewards=SLOW) as here:
+        here.play(20)
+        here.transport.settle()
+        with pytest.raises((InvalidInput, NotFound), match="there is no"):
+            ask(here, tmp_path, "uniform", policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "epsilon"), [(".1", 0.1), ("1.", 1.0), ("1e-3", 0.001), (".5E-1", 0.05), ("+0.5", 0.5)]
+)
+def test_options_are_numbers_however_people_write_them(text: str, epsilon: float) -> None:
+    given = training_settings(ExperimentSettings(), f"egreedy,epsilon={text}")
+    assert given.exploration.epsilon == epsilon
+
+
+@pytest.mark.parametrize("text", ["1_0", "nan", "inf", "0x1", ".", "e3", "1e", "٣"])
+def test_what_is_no_number_is_none(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"exploration\.epsilon: must be a number, not text"):
+        training_settings(ExperimentSettings(), f"egreedy,epsilon={text}")
 
 
 def test_options_that_nothing_can_be_learnt_under_are_refused_as_such(tmp_path: Path) -> None:
