@@ -23,6 +23,9 @@ from bandit.settings import ExperimentSettings, Rewards, Serving
 from bandit.tried import Tried
 from bandit.types import MODE_ONLINE, SLICE_POLICY, Interaction, Policy
 
+_OF_FIELD = "\x1f"
+"""Between the name of a field and a value of it; no field of a context has it in its name."""
+
 SPOT_CHECK_EVERY = 50
 SPOT_CHECK_TOLERANCE = 1e-9
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -35,8 +38,8 @@ class Scores(NamedTuple):
     trial), `q` the predicted rewards of all actions, `pmf` the
     logged one (NaN where the log has none); `action` is the position of the logged action, with its `reward`
     and `propensity`; `cluster` names the rows that hang together (see `clusters`), None where each stands for itself,
-    `decided_at` is UTC as datetime64[us], `segment` the value of the context field by which reports show the lift,
-    `slot` the place in an answer of several decisions.
+    `decided_at` is UTC as datetime64[us], `segment` the value of the context field by which reports show the lift, with
+    the field's name (see `segments_of`), `slot` the place in an answer of several decisions.
     """
 
     event_id: list[str]
@@ -164,12 +167,34 @@ class Scoring:
                 [row.slot if self._answers_count else None for row in rows],
             ),
             segment=[
-                "" if field is None else _label(row.context.get(field)) for row, field in zip(rows, fields, strict=True)
+                "" if field is None else f"{field}{_OF_FIELD}{_label(row.context.get(field))}"
+                for row, field in zip(rows, fields, strict=True)
             ]
             if any(fields)
             else None,
             slot=[_label(row.slot) for row in rows] if any(row.slot is not None for row in rows) else None,
         )
+
+
+def segments_of(segment: Sequence[str] | None, rows: int, field: str | None) -> list[str] | None:
+    """The segments of `rows` scored rows by one field, None for none; those decided under another have no name.
+
+    Rows that an older version scored do not tell their field, and are taken for rows of this one.
+
+    >>> segments_of(["sky\\x1fdawn", "device\\x1fphone", "", "dusk"], 4, "sky")
+    ['dawn', '', '', 'dusk']
+    """
+    if field is None:
+        return None
+    if segment is None:
+        return [""] * rows
+    told = (label.partition(_OF_FIELD) for label in segment)
+    return [(value if name == field else "") if mark else name for name, mark, value in told]
+
+
+def segments_of_any(segment: Sequence[str] | None) -> list[str] | None:
+    """The segments by whatever field each row was decided under, as older versions had them."""
+    return None if segment is None else [label.partition(_OF_FIELD)[2] for label in segment]
 
 
 def clusters(

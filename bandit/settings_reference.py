@@ -84,7 +84,7 @@ MEANING: dict[str, str] = {
     "serving.trial_share_max": "largest share it may grow to while the evidence speaks for it",
     "serving.seal_interval_s": "seconds after which a segment with events is sealed, so that the learner may read it",
     "serving.segment_bytes_max": "size at which a segment is sealed, in bytes",
-    "serving.segment_field": 'context field by which reports show the lift; it decides nothing ("" for none)',
+    "serving.segment_field": 'context field by which reports show the lift of rows decided under it; "" for none',
     "serving.subject_field": 'context field that names the person, for clustered errors and erasure ("" for none)',
     "limits.body_bytes_max": "largest body of one request, in bytes, counted while reading",
     "limits.batch_bytes_max": "largest body of a batch of decisions or rewards, in bytes",

@@ -80,7 +80,11 @@ def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None
         parts=[
             _Part("Lift by day", "Day (UTC)", [_part(day, "day") for day in diagnostics.get("days", [])[-DAYS_SHOWN:]]),
             _Part("Lift by slot", "Slot", [_part(each, "segment") for each in diagnostics.get("slots", [])]),
-            _Part("Lift by segment", "Segment", [_part(each, "segment") for each in diagnostics.get("segments", [])]),
+            _Part(
+                "Lift by segment",
+                str(cert.get("segment_field") or "Segment"),
+                [_part(each, "segment") for each in diagnostics.get("segments", [])],
+            ),
         ],
         provenance=_provenance(cert),
         procedure=_tested(cert),
@@ -232,6 +236,8 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
     if len(segments) > 1:
         note = "Paired DR lift within each segment, 95% intervals, each by itself: among many some stand out by chance."
         note += _alone(segments)
+        if cert.get("segment_field"):
+            note += " Decisions made while another field was declared, or none, have no segment: (none)."
         figures.append(_figure("Lift by segment", note, _lifts(segments, "segment", "Paired lift by segment"), n))
     return figures
 

@@ -145,6 +145,7 @@ def _about(
             "cut": state.cut,
         },
         "settings_version": version,
+        "segment_field": look.segment_field,
         "options": model_options(settings),
         "seed": settings.learning.seed,
     }

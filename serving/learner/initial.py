@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 
+from bandit.scoring import segments_of
 from bandit.settings import settings_to_dict
 from bandit.types import ORIGIN_IMPORT
 from evaluation.gate import RULES_VERSION, GateRules, judge
@@ -92,6 +93,8 @@ def publish_initial(
 
 def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report: RunReport) -> Look:
     rows = ScoredRows.empty() if outcome.scores is None else ScoredRows.of(outcome.scores)
+    by = workspace.experiment.settings.serving.segment_field
+    rows = replace(rows, segment=segments_of(rows.segment, len(rows), by))
     rules = GateRules.of(workspace.experiment.settings.gate)
     verdict = judge(rows, rules)
     value = verdict.totals.estimate("dr", "candidate")
@@ -114,4 +117,4 @@ def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report
         champion_value=uniform.value,
         rows=verdict.n,
     )
-    return Look(state, rows, rules, verdict, judgement, report.at)
+    return Look(state, rows, rules, verdict, judgement, report.at, by)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from bandit.registry import Champion
+from bandit.scoring import segments_of
 from bandit.settings import ExperimentSettings
 from evaluation.change import Stretch, champion_values
 from evaluation.checks import Check
@@ -53,6 +54,7 @@ class Look:
     judgement: Judgement
     at: datetime
     checks: tuple[Check, ...] = ()
+    segment_field: str | None = None
 
 
 def judge_all(
@@ -68,11 +70,13 @@ def judge_all(
     Raises what looking at the newest version raises.
     """
     looks = []
+    by = workspace.experiment.settings.serving.segment_field
     field = [state for name in store.names() if (state := store.load(name)) is not None]
     gone = spent_by_the_gone(workspace, store, workspace.registry.champion(), field)
     for state in states:
         rules = rules_for(workspace.experiment.settings, state, field, gone)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
+        rows = replace(rows, segment=segments_of(rows.segment, len(rows), by))
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         checks: tuple[Check, ...] = ()
         verdict = judge(rows, rules, ledger=ledger)
@@ -82,7 +86,7 @@ def judge_all(
         judgement = _judgement(state, verdict)
         if verdict.promote and rules.enabled and rules.mode == "superiority":
             judgement.former = Stretch.last(champion_values(rows), rows.cluster)
-        looks.append(Look(state, rows, rules, verdict, judgement, at, checks))
+        looks.append(Look(state, rows, rules, verdict, judgement, at, checks, by))
     return looks
 
 

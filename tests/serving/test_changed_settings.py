@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from bandit.scoring import segments_of, segments_of_any
 from bandit.settings import merge_settings
 from evaluation.scored import ScoredRows
-from serving.learner.certificates import evaluations
+from serving.learner.certificates import CERTIFICATE, REPORT, evaluations
 from serving.learner.challengers import STANDING, ChallengerState
 from serving.learner.operations import value, verify
 from serving.learner.trainer import InlineTrainer
@@ -109,19 +112,55 @@ def test_a_learner_goes_on_under_changed_settings_as_one_that_was_restarted_unde
                 restart_training(here)
             play_as(here, ["ann", "bob"] * 30)
             state, rows = standing(here)
-            assert rows.segment is not None and list(rows.segment) == [""] * 60 + ["ann", "bob"] * 30
+            assert segments_of(rows.segment, len(rows), "user") == [""] * 60 + ["ann", "bob"] * 30
             found.append((digest(here.transport.cycle.store.files(state)), rows.digest()))
     assert found[0] == found[1]
 
 
+def test_a_certificate_shows_segments_of_one_field_however_the_declared_one_changed(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0, "rows_min": 10}, serving={"segment_field": "user"}) as here:
+        paths, found = here.transport.experiment.paths, []
+        for field in ("user", "sky", None, "user"):
+            change(here, serving={"segment_field": field})
+            play_as(here, ["ann", "bob"] * 40)
+            folder = paths.evaluations / evaluations(paths)[0]["id"]
+            certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+            parts = certificate["diagnostics"]["segments"]
+            found.append((certificate["segment_field"], {part["segment"]: part["n"] for part in parts}))
+            said = "while another field was declared" in (folder / REPORT).read_text()
+            assert said == (field is not None)
+        assert found[0] == ("user", {"ann": 40, "bob": 40})
+        assert found[1][0] == "sky" and set(found[1][1]) == {"", *BEST} and found[1][1][""] == 80
+        assert found[2] == (None, {})
+        assert found[3] == ("user", {"": 160, "ann": 80, "bob": 80})
+
+
+def test_a_certificate_that_does_not_tell_fields_apart_is_derived_as_it_was_made(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0, "rows_min": 10}, serving={"segment_field": "user"}) as here:
+        play_as(here, ["ann", "bob"] * 40)
+        change(here, serving={"segment_field": "sky"})
+        play_as(here, ["ann", "bob"] * 40)
+        workspace = here.transport.cycle.workspace
+        newest = evaluations(workspace.experiment.paths)[0]["id"]
+        _, rows = standing(here)
+        mixed = replace(rows, segment=segments_of_any(rows.segment))
+        assert mixed.segment is not None and set(mixed.segment) == {"ann", "bob", *BEST}
+        file = workspace.experiment.paths.evaluations / newest / CERTIFICATE
+        older = msgspec.json.decode(file.read_bytes())
+        del older["segment_field"]
+        older["data"]["rows_digest"] = mixed.digest()
+        file.write_bytes(msgspec.json.encode(older))
+        assert verify.run(workspace, newest)["differences"] == []
+
+
 @pytest.mark.parametrize(
     "changed",
-    [{"rewards": {"max": 10.0}}, {"serving": {"segment_field": "user"}}, {"serving": {"subject_field": "user"}}],
+    [{"rewards": {"max": 10.0}}, {"serving": {"segment_field": "sky"}}, {"serving": {"subject_field": "user"}}],
 )
 def test_evaluations_verify_from_the_log_although_settings_changed_in_their_tenure(
     tmp_path: Path, changed: dict[str, Any]
 ) -> None:
-    with world(tmp_path, gate={"margin": 5.0, "rows_min": 10}) as here:
+    with world(tmp_path, gate={"margin": 5.0, "rows_min": 10}, serving={"segment_field": "user"}) as here:
         here.transport.warm_start(here.history(60))
         play_as(here, ["ann", "bob"] * 40)
         change(here, **changed)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from bandit.errors import NotFound, RewardloopError
+from bandit.scoring import segments_of, segments_of_any
 from bandit.settings import settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.certificate import ANSWERS_COUNT_SINCE, RATES_PASSED_OVER_SINCE, made_by_other_rules, rules_version
@@ -108,6 +109,10 @@ def _derive(workspace: Workspace, certificate: dict[str, Any], derivation: _Deri
     if outcome.scores is None:
         return ScoredRows.empty()
     rows = ScoredRows.of(outcome.scores)
+    if "segment_field" in certificate:
+        rows = replace(rows, segment=segments_of(rows.segment, len(rows), certificate["segment_field"]))
+    else:  # of a version that did not tell fields apart
+        rows = replace(rows, segment=segments_of_any(rows.segment))
     wanted = int(certificate["data"]["rows"])
     if len(rows) <= wanted:
         return rows
