@@ -117,4 +117,4 @@ def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report
         champion_value=uniform.value,
         rows=verdict.n,
     )
-    return Look(state, rows, rules, verdict, judgement, report.at, by)
+    return Look(state, rows, rules, verdict, judgement, report.at, segment_field=by)

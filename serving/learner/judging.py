@@ -44,7 +44,7 @@ STANDING_PARTS = 8
 class Look:
     """One challenger, judged: its state, the rows it was judged on, the gate's verdict, and what is said of it.
 
-    `checks` are those that the gate was given.
+    `checks` are those that the gate was given, `segment_field` the one that the rows' segments are of.
     """
 
     state: ChallengerState
@@ -86,7 +86,7 @@ def judge_all(
         judgement = _judgement(state, verdict)
         if verdict.promote and rules.enabled and rules.mode == "superiority":
             judgement.former = Stretch.last(champion_values(rows), rows.cluster)
-        looks.append(Look(state, rows, rules, verdict, judgement, at, checks, by))
+        looks.append(Look(state, rows, rules, verdict, judgement, at, checks, segment_field=by))
     return looks
 
 
