@@ -168,13 +168,18 @@ class ChildTrainer:
             self._kill()
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(
+            ours, theirs = context.Pipe()
+            process = context.Process(
                 target=_serve, args=(theirs, self._bounded, self._work), name="rewardloop-trainer", daemon=True
             )
-            self._process.start()
+            process.start()  # before anybody knows of it: one that has not started cannot be ended
             theirs.close()
+            self._pipe, self._process = ours, process
             self.restarts += 1
+            if self._closed:  # meanwhile
+                self._kill()
+                raise TrainingStopped(STOPPING)
+            return ours
         return self._pipe
 
     def _kill(self) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from bandit.errors import Busy, Refused
 from bandit.settings import Training
+from serving.learner.address import running_learner
 from serving.learner.evaluator import Evaluator
 from tests.serving.learner_support import history, paths_of
 from tests.serving.service_support import Service, served
@@ -26,10 +27,10 @@ LONG = {"policies": ["train:bag,bags=100", "train:cover,cover=100"]}
 ROWS = 10_000
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    """A service with history that takes many seconds to evaluate."""
-    with served(tmp_path) as running:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with history that takes many seconds to evaluate; the last test that takes it stops it."""
+    with served(tmp_path_factory.mktemp("evaluator")) as running:
         rows = "\n".join(json.dumps(row) for row in history(ROWS, random.Random(0), lambda *_: 1.0))
         ndjson = {"content-type": "application/x-ndjson"}
         assert running.admin.post("/import", content=rows, headers=ndjson).json()["imported"] == ROWS
@@ -71,6 +72,24 @@ def _gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+def test_an_evaluation_ends_when_who_asked_for_it_goes_away(service: Service) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        service.admin.post("/evaluations", json=LONG, timeout=3)
+    short = {"policies": ["uniform"]}
+    service.wait("their turn", lambda: service.admin.post("/evaluations", json=short).status_code == 200)
+
+
+def test_an_evaluation_ends_with_a_learner_that_is_killed_and_leaves_no_rows_on_its_disk(
+    service: Service,
+) -> None:
+    asking = Asking(service)
+    os.kill(service.learner.pid, signal.SIGKILL)
+    asking.join(10)
+    service.wait("the process to end", lambda: _gone(asking.child), 5)
+    assert not list(paths_of(service.data_dir).root.glob(".evaluate-*"))
+    service.learner = service.wait("another learner", lambda: running_learner(service.data_dir))
+
+
 def test_who_asks_while_an_evaluation_is_under_way_is_told_and_who_waits_when_the_service_stops_too(
     service: Service,
 ) -> None:
@@ -83,23 +102,6 @@ def test_who_asks_while_an_evaluation_is_under_way_is_told_and_who_waits_when_th
     assert asking.answer.headers["content-type"] == "application/problem+json"
     assert "the learner is stopping" in asking.answer.json()["detail"]
     assert service.process.wait(8) == 0 and _gone(asking.child)
-
-
-def test_an_evaluation_ends_with_a_learner_that_is_killed_and_leaves_no_rows_on_its_disk(
-    service: Service,
-) -> None:
-    asking = Asking(service)
-    os.kill(service.learner.pid, signal.SIGKILL)
-    asking.join(10)
-    service.wait("the process to end", lambda: _gone(asking.child), 5)
-    assert not list(paths_of(service.data_dir).root.glob(".evaluate-*"))
-
-
-def test_an_evaluation_ends_when_who_asked_for_it_goes_away(service: Service) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        service.admin.post("/evaluations", json=LONG, timeout=3)
-    short = {"policies": ["uniform"]}
-    service.wait("their turn", lambda: service.admin.post("/evaluations", json=short).status_code == 200)
 
 
 def test_an_evaluation_that_is_ended_makes_room_for_the_next() -> None:

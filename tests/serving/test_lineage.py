@@ -63,11 +63,12 @@ def champion_of(here: World) -> str:
     return champion.model_id
 
 
-def differences(here: World) -> dict[str, list[str]]:
-    """What each evaluation has that the log does not give again, where there is anything."""
+def differences(here: World, newest: int | None = None) -> dict[str, list[str]]:
+    """What each evaluation (or the `newest` ones) has that the log does not give again, where there is anything."""
     workspace = here.transport.cycle.workspace
     found = {
-        each["id"]: verify.run(workspace, each["id"])["differences"] for each in evaluations(workspace.experiment.paths)
+        each["id"]: verify.run(workspace, each["id"])["differences"]
+        for each in evaluations(workspace.experiment.paths, newest)
     }
     return {name: differing for name, differing in found.items() if differing}
 
@@ -240,14 +241,19 @@ def test_a_rejected_challenger_starts_again_from_all_that_its_champion_learnt_an
         registry = here.transport.cycle.workspace.registry
         while registry.manifest(champion_of(here)).data.get("since") is None:
             run(here, 150)
+        for bits in (17, here.transport.experiment.settings.learning.bits):  # there and back: it learns the whole log
+            change(here, learning={"bits": bits})
+            run(here, 50)
         with every_challenger_rejected():
             run(here, 50)
         learnt, since = (registry.manifest(champion_of(here)).data[key] for key in ("rows", "since"))
         state, _ = standing(here)
         assert state.learnt == learnt and state.since is not None and state.since.isoformat() == since
-        for _ in range(4):  # until its encoder is fitted anew, on all rows that it has learnt
+        before = len(evaluations(here.transport.experiment.paths))
+        for _ in range(3):  # until its encoder is fitted anew, on all rows that it has learnt
             run(here, 150)
-        assert not differences(here)
+        since = len(evaluations(here.transport.experiment.paths)) - before
+        assert since and not differences(here, newest=since)
 
 
 @pytest.mark.parametrize("changed", [{}, {"exploration": BLIND}])
