@@ -84,7 +84,7 @@ class Exploration(_Section, frozen=True):
     gamma_scale: Annotated[float, Meta(gt=0, le=1_000_000_000)] = 3.0
     gamma_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.6
     headroom: bool = True
-    temperature: Annotated[float, Meta(ge=1e-6)] = 0.1
+    temperature: Annotated[float, Meta(ge=1e-30)] = 0.1
     explore_first: Rows = 1000
     probability_floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
 
@@ -94,11 +94,11 @@ class Learning(_Section, frozen=True):
 
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] | Literal["auto"] = "auto"
     power_t: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    l2: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    l2: Annotated[float, Meta(ge=0, le=1000)] = 0.0
     bits: Annotated[int, Meta(ge=10, le=28)] = 18
     cb_type: Literal["mtr", "ips", "dr"] = "mtr"
     passes: Annotated[int, Meta(ge=1, le=10)] = 2
-    importance_max: Annotated[float, Meta(ge=1)] = 100.0
+    importance_max: Positive = 100.0
     propensity_min: Annotated[float, Meta(gt=0, le=0.1)] = 1e-4
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     only_since: Annotated[datetime, Meta(tz=True)] | None = None

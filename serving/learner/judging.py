@@ -64,10 +64,12 @@ def judge_all(
     states: Sequence[ChallengerState],
     *,
     at: datetime,
+    newest: bool = True,
 ) -> list[Look]:
     """Judge each challenger on its scored rows, and whoever passes by its newest version; nothing on disk changes yet.
 
-    Raises what looking at the newest version raises.
+    Without `newest` nobody is promoted by the answer, and the newest versions are left alone. Raises what looking at
+    them raises.
     """
     looks = []
     by = workspace.experiment.settings.serving.segment_field
@@ -80,7 +82,7 @@ def judge_all(
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
         checks: tuple[Check, ...] = ()
         verdict = judge(rows, rules, ledger=ledger)
-        if verdict.promote and rules.enabled and state.kind == KIND_LEARNING:
+        if newest and verdict.promote and rules.enabled and state.kind == KIND_LEARNING:
             checks = (foresee(workspace, store, trainer, state, limit=_least(verdict, rules)),)
             verdict = judge(rows, rules, ledger=ledger, checks=checks)
         judgement = _judgement(state, verdict)
@@ -151,8 +153,8 @@ def _of_the_declared(
     spent = {other.name: _spent(other) for other in active if other.kind == KIND_LEARNING and other.name != STANDING}
     names = {*settings.challengers, *spent}
     wanted = {name: max(0.0, part / len(names) - spent.get(name, 0.0)) for name in names}
-    left = max(0.0, part - sum(spent.values()))
-    return _spent(state) + wanted[state.name] * min(1.0, left / sum(wanted.values()) if left else 0.0)
+    left, total = max(0.0, part - sum(spent.values())), sum(wanted.values())
+    return _spent(state) + wanted[state.name] * (min(1.0, left / total) if total > 0.0 else 0.0)
 
 
 def _sum(gone: Mapping[str, float], *, offered: bool) -> float:
@@ -189,9 +191,10 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
             state.origin = Origin(base=champion.model_id, score_after=state.cut, rules_version=RULES_VERSION)
     if not verdict.keep_rows:
         state.scored_after = state.cut
-    if state.name == STANDING and state.gate and verdict.ledger.epoch > AlphaLedger.from_dict(state.gate).epoch:
-        store.release(state.champion)
+    ended = state.name == STANDING and state.gate and verdict.ledger.epoch > AlphaLedger.from_dict(state.gate).epoch
     store.save(state, files=files, gate=verdict.ledger.to_dict(), fresh_epoch=not verdict.keep_rows)
+    if ended:  # afterwards, so that no crash gives α back within an epoch
+        store.release(state.champion)
 
 
 def _made_as_now(workspace: Workspace, champion: Champion) -> bool:

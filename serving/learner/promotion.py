@@ -168,9 +168,13 @@ def _judge_guard(
         judgement.outcome = reports.ROLLBACK
         judgement.reason = f"The champion before was better on new log, and is back. {judgement.reason}"
         judgement.evaluation_id = file_evaluation(workspace, look, champion=champion, model_id=former)
-        set_back(workspace, champion, former, judgement.reason, evaluation_id=judgement.evaluation_id)
-        store.drop(FORMER)
-        return True
+        try:
+            set_back(workspace, champion, former, judgement.reason, evaluation_id=judgement.evaluation_id)
+        except Refused:  # somebody has pinned the champion meanwhile: what the look spent stays spent all the same
+            _hold_back([look], no_promotion_because(workspace) or "The champion was pinned meanwhile")
+        else:
+            store.drop(FORMER)
+            return True
     over = verdict.n >= look.rules.horizon_rows
     if verdict.rejected or over:
         workspace.registry.record(

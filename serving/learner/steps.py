@@ -165,7 +165,7 @@ def deploy(cycle: Cycle, model_id: str, *, override: bool, wait_s: float = 0.0) 
         fields = {key: value for key, value in passed.items() if key in Judgement.__struct_fields__}
         standing = state if state.name == STANDING else store.load(STANDING)
         judged = [standing] if standing is not None and standing.champion == previous and standing.chunks else []
-        looks = judge_all(workspace, store, cycle.trainer, judged, at=workspace.clock())
+        looks = judge_all(workspace, store, cycle.trainer, judged, at=workspace.clock(), newest=False)
         judgement = msgspec.convert(fields, Judgement)
         crown(workspace, store, state, judgement, parent=previous)
         _start_anew(cycle, looks, judgement)

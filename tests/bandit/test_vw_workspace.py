@@ -54,7 +54,7 @@ TINY = 5e-324
 @pytest.mark.parametrize(
     "extreme",
     [
-        {"exploration": {"temperature": 1e-6, "epsilon": TINY, "gamma_scale": TINY, "gamma_exponent": TINY}},
+        {"exploration": {"temperature": 1e-30, "epsilon": TINY, "gamma_scale": TINY, "gamma_exponent": TINY}},
         {"exploration": {"temperature": 1e300, "epsilon": 1.0, "gamma_scale": 1e9, "gamma_exponent": 1.0}},
         {"learning": {"learning_rate": TINY, "power_t": TINY, "importance_max": 1.0, "propensity_min": TINY}},
         {"learning": {"learning_rate": 1000.0, "power_t": 0.0, "importance_max": 1e300, "propensity_min": TINY}},

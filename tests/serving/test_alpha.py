@@ -121,6 +121,18 @@ def test_declared_ones_never_spend_more_than_their_part_together_whoever_is_decl
     assert sum(gone.values()) == pytest.approx(part)
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("number", range(2, 11))
+def test_declared_ones_that_have_spent_all_have_nothing_more(number: int, alpha: float) -> None:
+    declared = {f"c{each}": {"window_interactions": 100, "every_interactions": 100} for each in range(number)}
+    settings = parse_settings({"challengers": declared})
+    field = [challenger(STANDING), *map(challenger, declared)]
+    for state in field[1:]:
+        state.gate = {"spent": alpha_of(alpha, settings, state, field, {})}
+    for state in field[1:]:
+        assert alpha_of(alpha, settings, state, field, {}) == pytest.approx(state.gate["spent"])
+
+
 def test_two_declared_ones_have_an_even_share_each_whichever_spent_first() -> None:
     declared = {name: {"window_interactions": 100, "every_interactions": 100} for name in ("a", "b")}
     settings = parse_settings({"challengers": declared})

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from bandit.errors import Busy, Refused
+from bandit.scratch import IN_MEMORY, PREFIX
 from bandit.settings import Training
 from serving.learner.address import running_learner
 from serving.learner.evaluator import Evaluator
@@ -83,11 +84,15 @@ def test_an_evaluation_ends_with_a_learner_that_is_killed_and_leaves_no_rows_on_
     service: Service,
 ) -> None:
     asking = Asking(service)
+    root = paths_of(service.data_dir).root
+    left = service.wait(
+        "its rows", lambda: [*IN_MEMORY.glob(f"{PREFIX}*/*.ndjson"), *root.glob(f"**/{PREFIX}*/*.ndjson")]
+    )
     os.kill(service.learner.pid, signal.SIGKILL)
     asking.join(10)
     service.wait("the process to end", lambda: _gone(asking.child), 5)
-    assert not list(paths_of(service.data_dir).root.glob(".evaluate-*"))
     service.learner = service.wait("another learner", lambda: running_learner(service.data_dir))
+    service.wait("the rows to go", lambda: not any(path.exists() for path in left), 40)
 
 
 def test_who_asks_while_an_evaluation_is_under_way_is_told_and_who_waits_when_the_service_stops_too(

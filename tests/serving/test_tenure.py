@@ -21,6 +21,7 @@ from serving.learner.operations import run_operation
 from serving.learner.retention import KEPT_MAX, remove_old_models
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, twin_of, world
+from tests.serving.test_changed_settings import change
 from tests.serving.test_cycle import learn_until_promoted, publish_reversed
 
 WIDE = {"algorithm": "egreedy", "epsilon": 0.4}
@@ -184,6 +185,35 @@ def test_a_champion_that_is_pinned_while_a_run_judges_stays_the_champion(
         assert report is not None and report.outcome == "hold" and "is pinned" in report.reason
         verdict = report.verdicts[0]
         assert verdict.outcome == "hold" and verdict.evaluation_id is not None
+
+
+def test_a_champion_that_is_pinned_while_its_predecessor_proves_better_stays_and_the_run_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, exploration=WIDE) as here:
+        learn_until_promoted(here)
+        bad, _ = crown_a_bad_model(here)
+        change(here, gate={"margin": 5.0})
+        workspace = here.transport.cycle.workspace
+        original = promotion.file_evaluation
+
+        def pins(workspace: Any, look: Any, **named: Any) -> str:
+            if look.state.name == FORMER and look.judgement.outcome == "rollback":
+                models.pin(workspace)
+            return original(workspace, look, **named)
+
+        monkeypatch.setattr(promotion, "file_evaluation", pins)
+        for _ in range(8):
+            here.play(300)
+            here.transport.settle()
+            if workspace.pinned is not None:
+                break
+        champion = workspace.registry.champion()
+        assert champion is not None and workspace.pinned == champion.model_id == bad
+        report = here.transport.cycle.last_run
+        assert report is not None and report.outcome != "failed" and report.error is None
+        [watch] = [verdict for verdict in report.verdicts if verdict.challenger == FORMER]
+        assert watch.outcome == "hold" and "is pinned" in watch.reason
 
 
 def test_a_champion_set_by_hand_during_a_run_is_watched_like_any_other(tmp_path: Path) -> None:

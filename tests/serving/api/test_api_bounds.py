@@ -102,7 +102,7 @@ def test_a_worker_does_not_grow_while_it_answers_good_and_bad_requests(tmp_path:
         return sizes
 
     sizes = run(scenario())
-    assert sizes[-1] - sizes[1] < 4096, sizes
+    assert sizes[-1] - sizes[2] < 3072, sizes  # a thousand requests may take one more arena
 
 
 def resident_kib() -> int:
