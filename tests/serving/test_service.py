@@ -337,6 +337,7 @@ def test_a_port_of_the_learner_that_is_taken_is_told_in_one_line(tmp_path: Path)
 
 
 def test_a_killed_learner_is_back_within_seconds_and_nothing_is_lost(service: Service) -> None:
+    service.wait("nothing to wait for its window", lambda: not service.status()["counts"]["waiting"])
     before = service.status()
     os.kill(service.learner.pid, signal.SIGKILL)
 
