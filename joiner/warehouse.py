@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 import duckdb
 import pandas as pd
 
-from bandit.errors import CorruptLog, MemoryFull
+from bandit.errors import CorruptLog, InvalidSettings, MemoryFull
 from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.eventlog.recovery import set_unreadable_aside
 from bandit.experiment import Experiment
 from joiner import export, statements
-from joiner.connection import connect, from_utc, shortages, to_utc
+from joiner.connection import DEFAULT_MEMORY_BYTES, connect, from_utc, shortages, to_utc
 from joiner.counts import Delays, count_events, count_outcomes
 from joiner.reading import UnreadableSegments, read_segments
 from joiner.schema import prepare, refresh_settings
@@ -320,9 +320,15 @@ class Warehouse:
             folders,
             scratch=self.scratch,
             read_only=self._read_only,
-            memory_bytes=self.experiment.settings.training.database_bytes_max,
+            memory_bytes=self._memory_bytes(),
             threads=self._threads,
         )
+
+    def _memory_bytes(self) -> int:
+        try:
+            return self.experiment.settings.training.database_bytes_max
+        except InvalidSettings:  # as whoever needs them is told; the database can be looked at all the same
+            return DEFAULT_MEMORY_BYTES
 
     def _read(self) -> duckdb.DuckDBPyConnection:
         return self._connection.cursor()
