@@ -127,10 +127,10 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
     for leftover in sorted(registry.paths.models.glob(".incoming-*")) if registry.paths.models.is_dir() else []:
         findings.note("models", f"models/{leftover.name} was not finished", "the next publication removes it")
     try:
-        findings.count("history", len(registry.history()))
+        findings.count("history", len(registry.history.entries()))
     except CorruptLog as error:
         findings.wrong("models", str(error), "restore history.jsonl from a backup, or repair the line by hand")
-    if unfinished := registry.unfinished():
+    if unfinished := registry.history.unfinished():
         findings.note(
             "models",
             f"history.jsonl ends with {unfinished} bytes of a line that was not finished",

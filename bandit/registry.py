@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -24,6 +24,7 @@ import msgspec
 from bandit.errors import Conflict, CorruptLog, CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, is_plain_name, locked, write_atomically
+from bandit.history import History
 
 MANIFEST = "manifest.json"
 CHAMPIONS_KEPT_MAX = 1000
@@ -105,6 +106,7 @@ class ModelRegistry:
     def __init__(self, paths: ExperimentPaths, *, durable: bool = True) -> None:
         self.paths = paths
         self.durable = durable
+        self.history = History(paths, durable=durable)
 
     # -- models ------------------------------------------------------------------------------------------
 
@@ -288,12 +290,14 @@ class ModelRegistry:
                 raise Conflict("the champion's pointer can be read; look again and decide anew")
             champion: Champion | None = None
             earlier: list[Champion] = []
-            for entry in self.history():
+            for entry in self.history.entries():
                 if entry.get("kind") in CHANGES:
                     earlier = _past(_Pointer(champion, earlier))
                     champion = _as_recorded(entry, generation=_generation(_Pointer(None, earlier)) + 1)
             self._point(_Pointer(champion, earlier))
-        self.record(REMADE, now=now, model_id=champion and champion.model_id, reason="made anew as history tells it")
+        self.history.record(
+            REMADE, now=now, model_id=champion and champion.model_id, reason="made anew as history tells it"
+        )
         return champion
 
     # -- the trial ---------------------------------------------------------------------------------------
@@ -324,58 +328,6 @@ class ModelRegistry:
         with locked(self.paths.lock):
             self.paths.trial.unlink(missing_ok=True)
 
-    # -- history -----------------------------------------------------------------------------------------
-
-    def record(self, kind: str, *, now: datetime, **fields: Any) -> None:
-        """Append one entry to the history: `kind`, `at` and the fields (anything msgspec can encode)."""
-        line = msgspec.json.encode({"kind": kind, "at": now, **fields}) + b"\n"
-        with locked(self.paths.lock):
-            descriptor = os.open(self.paths.history, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                size = os.lseek(descriptor, 0, os.SEEK_END)
-                whole = self._whole_lines(descriptor, size)
-                if whole < size:  # a process died while it recorded; nobody was told that this entry exists
-                    os.ftruncate(descriptor, whole)
-                os.lseek(descriptor, whole, os.SEEK_SET)
-                left = memoryview(line)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-                if self.durable:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if self.durable and not size:
-                fsync_directory(self.paths.root)
-
-    def history(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The entries, oldest first, of one kind or of all; `at` is ISO text. Raises `CorruptLog`.
-
-        An unfinished last line is left out: nobody was told that it exists.
-        """
-        try:
-            lines = self.paths.history.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-        return [entry for entry in map(_entry, lines) if kind is None or entry.get("kind") == kind]
-
-    def unfinished(self) -> int:
-        """How many bytes of an unfinished last line the history ends with: its process died while it recorded."""
-        try:
-            return len(self.paths.history.read_bytes().rpartition(b"\n")[2])
-        except FileNotFoundError:
-            return 0
-
-    def newest(self, *kinds: str) -> Iterator[dict[str, Any]]:
-        """The entries of these kinds, newest first, read as far as somebody asks; raises as `history` does."""
-        try:
-            lines = self.paths.history.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return
-        for line in reversed(lines):
-            entry = _entry(line)
-            if entry.get("kind") in kinds:
-                yield entry
-
     # -- helpers -----------------------------------------------------------------------------------------
 
     def _pointer(self) -> _Pointer | None:
@@ -394,7 +346,7 @@ class ModelRegistry:
     def _champion_by_history(self) -> str | None:
         """Whom the last change in history made champion; None without one, or where history cannot be read."""
         try:
-            last: dict[str, Any] = next(self.newest(*CHANGES), {})
+            last: dict[str, Any] = next(self.history.newest(*CHANGES), {})
         except CorruptLog:
             return None
         return last.get("model_id")
@@ -426,26 +378,6 @@ class ModelRegistry:
             file.flush()
             if self.durable:
                 os.fsync(file.fileno())
-
-    @staticmethod
-    def _whole_lines(descriptor: int, size: int) -> int:
-        """The length of the file up to the end of its last whole line."""
-        end = size
-        while end > 0:
-            start = max(0, end - 4096)
-            newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-        return 0
-
-
-def _entry(line: bytes) -> dict[str, Any]:
-    try:
-        entry: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise CorruptLog("history.jsonl holds a line that is not JSON; restore the file from a backup") from None
-    return entry
 
 
 def _as_read_back(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def registry_tables(registry: ModelRegistry) -> dict[str, pd.DataFrame]:
 
 
 def _runs(registry: ModelRegistry) -> pd.DataFrame:
-    entries = registry.history("run")
+    entries = registry.history.entries("run")
     return _frame(RUN_COLUMNS, [[entry.get(column) for column in RUN_COLUMNS] for entry in entries])
 
 

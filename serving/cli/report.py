@@ -100,7 +100,7 @@ def track_record(common: Common) -> None:
 
     experiment = common.open_experiment()
     by_id = {entry["id"]: entry for entry in (_summary(path) for path in _certificates(common))}
-    past = ModelRegistry(experiment.paths).history()
+    past = ModelRegistry(experiment.paths).history.entries()
     realised = {
         entry["model_id"]: {**entry, "lift": entry["realised_lift"]}
         for entry in past

@@ -127,7 +127,7 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/history")
     def history(name: str, kind: str | None = None) -> Response:
-        return JSONResponse({"history": service.cycle(name).workspace.registry.history(kind)})
+        return JSONResponse({"history": service.cycle(name).workspace.registry.history.entries(kind)})
 
     @app.post(PREFIX + "/pause")
     def pause(name: str) -> Response:

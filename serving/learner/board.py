@@ -39,7 +39,7 @@ def board(cycle: Cycle) -> dict[str, Any]:
             "decisions": (decisions[-1], bars(decisions, "decisions in each of the last 30 minutes")),
             "rewards": (rewards[-1], bars(rewards, "rewards in each of the last 30 minutes")),
         },
-        "verdicts": _verdicts(workspace.registry.newest(reports.RUN), state["at"]),
+        "verdicts": _verdicts(workspace.registry.history.newest(reports.RUN), state["at"]),
         "health": _health(state),
     }
 

@@ -67,11 +67,11 @@ class Cycle:
         self.running: str | None = None
         self._run_lock = workspace.run_lock
         self._watch = Watch()
-        runs = [entry for entry in workspace.registry.history() if entry.get("kind") == reports.RUN]
+        runs = [entry for entry in workspace.registry.history.entries() if entry.get("kind") == reports.RUN]
         self.runs = len(runs)
         self.outcomes = Counter(str(run.get("outcome")) for run in runs)
         self.last_run: RunReport | None = _last(runs)
-        self.falls = len({entry.get("at") for entry in workspace.registry.history(reports.FALL)})
+        self.falls = len({entry.get("at") for entry in workspace.registry.history.entries(reports.FALL)})
         judged = _last([run for run in runs if run.get("verdicts")])
         self.last_looks: list[Judgement] = judged.verdicts if judged else []
         self.last_verdict: dict[str, object] | None = None
@@ -303,7 +303,7 @@ class Cycle:
         with self._step(report, "start anew"):
             for each in fallen:
                 log.warning("experiment %s: %s", self.workspace.experiment.name, each.reason)
-                self.workspace.registry.record(
+                self.workspace.registry.history.record(
                     reports.FALL,
                     now=self.workspace.clock(),
                     challenger=each.plan.state.name,
@@ -348,7 +348,7 @@ class Cycle:
             self._watch.told = True
             reason = f"The last promotion should be undone, but no earlier champion is sound: {found}"
             log.error("experiment %s: %s", self.workspace.experiment.name, reason)
-            registry.record("watch", now=self.workspace.clock(), champion=champion.model_id, reason=reason)
+            registry.history.record("watch", now=self.workspace.clock(), champion=champion.model_id, reason=reason)
 
     def _is_new(self) -> bool:
         """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""
@@ -377,7 +377,7 @@ class Cycle:
         self.last_verdict = {"outcome": report.outcome, "reason": report.reason}
         fields = reports.to_plain(report)
         fields["run"] = self.runs
-        self.workspace.registry.record(reports.RUN, now=fields.pop("at"), **fields)
+        self.workspace.registry.history.record(reports.RUN, now=fields.pop("at"), **fields)
         recovery.end(self.workspace)
 
 

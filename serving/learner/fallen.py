@@ -82,7 +82,7 @@ def plan_after_fall(
 
 def _earned_before(workspace: Workspace, champion: Champion) -> Stretch | None:
     """What the champion before earned at last, where the gate has proven that this one earns no less."""
-    promotion = next(workspace.registry.newest("promotion"), None)
+    promotion = next(workspace.registry.history.newest("promotion"), None)
     if promotion is None or promotion["model_id"] != champion.model_id or promotion.get("former") is None:
         return None
     if datetime.fromisoformat(promotion["at"]) < champion.since:  # it came back since

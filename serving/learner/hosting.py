@@ -175,7 +175,9 @@ class LearnerService:
             if cycle.workspace.experiment.settings.retention.compact_after_days is None:
                 continue
             try:
-                cycle.workspace.registry.record(CLOCK, now=self.clock(), leap_s=leap.total_seconds(), reason=reason)
+                cycle.workspace.registry.history.record(
+                    CLOCK, now=self.clock(), leap_s=leap.total_seconds(), reason=reason
+                )
             except Exception as error:  # a full disk, say
                 self._failed(name, error)
 

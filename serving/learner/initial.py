@@ -76,7 +76,7 @@ def publish_initial(
         evaluation_id = file_evaluation(workspace, look, champion=None, model_id=manifest.model_id, initial=True)
         look.judgement.evaluation_id = evaluation_id
         workspace.registry.swap(manifest.model_id, expected=None, now=workspace.clock(), reason=look.judgement.reason)
-        workspace.registry.record(
+        workspace.registry.history.record(
             "initial",
             now=workspace.clock(),
             model_id=manifest.model_id,

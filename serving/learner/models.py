@@ -47,7 +47,9 @@ def show(workspace: Workspace, model_id: str) -> dict[str, Any]:
     encoder = stored.files.get("encoder.json")
     encoding = [] if encoder is None else FeatureEncoder.from_json(encoder).explain()
     related = [
-        entry for entry in workspace.registry.history() if model_id in (entry.get("model_id"), entry.get("previous"))
+        entry
+        for entry in workspace.registry.history.entries()
+        if model_id in (entry.get("model_id"), entry.get("previous"))
     ]
     return {**msgspec.to_builtins(manifest), "encoding": encoding, "history": related}
 
@@ -109,7 +111,9 @@ def promote_by_hand(
         raise Conflict("this model is the champion already")
     registry.load(model_id)
     passed = any(
-        entry.get("model_id") == model_id for kind in ("promotion", "initial") for entry in registry.history(kind)
+        entry.get("model_id") == model_id
+        for kind in ("promotion", "initial")
+        for entry in registry.history.entries(kind)
     )
     if not passed and not override:
         raise Refused(
@@ -177,7 +181,7 @@ def unset(workspace: Workspace, store: ChallengerStore) -> dict[str, Any]:
     workspace.registry.clear_trial()
     workspace.registry.unset(expected=champion.model_id)
     store.drop(FORMER)
-    workspace.registry.record(UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
+    workspace.registry.history.record(UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
     return {"champion": None, "previous": champion.model_id, "recorded": UNSET}
 
 
@@ -199,7 +203,9 @@ def _set_champion(
             store.drop(FORMER)
         else:
             start_guard(workspace, store, swapped, previous)
-        workspace.registry.record(kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason)
+        workspace.registry.history.record(
+            kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason
+        )
     return {"champion": swapped.model_id, "previous": previous, "generation": swapped.generation, "recorded": kind}
 
 

@@ -50,7 +50,7 @@ def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> Challe
         model_id=model_id,
     )
     state = store.save(state)
-    workspace.registry.record("offer", now=workspace.clock(), model_id=model_id)
+    workspace.registry.history.record("offer", now=workspace.clock(), model_id=model_id)
     return state
 
 
@@ -61,7 +61,7 @@ def withdraw(workspace: Workspace, store: ChallengerStore, model_id: str) -> Non
         raise NotFound("no offered model of that id is in the field")
     store.retire(state.champion, state.name, float(state.gate.get("spent", 0.0)))
     store.drop(state.name)
-    workspace.registry.record("withdrawal", now=workspace.clock(), model_id=model_id)
+    workspace.registry.history.record("withdrawal", now=workspace.clock(), model_id=model_id)
 
 
 def plan_offered(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:

@@ -137,7 +137,7 @@ def crown(
     with workspace.lock:  # whoever undoes it has its entry after this one
         crowned = move_pointer(workspace, model_id, expected=parent, reason=judgement.reason)
         start_guard(workspace, store, crowned, parent)
-        workspace.registry.record(
+        workspace.registry.history.record(
             "promotion",
             now=workspace.clock(),
             model_id=model_id,
@@ -177,7 +177,7 @@ def _judge_guard(
             return True
     over = verdict.n >= look.rules.horizon_rows
     if verdict.rejected or over:
-        workspace.registry.record(
+        workspace.registry.history.record(
             "confirmed" if verdict.rejected else "undecided",
             now=workspace.clock(),
             model_id=champion.model_id if champion else None,
@@ -204,7 +204,7 @@ def set_back(
     """
     with workspace.lock:  # a run that starts now must not miss the entry, and write one of its own
         move_pointer(workspace, former, expected=champion.model_id, reason=reason, restored=True)
-        workspace.registry.record(
+        workspace.registry.history.record(
             "rollback",
             now=workspace.clock(),
             model_id=former,

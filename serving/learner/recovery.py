@@ -59,7 +59,7 @@ def _record_champion(workspace: Workspace, store: ChallengerStore) -> dict[str, 
     champion = registry.champion()
     if champion is None:
         return None
-    known = next(registry.newest(*CHANGES), None)
+    known = next(registry.history.newest(*CHANGES), None)
     if known is not None and known.get("model_id") == champion.model_id:
         return None
     earlier = registry.champions()
@@ -76,7 +76,7 @@ def _record_champion(workspace: Workspace, store: ChallengerStore) -> dict[str, 
     watched = store.load(FORMER)
     if not champion.restored and (watched is None or watched.champion != champion.model_id):
         start_guard(workspace, store, champion, previous)
-    registry.record(kind, now=workspace.clock(), **entry)
+    registry.history.record(kind, now=workspace.clock(), **entry)
     return {"kind": kind, **entry}
 
 

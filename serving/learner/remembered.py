@@ -29,7 +29,7 @@ def known_state(
     told = _told(workspace, champion).get(name)
     if told is None or name in store.left(champion.model_id if champion else None):
         return None
-    workspace.registry.record("restart", now=workspace.clock(), challenger=name, reason="its state is gone")
+    workspace.registry.history.record("restart", now=workspace.clock(), challenger=name, reason="its state is gone")
     scored_after = datetime.fromisoformat(told["scored_after"]) if told["scored_after"] else None
     return ChallengerState(
         name=name,
@@ -64,9 +64,9 @@ def _told(workspace: Workspace, champion: Champion | None) -> dict[str, Mapping[
     """The last verdict of this tenure on each challenger, out of runs and steps."""
     registry = workspace.registry
     champion_id = champion.model_id if champion else None
-    since = champion.since if champion else next((_at(entry) for entry in registry.newest(UNSET)), None)
+    since = champion.since if champion else next((_at(entry) for entry in registry.history.newest(UNSET)), None)
     found: dict[str, Mapping[str, Any]] = {}
-    for entry in registry.newest(RUN, EVALUATION):
+    for entry in registry.history.newest(RUN, EVALUATION):
         if since is not None and _at(entry) < since:
             break
         if entry.get("champion") == champion_id:

@@ -88,7 +88,7 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
             since = "since the champion was made" if champion is not None else "yet"
             raise NotYet(f"no interaction has matured {since}: there is nothing to learn")
         candidate = _stored(cycle, state, champion)
-        workspace.registry.record("trained", now=workspace.clock(), model_id=candidate, rows=report.rows)
+        workspace.registry.history.record("trained", now=workspace.clock(), model_id=candidate, rows=report.rows)
         return {"model_id": candidate, "rows": report.rows, "learnt": state.learnt}
 
 
@@ -137,9 +137,9 @@ def evaluate(cycle: Cycle, model_id: str, *, wait_s: float = 0.0) -> dict[str, A
         others = [reports.to_plain(look.judgement) for look in looks if look.state is not asked]
         for other in others:
             if other["model_id"] is not None:
-                workspace.registry.record(EVALUATION, now=workspace.clock(), **other, **about)
+                workspace.registry.history.record(EVALUATION, now=workspace.clock(), **other, **about)
         fields = {**reports.to_plain(judgement), **about, "others": others}
-        workspace.registry.record(EVALUATION, now=workspace.clock(), **fields)
+        workspace.registry.history.record(EVALUATION, now=workspace.clock(), **fields)
         assert judgement.evaluation_id is not None, "whoever is asked about is certified"
         return fields | {"score": score_of(cycle, judgement.evaluation_id)}
 
@@ -174,7 +174,7 @@ def deploy(cycle: Cycle, model_id: str, *, override: bool, wait_s: float = 0.0) 
 
 def verdict(cycle: Cycle, model_id: str) -> dict[str, Any]:
     """The last thing a gate said about a model, in a step or in a run, with its score; raises `NotFound`."""
-    for entry in reversed(cycle.workspace.registry.history()):
+    for entry in reversed(cycle.workspace.registry.history.entries()):
         if entry["kind"] in (EVALUATION, "promotion", "initial") and entry.get("model_id") == model_id:
             outcome = {"promotion": reports.PROMOTE, "initial": reports.INITIAL}.get(
                 entry["kind"], entry.get("outcome")
@@ -186,7 +186,7 @@ def verdict(cycle: Cycle, model_id: str) -> dict[str, Any]:
 def last_evaluation(cycle: Cycle, model_id: str, champion: Champion | None) -> dict[str, Any] | None:
     """The last verdict on a model against the champion that stands, None when there was none."""
     champion_id = champion.model_id if champion else None
-    for entry in reversed(cycle.workspace.registry.history(EVALUATION)):
+    for entry in reversed(cycle.workspace.registry.history.entries(EVALUATION)):
         if entry["model_id"] == model_id and entry["champion"] == champion_id:
             return {**entry, "score": score_of(cycle, entry["evaluation_id"])}
     return None

@@ -124,7 +124,7 @@ def is_damaged(workspace: Workspace, store: ChallengerStore, state: ChallengerSt
     """Whether files or scores of a challenger are gone or damaged; history then says that it starts anew."""
     damage = store.damage(state)
     if damage is not None:
-        workspace.registry.record("restart", now=workspace.clock(), challenger=state.name, reason=damage)
+        workspace.registry.history.record("restart", now=workspace.clock(), challenger=state.name, reason=damage)
     return damage is not None
 
 

@@ -99,7 +99,7 @@ def _current(workspace: Workspace) -> Trial | None:
         return workspace.registry.trial()
     except CorruptModel as error:
         log.error("experiment %s: %s", workspace.experiment.name, error)
-        workspace.registry.record("trial", now=workspace.clock(), reason=str(error))
+        workspace.registry.history.record("trial", now=workspace.clock(), reason=str(error))
         workspace.registry.clear_trial()
         return None
 

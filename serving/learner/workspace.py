@@ -64,7 +64,7 @@ class Workspace:
                 log.error("experiment %s: its database is made anew from the log: %s", self.experiment.name, problem)
                 report = rebuild(self.experiment)
                 tell_damaged(report.quarantined)
-                self.registry.record("rebuild", now=self.clock(), reason=problem, events=report.events)
+                self.registry.history.record("rebuild", now=self.clock(), reason=problem, events=report.events)
                 return self.warehouse_as_it_is()
 
     def warehouse_as_it_is(self) -> Warehouse:
@@ -106,7 +106,7 @@ class Workspace:
 
     def pin(self, model_id: str | None, *, reason: str) -> None:
         """Pin the champion so that nothing takes its place by itself, or let go of it (None); in history."""
-        self.registry.record("pin" if model_id else "unpin", now=self.clock(), model_id=model_id, reason=reason)
+        self.registry.history.record("pin" if model_id else "unpin", now=self.clock(), model_id=model_id, reason=reason)
         self._pinned = (model_id,)
 
     @property
@@ -120,11 +120,11 @@ class Workspace:
     def pause(self, paused: bool, *, reason: str) -> None:
         """Pause or resume the schedule; in history, unless it is so already."""
         if self.paused != paused:
-            self.registry.record("pause" if paused else "resume", now=self.clock(), reason=reason)
+            self.registry.history.record("pause" if paused else "resume", now=self.clock(), reason=reason)
             self._paused = paused
 
     def _last_entry(self, *kinds: str) -> dict[str, Any] | None:
-        entries = [entry for entry in self.registry.history() if entry.get("kind") in kinds]
+        entries = [entry for entry in self.registry.history.entries() if entry.get("kind") in kinds]
         return entries[-1] if entries else None
 
     def release_warehouse(self) -> None:

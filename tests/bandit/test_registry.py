@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bandit.errors import Conflict, CorruptLog, CorruptModel, NotFound
+from bandit.errors import Conflict, CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.registry import Manifest, ModelRegistry
 from tests.bandit.eventlog_support import START, flipped_in_place
@@ -201,23 +200,10 @@ PUBLISH_FOREVER = textwrap.dedent(
             {"policy.vw": os.urandom(100_000), "encoder.json": b"{}"}, now=datetime.now(UTC), parent=current,
             kind="challenger", options={}, settings_version=1, data={}, canaries=[])
         current = registry.swap(manifest.model_id, expected=current, now=datetime.now(UTC), reason="next").model_id
-        registry.record("promotion", now=datetime.now(UTC), model_id=current)
+        registry.history.record("promotion", now=datetime.now(UTC), model_id=current)
         print(current, flush=True)
     """
 )
-
-
-def test_the_newest_entries_come_first_and_no_more_is_read_than_asked_for(tmp_path: Path) -> None:
-    registry = ModelRegistry(ExperimentPaths(tmp_path), durable=False)
-    assert list(registry.newest("run")) == []
-    for number in range(4):
-        registry.record("run" if number % 2 else "pin", now=START, number=number)
-    assert [entry["number"] for entry in registry.newest("run")] == [3, 1]
-    damaged = b"no JSON\n" + registry.paths.history.read_bytes()
-    registry.paths.history.write_bytes(damaged)
-    assert next(registry.newest("run"))["number"] == 3
-    with pytest.raises(CorruptLog):
-        list(registry.newest("run"))
 
 
 def test_a_publisher_killed_at_any_moment_leaves_whole_models_a_sound_pointer_and_a_readable_history(
@@ -238,30 +224,7 @@ def test_a_publisher_killed_at_any_moment_leaves_whole_models_a_sound_pointer_an
         champion = registry.champion()
         assert champion is not None
         assert champion.model_id in registry.model_ids()
-        recorded = [entry["model_id"] for entry in registry.history("promotion")]
+        recorded = [entry["model_id"] for entry in registry.history.entries("promotion")]
         assert set(told) <= set(recorded)
     _publish(registry)
     assert list(registry.paths.models.glob(".incoming-*")) == []
-
-
-def test_the_history_keeps_what_was_recorded_and_drops_only_an_unfinished_line(tmp_path: Path) -> None:
-    registry = ModelRegistry(ExperimentPaths(tmp_path))
-    assert registry.history() == []
-    registry.record("run", now=START, verdict="hold", reason='lift "small"\n')
-    registry.record("pin", now=START, model_id="m1")
-    with registry.paths.history.open("ab") as file:
-        file.write(b'{"kind":"run","at"' + b"x" * 9000)
-    assert [entry["kind"] for entry in registry.history()] == ["run", "pin"]
-    registry.record("rollback", now=START + timedelta(seconds=1))
-    entries = registry.history()
-    assert [entry["kind"] for entry in entries] == ["run", "pin", "rollback"]
-    assert entries[0]["reason"] == 'lift "small"\n'
-    assert registry.history("pin") == [{"kind": "pin", "at": "2026-03-01T12:00:00Z", "model_id": "m1"}]
-    assert len([json.loads(line) for line in registry.paths.history.read_text().splitlines()]) == 3
-
-
-def test_a_broken_line_inside_the_history_is_an_error(tmp_path: Path) -> None:
-    registry = ModelRegistry(ExperimentPaths(tmp_path))
-    registry.paths.history.write_bytes(b'{"kind":"run"}\n{"ki\n{"kind":"run"}\n')
-    with pytest.raises(CorruptLog):
-        registry.history()

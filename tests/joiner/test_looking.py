@@ -249,7 +249,7 @@ def test_the_ledger_names_the_models_that_learnt_an_event(tmp_path: Path) -> Non
 
 def test_sql_answers_over_all_documented_views(target: Experiment) -> None:
     registry = ModelRegistry(target.paths, durable=False)
-    registry.record("run", now=NOW, outcome="hold", trigger="interval", rows=5, lift=0.25)
+    registry.history.record("run", now=NOW, outcome="hold", trigger="interval", rows=5, lift=0.25)
     with opened(target) as warehouse:
         result = run_query(warehouse, registry, "SELECT count(*) AS n, sum(reward) AS r FROM interactions -- all")
         assert (result.columns, result.rows, result.truncated) == (["n", "r"], [[198, 66.0]], False)
@@ -304,7 +304,7 @@ def test_sql_can_only_read_the_warehouse(target: Experiment, query: str) -> None
 def test_a_copy_of_the_warehouse_is_a_database_of_its_own(target: Experiment, tmp_path: Path) -> None:
     with opened(target) as warehouse:
         registry = ModelRegistry(target.paths, durable=False)
-        registry.record("run", now=NOW, outcome="hold", rows=5)
+        registry.history.record("run", now=NOW, outcome="hold", rows=5)
         copy_warehouse(warehouse, registry, tmp_path / "copy.duckdb")
         copy_warehouse(warehouse, registry, tmp_path / "copy.duckdb")
         views = {view: run_query(warehouse, registry, f"DESCRIBE {view}").rows for view in DOCUMENTED_VIEWS}

@@ -177,7 +177,7 @@ def test_what_a_challenger_spent_stays_spent_when_its_state_is_gone(
         assert after.gate["spent"] == pytest.approx(before.gate["spent"] + last) and last < before.gate["spent"]
         assert after.gate["taken"] == before.gate["taken"] + 1
         assert ("standing", "its state is gone") in {
-            (entry["challenger"], entry["reason"]) for entry in cycle.workspace.registry.history("restart")
+            (entry["challenger"], entry["reason"]) for entry in cycle.workspace.registry.history.entries("restart")
         }
 
 

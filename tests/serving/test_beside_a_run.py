@@ -96,15 +96,15 @@ def test_a_run_promotes_nothing_over_a_champion_that_was_undone_meanwhile(
         assert report.reason == f"the champion changed while the run was under way: {CHANGED[step](bad, good)}"
         champion = registry.champion()
         assert champion is not None and champion.model_id == good and champion.restored
-        assert [entry["model_id"] for entry in registry.history("rollback")] == [good]
-        assert not registry.history("promotion")
+        assert [entry["model_id"] for entry in registry.history.entries("rollback")] == [good]
+        assert not registry.history.entries("promotion")
 
         assert cycle.new_rows() == 2000 and cycle.owed_rows() == 0  # they are the next run's, beside the new champion
         here.play(50)
         here.transport.settle()
         standing = cycle.store.load(STANDING)
         assert standing is not None and standing.origin is not None and standing.origin.base in (good, None)
-        assert FORMER not in cycle.store.names() or registry.history("promotion")
+        assert FORMER not in cycle.store.names() or registry.history.entries("promotion")
 
 
 CHANGED: dict[str, Callable[[str, str], str]] = {

@@ -76,7 +76,7 @@ def test_no_promotion_without_a_certificate_that_its_scored_rows_confirm(tmp_pat
     with world(tmp_path) as here:
         learn_until_promoted(here)
         workspace = here.transport.cycle.workspace
-        promotions = workspace.registry.history("promotion")
+        promotions = workspace.registry.history.entries("promotion")
         assert len(promotions) == 1
         folder = workspace.experiment.paths.evaluations / promotions[0]["evaluation_id"]
         certificate = msgspec.json.decode((folder / "certificate.json").read_bytes())
@@ -105,7 +105,7 @@ def test_imported_history_without_a_champion_becomes_the_initial_model_outside_t
         certificate = msgspec.json.decode((folder / "certificate.json").read_bytes())
         assert certificate["kind"] == "initial"
         assert "uniform" in report.reason
-        assert not registry.history("promotion")
+        assert not registry.history.entries("promotion")
 
 
 def test_a_challenger_trained_on_reversed_rewards_is_held_with_reasons_and_leaves(tmp_path: Path) -> None:
@@ -263,8 +263,8 @@ def test_rollback_goes_one_champion_further_back_each_time(tmp_path: Path) -> No
         assert models.roll_back(workspace, store, trainer)["champion"] == ids[0]
         with pytest.raises(Refused):
             models.roll_back(workspace, store, trainer)
-        assert len(workspace.registry.history("override")) == 2
-        assert len(workspace.registry.history("rollback")) == 2
+        assert len(workspace.registry.history.entries("override")) == 2
+        assert len(workspace.registry.history.entries("rollback")) == 2
 
 
 def test_runs_never_overlap(tmp_path: Path) -> None:

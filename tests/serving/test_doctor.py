@@ -363,7 +363,7 @@ def test_whoever_needs_a_damaged_database_makes_it_anew_and_history_says_so(data
     healed = Workspace(Experiment.open(data_dir, "test"), now)
     assert healed.warehouse.counts()["decision_records"] == rows
     healed.close()
-    assert len(ModelRegistry(paths_of(data_dir)).history("rebuild")) == 1
+    assert len(ModelRegistry(paths_of(data_dir)).history.entries("rebuild")) == 1
     assert _examine(data_dir)["healthy"]
 
 
@@ -376,7 +376,7 @@ def test_repair_saves_all_commits_of_a_damaged_segment_but_the_damaged_one(data_
     answer = _examine(data_dir, repair=True)
     assert verify_segment(segment).events == before - hit.events
     assert any("are back in the log" in finding["what"] for finding in answer["findings"])
-    assert ModelRegistry(paths_of(data_dir)).history("salvage")[0]["events"] == before - hit.events
+    assert ModelRegistry(paths_of(data_dir)).history.entries("salvage")[0]["events"] == before - hit.events
     assert list(_wrong(answer)) == [f"database: 1 segment(s) were ingested with other content, first {segment.stem}"]
 
 

@@ -38,7 +38,7 @@ def test_a_failed_run_is_one_line_of_history_and_changes_nothing(tmp_path: Path)
         here.transport.server.heartbeat()
         report = cycle.run(force=True)
         assert report.outcome == "failed" and "CorruptModel" in str(report.error)
-        assert registry.history("run")[-1]["outcome"] == "failed"
+        assert registry.history.entries("run")[-1]["outcome"] == "failed"
         model.write_bytes(good)
         assert cycle.run(force=True).outcome in ("hold", "insufficient", "promote")
         state = cycle.store.load(STANDING)
@@ -152,11 +152,11 @@ def test_a_trial_that_cannot_be_read_ends_and_another_starts_with_a_line_of_hist
         registry.paths.trial.write_bytes(b"{")
         here.play(120)
         here.transport.settle()
-        (told,) = registry.history("trial")
+        (told,) = registry.history.entries("trial")
         assert told["reason"].startswith("trial.json cannot be read (")
         assert any(told["reason"] in record.getMessage() for record in caplog.records)
         assert registry.trial() is not None
-        assert [run["outcome"] for run in registry.history("run")].count("failed") == 0
+        assert [run["outcome"] for run in registry.history.entries("run")].count("failed") == 0
 
 
 def test_a_failing_run_leaves_the_learner_ready_and_is_told_in_metrics_and_status(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def turn(here: World) -> None:
 
 
 def falls(here: World) -> list[dict[str, Any]]:
-    return here.transport.cycle.workspace.registry.history("fall")
+    return here.transport.cycle.workspace.registry.history.entries("fall")
 
 
 def test_a_challenger_starts_anew_on_what_came_after_and_goes_on_trial(here: Turning) -> None:
@@ -139,11 +139,11 @@ def test_the_one_that_started_anew_is_the_first_that_the_gate_promotes(tmp_path:
         for _ in range(4):
             turn(here)
         registry = here.transport.cycle.workspace.registry
-        before = len(registry.history("promotion"))
+        before = len(registry.history.entries("promotion"))
         here.turned = True
         for _ in range(4):
             turn(here)
-        assert [entry["challenger"] for entry in registry.history("promotion")[before:]] == ["recent"]
+        assert [entry["challenger"] for entry in registry.history.entries("promotion")[before:]] == ["recent"]
 
 
 def test_a_fall_right_after_a_promotion_is_seen_by_what_the_champion_before_earned(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_fall_right_after_a_promotion_is_seen_by_what_the_champion_before_earn
         here.transport.warm_start(here.history(60))
         cycle = here.transport.cycle
         registry = cycle.workspace.registry
-        while not registry.history("promotion"):
+        while not registry.history.entries("promotion"):
             turn(here)
         here.turned = True
         turn(here)

@@ -154,7 +154,7 @@ def test_who_lost_to_another_is_not_judged_again_on_rows_scored_beside_the_champ
         for _ in range(2):
             assert here.transport.cycle.run(force=True).outcome == "nothing"
         assert champion_of(here) == crowned
-        assert len(here.transport.cycle.workspace.registry.history("promotion")) == 1
+        assert len(here.transport.cycle.workspace.registry.history.entries("promotion")) == 1
 
 
 def test_a_verdict_against_another_champion_lets_no_offered_model_pass(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_follows_a_declared_champion_with_settings_of_its_own_is_derived_ag
         workspace = here.transport.cycle.workspace
         for _ in range(5):
             run(here, 150)
-        promoted = [entry["challenger"] for entry in workspace.registry.history("promotion")]
+        promoted = [entry["challenger"] for entry in workspace.registry.history.entries("promotion")]
         assert "recent" in promoted
         assert not differences(here)
 
@@ -285,13 +285,13 @@ def test_the_watch_on_a_former_champion_ends_undecided_at_the_horizon(tmp_path: 
         first, second = crown_copies(here, 1)
         registry, store = here.transport.cycle.workspace.registry, here.transport.cycle.store
         run(here, 120)
-        assert FORMER in store.names() and not registry.history("undecided")
+        assert FORMER in store.names() and not registry.history.entries("undecided")
         run(here, 120)
         assert FORMER not in store.names()
-        [entry] = registry.history("undecided")
+        [entry] = registry.history.entries("undecided")
         assert (entry["model_id"], entry["previous"], entry["rows"]) == (second, first, 240)
         run(here, 60)
-        assert FORMER not in store.names() and len(registry.history("undecided")) == 1
+        assert FORMER not in store.names() and len(registry.history.entries("undecided")) == 1
 
 
 def test_a_promotion_whose_run_failed_is_recorded_and_watched_by_the_next_run(
@@ -310,7 +310,7 @@ def test_a_promotion_whose_run_failed_is_recorded_and_watched_by_the_next_run(
         crowned = champion_of(here)
         assert crowned != former and FORMER not in store.names()
         run(here, 60)
-        [entry] = registry.history("promotion")
+        [entry] = registry.history.entries("promotion")
         assert (entry["model_id"], entry["previous"]) == (crowned, former)
         state = store.load(FORMER)
         assert state is not None and (state.champion, state.model_id) == (crowned, former)
@@ -320,7 +320,7 @@ def test_a_frozen_experiment_makes_no_first_model_of_its_history_before_it_is_on
     with world(tmp_path, serving={"mode": "frozen"}) as here:
         assert here.transport.warm_start(here.history(60)).outcome != "initial"
         cycle = here.transport.cycle
-        assert cycle.workspace.registry.champion() is None and not cycle.workspace.registry.history("initial")
+        assert cycle.workspace.registry.champion() is None and not cycle.workspace.registry.history.entries("initial")
         with pytest.raises(Refused, match="no imported history"):
             steps.take(cycle, "initialize", {})
         change(here, serving={"mode": "online"})

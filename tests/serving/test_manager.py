@@ -176,9 +176,9 @@ def test_stepped_or_scheduled_the_same_model_follows_a_fall_of_what_the_champion
                 here.play(100)
                 turn(here, stepped)
                 trials.append(registry.trial())
-            (promotion,) = registry.history("promotion")
+            (promotion,) = registry.history.entries("promotion")
             assert promotion["challenger"] == "recent"
-            falls = [(fall["challenger"], fall["rows"], fall["after"]) for fall in registry.history("fall")]
+            falls = [(fall["challenger"], fall["rows"], fall["after"]) for fall in registry.history.entries("fall")]
             assert len(falls) == here.transport.cycle.falls == 1
             found.append((published(here), falls, trials))
     assert found[0] == found[1]
@@ -197,7 +197,7 @@ def test_stepped_or_scheduled_a_fall_before_a_promotion_starts_the_field_anew_un
             here.play(150)
             turn(here, stepped)
             cycle = here.transport.cycle
-            (fall,) = cycle.workspace.registry.history("fall")
+            (fall,) = cycle.workspace.registry.history.entries("fall")
             recent = cycle.store.load("recent")
             assert recent is not None and 130 < recent.learnt == fall["rows"] < 170
             found.append((published(here), cycle.store.files(recent)))

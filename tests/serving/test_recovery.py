@@ -68,23 +68,23 @@ def test_a_run_killed_at_any_step_is_a_line_of_history_and_no_row_is_lost(
             for _ in range(6):
                 here.transport.settle()
                 here.play(200)
-        before = len(here.transport.cycle.workspace.registry.history("run"))
+        before = len(here.transport.cycle.workspace.registry.history.entries("run"))
         cycle = restarted(here)
         registry = cycle.workspace.registry
-        line = registry.history("run")[before]
+        line = registry.history.entries("run")[before]
         assert line["outcome"] == "failed" and "the learner ended" in line["error"]
         cycle.run(force=True)
         here.play(100)
         here.transport.settle()
         champion, standing = registry.champion(), cycle.store.load(STANDING)
         assert champion is not None and standing is not None
-        changes = [entry for entry in registry.history() if entry["kind"] in CHANGES]
+        changes = [entry for entry in registry.history.entries() if entry["kind"] in CHANGES]
         assert changes[-1]["model_id"] == champion.model_id
         assert [entry["model_id"] for entry in changes[:-1]] == [each.model_id for each in registry.champions()[::-1]]
         assert all(entry["evaluation_id"] for entry in changes)
         counts = cycle.workspace.warehouse.counts()
         assert standing.learnt == counts["interactions"] + counts["imported"]
-        assert len(registry.history("run")) == cycle.runs
+        assert len(registry.history.entries("run")) == cycle.runs
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -107,13 +107,13 @@ def test_a_champion_set_by_hand_in_the_moment_of_death_is_recorded(
             else:
                 models.promote_by_hand(workspace, store, trainer, copy, override=True)
         cycle = restarted(here)
-        entry = [entry for entry in cycle.workspace.registry.history() if entry["kind"] in CHANGES][-1]
+        entry = [entry for entry in cycle.workspace.registry.history.entries() if entry["kind"] in CHANGES][-1]
         expected = ("rollback", first, copy) if back else ("override", copy, first)
         assert (entry["kind"], entry["model_id"], entry["previous"]) == expected
         watched = cycle.store.load(FORMER)
         assert back or (watched is not None and watched.champion == copy)
         cycle.recover()
-        assert cycle.workspace.registry.history()[-1] == entry
+        assert cycle.workspace.registry.history.entries()[-1] == entry
 
 
 def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> 
         here.transport.warm_start(here.history(60))
         here.play(100)
         here.transport.settle()
-        before = here.transport.cycle.workspace.registry.history()
-        assert restarted(here).workspace.registry.history() == before
+        before = here.transport.cycle.workspace.registry.history.entries()
+        assert restarted(here).workspace.registry.history.entries() == before
 
 
 def cut_off(path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_challenger_whose_files_are_lost_or_damaged_starts_anew_with_what_is_l
         assert after.gate.get("spent", 0.0) >= before.gate.get("spent", 0.0) or name == FORMER
         assert after.scored == (30 if name == "recent" else 330)
         assert after.gate["rows_before"] + after.scored == before.scored + 30  # each row counts once
-        told = cycle.workspace.registry.history("restart")
+        told = cycle.workspace.registry.history.entries("restart")
         assert [entry["challenger"] for entry in told] == [name]
         assert cycle.run(force=True).outcome == "nothing"
 

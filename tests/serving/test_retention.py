@@ -135,7 +135,7 @@ def test_what_is_dropped_is_gone_from_log_and_database(data_dir: Path) -> None:
     assert _operate(data_dir, retain, at=LATER + timedelta(days=1))["dropped"] == 480
     assert archives(paths_of(data_dir)) == []
     assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["interactions"]) == 0
-    assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history("drop")] == [480]
+    assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history.entries("drop")] == [480]
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
 
 
@@ -199,7 +199,7 @@ def test_a_clock_that_leaps_ahead_takes_nothing_from_the_log(data_dir: Path) -> 
         clocks.go_on(hours=5)
         service.retain()
     assert (_segments(data_dir), archives(paths_of(data_dir))) == (before, [])
-    told = ModelRegistry(paths_of(data_dir)).history("clock")
+    told = ModelRegistry(paths_of(data_dir)).history.entries("clock")
     assert [entry["leap_s"] for entry in told] == [259200.0, -259200.0]
     assert "leapt ahead by 3 days, 0:00:00" in told[0]["reason"]
     found = _operate(data_dir, doctor, at=clocks.wall)["findings"]
@@ -217,7 +217,7 @@ def test_a_clock_that_is_wrong_for_hours_drops_nothing_either(data_dir: Path) ->
         for _ in range(8):
             service.retain()
             clocks.go_on(hours=1)
-    assert (len(archives(paths_of(data_dir))), ModelRegistry(paths_of(data_dir)).history("drop")) == (1, [])
+    assert (len(archives(paths_of(data_dir))), ModelRegistry(paths_of(data_dir)).history.entries("drop")) == (1, [])
 
 
 def test_a_clock_that_keeps_pace_is_believed_hours_after_a_start(data_dir: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_leap_between_two_learners_is_told_and_nothing_is_believed_before_hour
             service.retain()
             clocks.go_on(hours=1)
     assert _segments(data_dir) == before
-    assert [entry["leap_s"] for entry in ModelRegistry(paths_of(data_dir)).history("clock")] == [259200.0]
+    assert [entry["leap_s"] for entry in ModelRegistry(paths_of(data_dir)).history.entries("clock")] == [259200.0]
 
 
 def test_hours_of_several_boots_count_together_after_an_hour_of_the_present_one(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_former_champion_that_proves_better_comes_back_by_itself_with_a_certif
         assert champion.model_id == good
         report = here.transport.last_report
         assert report is not None and report.outcome == "rollback"
-        entry = registry.history("rollback")[-1]
+        entry = registry.history.entries("rollback")[-1]
         assert entry["automatic"] is True and entry["previous"] == bad
         folder = here.transport.experiment.paths.evaluations / entry["evaluation_id"]
         assert msgspec.json.decode((folder / "certificate.json").read_bytes())["verdict"]["outcome"] == "promote"
@@ -83,7 +83,10 @@ def test_nothing_is_promoted_while_a_champion_is_pinned(tmp_path: Path) -> None:
         assert here.transport.settle().outcome == "promote"
         with pytest.raises(Refused):
             models.unpin(workspace)
-        assert [entry["kind"] for entry in workspace.registry.history() if "pin" in entry["kind"]] == ["pin", "unpin"]
+        assert [entry["kind"] for entry in workspace.registry.history.entries() if "pin" in entry["kind"]] == [
+            "pin",
+            "unpin",
+        ]
 
 
 def test_a_frozen_experiment_is_judged_on_demand_and_promotes_nothing(tmp_path: Path) -> None:
@@ -180,7 +183,7 @@ def test_a_champion_that_is_pinned_while_a_run_judges_stays_the_champion(
                 break
         champion = workspace.registry.champion()
         assert champion is not None and champion.model_id == workspace.pinned
-        assert not workspace.registry.history("promotion")
+        assert not workspace.registry.history.entries("promotion")
         report = here.transport.cycle.last_run
         assert report is not None and report.outcome == "hold" and "is pinned" in report.reason
         verdict = report.verdicts[0]
@@ -291,7 +294,7 @@ def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path:
         (folder / third / "policy.vw").write_bytes(b"")
         (folder / fourth / "manifest.json").write_bytes(b"")
         assert models.roll_back(workspace, cycle.store, cycle.trainer)["champion"] == second
-        assert third in workspace.registry.history("rollback")[-1]["reason"]
+        assert third in workspace.registry.history.entries("rollback")[-1]["reason"]
         shutil.rmtree(folder / first)
         with pytest.raises(Refused, match="damaged"):
             models.roll_back(workspace, cycle.store, cycle.trainer)

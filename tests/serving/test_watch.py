@@ -75,7 +75,7 @@ def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_
         models.promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, bad, override=True)
         models.roll_back(cycle.workspace, cycle.store, cycle.trainer)
         assert a_worker_lags() == good  # what was left by hand does not come back
-        assert [entry.get("automatic", False) for entry in registry.history("rollback")] == [True, False]
+        assert [entry.get("automatic", False) for entry in registry.history.entries("rollback")] == [True, False]
 
 
 def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its_manifest_is_gone(
@@ -108,7 +108,7 @@ def test_a_promotion_that_cannot_be_undone_is_told_of_once(tmp_path: Path) -> No
             cycle._watch_champion()
         champion = registry.champion()
         assert champion is not None and champion.model_id == second
-        (told,) = registry.history("watch")
+        (told,) = registry.history.entries("watch")
         assert "no earlier champion is sound" in told["reason"] and told["champion"] == second
 
 

@@ -60,7 +60,7 @@ def test_it_learns_and_only_the_gate_lets_models_serve(demo: dict[str, Any], exp
     assert demo["first_500"] > 0.6 and demo["mean_reward"] > 0.7
     assert demo["promotions"] >= 1
     assert demo["promotions"] + demo["holds"] + demo["insufficient"] == INTERACTIONS // BATCH
-    history = ModelRegistry(experiment.paths).history()
+    history = ModelRegistry(experiment.paths).history.entries()
     runs = [entry for entry in history if entry["kind"] == "run"]
     assert runs[0]["outcome"] == "initial"
     for one in runs:

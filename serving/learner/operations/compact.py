@@ -32,12 +32,12 @@ def retain(workspace: Workspace, moment: datetime) -> dict[str, Any]:
                 "bytes_after": done.bytes_after,
             }
             if done.segments:
-                workspace.registry.record("compaction", now=moment, **answer)
+                workspace.registry.history.record("compaction", now=moment, **answer)
         if rules.drop_after_days is not None:
             gone = drop(experiment.paths, older_than=moment - timedelta(days=rules.drop_after_days), now=moment)
             if gone:
                 events = sum(info.events for archive in gone for info in archive.manifest.segments)
-                workspace.registry.record("drop", now=moment, archives=len(gone), events=events)
+                workspace.registry.history.record("drop", now=moment, archives=len(gone), events=events)
                 until = workspace.warehouse.joined_until()
                 workspace.release_warehouse()
                 rebuild(experiment, watermark=until)

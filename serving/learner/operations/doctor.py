@@ -121,7 +121,7 @@ def _repair(workspace: Workspace, findings: Findings) -> None:
         except Conflict as error:
             findings.note("log", str(error))
             continue
-        workspace.registry.record(
+        workspace.registry.history.record(
             "salvage", now=workspace.clock(), segment=damaged.name, events=saved.events, cut_bytes=saved.cut_bytes
         )
         findings.note(
@@ -159,7 +159,7 @@ def _check_clock(workspace: Workspace, findings: Findings) -> None:
             "let the learner run on; another leap of the clock makes it wait anew",
         )
     with contextlib.suppress(CorruptLog):  # a history that cannot be read is told of with the models
-        for entry in workspace.registry.newest(CLOCK):
+        for entry in workspace.registry.history.newest(CLOCK):
             if workspace.clock() - datetime.fromisoformat(entry["at"]) < LEAPS_TOLD:
                 findings.note("log", f"{entry['reason']} (at {entry['at']})", "see what sets the clock of this machine")
             return

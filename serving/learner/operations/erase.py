@@ -80,7 +80,7 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
     paths, moment = experiment.paths, workspace.clock()
     until = workspace.warehouse.joined_until()
     # the tombstones first: if anything below is interrupted, history says what has to be finished
-    workspace.registry.record(
+    workspace.registry.history.record(
         "erasure",
         now=moment,
         by="subject" if subject is not None else "event",

@@ -184,7 +184,7 @@ def test_a_worker_that_starts_without_the_pointer_says_that_the_champion_is_lost
 ) -> None:
     experiment = make_experiment(tmp_path, actions=SEVEN)
     model_id = publish_model(experiment)
-    ModelRegistry(experiment.paths).record("initial", now=datetime.now(UTC), model_id=model_id)
+    ModelRegistry(experiment.paths).history.record("initial", now=datetime.now(UTC), model_id=model_id)
     experiment.paths.champion.unlink()
 
     async def scenario() -> None:
