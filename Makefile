@@ -21,7 +21,7 @@ demo: $(STAMP) ## run the Statlog loop through the real service, with summary, p
 	@$(BIN)/rewardloop demo $(ARGS)
 
 test: $(STAMP) ## run all tests but those that need node or Chromium
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not external" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not external" $(ARGS)
 
 studies: $(STAMP) ## run the full simulation studies (long) and write their results
 	@$(BIN)/python -m benchmarks.studies $(ARGS)

@@ -24,6 +24,8 @@ from tests.serving.service_support import Service, served
 from tests.serving.test_tenure import WIDE, crown_a_bad_model
 from tests.serving.test_watch import beat
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_promotion_is_undone_and_status_is_fresh_while_a_run_trains(tmp_path: Path) -> None:
     with served(tmp_path) as service:

@@ -27,6 +27,8 @@ from tests.serving.crash_support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def _assert_log_holds_what_was_acknowledged(data_dir: Path, clients: Clients) -> None:
     decisions, rewards = logged(data_dir)

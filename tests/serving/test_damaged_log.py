@@ -24,6 +24,8 @@ from serving.learner.workspace import Workspace
 from tests.serving.api.support import SEVEN, free_port, logged, make_experiment, worker
 from tests.serving.crash_support import service
 
+pytestmark = pytest.mark.slow
+
 STEP = 89
 """Every so many bytes of the last two commits are damaged; 1 takes many minutes."""
 Row = tuple[str, str | None, float]

@@ -24,6 +24,8 @@ from serving.learner.evaluator import Evaluator
 from tests.serving.learner_support import history, paths_of
 from tests.serving.service_support import Service, served
 
+pytestmark = pytest.mark.slow
+
 LONG = {"policies": ["train:bag,bags=100", "train:cover,cover=100"]}
 ROWS = 10_000
 

@@ -27,6 +27,8 @@ from tests.serving.learner_support import World, world
 from tests.serving.test_changed_settings import change, standing
 from tests.serving.test_tenure import WIDE, crown_copies
 
+pytestmark = pytest.mark.slow
+
 UNDECIDED = {"margin": 5.0}
 """So large a margin that no challenger is ever promoted."""
 

@@ -22,6 +22,8 @@ from tests.serving.learner_support import World, world
 from tests.serving.service_support import Service, served
 from tests.serving.test_fallen import FIELD, Turning
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "step_by_step.py"
 
 

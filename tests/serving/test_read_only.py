@@ -15,9 +15,12 @@ from serving.cli.common import now
 from serving.learner.address import lock_path
 from tests.serving.learner_support import paths_of, played
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import contextlib, io, json, subprocess, sys
 from serving.cli import run
+
 folder = sys.argv[1]
 for options in (["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
     subprocess.run(["mount", *options], check=True)

@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pytest
 
 from bandit.eventlog import live_heartbeats, survey
 from bandit.experiment import Experiment
 from tests.serving.api.support import SEVEN, decisions, make_experiment, wait_for
+
+pytestmark = pytest.mark.slow
 
 URL = "/v1/experiments/default/recommend"
 QUESTION = {"context": {"x": 1}}

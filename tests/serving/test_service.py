@@ -34,6 +34,8 @@ from tests.serving.api.support import url_as_older_starlette_reads_it
 from tests.serving.learner_support import BEST, history
 from tests.serving.service_support import Service, served
 
+pytestmark = pytest.mark.slow
+
 ALERTS = Path(__file__).parents[2] / "examples/deployment/alerts.yml"
 
 

@@ -22,6 +22,8 @@ from tests.serving.learner_support import paths_of, world
 from tests.serving.service_support import served
 from tests.serving.test_beside_a_run import trainers_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_ordinary_stop_during_a_run_is_no_failure_and_the_next_learner_learns_its_rows(tmp_path: Path) -> None:
     with served(tmp_path) as service:

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from serving.over_http import Service
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 FAST = {"REWARDS__WINDOW_S": "1", "SCHEDULE__INTERACTIONS": "50", "SCHEDULE__INTERVAL_S": "2"}
@@ -87,6 +90,18 @@ class Reader:
         """What a command prints as JSON, under a key."""
         return json.loads(self.types(f"rewardloop {command} --json"))[key]
 
+    def finds_others(self) -> list[str]:
+        """The stored models that are not champion."""
+        models = self.finds("models list", "models")
+        return [model["model_id"] for model in models if model["role"] != "champion"]
+
+    def pauses_the_schedule(self) -> None:
+        httpx.post(f"{self._service.admin_url}/v1/experiments/default/pause").raise_for_status()
+        until = time.monotonic() + 60
+        while self.finds("status", "running") is not None:
+            assert time.monotonic() < until, "the run under way does not end"
+            time.sleep(0.2)
+
     def waits_for_another_champion_than(self, before: str | None) -> str:
         until = time.monotonic() + 60
         while (champion := self.finds("status", "champion")) == before:
@@ -126,10 +141,11 @@ def test_the_commands_of_readme_and_tour_lead_from_a_decision_to_a_promotion_and
 
     assert "Champions: lift over the one before" in reader.types(changed)
     until = time.monotonic() + 60
-    while not (others := [model for model in reader.finds("models list", "models") if model["role"] != "champion"]):
+    while not reader.finds_others():
         assert time.monotonic() < until, "no challenger was stored"
         time.sleep(0.2)
-    reader.types(f"rewardloop models promote {others[0]['model_id']} --override")
+    reader.pauses_the_schedule()  # or else the gate may go back to the first champion before the reader does
+    reader.types(f"rewardloop models promote {reader.finds_others()[0]} --override")
     assert "recorded in history" in reader.types(undo)
 
 

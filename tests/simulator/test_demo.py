@@ -22,6 +22,8 @@ from serving.cli.demo import _print_summary
 from serving.demonstration import DemoResult
 from serving.sabotage import read_log
 
+pytestmark = pytest.mark.slow
+
 INTERACTIONS, BATCH = 600, 200
 
 

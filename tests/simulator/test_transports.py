@@ -37,6 +37,8 @@ from simulator.synthetic import LinearWorld
 from simulator.tables import LabelledTable
 from simulator.transport import Answer, Question, Settled
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Script(interactions=300, batch=100, warm_start=60, seed=7)
 
 
