@@ -31,6 +31,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """One writer's state: every event it stamped before `complete_until` is in a sealed segment.
 
     `stamped_until` is its newest stamp: later than `at` where its clock was set back.
+    `generation` is that of the champion it has looked at and tried to load, 0 where there was none, None where its
+    release does not say: with that one's generation and another `model_id`, it could not load it.
     `reused` tells whether another process may take the same name later; else nothing is kept of it once it is dead.
     """
 
@@ -41,6 +43,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     complete_until: Instant
     settings_version: int = 0
     model_id: str | None = None
+    generation: int | None = None
     canary_digest: str | None = None
     counters: dict[str, float] = {}
     reused: bool = True

@@ -13,10 +13,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from bandit.errors import Busy, Conflict, CorruptLog, DurabilityLost
 from bandit.eventlog.heartbeat import Heartbeat, beat, latest_stamp, lock_path, read_clock_floor
@@ -71,10 +72,11 @@ class EventLogWriter:
     """Appends events to one writer's segments; one per process and experiment, safe to use from any thread.
 
     A new writer first takes the writer's lock (raises `Busy` when another process keeps it), recovers what an
-    earlier process of the same id left open, and reports a first heartbeat; raises `DurabilityLost` when the
-    disk does not allow that. Segments seal after `seal_interval_s` or `segment_bytes_max`; `on_seal` is called
-    on the writer's thread each time. `reused=False` says that no other process will ever have this name, so that
-    nothing needs to be remembered of it. `durable=False` leaves out all syncs and promises nothing: for simulations.
+    earlier process of the same id left open, and reports a first heartbeat, with what `first` has to tell (as
+    `heartbeat` takes it); raises `DurabilityLost` when the disk does not allow that. Segments seal after
+    `seal_interval_s` or `segment_bytes_max`; `on_seal` is called on the writer's thread each time. `reused=False` says
+    that no other process will ever have this name, so that nothing needs to be remembered of it. `durable=False` leaves
+    out all syncs and promises nothing: for simulations.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class EventLogWriter:
         queue_bytes_max: int = QUEUE_BYTES_MAX,
         on_seal: Callable[[], None] | None = None,
         reused: bool = True,
+        first: Mapping[str, Any] | None = None,
     ) -> None:
         self.paths = paths
         self.writer_id = check_writer_id(writer_id)
@@ -129,7 +132,7 @@ class EventLogWriter:
             followed = latest_stamp(paths, self._own)
             self._last = max((known for known in (surveyed, followed) if known is not None), default=self._own)
             self._announced = self._stamp(clock())
-            beat(paths, self.heartbeat())
+            beat(paths, self.heartbeat(**(first or {})))
         except (OSError, CorruptLog) as error:
             self._lock.release()
             raise DurabilityLost(f"the event log of writer {writer_id} cannot be opened: {error}") from error
@@ -227,6 +230,7 @@ class EventLogWriter:
         *,
         settings_version: int = 0,
         model_id: str | None = None,
+        generation: int | None = None,
         canary_digest: str | None = None,
         counters: dict[str, float] | None = None,
         follow: bool = True,
@@ -251,6 +255,7 @@ class EventLogWriter:
             complete_until=complete_until,
             settings_version=settings_version,
             model_id=model_id,
+            generation=generation,
             canary_digest=canary_digest,
             counters=own | (counters or {}),
             reused=self.reused,

@@ -296,14 +296,19 @@ class ExperimentServer:
 
     def _sign_of_life(self, *, written: bool) -> Heartbeat:
         """The heartbeat to be written, which whoever reads it knows was possible, or that of a disk that takes none."""
+        return self.writer.heartbeat(follow=written, **self._what_is_served(ready=written))
+
+    def _what_is_served(self, *, ready: bool) -> dict[str, Any]:
+        """What a heartbeat tells beside the log's own; the first one, too, or it would seem to serve nothing."""
         state = self._state
-        return self.writer.heartbeat(
-            follow=written,
-            settings_version=state.settings_version,
-            model_id=state.model.model_id,
-            canary_digest=state.model.canary_digest,
-            counters=self._flat_counters(state, ready=written),
-        )
+        champion = state.model.champion
+        return {
+            "settings_version": state.settings_version,
+            "model_id": state.model.model_id,
+            "generation": champion.generation if champion is not None else 0,
+            "canary_digest": state.model.canary_digest,
+            "counters": self._flat_counters(state, ready=ready),
+        }
 
     def _flat_counters(self, state: State, *, ready: bool) -> dict[str, float]:
         flat = self.counters.flat()
@@ -328,6 +333,7 @@ class ExperimentServer:
             durable=self._durable,
             on_seal=self._beat_after_seal,
             reused=self._reused,
+            first=self._what_is_served(ready=True),  # a disk that takes none lets no log be opened
         )
 
     def _load(self, current: State | None) -> State:

@@ -2,7 +2,9 @@
 
 Two things undo a promotion at once, without waiting for rewards: a worker whose canaries answer otherwise than the
 manifest says (or that cannot load the model at all), and a guardrail on errors and latency measured since the swap.
-Both read the workers' heartbeats only. Whether the new champion earns less is a slower question (see `guard`).
+Both read the workers' heartbeats only, and take what these say: one that does not name a model, or whose worker has not
+come to the new champion yet, speaks neither for it nor against it, however long loading takes. Whether the new champion
+earns less is a slower question (see `guard`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from bandit.registry import Champion, Manifest
 from bandit.settings import Rollback
 
 GRACE_S = 10.0
-"""How long a worker may take to serve a new champion."""
+"""How long a worker must say that it cannot load a new champion. One of a release that does not tell that has so long
+to serve it. Heartbeats that are older than this say nothing about now."""
 
 DECISIONS_MAX = 20_000
 """The guardrail looks at so many decisions after a swap; what happens later is not the model's doing."""
@@ -34,12 +37,14 @@ ROUTE = "recommend"
 class Watch:
     """What is remembered of one tenure: each worker's counters when it was first seen serving the champion.
 
-    `told`: whether it was said already that a problem cannot be helped.
+    `told`: whether it was said already that a problem cannot be helped. `refused`: since when each worker says in all
+    its heartbeats that it cannot load the champion.
     """
 
-    model_id: str = ""
+    tenure: tuple[str, int] | None = None
     told: bool = False
     before: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    refused: dict[str, datetime] = field(default_factory=dict)
 
     def problem(
         self,
@@ -51,18 +56,31 @@ class Watch:
         now: datetime,
     ) -> str | None:
         """Why this promotion should be undone, None when all is well so far; without manifest, nothing is compared."""
-        if self.model_id != champion.model_id:
-            self.model_id, self.before, self.told = champion.model_id, {}, False
+        if self.tenure != (champion.model_id, champion.generation):
+            self.tenure = (champion.model_id, champion.generation)
+            self.told, self.before, self.refused = False, {}, {}
         workers = [beat for beat in beats if beat.kind == "worker"]
         expected = recorded_digest(manifest) if manifest is not None else None
         for beat in workers:
+            if self._cannot_load(beat, champion, now):
+                return f"worker {beat.writer_id} still serves {beat.model_id}: it cannot load the new champion"
             if beat.model_id == champion.model_id:
                 self.before.setdefault(beat.writer_id, beat.counters)
                 if expected is not None and beat.canary_digest is not None and beat.canary_digest != expected:
                     return f"worker {beat.writer_id} answers the canaries otherwise than when the model was trained"
-            elif beat.at > champion.since + timedelta(seconds=GRACE_S) and now - beat.at < timedelta(seconds=GRACE_S):
-                return f"worker {beat.writer_id} still serves {beat.model_id}: it cannot load the new champion"
         return self._guardrail(workers, rules)
+
+    def _cannot_load(self, beat: Heartbeat, champion: Champion, now: datetime) -> bool:
+        """Whether a worker has said long enough that it serves another model because it cannot load the champion."""
+        grace = timedelta(seconds=GRACE_S)
+        if beat.model_id is None or now - beat.at >= grace:
+            return False
+        if beat.model_id == champion.model_id or beat.generation not in (None, champion.generation):
+            self.refused.pop(beat.writer_id, None)
+            return False
+        if beat.generation is None:
+            return beat.at > champion.since + grace
+        return beat.at >= self.refused.setdefault(beat.writer_id, beat.at) + grace
 
     def _guardrail(self, workers: Sequence[Heartbeat], rules: Rollback) -> str | None:
         counted: dict[str, float] = {}

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from bandit.errors import DurabilityLost
 from bandit.eventlog import Heartbeat
+from bandit.eventlog.heartbeat import read_heartbeat
 from bandit.registry import Champion
 from bandit.settings import Rollback
+from serving.api.decider import ExperimentServer
 from serving.learner import models
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
 from tests.serving.learner_support import world
@@ -19,7 +22,14 @@ from tests.serving.test_tenure import crown_a_bad_model, crown_copies
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def beat(model_id: str, *, digest: str | None = None, at: datetime = NOW, **counters: float) -> Heartbeat:
+def beat(
+    model_id: str | None,
+    *,
+    digest: str | None = None,
+    at: datetime = NOW,
+    generation: int | None = None,
+    **counters: float,
+) -> Heartbeat:
     return Heartbeat(
         writer_id="w0",
         kind="worker",
@@ -27,6 +37,7 @@ def beat(model_id: str, *, digest: str | None = None, at: datetime = NOW, **coun
         at=at,
         complete_until=at,
         model_id=model_id,
+        generation=generation,
         canary_digest=digest,
         counters=counters,
     )
@@ -52,6 +63,52 @@ def test_a_worker_whose_canaries_differ_or_that_cannot_load_undoes_the_promotion
     assert ask([beat("m-old", at=now)]) is None  # it has a few seconds to load the new one
     assert "cannot load" in str(ask([beat("m-old", at=late)], late))
     assert ask([beat("m-old", at=now)], late) is None  # a heartbeat that old says nothing about now
+
+
+def test_a_worker_must_say_for_a_while_that_it_cannot_load_the_very_champion_that_stands(tmp_path: Path) -> None:
+    watch, champion, manifest = watched(tmp_path)
+
+    def ask(after_s: float, model_id: str | None, generation: int, **named: Any) -> str | None:
+        at = champion.since + timedelta(seconds=after_s)
+        return watch.problem(champion, manifest, [beat(model_id, generation=generation, at=at)], Rollback(), now=at)
+
+    before, stands = champion.generation - 1, champion.generation
+    assert ask(1, "m-old", before) is None
+    assert ask(600, "m-old", before) is None  # still loading, however long that takes
+    assert ask(601, "m-old", stands) is None
+    assert ask(611.5, None, stands) is None  # a heartbeat that names no model
+    assert "cannot load" in str(ask(612, "m-old", stands))
+    assert ask(613, champion.model_id, stands) is None
+    assert ask(614, "m-old", stands) is None  # it begins anew
+    assert ask(620, "m-old", stands) is None
+    assert "cannot load" in str(ask(624, "m-old", stands))
+
+
+@pytest.mark.parametrize("kind", ["a worker that starts", "a log that is written again"])
+def test_the_first_heartbeat_of_a_log_names_the_model_that_is_served(tmp_path: Path, kind: str) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        _, second = crown_copies(here, 1)
+        cycle, paths, server = here.transport.cycle, here.transport.experiment.paths, here.transport.server
+        server.refresh()
+        server.heartbeat()
+        here.transport.clock.advance(60)
+        if kind == "a worker that starts":
+            server = ExperimentServer(tmp_path, "test", writer_id="w1", clock=here.transport.clock, durable=False)
+        else:
+            paths.events.rename(tmp_path / "aside")
+            with pytest.raises(DurabilityLost):
+                server.recommend(server.parse(b'{"context": {}, "actions": [{"id": "a"}]}'))
+            (tmp_path / "aside").rename(paths.events)
+            assert server.revive()
+        first = read_heartbeat(paths, server.writer.writer_id)
+        assert first is not None and (first.model_id, first.generation) == (second, 2)
+        assert first.canary_digest == recorded_digest(server.registry.manifest(second))
+        cycle.tick()
+        champion = server.registry.champion()
+        assert champion is not None and champion.model_id == second
+        if server is not here.transport.server:
+            server.close()
 
 
 def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_path: Path) -> None:
