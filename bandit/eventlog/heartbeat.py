@@ -32,7 +32,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 
     `stamped_until` is its newest stamp: later than `at` where its clock was set back.
     `generation` is that of the champion it has looked at and tried to load, 0 where there was none, None where its
-    release does not say: with that one's generation and another `model_id`, it could not load it.
+    release does not say: with that one's generation and another `model_id`, it could not load it. `manifest_digest` is
+    that of the manifest whose canaries `canary_digest` answers.
     `reused` tells whether another process may take the same name later; else nothing is kept of it once it is dead.
     """
 
@@ -45,6 +46,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str | None = None
     generation: int | None = None
     canary_digest: str | None = None
+    manifest_digest: str | None = None
     counters: dict[str, float] = {}
     reused: bool = True
     stamped_until: Instant | None = None

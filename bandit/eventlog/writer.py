@@ -232,6 +232,7 @@ class EventLogWriter:
         model_id: str | None = None,
         generation: int | None = None,
         canary_digest: str | None = None,
+        manifest_digest: str | None = None,
         counters: dict[str, float] | None = None,
         follow: bool = True,
     ) -> Heartbeat:
@@ -257,6 +258,7 @@ class EventLogWriter:
             model_id=model_id,
             generation=generation,
             canary_digest=canary_digest,
+            manifest_digest=manifest_digest,
             counters=own | (counters or {}),
             reused=self.reused,
             stamped_until=self._last,

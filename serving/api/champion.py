@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bandit.canaries import canary_digest
 from bandit.errors import CorruptModel, NotFound, RewardloopError
@@ -32,6 +32,7 @@ class ServedModel:
     champion: Champion | None
     fallback: str | None = None
     canary_digest: str | None = None
+    manifest_digest: str | None = None
 
     @property
     def status(self) -> str:
@@ -60,7 +61,7 @@ def choose_model(
     wanted = [champion.model_id] if champion else []
     for model_id in [*wanted, *_earlier(registry, wanted, reasons)]:
         if serving is not None and serving.model_id == model_id:
-            return ServedModel(serving.policy, model_id, champion, _reason(reasons), serving.canary_digest)
+            return replace(serving, champion=champion, fallback=_reason(reasons))
         try:
             stored = registry.load(model_id)
             policy = load(stored)
@@ -69,9 +70,14 @@ def choose_model(
             _tell("model", model_id, error)
             continue
         return ServedModel(
-            policy, model_id, champion, _reason(reasons), canary_digest(policy, stored.manifest.canaries)
+            policy,
+            model_id,
+            champion,
+            fallback=_reason(reasons),
+            canary_digest=canary_digest(policy, stored.manifest.canaries),
+            manifest_digest=stored.manifest.digest,
         )
-    return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, champion, _reason(reasons))
+    return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, champion, fallback=_reason(reasons))
 
 
 @dataclass(frozen=True, slots=True)

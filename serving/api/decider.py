@@ -307,6 +307,7 @@ class ExperimentServer:
             "model_id": state.model.model_id,
             "generation": champion.generation if champion is not None else 0,
             "canary_digest": state.model.canary_digest,
+            "manifest_digest": state.model.manifest_digest,
             "counters": self._flat_counters(state, ready=ready),
         }
 

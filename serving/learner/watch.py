@@ -60,13 +60,12 @@ class Watch:
             self.tenure = (champion.model_id, champion.generation)
             self.told, self.before, self.refused = False, {}, {}
         workers = [beat for beat in beats if beat.kind == "worker"]
-        expected = recorded_digest(manifest) if manifest is not None else None
         for beat in workers:
             if self._cannot_load(beat, champion, now):
                 return f"worker {beat.writer_id} still serves {beat.model_id}: it cannot load the new champion"
             if beat.model_id == champion.model_id:
                 self.before.setdefault(beat.writer_id, beat.counters)
-                if expected is not None and beat.canary_digest is not None and beat.canary_digest != expected:
+                if manifest is not None and _answers_otherwise(beat, manifest):
                     return f"worker {beat.writer_id} answers the canaries otherwise than when the model was trained"
         return self._guardrail(workers, rules)
 
@@ -101,6 +100,15 @@ class Watch:
         if p99 is not None and p99 > rules.latency_p99_ms_max:
             return f"the 99th percentile of latency is above {p99:g} ms (limit: {rules.latency_p99_ms_max:g} ms)"
         return None
+
+
+def _answers_otherwise(beat: Heartbeat, manifest: Manifest) -> bool:
+    """Whether a worker's answers are other than the manifest's; one that loaded the model before canaries were erased
+    was asked other questions, which tells nothing.
+    """
+    if beat.canary_digest is None or beat.manifest_digest not in (None, manifest.digest):
+        return False
+    return beat.canary_digest != recorded_digest(manifest)
 
 
 def recorded_digest(manifest: Manifest) -> str:

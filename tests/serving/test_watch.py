@@ -15,6 +15,7 @@ from bandit.registry import Champion
 from bandit.settings import Rollback
 from serving.api.decider import ExperimentServer
 from serving.learner import models
+from serving.learner.operations.erase import run as erase
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
 from tests.serving.learner_support import world
 from tests.serving.test_tenure import crown_a_bad_model, crown_copies
@@ -28,6 +29,7 @@ def beat(
     digest: str | None = None,
     at: datetime = NOW,
     generation: int | None = None,
+    manifest_digest: str | None = None,
     **counters: float,
 ) -> Heartbeat:
     return Heartbeat(
@@ -39,6 +41,7 @@ def beat(
         model_id=model_id,
         generation=generation,
         canary_digest=digest,
+        manifest_digest=manifest_digest,
         counters=counters,
     )
 
@@ -63,6 +66,40 @@ def test_a_worker_whose_canaries_differ_or_that_cannot_load_undoes_the_promotion
     assert ask([beat("m-old", at=now)]) is None  # it has a few seconds to load the new one
     assert "cannot load" in str(ask([beat("m-old", at=late)], late))
     assert ask([beat("m-old", at=now)], late) is None  # a heartbeat that old says nothing about now
+
+
+def test_answers_are_compared_with_the_manifest_that_they_answer(tmp_path: Path) -> None:
+    watch, champion, manifest = watched(tmp_path)
+    now = champion.since + timedelta(seconds=1)
+
+    def ask(manifest_digest: str) -> str | None:
+        worker = beat(champion.model_id, digest="0" * 16, at=now, manifest_digest=manifest_digest)
+        return watch.problem(champion, manifest, [worker], Rollback(), now=now)
+
+    assert ask("0" * 64) is None
+    assert "canaries" in str(ask(manifest.digest))
+
+
+def test_erasing_one_of_the_champions_canaries_leaves_it_the_champion(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        _, second = crown_copies(here, 1)
+        server, cycle = here.transport.server, here.transport.cycle
+        server.refresh()
+        here.play(10)
+        server.writer.seal()
+        here.transport.clock.advance(30)
+        server.heartbeat()
+        before = len(server.registry.manifest(second).canaries)
+        erased = erase(cycle.workspace, event_ids=["event-1"], confirmed=True)
+        left = server.registry.manifest(second)
+        assert erased["canaries"] and 0 < len(left.canaries) < before
+        server.refresh()
+        heartbeat = server.heartbeat()
+        assert heartbeat.canary_digest != recorded_digest(left)
+        cycle.tick()
+        champion = server.registry.champion()
+        assert champion is not None and champion.model_id == second
 
 
 def test_a_worker_must_say_for_a_while_that_it_cannot_load_the_very_champion_that_stands(tmp_path: Path) -> None:
