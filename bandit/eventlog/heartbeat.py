@@ -24,6 +24,11 @@ HEARTBEAT_SUFFIX = ".json"
 AHEAD_S_MAX = 300.0
 """Two clocks may differ by so much; one that is further ahead is wrong."""
 
+DAMAGED = "damaged"
+"""Why a worker does not serve the champion: its files are not what was stored, or mean nothing to this release."""
+UNREADABLE = "unreadable"
+"""Why a worker does not serve the champion: the machine did not give it the files, which may pass."""
+
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -32,7 +37,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 
     `stamped_until` is its newest stamp: later than `at` where its clock was set back.
     `generation` is that of the champion it has looked at and tried to load, 0 where there was none, None where its
-    release does not say: with that one's generation and another `model_id`, it could not load it. `manifest_digest` is
+    release does not say: with that one's generation and another `model_id`, it could not load it, and `unusable` says
+    why (`DAMAGED`, `UNREADABLE`). `manifest_digest` is
     that of the manifest whose canaries `canary_digest` answers.
     `reused` tells whether another process may take the same name later; else nothing is kept of it once it is dead.
     """
@@ -45,6 +51,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     settings_version: int = 0
     model_id: str | None = None
     generation: int | None = None
+    unusable: str | None = None
     canary_digest: str | None = None
     manifest_digest: str | None = None
     counters: dict[str, float] = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from bandit.canaries import canary_digest
 from bandit.errors import CorruptModel, NotFound, RewardloopError
+from bandit.eventlog.heartbeat import DAMAGED, UNREADABLE
 from bandit.policies import cold_start_policy, load_policy
 from bandit.registry import Champion, ModelRegistry, StoredModel, Trial
 from bandit.settings import Serving
@@ -25,7 +26,10 @@ Loader = Callable[[StoredModel], Policy]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The policy in use, the pointer it was chosen for, and why it is not the champion where it is not."""
+    """The policy in use, the pointer it was chosen for, and why it is not the champion where it is not.
+
+    `fallback` says so to people, `unusable` to the learner (`DAMAGED`, `UNREADABLE`) where the champion is known.
+    """
 
     policy: Policy
     model_id: str
@@ -33,6 +37,7 @@ class ServedModel:
     fallback: str | None = None
     canary_digest: str | None = None
     manifest_digest: str | None = None
+    unusable: str | None = None
 
     @property
     def status(self) -> str:
@@ -47,9 +52,12 @@ def choose_model(
 ) -> ServedModel:
     """Load what should be served now; raises nothing that a broken model, pointer or history could cause.
 
-    `serving` is what is in use: a policy that is still wanted is taken over instead of being loaded again.
+    `serving` is what is in use: a policy that is still wanted is taken over instead of being loaded again, and a
+    problem that it has told of is not logged again.
     """
     reasons: list[str] = []
+    unusable: str | None = None
+    told = serving.fallback if serving is not None and serving.fallback is not None else ""
     try:
         champion = registry.champion()
     except (RewardloopError, OSError, ValueError) as error:
@@ -61,13 +69,16 @@ def choose_model(
     wanted = [champion.model_id] if champion else []
     for model_id in [*wanted, *_earlier(registry, wanted, reasons)]:
         if serving is not None and serving.model_id == model_id:
-            return replace(serving, champion=champion, fallback=_reason(reasons))
+            return replace(serving, champion=champion, fallback=_reason(reasons), unusable=unusable)
         try:
             stored = registry.load(model_id)
             policy = load(stored)
         except Exception as error:  # whatever went wrong, this model does not verify
             reasons.append(f"{model_id} cannot be used: {error}")
-            _tell("model", model_id, error)
+            if reasons[-1] not in told:
+                _tell("model", model_id, error)
+            if model_id in wanted:
+                unusable = UNREADABLE if isinstance(error, (OSError, MemoryError)) else DAMAGED
             continue
         return ServedModel(
             policy,
@@ -76,8 +87,11 @@ def choose_model(
             fallback=_reason(reasons),
             canary_digest=canary_digest(policy, stored.manifest.canaries),
             manifest_digest=stored.manifest.digest,
+            unusable=unusable,
         )
-    return ServedModel(cold_start_policy(settings), COLD_START_MODEL_ID, champion, fallback=_reason(reasons))
+    return ServedModel(
+        cold_start_policy(settings), COLD_START_MODEL_ID, champion, fallback=_reason(reasons), unusable=unusable
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +115,15 @@ def choose_trial(
     trial = wanted_trial(registry, settings, model)
     if trial is None:
         return None
-    if serving is not None and serving.trial.model_id == trial.model_id:
-        return ServedTrial(trial, serving.policy, serving.problem)
+    if serving is not None and serving.trial.model_id == trial.model_id and serving.policy is not None:
+        return ServedTrial(trial, serving.policy)
     try:
         return ServedTrial(trial, load(registry.load(trial.model_id)))
     except Exception as error:  # as above
-        _tell("challenger on trial", trial.model_id, error)
-        return ServedTrial(trial, None, f"{trial.model_id} cannot be used: {error}")
+        problem = f"{trial.model_id} cannot be used: {error}"
+        if serving is None or serving.problem != problem:
+            _tell("challenger on trial", trial.model_id, error)
+        return ServedTrial(trial, None, problem)
 
 
 def wanted_trial(registry: ModelRegistry, settings: Serving, model: ServedModel) -> Trial | None:

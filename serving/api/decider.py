@@ -27,6 +27,7 @@ from bandit.registry import ModelRegistry
 from bandit.settings import Limits
 from bandit.types import SLICE_CONTROL, SLOT_FEATURE, Action, Policy
 from serving.api.answers import Answer, AnyAnswer, SlotsAnswer, decode_answer, encode_answer, rank
+from serving.api.backoff import Backoff
 from serving.api.champion import choose_model, choose_trial, wanted_trial
 from serving.api.counters import Counters
 from serving.api.drawing import State, draw, offer
@@ -70,6 +71,7 @@ class ExperimentServer:
         self._revivals = 0
         self._beating = threading.Lock()
         self._refusal: str | None = None
+        self._retry = Backoff()
         self._state = self._load(None)
         self._known = KnownActions(self.limits)
         self.writer = self._open_log(writer_id)
@@ -189,6 +191,9 @@ class ExperimentServer:
     def prepare(self) -> State | None:
         """Look for new settings or another champion and load them; None when nothing changed.
 
+        A champion or challenger on trial that could not be loaded is tried again, ever more rarely: what kept it from
+        that may have passed.
+
         May run in another thread than the deciding one: nothing is swapped before `install`.
         """
         changed = self.experiment.refresh()
@@ -198,6 +203,7 @@ class ExperimentServer:
             not changed
             and self.registry.champion() == state.model.champion
             and wanted_trial(self.registry, state.settings.serving, state.model) == known
+            and not self._retry.due(self._clock())
         ):
             return None
         return self._load(self._state)
@@ -306,6 +312,7 @@ class ExperimentServer:
             "settings_version": state.settings_version,
             "model_id": state.model.model_id,
             "generation": champion.generation if champion is not None else 0,
+            "unusable": state.model.unusable,
             "canary_digest": state.model.canary_digest,
             "manifest_digest": state.model.manifest_digest,
             "counters": self._flat_counters(state, ready=ready),
@@ -341,6 +348,10 @@ class ExperimentServer:
         settings = self.experiment.settings
         model = choose_model(self.registry, settings.serving, serving=current.model if current else None)
         trial = choose_trial(self.registry, settings.serving, model, serving=current.trial if current else None)
+        if model.fallback is not None or (trial is not None and trial.problem is not None):
+            self._retry.failed((model.champion, trial.trial if trial else None), self._clock())
+        else:
+            self._retry.worked()
         return State(
             settings=settings,
             settings_version=self.experiment.settings_version,

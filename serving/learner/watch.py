@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from bandit.eventlog import Heartbeat
+from bandit.eventlog.heartbeat import UNREADABLE
 from bandit.registry import Champion, Manifest
 from bandit.settings import Rollback
 
@@ -31,6 +32,10 @@ LATENCY_EDGES_MS = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0
 """Upper edges of the workers' latency histogram."""
 
 ROUTE = "recommend"
+
+
+UNREADABLE_S = 60.0
+"""How long, where its files could not be read for a reason that may pass, such as too many open files."""
 
 
 @dataclass(slots=True)
@@ -79,7 +84,8 @@ class Watch:
             return False
         if beat.generation is None:
             return beat.at > champion.since + grace
-        return beat.at >= self.refused.setdefault(beat.writer_id, beat.at) + grace
+        patience = timedelta(seconds=UNREADABLE_S) if beat.unusable == UNREADABLE else grace
+        return beat.at >= self.refused.setdefault(beat.writer_id, beat.at) + patience
 
     def _guardrail(self, workers: Sequence[Heartbeat], rules: Rollback) -> str | None:
         counted: dict[str, float] = {}

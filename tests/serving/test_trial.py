@@ -137,10 +137,16 @@ def test_a_damaged_model_on_trial_is_left_out_and_nobody_is_refused(tmp_path: Pa
         here.transport.server.refresh()
         registry.set_trial(copy)
         path = here.transport.experiment.paths.models / trial.model_id / "policy.vw"
-        path.write_bytes(path.read_bytes() + b"one byte too many")
+        sound = path.read_bytes()
+        path.write_bytes(sound + b"one byte too many")
         here.transport.server.refresh()
         here.play(20)
         assert {event.slice for event in decisions(here)[-20:]} == {SLICE_POLICY}
+        path.write_bytes(sound)
+        here.transport.clock.advance(60)  # it is tried again within a minute
+        here.transport.server.refresh()
+        here.play(20)
+        assert {event.slice for event in decisions(here)[-20:]} == {SLICE_TRIAL}
 
 
 @pytest.mark.parametrize("serving", [{"trial_share": 0.0}, {"mode": "frozen"}])

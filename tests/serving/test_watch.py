@@ -10,7 +10,7 @@ import pytest
 
 from bandit.errors import DurabilityLost
 from bandit.eventlog import Heartbeat
-from bandit.eventlog.heartbeat import read_heartbeat
+from bandit.eventlog.heartbeat import DAMAGED, UNREADABLE, read_heartbeat
 from bandit.registry import Champion
 from bandit.settings import Rollback
 from serving.api.decider import ExperimentServer
@@ -30,6 +30,7 @@ def beat(
     at: datetime = NOW,
     generation: int | None = None,
     manifest_digest: str | None = None,
+    unusable: str | None = None,
     **counters: float,
 ) -> Heartbeat:
     return Heartbeat(
@@ -42,6 +43,7 @@ def beat(
         generation=generation,
         canary_digest=digest,
         manifest_digest=manifest_digest,
+        unusable=unusable,
         counters=counters,
     )
 
@@ -119,6 +121,20 @@ def test_a_worker_must_say_for_a_while_that_it_cannot_load_the_very_champion_tha
     assert ask(614, "m-old", stands) is None  # it begins anew
     assert ask(620, "m-old", stands) is None
     assert "cannot load" in str(ask(624, "m-old", stands))
+
+
+@pytest.mark.parametrize(("unusable", "patience_s"), [(DAMAGED, 10), (UNREADABLE, 60)])
+def test_a_champion_whose_files_cannot_be_read_for_a_moment_stays(
+    tmp_path: Path, unusable: str, patience_s: int
+) -> None:
+    watch, champion, manifest = watched(tmp_path)
+    undone = []
+    for second in range(1, 100):
+        at = champion.since + timedelta(seconds=second)
+        worker = beat("m-old", generation=champion.generation, unusable=unusable, at=at)
+        if watch.problem(champion, manifest, [worker], Rollback(), now=at):
+            undone.append(second)
+    assert undone[0] == 1 + patience_s and undone[-1] == 99
 
 
 @pytest.mark.parametrize("kind", ["a worker that starts", "a log that is written again"])

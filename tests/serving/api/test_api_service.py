@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from bandit.eventlog import live_heartbeats, survey
+from bandit.eventlog.heartbeat import DAMAGED, UNREADABLE
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from bandit.settings import merge_settings
@@ -144,6 +146,59 @@ def test_a_damaged_champion_is_never_served_and_the_newest_sound_one_stands_in(t
             assert (await client.get("/readyz")).json()["experiments"]["default"]["serving"] == "champion"
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("by", "unusable"), [("a file that is gone", DAMAGED), ("a file that cannot be read", UNREADABLE)]
+)
+def test_a_champion_that_could_not_be_loaded_is_tried_again_ever_more_rarely_until_it_can(
+    tmp_path: Path, by: str, unusable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    earlier, champion = publish_model(experiment), publish_model(experiment, seed=1)
+    file = experiment.paths.models / champion / "policy.vw"
+    aside = file.with_suffix(".aside")
+    file.rename(aside)
+    if by == "a file that cannot be read":
+        file.mkdir()
+    clock = Clock()
+    server = ExperimentServer(tmp_path, "default", writer_id="w0", clock=clock, durable=False)
+    with contextlib.closing(server):
+        assert (server.state.model.model_id, server.heartbeat().unusable) == (earlier, unusable)
+        tried = []
+        for second in range(200):
+            clock.advance(1)
+            if server.refresh():
+                tried.append(second + 1)
+        assert tried == [1, 3, 7, 15, 31, 63, 123, 183]
+        assert len([record for record in caplog.records if champion in record.getMessage()]) == 1
+        if by == "a file that cannot be read":
+            file.rmdir()
+        aside.rename(file)
+        clock.advance(-3600)  # a clock that was set back puts nothing off
+        assert server.refresh() and server.state.model.status == "champion"
+        beat = server.heartbeat()
+        assert (beat.model_id, beat.generation, beat.unusable) == (champion, 2, None)
+        clock.advance(60)
+        assert not server.refresh()
+
+
+def test_another_champion_that_cannot_be_loaded_is_tried_again_as_soon_as_the_first_was(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, actions=SEVEN)
+    publish_model(experiment)
+    clock = Clock()
+    server = ExperimentServer(tmp_path, "default", writer_id="w0", clock=clock, durable=False)
+    with contextlib.closing(server):
+        for seed in (1, 2):
+            champion = publish_model(experiment, seed=seed)
+            file = experiment.paths.models / champion / "policy.vw"
+            content = file.read_bytes()
+            file.write_bytes(b"")
+            tried = [clock.advance(1) or server.refresh() for _ in range(20)]
+            assert [second for second, again in enumerate(tried) if again] == [0, 1, 3, 7, 15]
+        file.write_bytes(content)
+        clock.advance(16)
+        assert server.refresh() and server.state.model.model_id == champion
 
 
 def test_when_no_model_verifies_the_declared_cold_start_answers(tmp_path: Path) -> None:
