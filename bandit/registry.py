@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -43,6 +44,8 @@ CHANGES = ("initial", "promotion", "override", "promotion_by_hand", ROLLED_BACK,
 
 _FILE_NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,62}$")
 _INCOMING = ".incoming-"
+_USED = ".used"
+"""The mark in a model's folder that it was champion or on trial; no file of a model may have this name."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,8 +128,8 @@ class ModelRegistry:
     ) -> Manifest:
         """Store a model, complete or not at all; it serves nothing until `swap`.
 
-        Publishing the same content in the same second again gives the manifest that is there. Raises ValueError
-        for a file name that is not plain, OSError when the disk does not take it.
+        Publishing the same content in the same second again gives the manifest that is there, of whatever kind.
+        Raises ValueError for a file name that is not plain, OSError when the disk does not take it.
         """
         _check_names(files)
         digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
@@ -197,6 +200,19 @@ class ModelRegistry:
         if not self.paths.models.is_dir():
             return []
         return sorted(entry.name for entry in self.paths.models.iterdir() if is_plain_name(entry.name))
+
+    def used(self) -> set[str]:
+        """The ids of all models that have or had a part in decisions: every champion, and whatever was on trial.
+
+        Before models were marked, those on trial were told by their kind alone. Raises `CorruptModel` when the pointer
+        is lost or damaged.
+        """
+        pointer = self._pointer()
+        found = {champion.model_id for champion in _past(pointer)}
+        with suppress(CorruptModel):  # it ends the trial
+            trial = self.trial()
+            found |= {trial.model_id} if trial is not None else set()
+        return found | {model_id for model_id in self.model_ids() if (self.paths.models / model_id / _USED).exists()}
 
     def manifests(self) -> list[Manifest]:
         """The manifests of all sound models, oldest first; damaged ones are for `doctor` to name."""
@@ -320,6 +336,7 @@ class ModelRegistry:
         """Put a stored model on trial; raises `NotFound` or `CorruptModel` when it is not sound."""
         with locked(self.paths.lock):
             self.load(trial.model_id)
+            self._mark_used(trial.model_id)
             content = msgspec.json.format(msgspec.json.encode(trial), indent=1)
             write_atomically(self.paths.trial, content, sync=self.durable)
 
@@ -351,7 +368,15 @@ class ModelRegistry:
             return None
         return last.get("model_id")
 
+    def _mark_used(self, model_id: str) -> None:
+        """Mark a stored model before it serves anybody: decisions in which it has a part need it to be replayed."""
+        folder = self.paths.models / model_id
+        if folder.is_dir() and not (folder / _USED).exists():
+            write_atomically(folder / _USED, b"", sync=self.durable)
+
     def _point(self, pointer: _Pointer) -> None:
+        if pointer.current is not None:
+            self._mark_used(pointer.current.model_id)
         content = msgspec.json.format(msgspec.json.encode(pointer), indent=1)
         write_atomically(self.paths.champion, content, sync=self.durable)
 

@@ -1,6 +1,7 @@
 """Which models are kept: every champion, whatever is in the field or was on trial, and the newest others.
 
-A model that had a part in decisions must stay, or those decisions could not be replayed.
+A model that had a part in decisions must stay, or those decisions could not be replayed. The registry marks it when it
+gets that part; older directories tell by its kind alone what was on trial.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ KEPT_MAX = 20
 
 
 def remove_old_models(workspace: Workspace, store: ChallengerStore) -> list[str]:
-    """Remove the oldest models beyond `KEPT_MAX` that were never champion; gives their ids."""
+    """Remove the oldest models beyond `KEPT_MAX` that never had a part in decisions; gives their ids."""
     registry = workspace.registry
-    champion = registry.champion()
-    needed = {entry.model_id for entry in registry.champions()} | {champion.model_id if champion else ""}
+    needed = registry.used()
     for state in map(store.load, store.names()):
         needed |= {state.model_id or "", state.candidate or ""} if state is not None else set()
     needed |= {manifest.model_id for manifest in registry.manifests() if manifest.kind == KIND_TRIAL}

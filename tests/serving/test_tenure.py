@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from bandit import registry as registries
 from bandit.errors import InvalidSettings, Refused
+from bandit.registry import Trial
 from bandit.settings import parse_settings, settings_to_dict
 from serving.learner import cycle as cycles
 from serving.learner import models, promotion
@@ -323,6 +325,57 @@ def test_old_models_are_removed_unless_they_were_champion_or_on_trial(tmp_path: 
         assert len(remove_old_models(workspace, store)) == removed
         assert champion.model_id in workspace.registry.model_ids()
         assert len(workspace.registry.model_ids()) == KEPT_MAX + 4 - removed
+
+
+def _publish_others(here: World, number: int) -> None:
+    workspace = here.transport.cycle.workspace
+    champion = workspace.registry.champion()
+    assert champion is not None
+    for index in range(number):
+        here.transport.clock.advance(1)
+        twin_of(workspace, champion.model_id, f"other {index}")
+
+
+def test_a_model_that_was_on_trial_is_kept_although_it_was_first_stored_as_a_candidate(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
+        registry = workspace.registry
+        champion = registry.champion()
+        assert champion is not None
+        tried, never = (twin_of(workspace, champion.model_id, note) for note in ("tried", "never"))
+        files = registry.load(tried).files
+        named = {"parent": None, "options": {}, "settings_version": 1, "data": {}, "canaries": []}
+        again = registry.publish(files, now=workspace.clock(), kind=KIND_TRIAL, **named)  # within the same second
+        assert (again.model_id, again.kind) == (tried, "offered")
+        registry.set_trial(
+            Trial(
+                model_id=tried,
+                champion=champion.model_id,
+                challenger=STANDING,
+                learnt=1,
+                since=workspace.clock(),
+                share=0.3,
+            )
+        )
+        registry.clear_trial()
+        _publish_others(here, KEPT_MAX)
+        assert remove_old_models(workspace, store) == [never]
+        assert registry.is_sound(tried) and not registry.is_sound(never)
+
+
+def test_a_champion_of_long_ago_is_kept_although_the_pointer_knows_it_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registries, "CHAMPIONS_KEPT_MAX", 1)
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        first, second, third = crown_copies(here, 2)
+        workspace = here.transport.cycle.workspace
+        assert [champion.model_id for champion in workspace.registry.champions()] == [second]
+        _publish_others(here, KEPT_MAX + 1)
+        assert len(remove_old_models(workspace, here.transport.cycle.store)) == 1
+        assert {first, second, third} < set(workspace.registry.model_ids())
 
 
 def test_every_evaluation_can_be_derived_again_from_the_log(tmp_path: Path) -> None:
