@@ -161,7 +161,7 @@ def _everything(data_dir: Path, names: list[str]) -> Iterator[Path]:
 def _files(folder: Path, suffix: str = "", *, but: tuple[str, ...] = ()) -> Iterator[Path]:
     if folder.is_dir():
         for path in sorted(folder.rglob(f"*{suffix}")):
-            unfinished = any(part.startswith(".incoming-") for part in path.relative_to(folder).parts)
+            unfinished = any(part.startswith((".incoming-", ".outgoing-")) for part in path.relative_to(folder).parts)
             if not unfinished and not path.name.endswith(but or ("\0",)) and path.is_file():
                 yield path
 

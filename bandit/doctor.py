@@ -126,6 +126,8 @@ def check_models(registry: ModelRegistry, findings: Findings) -> None:
             findings.note("models", f"{what}: no challenger has its share in the decisions", cure)
     for leftover in sorted(registry.paths.models.glob(".incoming-*")) if registry.paths.models.is_dir() else []:
         findings.note("models", f"models/{leftover.name} was not finished", "the next publication removes it")
+    for leftover in sorted(registry.paths.models.glob(".outgoing-*")) if registry.paths.models.is_dir() else []:
+        findings.note("models", f"models/{leftover.name} was not removed to its end", "the next removal does that")
     try:
         findings.count("history", len(registry.history.entries()))
     except CorruptLog as error:

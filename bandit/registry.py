@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,6 +44,7 @@ CHANGES = ("initial", "promotion", "override", "promotion_by_hand", ROLLED_BACK,
 
 _FILE_NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,62}$")
 _INCOMING = ".incoming-"
+_OUTGOING = ".outgoing-"
 _USED = ".used"
 """The mark in a model's folder that it was champion or on trial; no file of a model may have this name."""
 
@@ -213,6 +214,25 @@ class ModelRegistry:
             trial = self.trial()
             found |= {trial.model_id} if trial is not None else set()
         return found | {model_id for model_id in self.model_ids() if (self.paths.models / model_id / _USED).exists()}
+
+    def remove_unused(self, needed: Callable[[], Collection[str]], *, kept: int) -> list[str]:
+        """Remove the oldest models beyond `kept` that never had a part in decisions and are not `needed`.
+
+        Gives their ids. Which those are is looked up under the lock that the pointer and the trial are changed under,
+        and they are put aside there: none of them can be made champion meanwhile. Raises `CorruptModel` when the
+        pointer is lost or damaged, OSError when the disk does not let a model go.
+        """
+        if not self.paths.models.is_dir():
+            return []
+        self._remove_outgoing()  # from a process that died while removing them
+        with locked(self.paths.lock):
+            keep = self.used() | set(needed())
+            others = [model_id for model_id in self.model_ids() if model_id not in keep]
+            gone = others[: max(0, len(others) - kept)]
+            for model_id in gone:
+                (self.paths.models / model_id).rename(self.paths.models / f"{_OUTGOING}{model_id}")
+        self._remove_outgoing()
+        return gone
 
     def manifests(self) -> list[Manifest]:
         """The manifests of all sound models, oldest first; damaged ones are for `doctor` to name."""
@@ -396,6 +416,10 @@ class ModelRegistry:
             raise
         if self.durable:
             fsync_directory(self.paths.models)
+
+    def _remove_outgoing(self) -> None:
+        for folder in self.paths.models.glob(f"{_OUTGOING}*"):
+            shutil.rmtree(folder, ignore_errors=True)  # another may be at it; what is left goes with the next
 
     def _write_new(self, path: Path, content: bytes) -> None:
         with path.open("xb") as file:

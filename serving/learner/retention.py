@@ -6,10 +6,12 @@ gets that part; older directories tell by its kind alone what was on trial.
 
 from __future__ import annotations
 
-import shutil
+import logging
 
 from serving.learner.challengers import KIND_TRIAL, ChallengerStore
 from serving.learner.workspace import Workspace
+
+log = logging.getLogger("rewardloop.learner")
 
 KEPT_MAX = 20
 """How many models that never became champion are kept."""
@@ -18,12 +20,15 @@ KEPT_MAX = 20
 def remove_old_models(workspace: Workspace, store: ChallengerStore) -> list[str]:
     """Remove the oldest models beyond `KEPT_MAX` that never had a part in decisions; gives their ids."""
     registry = workspace.registry
-    needed = registry.used()
-    for state in map(store.load, store.names()):
-        needed |= {state.model_id or "", state.candidate or ""} if state is not None else set()
-    needed |= {manifest.model_id for manifest in registry.manifests() if manifest.kind == KIND_TRIAL}
-    others = [model_id for model_id in registry.model_ids() if model_id not in needed]
-    gone = others[: max(0, len(others) - KEPT_MAX)]
-    for model_id in gone:
-        shutil.rmtree(workspace.experiment.paths.models / model_id, ignore_errors=True)
-    return gone
+
+    def needed() -> set[str]:
+        found = {manifest.model_id for manifest in registry.manifests() if manifest.kind == KIND_TRIAL}
+        for state in map(store.load, store.names()):
+            found |= {state.model_id or "", state.candidate or ""} if state is not None else set()
+        return found
+
+    try:
+        return registry.remove_unused(needed, kept=KEPT_MAX)
+    except OSError as error:  # whatever has just been promoted stands all the same; they go with the next removal
+        log.error("experiment %s: old models could not be removed: %s", workspace.experiment.name, error)
+        return []

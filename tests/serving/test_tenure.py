@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import msgspec
 import pytest
 
 from bandit import registry as registries
-from bandit.errors import InvalidSettings, Refused
+from bandit.errors import InvalidSettings, NotFound, Refused
 from bandit.registry import Trial
 from bandit.settings import parse_settings, settings_to_dict
 from serving.learner import cycle as cycles
 from serving.learner import models, promotion
 from serving.learner.certificates import CERTIFICATE, evaluations
-from serving.learner.challengers import KIND_TRIAL, STANDING
+from serving.learner.challengers import KIND_TRIAL, STANDING, ChallengerStore
 from serving.learner.guard import FORMER, plan_guard
 from serving.learner.operations import run_operation
+from serving.learner.operations.doctor import run as doctor
 from serving.learner.retention import KEPT_MAX, remove_old_models
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, twin_of, world
@@ -362,6 +364,50 @@ def test_a_model_that_was_on_trial_is_kept_although_it_was_first_stored_as_a_can
         _publish_others(here, KEPT_MAX)
         assert remove_old_models(workspace, store) == [never]
         assert registry.is_sound(tried) and not registry.is_sound(never)
+
+
+def test_a_model_that_is_promoted_while_old_ones_are_removed_is_promoted_whole_or_not_at_all(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
+        registry = workspace.registry
+        champion = registry.champion()
+        assert champion is not None
+        oldest = twin_of(workspace, champion.model_id, "oldest")
+        _publish_others(here, KEPT_MAX)
+        told: list[Exception] = []
+
+        def promote() -> None:
+            try:
+                models.promote_by_hand(workspace, cycle.store, cycle.trainer, oldest, override=True)
+            except NotFound as error:
+                told.append(error)
+
+        somebody = threading.Thread(target=promote)
+
+        class Store(ChallengerStore):
+            def names(self) -> list[str]:  # in the midst of the removal
+                somebody.start()
+                somebody.join(1)
+                return super().names()
+
+        assert remove_old_models(workspace, Store(workspace.experiment.paths)) == [oldest]
+        somebody.join()
+        after = registry.champion()
+        assert after == champion and registry.is_sound(after.model_id)
+        assert oldest in str(told[0])
+
+
+def test_a_removal_that_a_killed_process_left_half_done_is_finished_by_the_next(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        workspace = here.transport.cycle.workspace
+        (workspace.experiment.paths.models / ".outgoing-m1").mkdir()
+        (workspace.experiment.paths.models / ".outgoing-m1" / "policy.vw").write_bytes(b"half")
+        answer = doctor(workspace)
+        assert any(".outgoing-m1" in finding["what"] for finding in answer["findings"]), answer["findings"]
+        assert remove_old_models(workspace, here.transport.cycle.store) == []
+        assert list(workspace.experiment.paths.models.glob(".outgoing-*")) == []
 
 
 def test_a_champion_of_long_ago_is_kept_although_the_pointer_knows_it_no_more(
