@@ -136,9 +136,10 @@ def pin(workspace: Workspace) -> dict[str, Any]:
 
 def unpin(workspace: Workspace) -> dict[str, Any]:
     """Let the gate promote again; raises `Refused` when nothing is pinned."""
-    if workspace.pinned is None:
-        raise Refused("no model is pinned")
-    workspace.pin(None, reason="by hand")
+    with workspace.lock:
+        if workspace.pinned is None:
+            raise Refused("no model is pinned")
+        workspace.pin(None, reason="by hand")
     return {"pinned": None}
 
 
@@ -174,14 +175,15 @@ def unset(workspace: Workspace, store: ChallengerStore) -> dict[str, Any]:
 
     For a champion that cannot be read any more, such as one of another release. Raises `Refused` when there is none.
     """
-    _refuse_while_pinned(workspace)
-    champion = workspace.registry.champion()
-    if champion is None:
-        raise Refused("there is no champion")
-    workspace.registry.clear_trial()
-    workspace.registry.unset(expected=champion.model_id)
-    store.drop(FORMER)
-    workspace.registry.history.record(UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
+    with workspace.lock:  # nobody may pin it between the look and the change
+        _refuse_while_pinned(workspace)
+        champion = workspace.registry.champion()
+        if champion is None:
+            raise Refused("there is no champion")
+        workspace.registry.clear_trial()
+        workspace.registry.unset(expected=champion.model_id)
+        store.drop(FORMER)
+        workspace.registry.history.record(UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
     return {"champion": None, "previous": champion.model_id, "recorded": UNSET}
 
 

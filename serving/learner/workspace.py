@@ -100,28 +100,33 @@ class Workspace:
     def pinned(self) -> str | None:
         """The model that is pinned as champion, None where none is: the last word about it in history."""
         if self._pinned is None:
-            last = self._last_entry("pin", "unpin")
-            self._pinned = (last["model_id"] if last and last["kind"] == "pin" else None,)
+            with self.lock:  # nobody may pin between the look and the note of it
+                last = self._last_entry("pin", "unpin")
+                self._pinned = (last["model_id"] if last and last["kind"] == "pin" else None,)
         return self._pinned[0]
 
     def pin(self, model_id: str | None, *, reason: str) -> None:
         """Pin the champion so that nothing takes its place by itself, or let go of it (None); in history."""
-        self.registry.history.record("pin" if model_id else "unpin", now=self.clock(), model_id=model_id, reason=reason)
-        self._pinned = (model_id,)
+        kind = "pin" if model_id else "unpin"
+        with self.lock:
+            self.registry.history.record(kind, now=self.clock(), model_id=model_id, reason=reason)
+            self._pinned = (model_id,)
 
     @property
     def paused(self) -> bool:
         """Whether the schedule is paused: no run starts by itself. Survives a restart, as history says."""
         if self._paused is None:
-            last = self._last_entry("pause", "resume")
-            self._paused = last is not None and last["kind"] == "pause"
+            with self.lock:
+                last = self._last_entry("pause", "resume")
+                self._paused = last is not None and last["kind"] == "pause"
         return self._paused
 
     def pause(self, paused: bool, *, reason: str) -> None:
         """Pause or resume the schedule; in history, unless it is so already."""
-        if self.paused != paused:
-            self.registry.history.record("pause" if paused else "resume", now=self.clock(), reason=reason)
-            self._paused = paused
+        with self.lock:
+            if self.paused != paused:
+                self.registry.history.record("pause" if paused else "resume", now=self.clock(), reason=reason)
+                self._paused = paused
 
     def _last_entry(self, *kinds: str) -> dict[str, Any] | None:
         entries = [entry for entry in self.registry.history.entries() if entry.get("kind") in kinds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,42 @@ def test_nothing_is_promoted_while_a_champion_is_pinned(tmp_path: Path) -> None:
             "pin",
             "unpin",
         ]
+
+
+@pytest.mark.parametrize("what", ["pin", "pause"])
+def test_what_is_in_force_is_the_last_word_of_history_however_many_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(40))
+        workspace = here.transport.cycle.workspace
+        history = workspace.registry.history
+        ways = {
+            "pin": (lambda: models.pin(workspace), lambda: models.unpin(workspace)),
+            "pause": (lambda: workspace.pause(True, reason="one"), lambda: workspace.pause(False, reason="other")),
+        }
+        on, off = ways[what]
+        on()
+        real, on_its_way = history.record, threading.Event()
+
+        def slow(kind: str, **fields: Any) -> None:
+            real(kind, **fields)
+            if kind in ("unpin", "resume"):
+                on_its_way.set()
+                time.sleep(0.3)
+
+        monkeypatch.setattr(history, "record", slow)
+        somebody = threading.Thread(target=off)
+        somebody.start()
+        assert on_its_way.wait(5)
+        on()
+        somebody.join()
+        fresh = Workspace(workspace.experiment, workspace.clock)  # as a learner that starts anew reads it
+        assert (workspace.pinned, workspace.paused) == (fresh.pinned, fresh.paused)
+        assert [entry["kind"] for entry in history.entries()][-3:] in (
+            ["pin", "unpin", "pin"],
+            ["pause", "resume", "pause"],
+        )
 
 
 def test_a_frozen_experiment_is_judged_on_demand_and_promotes_nothing(tmp_path: Path) -> None:
