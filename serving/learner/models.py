@@ -125,7 +125,10 @@ def promote_by_hand(
 
 
 def pin(workspace: Workspace) -> dict[str, Any]:
-    """Pin the champion: nothing takes its place by itself until `unpin`; raises `Refused` when there is none."""
+    """Pin the champion: nothing takes its place, or has a share in its decisions, by itself until `unpin`.
+
+    Raises `Refused` when there is none.
+    """
     with workspace.lock:  # no run may set another one between the look and the pin
         champion = workspace.registry.champion()
         if champion is None:

@@ -5,7 +5,8 @@ log that says nothing about the places where a challenger differs from it, and t
 share s of every pmf given to the challenger, pmf = (1 - s) champion + s challenger: nothing changes where they agree,
 and where they differ no weight exceeds 1/s, so the gate's evidence grows exactly where it is missing. The share grows
 with that evidence, so that waiting for proof costs less and less, and the champion keeps at least half. What is logged
-is the mixture that was drawn from, with its share. The trial ends with the verdict, or when the challenger is rejected.
+is the mixture that was drawn from, with its share. The trial ends with the verdict, or when the challenger is rejected,
+and a pinned champion has none beside it: who pins it means its decisions.
 A challenger that has just started anew after a fall of the champion's value comes before all others.
 """
 
@@ -52,7 +53,8 @@ def update_trial(
     `fresh`: challengers that started anew within this run, after a fall; the first goes on trial, unproven as it is.
     """
     registry, serving = workspace.registry, workspace.experiment.settings.serving
-    if decided or champion is None or serving.trial_share == 0.0 or serving.mode != "online":
+    off = serving.trial_share == 0.0 or serving.mode != "online" or workspace.pinned is not None
+    if decided or champion is None or off:
         registry.clear_trial()
         return
     current = _current(workspace)
@@ -70,7 +72,7 @@ def update_trial(
             return
         state, share = best.state, share_for(best.verdict, serving)
         if current is not None and not _is_news(registry, current, state):
-            registry.set_trial(msgspec.structs.replace(current, share=share))
+            _put_on_trial(workspace, msgspec.structs.replace(current, share=share))
             return
     manifest = publish_learning(
         workspace,
@@ -81,7 +83,8 @@ def update_trial(
         parent=champion.model_id,
         note="on trial, undecided",
     )
-    registry.set_trial(
+    _put_on_trial(
+        workspace,
         Trial(
             model_id=manifest.model_id,
             champion=champion.model_id,
@@ -89,8 +92,15 @@ def update_trial(
             learnt=state.learnt,
             since=workspace.clock(),
             share=share,
-        )
+        ),
     )
+
+
+def _put_on_trial(workspace: Workspace, trial: Trial) -> None:
+    """Put a challenger on trial unless somebody has pinned the champion meanwhile."""
+    with workspace.lock:
+        if workspace.pinned is None:
+            workspace.registry.set_trial(trial)
 
 
 def _current(workspace: Workspace) -> Trial | None:

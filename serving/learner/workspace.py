@@ -106,11 +106,16 @@ class Workspace:
         return self._pinned[0]
 
     def pin(self, model_id: str | None, *, reason: str) -> None:
-        """Pin the champion so that nothing takes its place by itself, or let go of it (None); in history."""
+        """Pin the champion so that nothing takes its place by itself, or let go of it (None); in history.
+
+        A pinned champion decides alone: the trial beside it ends.
+        """
         kind = "pin" if model_id else "unpin"
         with self.lock:
             self.registry.history.record(kind, now=self.clock(), model_id=model_id, reason=reason)
             self._pinned = (model_id,)
+            if model_id is not None:
+                self.registry.clear_trial()
 
     @property
     def paused(self) -> bool:

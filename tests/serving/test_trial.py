@@ -21,6 +21,9 @@ from bandit.settings import Serving
 from bandit.types import SLICE_POLICY, SLICE_TRIAL
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
+from serving.learner import models
+from serving.learner import trial as trials
+from serving.learner.promotion import publish_learning
 from serving.learner.trial import share_for
 from tests.serving.learner_support import World, world
 
@@ -147,6 +150,35 @@ def test_a_damaged_model_on_trial_is_left_out_and_nobody_is_refused(tmp_path: Pa
         here.transport.server.refresh()
         here.play(20)
         assert {event.slice for event in decisions(here)[-20:]} == {SLICE_TRIAL}
+
+
+def test_a_pinned_champion_decides_alone_until_the_run_after_it_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with undecided(tmp_path) as here:
+        server, workspace = here.transport.server, here.transport.cycle.workspace
+        assert server.registry.trial() is not None
+        models.pin(workspace)
+        assert server.registry.trial() is None
+        server.refresh()
+        for _ in range(2):
+            here.play(40)
+            here.transport.settle()
+        assert {event.slice for event in decisions(here)[-80:]} == {SLICE_POLICY}
+        models.unpin(workspace)
+        here.play(40)
+        here.transport.settle()
+        assert server.registry.trial() is not None
+
+        def pins(*arguments: Any, **named: Any) -> Any:  # while a run prepares the next version
+            models.pin(workspace)
+            return publish_learning(*arguments, **named)
+
+        server.registry.clear_trial()
+        monkeypatch.setattr(trials, "publish_learning", pins)
+        here.play(40)
+        here.transport.settle()
+        assert workspace.pinned is not None and server.registry.trial() is None
 
 
 @pytest.mark.parametrize("serving", [{"trial_share": 0.0}, {"mode": "frozen"}])
