@@ -38,7 +38,8 @@ from serving.learner.workspace import Workspace
 log = logging.getLogger("rewardloop.learner")
 
 TRAINING_PROCESSES = 2
-"""For all experiments: one for standing challengers, one for the field; each starts when it is first needed."""
+"""For all experiments: one for standing challengers, one for the field; each starts when it is first needed.
+While both are at work, a third loads and asks stored models, and ends when it has."""
 
 POLLS = 8
 """So many experiments are polled at a time; the others wait for their turn, and are late if that takes long."""

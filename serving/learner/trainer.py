@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from bandit.errors import (
     BeyondLimits,
+    Busy,
     CorruptModel,
     InvalidInput,
     NotFound,
@@ -42,6 +43,9 @@ STOPPING = "the learner is stopping; what this run did not learn is learnt by th
 
 DEFAULT = Training()
 """The limits of a job that belongs to no experiment's settings."""
+
+SHORT = ("verify", "answer")
+"""Jobs that take no longer than loading a model does; people wait for them, such as with a rollback by hand."""
 
 GC_THRESHOLD = (100_000, 50, 100)
 """Rows come by the hundred thousand, and none of them is garbage while they are learnt."""
@@ -80,6 +84,10 @@ class InlineTrainer:
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         return JOBS[job](self._desk, *arguments)
 
+    def run_at_once(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
+        """The same: there is nobody else."""
+        return self.run(job, *arguments, limits=limits)
+
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         return [_attempt(self, call) for call in calls]
 
@@ -111,26 +119,16 @@ class ChildTrainer:
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job in the child; raises what the job raised, or `TrainingFailed` when the child died."""
         with self._lock:
-            pipe = self._alive()
-            try:
-                pipe.send((job, arguments, limits.memory_bytes_max if self._bounded else None))
-                if not pipe.poll(limits.time_s_max if self._bounded else None):
-                    self._kill()
-                    raise BeyondLimits(f"{self._work} took longer than training.time_s_max = {limits.time_s_max:g} s")
-                kind, answer = receive(pipe)
-            except (EOFError, OSError):  # the child died, or `close` ended it while it worked
-                ended = self._kill()
-                if self._closed:
-                    raise TrainingStopped(STOPPING) from None
-                raise TrainingFailed(f"the training process ended ({ended}); it will be started again") from None
-            except BaseException:  # its answer, if it comes, must not be taken for that of the next job
-                self._kill()
-                raise
-            if kind == "done":
-                return answer
-            if isinstance(answer, RewardloopError):
-                raise answer
-            raise TrainingFailed(str(answer))
+            return self._run(job, arguments, limits)
+
+    def run_at_once(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
+        """The same, unless another job is under way (`Busy`)."""
+        if not self._lock.acquire(blocking=False):
+            raise Busy("a training process is at work")
+        try:
+            return self._run(job, arguments, limits)
+        finally:
+            self._lock.release()
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """One after the other."""
@@ -160,6 +158,28 @@ class ChildTrainer:
     def pid(self) -> int | None:
         """The child's process id, None while none runs."""
         return None if self._process is None else self._process.pid
+
+    def _run(self, job: str, arguments: tuple[Any, ...], limits: Training) -> Any:
+        pipe = self._alive()
+        try:
+            pipe.send((job, arguments, limits.memory_bytes_max if self._bounded else None))
+            if not pipe.poll(limits.time_s_max if self._bounded else None):
+                self._kill()
+                raise BeyondLimits(f"{self._work} took longer than training.time_s_max = {limits.time_s_max:g} s")
+            kind, answer = receive(pipe)
+        except (EOFError, OSError):  # the child died, or `close` ended it while it worked
+            ended = self._kill()
+            if self._closed:
+                raise TrainingStopped(STOPPING) from None
+            raise TrainingFailed(f"the training process ended ({ended}); it will be started again") from None
+        except BaseException:  # its answer, if it comes, must not be taken for that of the next job
+            self._kill()
+            raise
+        if kind == "done":
+            return answer
+        if isinstance(answer, RewardloopError):
+            raise answer
+        raise TrainingFailed(str(answer))
 
     def _alive(self) -> Connection:
         if self._closed:
@@ -200,10 +220,14 @@ class ChildTrainer:
 
 
 class TrainerPool:
-    """Several places to train; a challenger always comes to the same one, which remembers its learning."""
+    """Several places to train; a challenger always comes to the same one, which remembers its learning.
+
+    While all of them are at work, short jobs go to a process beside them, one at a time, which ends with its job.
+    """
 
     def __init__(self, trainers: Sequence[InlineTrainer | ChildTrainer]) -> None:
         self.trainers = tuple(trainers)
+        self.spare = ChildTrainer()
 
     @classmethod
     def of(cls, processes: int) -> TrainerPool:
@@ -212,8 +236,15 @@ class TrainerPool:
 
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any:
         """Run one job where nothing else runs: a rollback by hand need not wait for a long training."""
-        idle = next((trainer for trainer in self.trainers if not trainer.busy), self.trainers[0])
-        return idle.run(job, *arguments, limits=limits)
+        for trainer in self.trainers:
+            with contextlib.suppress(Busy):
+                return trainer.run_at_once(job, *arguments, limits=limits)
+        if job not in SHORT:
+            return self.trainers[0].run(job, *arguments, limits=limits)
+        try:
+            return self.spare.run(job, *arguments, limits=limits)
+        finally:
+            self.spare.rest()  # it takes memory only while it is needed
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run the calls of each place in order, the places side by side."""
@@ -236,7 +267,7 @@ class TrainerPool:
 
     def close(self) -> None:
         """End all of them."""
-        for trainer in self.trainers:
+        for trainer in (*self.trainers, self.spare):
             trainer.close()
 
     def _lane(self, call: Call, number: int) -> int:

@@ -105,6 +105,40 @@ def test_a_job_by_hand_does_not_wait_for_a_long_training() -> None:
         pool.close()
 
 
+def test_a_stored_model_is_verified_at_once_while_every_training_process_is_at_work(tmp_path: Path) -> None:
+    experiment = Experiment.create(tmp_path, "one", ExperimentSettings(), now=now())
+    verify = ("verify", experiment.paths.root, "m20260101t000000-00000000")
+    with contextlib.closing(TrainerPool.of(2)) as pool:
+        trainings = []
+        for trainer in pool.trainers:
+            trainer.run("ping")
+            assert isinstance(trainer, ChildTrainer) and trainer.pid is not None
+            os.kill(trainer.pid, signal.SIGSTOP)  # a job that does not end
+            trainings.append(threading.Thread(target=_fails, args=(trainer,)))
+            trainings[-1].start()
+        while not all(trainer.busy for trainer in pool.trainers):
+            time.sleep(0.01)
+        told: list[Exception] = []
+
+        def asks() -> None:
+            try:
+                pool.run(*verify)
+            except (NotFound, TrainingFailed) as error:
+                told.append(error)
+
+        people = [threading.Thread(target=asks, daemon=True) for _ in range(2)]
+        for somebody in people:
+            somebody.start()
+        for somebody in people:
+            somebody.join(60)
+        assert [type(error) for error in told] == [NotFound, NotFound]
+        assert pool.spare.restarts >= 1 and pool.spare.pid is None  # it has given back what it took
+    for training in trainings:
+        training.join(5)
+    with pytest.raises(TrainingFailed, match="stopping"):
+        pool.run(*verify)
+
+
 def _fails(trainer: ChildTrainer) -> None:
     with pytest.raises(TrainingFailed):
         trainer.run("ping")
