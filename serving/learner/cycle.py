@@ -194,6 +194,10 @@ class Cycle:
         """Put into history what a learner that was killed could not; for whoever opens an experiment to run it."""
         with self.exclusive("recovery"):
             recovery.record_champion(self.workspace, self.store)
+            if (
+                self.workspace.pinned is not None
+            ):  # killed right after the pin, or of a release that let the trial go on
+                self.workspace.registry.clear_trial()
             report = recovery.cut_short(self.workspace)
             if report is not None:
                 self._record(report)

@@ -181,6 +181,19 @@ def test_a_pinned_champion_decides_alone_until_the_run_after_it_is_let_go_of(
         assert workspace.pinned is not None and server.registry.trial() is None
 
 
+def test_a_trial_that_was_left_beside_a_pinned_champion_ends_when_a_learner_starts(tmp_path: Path) -> None:
+    with undecided(tmp_path) as here:
+        registry, cycle = here.transport.server.registry, here.transport.cycle
+        trial = registry.trial()
+        assert trial is not None
+        cycle.recover()
+        assert registry.trial() == trial
+        models.pin(cycle.workspace)
+        registry.set_trial(trial)
+        cycle.recover()
+        assert registry.trial() is None
+
+
 @pytest.mark.parametrize("serving", [{"trial_share": 0.0}, {"mode": "frozen"}])
 def test_no_challenger_is_on_trial_where_the_settings_say_so(tmp_path: Path, serving: dict[str, Any]) -> None:
     with undecided(tmp_path, **serving) as here:
