@@ -161,9 +161,11 @@ def test_a_pinned_champion_decides_alone_until_the_run_after_it_is_let_go_of(
         models.pin(workspace)
         assert server.registry.trial() is None
         server.refresh()
+        stored = server.registry.model_ids()
         for _ in range(2):
             here.play(40)
             here.transport.settle()
+        assert server.registry.model_ids() == stored  # nor is a version stored for a trial that is none
         assert {event.slice for event in decisions(here)[-80:]} == {SLICE_POLICY}
         models.unpin(workspace)
         here.play(40)
