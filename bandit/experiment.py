@@ -6,9 +6,10 @@ own. Changes happen under one lock, by atomic replacement; nothing here is ever 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,10 @@ from bandit.files import fsync_directory, locked, write_atomically
 from bandit.settings import (
     ExperimentSettings,
     check_experiment_name,
+    differing,
+    merge_settings,
     parse_settings,
+    same,
     settings_to_dict,
 )
 from bandit.types import Action
@@ -107,13 +111,35 @@ class ExperimentPaths:
         return self.root / "evaluations"
 
 
-class SettingsVersion(msgspec.Struct, frozen=True):
-    """Settings with the version that decisions carry, and the time since when they hold."""
+class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Settings with the version that decisions carry, and the time since when they hold.
+
+    `laid_in` is the digest of the configuration that a start laid over them last, None where none did.
+    """
 
     version: int
     since: datetime
     settings: dict[str, Any]
     catalogue_version: int | None = None
+    laid_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaidIn:
+    """The settings that a start's configuration changed, and those that differed from what the last one had left.
+
+    `since` are the settings changed between the last start that laid in a configuration and this one: over the API.
+    `repeated` says that it was the same configuration, which is not laid in again.
+    """
+
+    repeated: bool = False
+    changed: tuple[str, ...] = ()
+    since: tuple[str, ...] = ()
+
+    @property
+    def overridden(self) -> tuple[str, ...]:
+        """Those changed over the API that this start changed again."""
+        return tuple(key for key in self.changed if key in self.since)
 
 
 class _ExperimentFile(msgspec.Struct):
@@ -151,10 +177,12 @@ class Experiment:
         *,
         now: datetime,
         secret: bytes | None = None,
+        configuration: Mapping[str, Any] | None = None,
     ) -> Experiment:
         """Make a new experiment with version 1 of its settings; raises `Conflict` when the name is taken.
 
-        Raises ValueError for a `secret` that is not `SECRET_BYTES` long.
+        `configuration` is what a start laid over the defaults to make these settings. Raises ValueError for a
+        `secret` that is not `SECRET_BYTES` long.
         """
         secret = secrets.token_bytes(SECRET_BYTES) if secret is None else secret
         if len(secret) != SECRET_BYTES:
@@ -174,7 +202,7 @@ class Experiment:
             ):
                 folder.mkdir(exist_ok=True)
             write_atomically(paths.secret, secret.hex().encode(), mode=0o600)
-            version = _new_version(paths, None, settings, now)
+            version = _new_version(paths, None, settings, now, laid_in=digest_of(configuration or {}))
             _write(paths, _ExperimentFile(name=name, created_at=now, versions=[version]))
             fsync_directory(paths.root.parent)
         return cls(name, paths)
@@ -252,14 +280,51 @@ class Experiment:
 
         Raises OSError when the disk refuses; the settings stay as they were then.
         """
+        return self.update(lambda _: settings, now=now)
+
+    def update(self, changing: Callable[[ExperimentSettings], ExperimentSettings], *, now: datetime) -> int:
+        """`change` to what `changing` makes of the settings in force, between which nobody else changes them."""
         with locked(self.paths.lock):
             file = self._read()
-            current = file.versions[-1]
-            if settings_to_dict(settings) != current.settings:
-                file.versions.append(_new_version(self.paths, current, settings, now))
-                _write(self.paths, file)
             self._take(file, self._state_of_file())
+            settings = changing(self.settings)
+            if not same(settings_to_dict(settings), settings_to_dict(self.settings)):
+                self._put(file, [*file.versions, _new_version(self.paths, file.versions[-1], settings, now)])
         return self.settings_version
+
+    def lays_in(self, configuration: Mapping[str, Any]) -> bool:
+        """Whether a start with this configuration lays it over the settings: it is not the one laid in last."""
+        laid = self._laid_in_last()
+        return bool(configuration) and (laid is None or laid.laid_in != digest_of(configuration))
+
+    def lay_in(self, configuration: Mapping[str, Any], *, now: datetime) -> LaidIn:
+        """Lay a start's configuration over the settings in force, unless it is the one that was laid in last.
+
+        It is remembered with the version that is then in force. Raises `InvalidSettings`, and OSError as `change` does.
+        """
+        with locked(self.paths.lock):
+            file = self._read()
+            self._take(file, self._state_of_file())
+            laid, before = self._laid_in_last(), settings_to_dict(self.settings)
+            since = differing(settings_to_dict(self.settings_of(laid.version)), before) if laid is not None else ()
+            if not self.lays_in(configuration):
+                return LaidIn(repeated=bool(configuration), since=since)
+            settings = merge_settings(self.settings, configuration)
+            changed = differing(before, settings_to_dict(settings))
+            versions = list(file.versions)
+            if changed:
+                versions.append(_new_version(self.paths, versions[-1], settings, now))
+            versions[-1] = msgspec.structs.replace(versions[-1], laid_in=digest_of(configuration))
+            self._put(file, versions)
+            return LaidIn(changed=changed, since=since)
+
+    def _laid_in_last(self) -> SettingsVersion | None:
+        return next((version for version in reversed(self._file.versions) if version.laid_in is not None), None)
+
+    def _put(self, file: _ExperimentFile, versions: list[SettingsVersion]) -> None:
+        file = msgspec.structs.replace(file, versions=versions)
+        _write(self.paths, file)
+        self._take(file, self._state_of_file())
 
     # -- catalogue and secret ----------------------------------------------------------------------------
 
@@ -307,14 +372,26 @@ class Experiment:
             raise InvalidSettings("experiment.json", f"cannot be read ({error}); {_FROM_BACKUP}") from None
 
 
+def digest_of(configuration: Mapping[str, Any]) -> str | None:
+    """The digest of what a configuration declares for an experiment, None where it declares nothing."""
+    if not configuration:
+        return None
+    return hashlib.sha256(msgspec.json.encode(configuration, order="deterministic")).hexdigest()
+
+
 def _new_version(
-    paths: ExperimentPaths, previous: SettingsVersion | None, settings: ExperimentSettings, now: datetime
+    paths: ExperimentPaths,
+    previous: SettingsVersion | None,
+    settings: ExperimentSettings,
+    now: datetime,
+    *,
+    laid_in: str | None = None,
 ) -> SettingsVersion:
     plain = settings_to_dict(settings)
     catalogue_version = previous.catalogue_version if previous else None
     if plain["actions"] is None:
         catalogue_version = None
-    elif previous is None or plain["actions"] != previous.settings["actions"]:
+    elif previous is None or not same(plain["actions"], previous.settings["actions"]):
         taken = [int(path.stem) for path in paths.catalogues.glob("*.json")]
         catalogue_version = max(taken, default=0) + 1
         write_atomically(paths.catalogues / f"{catalogue_version}.json", msgspec.json.encode(plain["actions"]))
@@ -323,6 +400,7 @@ def _new_version(
         since=now,
         settings=plain,
         catalogue_version=catalogue_version,
+        laid_in=laid_in,
     )
 
 

@@ -33,6 +33,9 @@ Rows = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 NAME_LENGTH_MAX = 256
 """A longer name is not repeated in a refusal."""
 
+NAMED_BY_THE_USER = ("events", "challengers")
+"""Tables whose keys are the user's."""
+
 EXPERIMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 Algorithm = Literal["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first", "uniform"]
@@ -252,7 +255,42 @@ def settings_to_dict(settings: ExperimentSettings) -> dict[str, Any]:
 
 def merge_settings(settings: ExperimentSettings, changes: Mapping[str, Any]) -> ExperimentSettings:
     """New settings with `changes` (a nested object of some keys) laid over; raises `InvalidSettings`."""
-    return parse_settings(_merge(settings_to_dict(settings), changes))
+    return parse_settings(lay_over(settings_to_dict(settings), changes))
+
+
+def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested object with another one's keys in place of its own, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        # maps keyed by the user are replaced whole: a merge could never remove an entry
+        if isinstance(below, dict) and isinstance(value, Mapping) and key not in NAMED_BY_THE_USER:
+            merged[key] = lay_over(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> tuple[str, ...]:
+    """The dotted keys at which two plain settings differ; a table that is named by the user counts as one.
+
+    >>> differing({"rewards": {"min": 0, "max": 1}}, {"rewards": {"min": 0, "max": 2}})
+    ('rewards.max',)
+    """
+    keys: list[str] = []
+    for key in dict.fromkeys((*one, *other)):
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping) and key not in NAMED_BY_THE_USER:
+            keys += differing(first, second, f"{prefix}{key}.")
+        elif not same(first, second):
+            keys.append(prefix + key)
+    return tuple(keys)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plain values say the same in JSON, where true is not 1."""
+    first, second = (msgspec.json.encode(value, order="deterministic") for value in (one, other))
+    return first == second
 
 
 def check_experiment_name(name: str) -> str:
@@ -260,18 +298,6 @@ def check_experiment_name(name: str) -> str:
     if not EXPERIMENT_NAME.match(name):
         raise InvalidSettings("experiment", "is not a valid name", EXPERIMENT_NAME.pattern)
     return name
-
-
-def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        below = merged.get(key)
-        # maps keyed by the user are replaced whole: a merge could never remove an entry
-        if isinstance(below, dict) and isinstance(value, Mapping) and key not in ("events", "challengers"):
-            merged[key] = _merge(below, value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _with_name(raw: Mapping[str, Any], field: str) -> str:

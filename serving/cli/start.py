@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.loopback import is_loopback
-from bandit.settings import ExperimentSettings, check_experiment_name, merge_settings
+from bandit.settings import ExperimentSettings, check_experiment_name, lay_over, merge_settings
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, now, say
 from serving.cli.config import Configuration, check_all
 
@@ -22,6 +22,9 @@ QUICK: dict[str, Any] = {
     "serving": {"seal_interval_s": 0.5},
 }
 """What `--quick` lays over the settings."""
+
+KEYS_SHOWN = 8
+"""A start names so many of the settings that it changed."""
 
 
 def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,10 +41,10 @@ def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def plan_experiments(
     common: Common, configuration: Configuration, *, quick: bool = False
-) -> dict[str, ExperimentSettings]:
-    """The settings that each declared experiment should have; `default` is declared when there is none at all.
+) -> dict[str, Mapping[str, Any]]:
+    """What this start declares for each experiment, by name; `default` is declared when there is none at all.
 
-    What the configuration declares is laid over the settings in force. Changes nothing; raises `InvalidSettings`.
+    Changes nothing; raises `InvalidSettings` where it does not go with the settings that it would be laid over.
     """
     check_all(configuration)
     declared = [name for name in configuration.experiments if name is not None]
@@ -53,20 +56,24 @@ def plan_experiments(
     planned = {}
     for name in sorted({*declared, *(present if quick else [])}):
         check_experiment_name(name)
-        in_force = Experiment.open(common.data_dir, name).settings if name in present else None
-        settings = configuration.settings_for(name, in_force)
-        planned[name] = merge_settings(settings, QUICK) if quick else settings
+        changes = configuration.changes_for(name)
+        planned[name] = lay_over(changes, QUICK) if quick else changes
+        if name not in present:
+            merge_settings(ExperimentSettings(), planned[name])
+        elif (experiment := Experiment.open(common.data_dir, name)).lays_in(planned[name]):
+            merge_settings(experiment.settings, planned[name])
     return planned
 
 
 def prepare_experiments(common: Common, configuration: Configuration, *, quick: bool = False) -> None:
     """Make or update the declared experiments as planned: all of them, or none where one is refused.
 
-    Settings that differ are a new version. `up` and `learn` call this once they own the directory, `serve` once it has
+    Settings that differ are a new version; a configuration that was laid in last changes nothing again, so that what
+    was changed over the API since stays. `up` and `learn` call this once they own the directory, `serve` once it has
     its port.
     """
-    for name, settings in plan_experiments(common, configuration, quick=quick).items():
-        _prepare(common.data_dir, name, settings)
+    for name, changes in plan_experiments(common, configuration, quick=quick).items():
+        _prepare(common.data_dir, name, changes)
 
 
 def all_experiments(data_dir: Path) -> list[Experiment]:
@@ -104,11 +111,22 @@ def defaults_sentence(settings: ExperimentSettings) -> str:
     )
 
 
-def _prepare(data_dir: Path, name: str, settings: ExperimentSettings) -> None:
+def _prepare(data_dir: Path, name: str, changes: Mapping[str, Any]) -> None:
     if name not in Experiment.names(data_dir):
-        Experiment.create(data_dir, name, settings, now=now())
+        settings = merge_settings(ExperimentSettings(), changes)
+        Experiment.create(data_dir, name, settings, now=now(), configuration=changes)
         return
     experiment = Experiment.open(data_dir, name)
-    version = experiment.settings_version
-    if experiment.change(settings, now=now()) != version:
-        say(f"Experiment {name}: settings changed, now version {experiment.settings_version}")
+    laid = experiment.lay_in(changes, now=now())
+    if laid.changed:
+        told = f"settings changed, now version {experiment.settings_version} ({_some(laid.changed)})"
+        if laid.overridden:
+            told += f"; this overrides what was changed over the API since the last start: {_some(laid.overridden)}"
+        say(f"Experiment {name}: {told}")
+    elif laid.repeated and laid.since:
+        say(f"Experiment {name}: the configuration is unchanged, so what the API changed stays: {_some(laid.since)}")
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:KEYS_SHOWN])
+    return shown if len(keys) <= KEYS_SHOWN else f"{shown} and {len(keys) - KEYS_SHOWN} more"
