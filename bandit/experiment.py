@@ -283,19 +283,20 @@ class Experiment:
         return self.update(lambda _: settings, now=now)
 
     def update(self, changing: Callable[[ExperimentSettings], ExperimentSettings], *, now: datetime) -> int:
-        """`change` to what `changing` makes of the settings in force, between which nobody else changes them."""
+        """`change` to what `changing` makes of the settings in force; nobody else changes them meanwhile."""
         with locked(self.paths.lock):
             file = self._read()
+            before = parse_settings(file.versions[-1].settings)
+            settings = changing(before)
+            if not same(settings_to_dict(settings), settings_to_dict(before)):
+                file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
+                _write(self.paths, file)
             self._take(file, self._state_of_file())
-            settings = changing(self.settings)
-            if not same(settings_to_dict(settings), settings_to_dict(self.settings)):
-                self._put(file, [*file.versions, _new_version(self.paths, file.versions[-1], settings, now)])
         return self.settings_version
 
     def lays_in(self, configuration: Mapping[str, Any]) -> bool:
         """Whether a start with this configuration lays it over the settings: it is not the one laid in last."""
-        laid = self._laid_in_last()
-        return bool(configuration) and (laid is None or laid.laid_in != digest_of(configuration))
+        return _is_new(configuration, _laid_in_last(self._file))
 
     def lay_in(self, configuration: Mapping[str, Any], *, now: datetime) -> LaidIn:
         """Lay a start's configuration over the settings in force, unless it is the one that was laid in last.
@@ -304,27 +305,20 @@ class Experiment:
         """
         with locked(self.paths.lock):
             file = self._read()
-            self._take(file, self._state_of_file())
-            laid, before = self._laid_in_last(), settings_to_dict(self.settings)
-            since = differing(settings_to_dict(self.settings_of(laid.version)), before) if laid is not None else ()
-            if not self.lays_in(configuration):
+            laid, current = _laid_in_last(file), parse_settings(file.versions[-1].settings)
+            before = settings_to_dict(current)
+            since = differing(settings_to_dict(parse_settings(laid.settings)), before) if laid is not None else ()
+            if not _is_new(configuration, laid):
+                self._take(file, self._state_of_file())
                 return LaidIn(repeated=bool(configuration), since=since)
-            settings = merge_settings(self.settings, configuration)
+            settings = merge_settings(current, configuration)
             changed = differing(before, settings_to_dict(settings))
-            versions = list(file.versions)
             if changed:
-                versions.append(_new_version(self.paths, versions[-1], settings, now))
-            versions[-1] = msgspec.structs.replace(versions[-1], laid_in=digest_of(configuration))
-            self._put(file, versions)
+                file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
+            file.versions[-1] = msgspec.structs.replace(file.versions[-1], laid_in=digest_of(configuration))
+            _write(self.paths, file)
+            self._take(file, self._state_of_file())
             return LaidIn(changed=changed, since=since)
-
-    def _laid_in_last(self) -> SettingsVersion | None:
-        return next((version for version in reversed(self._file.versions) if version.laid_in is not None), None)
-
-    def _put(self, file: _ExperimentFile, versions: list[SettingsVersion]) -> None:
-        file = msgspec.structs.replace(file, versions=versions)
-        _write(self.paths, file)
-        self._take(file, self._state_of_file())
 
     # -- catalogue and secret ----------------------------------------------------------------------------
 
@@ -377,6 +371,15 @@ def digest_of(configuration: Mapping[str, Any]) -> str | None:
     if not configuration:
         return None
     return hashlib.sha256(msgspec.json.encode(configuration, order="deterministic")).hexdigest()
+
+
+def _laid_in_last(file: _ExperimentFile) -> SettingsVersion | None:
+    """The version that was in force when a start last laid its configuration in."""
+    return next((version for version in reversed(file.versions) if version.laid_in is not None), None)
+
+
+def _is_new(configuration: Mapping[str, Any], laid: SettingsVersion | None) -> bool:
+    return bool(configuration) and (laid is None or laid.laid_in != digest_of(configuration))
 
 
 def _new_version(

@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "models": "list, show, diff, train, promote, roll back, pin",
     },
     "Operate": {
+        "actions": "list, put and remove actions of the catalogue",
         "import": "bring in history or rewards",
         "export": "write decisions, rewards or interactions to a file",
         "rebuild": "make the DuckDB file anew from the log",

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.background import BackgroundTask
 
+from bandit.catalogue import catalogue_of, put_action, remove_action
 from bandit.errors import InvalidInput, NotFound
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
@@ -116,10 +117,31 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     async def change_experiment(name: str, request: Request) -> Response:
         body = await read_object(request)
         experiment = service.cycle(name).workspace.experiment
-        merged = merge_settings(experiment.settings, body)
-        check_schedule(merged)
-        experiment.change(merged, now=service.clock())
+
+        def changed(settings: ExperimentSettings) -> ExperimentSettings:
+            merged = merge_settings(settings, body)
+            check_schedule(merged)
+            return merged
+
+        experiment.update(changed, now=service.clock())
         return JSONResponse(_shown(experiment))
+
+    @app.get(PREFIX + "/actions")
+    def list_actions(name: str) -> Response:
+        return JSONResponse(catalogue_of(service.cycle(name).workspace.experiment))
+
+    @app.put(PREFIX + "/actions/{action_id:path}")  # an id may hold slashes
+    async def put_one_action(name: str, action_id: str, request: Request) -> Response:
+        features = await read_object(request)
+        experiment = service.cycle(name).workspace.experiment
+        added = put_action(experiment, action_id, features, now=service.clock())
+        return JSONResponse(catalogue_of(experiment), 201 if added else 200)
+
+    @app.delete(PREFIX + "/actions/{action_id:path}")
+    def remove_one_action(name: str, action_id: str) -> Response:
+        experiment = service.cycle(name).workspace.experiment
+        remove_action(experiment, action_id, now=service.clock())
+        return JSONResponse(catalogue_of(experiment))
 
     @app.get(PREFIX + "/status")
     def status(name: str) -> Response:

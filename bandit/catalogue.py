@@ -1,0 +1,63 @@
+"""A catalogue, one action at a time: put, replaced or removed, each as a new version of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from bandit.errors import InvalidSettings, NotFound
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
+
+
+def put_action(experiment: Experiment, action_id: str, features: Mapping[str, Any], *, now: datetime) -> bool:
+    """Put an action into the catalogue, in its place or else last; returns whether it is new there.
+
+    One that says the same already makes no new version. Raises `InvalidSettings`.
+    """
+    if not action_id:
+        raise InvalidSettings("id", "must be the id of an action, which is not empty")
+    added = False
+
+    def changed(settings: ExperimentSettings) -> ExperimentSettings:
+        nonlocal added
+        action = {"id": action_id, "features": dict(features)}
+        actions = _plain(settings)
+        added = all(known["id"] != action_id for known in actions)
+        kept = [action if known["id"] == action_id else known for known in actions]
+        return merge_settings(settings, {"actions": [*kept, action] if added else kept})
+
+    experiment.update(changed, now=now)
+    return added
+
+
+def remove_action(experiment: Experiment, action_id: str, *, now: datetime) -> None:
+    """Remove an action from the catalogue; raises `NotFound`, or `InvalidSettings` where it is the last one."""
+
+    def changed(settings: ExperimentSettings) -> ExperimentSettings:
+        actions = _plain(settings)
+        kept = [action for action in actions if action["id"] != action_id]
+        if len(kept) == len(actions):
+            raise NotFound("the catalogue holds no action of this id" if actions else "no catalogue is declared")
+        if not kept:
+            raise InvalidSettings(
+                "id",
+                "is the last action, and a catalogue needs at least one (`actions` set to null declares none any more)",
+            )
+        return merge_settings(settings, {"actions": kept})
+
+    experiment.update(changed, now=now)
+
+
+def catalogue_of(experiment: Experiment) -> dict[str, Any]:
+    """The catalogue in force with its version, and that of the settings; `actions` is null where none is declared."""
+    return {
+        "settings_version": experiment.settings_version,
+        "catalogue_version": experiment.catalogue_version,
+        "actions": settings_to_dict(experiment.settings)["actions"],
+    }
+
+
+def _plain(settings: ExperimentSettings) -> list[dict[str, Any]]:
+    return settings_to_dict(settings)["actions"] or []
