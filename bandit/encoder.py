@@ -5,7 +5,8 @@ into, learnt from logged rows, with its place among the bins as one number, so t
 (where that stays affordable) features are crossed pairwise with the action.
 Everything is total: outliers fall into the outermost bin, categories never seen before get weights of their
 own, features that are missing where they are usually present say so, new features get a scale-free code until
-the next fit. Fitted state is small, readable JSON, stored with each model.
+the next fit. What `encoding.ignore` names is left out before anything else sees it. Fitted state is small, readable
+JSON, stored with each model.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from bandit.feature_stats import (
     is_absent,
     number_of,
     specify,
+    without,
 )
 from bandit.names import encode_name
-from bandit.settings import Encoding
+from bandit.settings import Encoding, encoding_to_dict
 from bandit.types import Action, Context, Features
 
 ENCODER_VERSION = 3
@@ -93,6 +95,7 @@ class FeatureEncoder:
         self.pairs = pairs
         self.action_pairs = action_pairs
         self.numbered = tuple(numbered)
+        self._ignored = tuple(f"{path}." for path in encoding.ignore)
         # VW takes a number as a feature's place: what is crossed with actions of consecutive numbers lies side by side
         # in memory, so that asking for all actions touches fewer cache lines
         self._id_tokens = {action_id: str(number) for number, action_id in enumerate(self.numbered)}
@@ -112,13 +115,14 @@ class FeatureEncoder:
         cls, contexts: Iterable[Context], action_sets: Iterable[Sequence[Action]], encoding: Encoding
     ) -> FeatureEncoder:
         """Learn bins, scales and frequencies from logged rows; with no rows, an encoder that knows no feature."""
+        ignored = tuple(f"{path}." for path in encoding.ignore)
         context_tallies: dict[str, FeatureTally] = {}
         action_tallies: dict[str, FeatureTally] = {}
         rows = sets = offered = described = 0
         numbered: dict[str, None] = {}
         for context in contexts:
             rows += 1
-            _tally(context_tallies, context)
+            _tally(context_tallies, without(context, ignored) if ignored else context)
         previous: Sequence[Action] | None = None
         for actions in action_sets:
             sets += 1
@@ -128,7 +132,7 @@ class FeatureEncoder:
             previous = actions
             described += len(actions)
             for action in actions:
-                _tally(action_tallies, action.features)
+                _tally(action_tallies, without(action.features, ignored) if ignored else action.features)
                 numbered.pop(action.id, None)
                 numbered[action.id] = None  # in the order in which they were last seen
         bins = bins_for(rows, encoding.bins)
@@ -164,7 +168,8 @@ class FeatureEncoder:
             action=list(self.action_specs),
             numbered=list(self.numbered),
         )
-        return msgspec.json.format(msgspec.json.encode(file), indent=1)
+        plain = msgspec.to_builtins(file) | {"encoding": encoding_to_dict(self.encoding)}
+        return msgspec.json.format(msgspec.json.encode(plain), indent=1)
 
     @classmethod
     def from_json(cls, data: bytes) -> FeatureEncoder:
@@ -207,6 +212,10 @@ class FeatureEncoder:
             crossed += ["rdf", "ccf"] if self._fine_pairs else ["rdf"]
         return tuple(crossed)
 
+    def describes(self, action: Action) -> bool:
+        """Whether anything of an action but its id is learnt."""
+        return bool(without(action.features, self._ignored) if self._ignored else action.features)
+
     def context_line(self, context: Context) -> str:
         """The shared line of one request: `shared |c … |d … |r … |n … |s …`; one line, whatever the context holds."""
         known: list[str] = []
@@ -214,6 +223,8 @@ class FeatureEncoder:
         places: list[str] = []
         new: list[str] = []
         sets: list[str] = []
+        if self._ignored:
+            context = without(context, self._ignored)
         present = _encode(context, "", self._context, known, coarse, places, new, sets)
         if present < len(self._context_expected):
             known += _missing(context, self._context_expected)
@@ -236,11 +247,12 @@ class FeatureEncoder:
     def action_line(self, action: Action) -> str:
         """The line of one action: `|i 7 |f …`, or `|i id=…` where its id has no number; one line, whatever it holds."""
         line = "|i " + (self._id_tokens.get(action.id) or "id=" + encode_name(action.id))
-        if action.features or self._action_expected:
+        features = without(action.features, self._ignored) if self._ignored else action.features
+        if features or self._action_expected:
             tokens: list[str] = []
-            present = _encode(action.features, "", self._action, tokens, tokens, tokens, tokens, tokens)
+            present = _encode(features, "", self._action, tokens, tokens, tokens, tokens, tokens)
             if present < len(self._action_expected):
-                tokens += _missing(action.features, self._action_expected)
+                tokens += _missing(features, self._action_expected)
             tokens.sort()
             line += " |f " + " ".join(tokens)
         return line

@@ -99,6 +99,24 @@ def flatten(features: Features, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{name}.")
 
 
+def without(features: Features, below: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    """A features object without the features at some dotted paths, each given with a dot at its end, or below them.
+
+    >>> without({"user": "ann", "shop": {"id": 3, "town": "Ulm"}}, ("user.", "shop.id."))
+    {'shop': {'town': 'Ulm'}}
+    """
+    kept: dict[str, Any] = {}
+    for name, value in features.items():
+        path = f"{prefix}{name}."
+        if path.startswith(below):
+            continue
+        if type(value) in _LEAVES or not isinstance(value, Mapping):
+            kept[name] = value
+        elif prefix.count(".") < NESTING_MAX and (inner := without(value, below, path)):
+            kept[name] = inner
+    return kept
+
+
 def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec:
     """The specification of one feature out of what was seen of it in `rows` rows."""
     numbers = tally.numbers

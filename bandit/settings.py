@@ -33,6 +33,10 @@ Rows = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 NAME_LENGTH_MAX = 256
 """A longer name is not repeated in a refusal."""
 
+IGNORED_MAX = 1000
+IGNORED_LENGTH_MAX = 2500
+"""Of a path: nine names of `NAME_LENGTH_MAX` characters, and the dots between them."""
+
 NAMED_BY_THE_USER = ("events", "challengers")
 """Tables whose keys are the user's."""
 
@@ -75,6 +79,7 @@ class Encoding(_Section, frozen=True):
     bins: Annotated[int, Meta(ge=2, le=256)] = 32
     interactions: Literal["auto", "pairs", "linear"] = "auto"
     refit_rows_max: Annotated[int, Meta(ge=50, le=10_000_000)] = 50_000
+    ignore: list[str] = []
 
 
 class Exploration(_Section, frozen=True):
@@ -233,7 +238,8 @@ class ExperimentSettings(_Section, frozen=True):
 def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
     """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit.
 
-    An empty name of a context field is none: TOML has no null, and a file takes back only what it mentions.
+    An empty name of a context field is none: TOML has no null, and a file takes back only what it mentions. What is
+    ignored has no order, so that another one makes no other model.
     """
     _check_finite(raw, "")
     try:
@@ -244,13 +250,30 @@ def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
     _check_across_fields(settings)
     serving = settings.serving
     fields = {"subject_field": serving.subject_field or None, "segment_field": serving.segment_field or None}
-    return msgspec.structs.replace(settings, serving=msgspec.structs.replace(serving, **fields))
+    challengers = {
+        name: declared
+        if declared.encoding is None
+        else msgspec.structs.replace(declared, encoding=_ordered(declared.encoding))
+        for name, declared in settings.challengers.items()
+    }
+    return msgspec.structs.replace(
+        settings,
+        serving=msgspec.structs.replace(serving, **fields),
+        encoding=_ordered(settings.encoding),
+        challengers=challengers,
+    )
 
 
 def settings_to_dict(settings: ExperimentSettings) -> dict[str, Any]:
     """The plain JSON object that `parse_settings` turns back into equal settings."""
     builtins: dict[str, Any] = msgspec.to_builtins(settings)
     return builtins
+
+
+def encoding_to_dict(encoding: Encoding) -> dict[str, Any]:
+    """The plain JSON object of an encoding as models state it: without `ignore` where nothing is ignored."""
+    plain: dict[str, Any] = msgspec.to_builtins(encoding)
+    return plain if encoding.ignore else {key: value for key, value in plain.items() if key != "ignore"}
 
 
 def merge_settings(settings: ExperimentSettings, changes: Mapping[str, Any]) -> ExperimentSettings:
@@ -318,6 +341,21 @@ def _with_name(raw: Mapping[str, Any], field: str) -> str:
     return field
 
 
+def _ordered(encoding: Encoding) -> Encoding:
+    return msgspec.structs.replace(encoding, ignore=sorted(set(encoding.ignore)))
+
+
+def _check_ignored(encoding: Encoding, key: str) -> None:
+    """Raise `InvalidSettings` for paths of features that there cannot be, or too many of them."""
+    if len(encoding.ignore) > IGNORED_MAX:
+        raise InvalidSettings(key, "names too many features", f"{IGNORED_MAX} paths")
+    for position, path in enumerate(encoding.ignore):
+        if not path or not path.isprintable():
+            raise InvalidSettings(f"{key}[{position}]", "must be the path of a feature: printable text, not empty")
+        if len(path) > IGNORED_LENGTH_MAX:
+            raise InvalidSettings(f"{key}[{position}]", "is too long", f"{IGNORED_LENGTH_MAX} characters")
+
+
 def _check_finite(value: Any, path: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidSettings(path, "must be a finite number")
@@ -345,9 +383,12 @@ def _check_across_fields(settings: ExperimentSettings) -> None:
     cron = settings.schedule.cron
     if cron is not None and len(cron.split()) != 5:
         raise InvalidSettings("schedule.cron", "needs five fields: minute, hour, day, month, weekday")
-    for name in settings.challengers:
+    _check_ignored(settings.encoding, "encoding.ignore")
+    for name, declared in settings.challengers.items():
         if not EXPERIMENT_NAME.match(name) or name in ("standing", "former") or name.startswith("offered-"):
             raise InvalidSettings("challengers", "holds a name that no challenger may have", EXPERIMENT_NAME.pattern)
+        if declared.encoding is not None:
+            _check_ignored(declared.encoding, f"challengers.{name}.encoding.ignore")
     if settings.actions is not None:
         ids = [action.id for action in settings.actions]
         if not ids:

@@ -34,6 +34,7 @@ MEANING: dict[str, str] = {
     "encoding.numbers": "quantile bins fitted on logged rows, or z-scores as the published recipes use",
     "encoding.bins": "quantile bins per number, at most",
     "encoding.refit_rows_max": "up to so many rows, bins are fitted anew (and all is learnt again) as rows double",
+    "encoding.ignore": 'features of contexts and actions not to learn from, with all below them: ["user", "shop.id"]',
     "encoding.interactions": "what the policy crosses with the action: pairs of context features, or single ones",
     "exploration.algorithm": "how the policy explores",
     "exploration.epsilon": "egreedy: share of uniform exploration",
@@ -85,7 +86,8 @@ MEANING: dict[str, str] = {
     "serving.seal_interval_s": "seconds after which a segment with events is sealed, so that the learner may read it",
     "serving.segment_bytes_max": "size at which a segment is sealed, in bytes",
     "serving.segment_field": 'context field by which reports show the lift of rows decided under it; "" for none',
-    "serving.subject_field": 'context field that names the person, for clustered errors and erasure ("" for none)',
+    "serving.subject_field": 'context field that names the person, for clustered errors and erasure ("" for none); it '
+    'is learnt like any other unless encoding.ignore = ["…"] names it, too',
     "limits.body_bytes_max": "largest body of one request, in bytes, counted while reading",
     "limits.batch_bytes_max": "largest body of a batch of decisions or rewards, in bytes",
     "limits.batch_items_max": "most decisions or rewards in one batch",

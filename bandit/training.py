@@ -23,7 +23,7 @@ from bandit.policies import ModelState, policy_from_files, read_state
 from bandit.rates import TRIED_ROWS_MAX, choose_rate
 from bandit.reward_model import RewardModel
 from bandit.scoring import RewardScale, Scores, Scoring, ServingOf
-from bandit.settings import ExperimentSettings
+from bandit.settings import ExperimentSettings, encoding_to_dict
 from bandit.side_learner import SideLearner, Told
 from bandit.tried import Tried
 from bandit.types import Interaction, Policy
@@ -167,7 +167,7 @@ class Learning:
     def options(self) -> dict[str, Any]:
         """What this model was made with, for its manifest."""
         options: dict[str, Any] = {
-            "encoding": msgspec.to_builtins(self.encoder.encoding),
+            "encoding": encoding_to_dict(self.encoder.encoding),
             "exploration": msgspec.to_builtins(self.settings.exploration),
             "learning": msgspec.to_builtins(self.settings.learning),
             "learning_rate": self.rate if self.rate is not None else self.settings.learning.learning_rate,

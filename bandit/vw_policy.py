@@ -164,7 +164,11 @@ class VWPolicy:
         counts = self.action_counts
         if len(counts) >= ACTIONS_COUNTED_MAX:
             return None
-        ramps = [1.0 if action.features else min(counts.get(action.id, 0) / KNOWN_ROWS, 1.0) for action in actions]
+        every, describes = not self.encoder.encoding.ignore, self.encoder.describes
+        ramps = [
+            1.0 if action.features and (every or describes(action)) else min(counts.get(action.id, 0) / KNOWN_ROWS, 1.0)
+            for action in actions
+        ]
         return ramps if min(ramps) < 1.0 else None
 
     def count_anew(self) -> None:
@@ -175,7 +179,7 @@ class VWPolicy:
         """Note that one more row has been learnt, of this action."""
         self.rows_learnt += 1
         known = self.action_counts.get(action.id, 0)
-        if known < KNOWN_ROWS and not action.features and len(self.action_counts) < ACTIONS_COUNTED_MAX:
+        if known < KNOWN_ROWS and not self.encoder.describes(action) and len(self.action_counts) < ACTIONS_COUNTED_MAX:
             self.action_counts[action.id] = known + 1
             self._ramped_actions = None
 

@@ -36,12 +36,18 @@ def plan_field(workspace: Workspace, store: ChallengerStore, champion: Champion 
 
 
 def settings_of(settings: ExperimentSettings, declared: Challenger) -> ExperimentSettings:
-    """The experiment's settings with what a challenger declares in their place."""
+    """The experiment's settings with what a challenger declares in their place.
+
+    What the experiment ignores a challenger ignores too, whatever encoding it has of its own.
+    """
     changes = {
         section: value
         for section in ("exploration", "learning", "encoding")
         if (value := getattr(declared, section)) is not None
     }
+    if declared.encoding is not None:
+        ignored = sorted({*settings.encoding.ignore, *declared.encoding.ignore})
+        changes["encoding"] = msgspec.structs.replace(declared.encoding, ignore=ignored)
     return msgspec.structs.replace(settings, **changes)
 
 

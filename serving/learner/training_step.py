@@ -23,7 +23,7 @@ from bandit.policies import read_state
 from bandit.registry import Champion
 from bandit.scoring import RewardScale
 from bandit.scratch import ROOM_BYTES, scratch_folder
-from bandit.settings import ExperimentSettings, Learning, settings_to_dict
+from bandit.settings import ExperimentSettings, Learning, encoding_to_dict, settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.gate import RULES_VERSION
 from evaluation.sequential import AlphaLedger
@@ -224,7 +224,7 @@ def incarnation(origin: Origin | None) -> dict[str, Any] | None:
 def model_options(settings: ExperimentSettings) -> dict[str, object]:
     """The settings that a manifest states: how the model encodes, explores and learns."""
     plain = settings_to_dict(settings)
-    return {section: plain[section] for section in MODEL_SECTIONS}
+    return {section: plain[section] for section in MODEL_SECTIONS} | {"encoding": encoding_to_dict(settings.encoding)}
 
 
 def rows_file(

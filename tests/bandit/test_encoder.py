@@ -230,3 +230,43 @@ def test_the_encoding_of_each_feature_is_explained_in_words() -> None:
     assert explained["price"]["of"] == "action" and explained["x"]["share"] == 1.0
     scaled = fit(contexts, numbers="zscore").explain()
     assert any("mean 39.5" in row["encoding"] for row in scaled)
+
+
+def test_what_is_ignored_is_neither_fitted_nor_encoded_known_or_new_present_or_missing() -> None:
+    contexts = [{"user": f"u-{row}", "hour": row % 24, "shop": {"id": row, "town": "Ulm"}} for row in range(60)]
+    actions = (Action("a", {"price": 1, "sku": "x-1"}), Action("b", {"price": 2, "sku": "x-2"}))
+    encoder = fit(contexts, actions, ignore=["user", "shop.id", "sku"])
+    without = fit([{"hour": each["hour"], "shop": {"town": "Ulm"}} for each in contexts], (actions[0],), ignore=["sku"])
+    assert encoder.context_specs == without.context_specs
+    assert [spec.path for spec in encoder.action_specs] == ["price"]
+    bare = {"hour": 3, "shop": {"town": "Ulm"}}
+    for more in ({"user": "u-1"}, {"user": {"name": "ann"}}, {"user.name": ["ann"]}, {"user": 7, "shop.id": 3}):
+        assert encoder.context_line(bare | more) == encoder.context_line(bare)
+    assert encoder.context_line(bare | {"users": 1}) != encoder.context_line(bare)
+    assert encoder.action_line(actions[0]) == encoder.action_line(Action("a", {"price": 1}))
+    assert "u-1" not in encoder.to_json().decode() and "x-1" not in encoder.to_json().decode()
+    again = FeatureEncoder.from_json(encoder.to_json())
+    assert again.to_json() == encoder.to_json() and again.encoding.ignore == ["user", "shop.id", "sku"]
+    assert again.context_line(bare | {"user": "u-1"}) == encoder.context_line(bare)
+
+
+def test_a_path_covers_all_below_it_however_its_names_are_dotted() -> None:
+    encoder = FeatureEncoder(Encoding(ignore=["a.b"]))
+    empty = encoder.context_line({})
+    for context in ({"a": {"b": 1}}, {"a.b": 1}, {"a": {"b": {"c": {"d": "x"}}}}, {"a.b.c": True}, {"a": {"b.c": 1}}):
+        assert encoder.context_line(context) == empty
+    for context in ({"a": {"bc": 1}}, {"a": 1}, {"b": 1}, {"a": {"c": {"b": 1}}}):
+        assert encoder.context_line(context) != empty
+
+
+def test_an_encoder_that_ignores_nothing_is_stored_as_before_anything_could_be_ignored() -> None:
+    stored = fit([{"x": number} for number in range(60)]).to_json()
+    assert b"ignore" not in stored
+    assert FeatureEncoder.from_json(stored).encoding == Encoding()
+
+
+def test_an_action_of_which_only_the_id_is_learnt_is_not_described() -> None:
+    encoder = FeatureEncoder(Encoding(ignore=["sku"]))
+    told = [encoder.describes(Action("a", features)) for features in ({"sku": 1}, {}, {"sku": 1, "price": 2})]
+    assert told == [False, False, True]
+    assert FeatureEncoder(Encoding()).describes(Action("a", {"sku": 1}))

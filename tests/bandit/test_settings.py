@@ -51,6 +51,13 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         ({"exploration": {"temperature": 1e-31}}, "exploration.temperature"),
         ({"exploration": {"gamma_scale": 1e300}}, "exploration.gamma_scale"),
         ({"rewards": {"max": 1e300}}, "rewards.max"),
+        ({"encoding": {"ignore": "user"}}, "encoding.ignore"),
+        ({"encoding": {"ignore": ["user", 5]}}, "encoding.ignore[1]"),
+        ({"encoding": {"ignore": ["user", ""]}}, "encoding.ignore[1]"),
+        ({"encoding": {"ignore": ["a\nb"]}}, "encoding.ignore[0]"),
+        ({"encoding": {"ignore": ["a" * 2501]}}, "encoding.ignore[0]"),
+        ({"encoding": {"ignore": [f"f{number}" for number in range(1001)]}}, "encoding.ignore"),
+        ({"challengers": {"bold": {"encoding": {"ignore": [""]}}}}, "challengers.bold.encoding.ignore[0]"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: str) -> None:
@@ -63,6 +70,13 @@ def test_a_wrong_setting_is_refused_by_its_name(raw: dict[str, object], field: s
 def test_an_empty_name_of_a_field_is_none_since_toml_has_no_other_word_for_it(field: str) -> None:
     named = merge_settings(ExperimentSettings(), {"serving": {field: "user"}})
     assert merge_settings(named, tomllib.loads(f'[serving]\n{field} = ""')) == ExperimentSettings()
+
+
+def test_what_is_ignored_has_neither_order_nor_repetition() -> None:
+    told = {"encoding": {"ignore": ["user", "shop.id", "user"]}}
+    settings = parse_settings(told | {"challengers": {"bold": told}})
+    assert settings.encoding.ignore == ["shop.id", "user"]
+    assert settings.challengers["bold"].encoding == settings.encoding
 
 
 @pytest.mark.parametrize("value", ["fast", 0, None, True])

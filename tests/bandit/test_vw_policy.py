@@ -149,6 +149,17 @@ def test_an_unseen_action_is_shown_up_to_a_uniform_share_and_then_stands_on_its_
     policy.close()
 
 
+def test_an_unseen_action_whose_features_are_all_ignored_is_shown_as_one_without_any(rows: list[Interaction]) -> None:
+    encoder = FeatureEncoder(Encoding(ignore=["sku"]))
+    policy = VWPolicy(encoder, Exploration(), Learning(), rate=0.5)
+    known = Action("known", {"sku": 1})
+    for row in rows[:200]:
+        policy.learn(row.context, (known,), 0, -1.0, 1.0)
+    assert policy.action_counts == {"known": 10}
+    pmf = policy.pmf(rows[0].context, (known, Action("unseen", {"sku": 2})))
+    assert pmf == policy.pmf(rows[0].context, (Action("known"), Action("unseen"))) == pytest.approx([0.5, 0.5])
+
+
 def test_explore_first_is_uniform_until_its_number_of_rows(rows: list[Interaction]) -> None:
     policy = VWPolicy(encoder_of(rows), Exploration(algorithm="explore_first", explore_first=50), Learning())
     learn(policy, rows[:49])
