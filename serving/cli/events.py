@@ -40,7 +40,7 @@ def show(common: Common, *, event_id: str) -> None:
         rows = [
             ("reward", f"{interaction['reward']:g}" + ("" if interaction["rewarded"] else " (the default)")),
             ("learnt by", _names([model["model_id"] for model in answer["learnt_by"]])),
-            ("evaluated in", _names(answer["evaluated_in"])),
+            ("evaluated in", answer.get("not_evaluated") or _names(answer["evaluated_in"])),
         ]
         print_table(None, ("interaction", ""), rows)
 

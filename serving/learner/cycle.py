@@ -38,6 +38,7 @@ from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance_all, plan_standing
 from serving.learner.trial import update_trial
+from serving.learner.unweighed import rows_before_tenure
 from serving.learner.watch import Watch
 from serving.learner.workspace import Workspace
 
@@ -262,7 +263,7 @@ class Cycle:
         with self._step(report, "train"):
             states = self.advance(champion, watermark, report)
         if not states:
-            report.reason = "no interaction has matured since the last run" + _restriction(self.workspace)
+            report.reason = self._nothing_new(champion, report.unscored) + _restriction(self.workspace)
             return
         with self._step(report, "evaluate"):
             expect_champion(self.workspace, champion)  # training takes long, and judging needs the champion's files
@@ -278,6 +279,14 @@ class Cycle:
         _summarise(report, winner, looks)
         report.reason += "".join(f" {each.reason}" for each in fallen)
 
+    def _nothing_new(self, champion: Champion | None, unscored: int) -> str:
+        """Why a run has nothing to judge; `unscored` rows were learnt in it all the same."""
+        before = rows_before_tenure(self.workspace, self.store, champion)
+        if not unscored:
+            return "no interaction has matured since the last run" + (f" ({before})" if before else "")
+        since = "since then" if before else "since the last run"
+        return f"{before or f'{unscored:,} interactions were learnt anew'}; no interaction has matured {since}"
+
     def advance(self, champion: Champion | None, watermark: datetime, report: RunReport) -> list[ChallengerState]:
         """Bring all challengers up to the watermark; gives those that have something new to be judged on.
 
@@ -288,7 +297,7 @@ class Cycle:
         plans += plan_offered(self.workspace, self.store, champion)
         plans += plan_guard(self.workspace, self.store, champion)
         done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
-        report.rows = done[0].rows
+        report.rows, report.unscored = done[0].rows, done[0].unscored
         if done[0].error is not None:
             raise done[0].error
         report.errors = {each.state.name: str(each.error) for each in done if each.error is not None}

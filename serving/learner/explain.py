@@ -105,7 +105,8 @@ def why_nothing_changed(
     serves = f"The champion stands since {_clock(champion_since)}" if champion_since else "The cold start still serves"
     verdict = {reports.HOLD: "held its challenger", reports.INSUFFICIENT: "lacked evidence"}.get(last_run.outcome)
     if verdict is None:
-        return f"The last run ({at}) found nothing new: {last_run.reason}"
+        found = "had nothing to weigh" if last_run.unscored else "found nothing new"
+        return f"The last run ({at}) {found}: {last_run.reason}"
     return f"{serves}; run {runs} ({at}) {verdict}: {last_run.reason.removeprefix('Not enough evidence: ')}"
 
 

@@ -68,6 +68,9 @@ class Judgement(msgspec.Struct, kw_only=True):
 class RunReport(msgspec.Struct, kw_only=True):
     """One run: why it started, what each step took (seconds), rows learnt, and the verdict that counts.
 
+    `rows` are new ones, scored before the standing challenger learnt them; `unscored` ones it learnt besides, which
+    are not weighed: from before the champion came back or was set, or learnt anew under other settings.
+
     The outcome is `initial`, `promote`, `rollback`, `hold`, `insufficient`, `nothing` (no new row, or another champion
     meanwhile), `failed` (see `error`) or `stopped` (with the learner, before its end); `errors` are those of single
     challengers beside the standing one, by name.
@@ -78,6 +81,7 @@ class RunReport(msgspec.Struct, kw_only=True):
     outcome: str
     reason: str
     rows: int = 0
+    unscored: int = 0
     seconds: float = 0.0
     steps: dict[str, float] = {}
     lift: float | None = None

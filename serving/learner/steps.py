@@ -27,6 +27,7 @@ from serving.learner.reports import EVALUATION, Judgement, RunReport
 from serving.learner.retention import remove_old_models
 from serving.learner.training_step import advance_all
 from serving.learner.trial import update_trial
+from serving.learner.unweighed import rows_before_tenure
 
 
 def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 0.0) -> dict[str, Any]:
@@ -85,6 +86,9 @@ def train(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
         cycle.mark_learnt()
         state = store.load(STANDING)
         if state is None or not state.scored or state.champion != (champion.model_id if champion else None):
+            before = rows_before_tenure(workspace, store, champion)
+            if before is not None:
+                raise NotYet(f"no interaction has matured in the champion's tenure: {before}")
             since = "since the champion was made" if champion is not None else "yet"
             raise NotYet(f"no interaction has matured {since}: there is nothing to learn")
         candidate = _stored(cycle, state, champion)

@@ -64,11 +64,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """What became of a plan: its state, how many new rows it took, and the error that kept it where it was."""
+    """What became of a plan: its state, how many new rows it took, and the error that kept it where it was.
+
+    `unscored` rows were learnt besides, from before those that it is judged on.
+    """
 
     state: ChallengerState
     rows: int
     error: Exception | None = None
+    unscored: int = 0
 
 
 def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> Plan:
@@ -140,20 +144,19 @@ def advance_all(
         calls: list[Call | None] = []
         counts = []
         for plan in plans:
-            call, rows = _call(workspace, files, plan, watermark)
+            call, scored, unscored = _call(workspace, files, plan, watermark)
             calls.append(call)
-            counts.append(rows)
-        wanted = [(plan, call, rows) for plan, call, rows in zip(plans, calls, counts, strict=True) if call is not None]
-        results = iter(trainer.run_all([call for _, call, _ in wanted]))
+            counts.append((scored, unscored))
+        results = iter(trainer.run_all([call for call in calls if call is not None]))
         outcomes = [next(results) if call is not None else None for call in calls]
     done = []
-    for plan, rows, outcome in zip(plans, counts, outcomes, strict=True):
+    for plan, (rows, unscored), outcome in zip(plans, counts, outcomes, strict=True):
         if isinstance(outcome, Exception):
             done.append(Advanced(plan.state, rows, outcome))
         elif outcome is None:
             done.append(Advanced(_unscored(plan), 0))
         else:
-            done.append(Advanced(_save(store, plan, outcome, watermark), rows))
+            done.append(Advanced(_save(store, plan, outcome, watermark), rows, unscored=unscored))
     return done
 
 
@@ -269,15 +272,15 @@ class _RowFiles:
         return self._written[key]
 
 
-def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetime) -> tuple[Call | None, int]:
-    """The job of a plan with its row files, and how many rows it scores; no job where there is nothing to do."""
+def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetime) -> tuple[Call | None, int, int]:
+    """The job of a plan with its row files, how many rows it scores, and learns unscored; no job for no row."""
     state, name, wanted = plan.state, plan.state.name, plan.settings.learning
     learn, learnt = None, 0
     if plan.learn_until is not None:
         learn, learnt = files.of(wanted, plan.learn_after, plan.learn_until)
     score, scored = files.of(wanted, plan.score_after, watermark)
     if learnt + scored == 0:
-        return None, 0
+        return None, 0, 0
     history = None
     if plan.files is not None and plan.score_after is not None and state.kind == KIND_LEARNING:
         past = read_state(plan.files)
@@ -299,8 +302,8 @@ def _call(workspace: Workspace, files: _RowFiles, plan: Plan, watermark: datetim
         incarnation=incarnation(_origin(plan)),
     )
     if state.kind != KIND_LEARNING:
-        return Call(name, "score_frozen", (job, state.model_id), plan.settings.training), scored
-    return Call(name, "advance", (job,), plan.settings.training), scored
+        return Call(name, "score_frozen", (job, state.model_id), plan.settings.training), scored, 0
+    return Call(name, "advance", (job,), plan.settings.training), scored, learnt
 
 
 def _origin(plan: Plan) -> Origin | None:
