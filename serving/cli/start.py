@@ -121,10 +121,12 @@ def _prepare(data_dir: Path, name: str, changes: Mapping[str, Any]) -> None:
     if laid.changed:
         told = f"settings changed, now version {experiment.settings_version} ({_some(laid.changed)})"
         if laid.overridden:
-            told += f"; this overrides what was changed over the API since the last start: {_some(laid.overridden)}"
+            told += "; this overrides what was changed over the API or by command since the last start: "
+            told += _some(laid.overridden)
         say(f"Experiment {name}: {told}")
     elif laid.repeated and laid.since:
-        say(f"Experiment {name}: the configuration is unchanged, so what the API changed stays: {_some(laid.since)}")
+        told = "the configuration is unchanged, so what was changed over the API or by command since stays"
+        say(f"Experiment {name}: {told}: {_some(laid.since)}")
 
 
 def _some(keys: Sequence[str]) -> str:

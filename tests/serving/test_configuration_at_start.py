@@ -83,7 +83,10 @@ def test_a_catalogue_changed_over_the_api_is_served_after_a_restart_with_the_sam
         shown = httpx.get(url, trust_env=False).raise_for_status().json()
         assert (shown["settings_version"], shown["catalogue_version"]) == (2, 2)
         assert [action["id"] for action in shown["settings"]["actions"]] == ["salad"]
-        assert "the configuration is unchanged, so what the API changed stays: actions\n" in log.read_text()
+        assert (
+            "the configuration is unchanged, so what was changed over the API or by command since stays: actions\n"
+            in log.read_text()
+        )
     config.write_text(FILE + '\n[[actions]]\nid = "rice"\n')
     with up(data_dir, config) as (url, log):
         shown = httpx.get(url, trust_env=False).raise_for_status().json()
@@ -102,7 +105,7 @@ def test_a_file_that_changed_says_which_settings_it_changes_and_which_of_them_th
     told = capsys.readouterr().err
     assert told == (
         "Experiment default: settings changed, now version 3 (rewards.window_s, schedule.interactions); this overrides "
-        "what was changed over the API since the last start: rewards.window_s\n"
+        "what was changed over the API or by command since the last start: rewards.window_s\n"
     )
     experiment.refresh()
     settings = experiment.settings
