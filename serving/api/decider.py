@@ -346,6 +346,7 @@ class ExperimentServer:
 
     def _load(self, current: State | None) -> State:
         settings = self.experiment.settings
+        catalogue = self.experiment.catalogue()
         model = choose_model(self.registry, settings.serving, serving=current.model if current else None)
         trial = choose_trial(self.registry, settings.serving, model, serving=current.trial if current else None)
         if model.fallback is not None or (trial is not None and trial.problem is not None):
@@ -355,8 +356,9 @@ class ExperimentServer:
         return State(
             settings=settings,
             settings_version=self.experiment.settings_version,
-            catalogue=self.experiment.catalogue(),
+            catalogue=catalogue,
             catalogue_version=self.experiment.catalogue_version,
+            listed={action.id: action for action in catalogue or ()},
             model=model,
             trial=trial,
         )

@@ -7,7 +7,7 @@ is drawn from is complete (control slice and challenger on trial included) and i
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class State:
     settings_version: int
     catalogue: tuple[Action, ...] | None
     catalogue_version: int | None
+    listed: Mapping[str, Action]  # the catalogue's actions by id
     model: ServedModel
     trial: ServedTrial | None = None
 
@@ -59,9 +60,16 @@ class Drawn(NamedTuple):
 
 
 def offer(request: RecommendRequest, state: State) -> tuple[tuple[Action, ...], list[str]]:
-    """The actions that are left to draw from, and the ids that were taken out; raises `InvalidRequest`."""
+    """The actions that are left to draw from, and the ids that were taken out; raises `InvalidRequest`.
+
+    An action that the request names without features has those of the catalogue, where it is listed there.
+    """
     actions: Sequence[Action] | None = request.actions
-    if actions is None:
+    if actions is not None:
+        listed = state.listed
+        if listed:
+            actions = [action if action.features else listed.get(action.id, action) for action in actions]
+    else:
         actions = state.catalogue
         if actions is None:
             raise InvalidRequest("actions", "is required: this experiment declares no catalogue")

@@ -50,7 +50,13 @@ SCHEMAS: dict[str, Any] = {
         ],
     },
     "Action": _object(
-        {"id": _said(_NAME, "Unique among the actions offered."), "features": _ref("Features")},
+        {
+            "id": _said(_NAME, "Unique among the actions offered."),
+            "features": {
+                **_ref("Features"),
+                "description": "Left out or empty: those of the catalogue, if it is there.",
+            },
+        },
         ["id"],
         "One candidate.",
         closed=True,

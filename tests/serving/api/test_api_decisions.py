@@ -97,6 +97,54 @@ def test_actions_of_a_request_are_logged_with_their_features(tmp_path: Path) -> 
     assert event.catalogue_version is None and event.excluded is None
 
 
+SHOES = [
+    {"id": "red-shoes", "features": {"price": 50, "kind": "shoe"}},
+    {"id": "blue-hat", "features": {"price": 20, "kind": "hat"}},
+    {"id": "socks", "features": {"price": 5, "kind": "sock"}},
+]
+
+
+def test_actions_named_without_features_have_those_of_the_catalogue(tmp_path: Path) -> None:
+    from bandit.types import Action
+
+    experiment = make_experiment(tmp_path, actions=SHOES)
+    publish_model(experiment, actions=SHOES)
+    server = open_server(tmp_path)
+    named = server.parse(b'{"context": {"x": 0.3}, "actions": [{"id": "socks"}, {"id": "red-shoes", "features": {}}]}')
+    (event,), _ = server.decide(named)
+    spelt = ask(actions=[Action("socks", SHOES[2]["features"]), Action("red-shoes", SHOES[0]["features"])])
+    spelt.context = {"x": 0.3}
+    (alike,), _ = server.decide(spelt)
+    assert event.pmf == alike.pmf and event.pmf[0] > 0.6
+    assert event.actions == alike.actions and [action.features for action in event.actions or []] == [
+        {"price": 5, "kind": "sock"},
+        {"price": 50, "kind": "shoe"},
+    ]
+    slots, _ = server.decide(ask(actions=[Action("socks"), Action("blue-hat")], slots=2, excluded=["nobody"]))
+    assert all(action.features for event in slots for action in event.actions or [])
+    (mixed,), _ = server.decide(ask(actions=[Action("socks", {"price": 4}), Action("gloves"), Action("blue-hat")]))
+    assert [action.features for action in mixed.actions or []] == [{"price": 4}, {}, {"price": 20, "kind": "hat"}]
+    server.close()
+
+
+def test_a_question_about_named_actions_gets_its_first_answer_again_after_the_catalogue_changed(tmp_path: Path) -> None:
+    from bandit.types import Action
+
+    experiment = make_experiment(tmp_path, actions=SHOES)
+    server = open_server(tmp_path)
+    named = {"actions": [Action("socks"), Action("blue-hat")]}
+    first = server.recommend(ask("e1", **named))
+    cheaper = [{"id": "socks", "features": {"price": 4}}, {"id": "gloves"}]
+    experiment.change(merge_settings(experiment.settings, {"actions": cheaper}), now=Clock()())
+    assert server.refresh()
+    assert server.recommend(ask("e1", **named)) == first
+    server.recommend(ask("e2", **named))
+    server.close()
+    before, after = decisions(tmp_path)
+    assert [action.features for action in before.actions or []] == [SHOES[2]["features"], SHOES[1]["features"]]
+    assert [action.features for action in after.actions or []] == [{"price": 4}, {}]
+
+
 def test_actions_may_be_new_and_a_thousand_at_once(tmp_path: Path) -> None:
     from bandit.types import Action
 

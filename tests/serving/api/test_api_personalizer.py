@@ -99,6 +99,25 @@ def test_the_client_may_leave_the_event_id_and_the_context_out(service: tuple[st
     client.events.reward(event_id=response.event_id, value=1.0)
 
 
+def test_actions_ranked_or_batched_by_id_have_the_features_of_the_catalogue(tmp_path: Path) -> None:
+    pasta = {"id": "pasta", "features": {"taste": "salty"}}
+    make_experiment(tmp_path, actions=[pasta, {"id": "juice", "features": {"cold": True}}])
+
+    async def ask() -> None:
+        async with served(tmp_path) as (client, _):
+            body = {"eventId": "ranked", "actions": [{"id": "pasta", "features": []}, {"id": "tea"}]}
+            assert (await client.post("/personalizer/v1.0/rank", json=body)).status_code == 201
+            question = {"context": {}, "event_id": "batched", "actions": [{"id": "pasta"}, {"id": "tea"}]}
+            batch = {"requests": [question]}
+            answer = await client.post("/v1/experiments/default/recommend/batch", json=batch)
+            assert "error" not in answer.json()["results"][0]
+
+    run(ask())
+    for event_id in ("ranked", "batched"):
+        (decision,) = sealed_events(tmp_path, event_id, 1)
+        assert [action.features for action in decision.actions] == [{"taste": "salty"}, {}]
+
+
 def test_errors_arrive_as_the_clients_own_exceptions(service: tuple[str, Path]) -> None:
     from azure.cognitiveservices.personalizer.models import ErrorResponseException
     from msrest.exceptions import HttpOperationError
