@@ -38,6 +38,21 @@ def test_both_clients_send_the_same_and_read_the_same(server: Any) -> None:
     assert sent[-1][0] == "/v1/experiments/shop/events/a%2Fb%20%3F/activate"
 
 
+def test_it_refuses_alike_what_is_no_list_of_actions(server: Any) -> None:
+    async def ask() -> None:
+        async with AsyncClient(server.url, "shop") as client:
+            for actions in ("sport", [7]):
+                with pytest.raises(TypeError, match=r"^actions"):
+                    await client.recommend({}, actions)  # type: ignore[arg-type]
+                with pytest.raises(TypeError, match=r"^actions"):
+                    await client.recommend_slots({}, 2, actions)  # type: ignore[arg-type]
+            server.script = [(200, DECISION)]
+            await client.recommend({}, [{"id": "a", "features": {"price": 3}}])
+
+    asyncio.run(ask())
+    assert [body["actions"] for _, body, _ in server.seen] == [[{"id": "a", "features": {"price": 3}}]]
+
+
 def test_it_retries_and_raises_alike(server: Any) -> None:
     async def ask(script: list[tuple[int, Any]]) -> Any:
         server.script = script

@@ -51,6 +51,21 @@ def test_a_service_that_is_down_or_hangs_costs_no_more_than_the_timeout(context:
             asyncio.run(host(url))
 
 
+def test_what_is_no_list_of_actions_is_told_at_once_and_never_taken_for_an_outage(server: Any) -> None:
+    async def host() -> None:
+        async with AsyncRecommender(server.url, "shop") as recommender:
+            with pytest.raises(TypeError, match=r"^actions"):
+                await recommender.recommend({}, "ab", default="a")
+            with pytest.raises(TypeError, match=r"^actions"):
+                await recommender.recommend_slots({}, "ab", defaults=["a"])
+            with pytest.raises(TypeError, match=r"^defaults"):
+                await recommender.recommend_slots({}, ["a", "b"], defaults="ab")
+            assert recommender.counters.defaults == 0
+
+    asyncio.run(host())
+    assert server.seen == []
+
+
 def test_rewards_are_sent_again_under_the_same_id_and_the_queue_is_bounded(server: Any) -> None:
     server.script = [(503, {}), taken]
 

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from rewardloop_client import (
     Action,
+    AsyncClient,
+    AsyncRecommender,
     Client,
     Conflict,
+    ExperimentManager,
     InvalidRequest,
     NotEncodable,
     NotFound,
     RankedAction,
+    Recommender,
     RewardloopError,
     TooManyRequests,
     Unauthorized,
@@ -185,3 +189,50 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Any, client: 
     with pytest.raises(NotEncodable):
         client.recommend(context)
     assert server.seen == []
+
+
+def test_actions_may_be_ids_objects_or_mappings(server: Any, client: Client) -> None:
+    server.script = [(200, DECISION)]
+    client.recommend({}, ["a", Action("b", {"price": 2}), {"id": "c", "features": {"price": 3}}, {"id": "d"}])
+    assert server.seen[0][1]["actions"] == [
+        {"id": "a"},
+        {"id": "b", "features": {"price": 2}},
+        {"id": "c", "features": {"price": 3}},
+        {"id": "d"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("actions", "error", "told"),
+    [
+        ("sport", TypeError, "actions: must be a list of actions, not a single str"),
+        (b"sport", TypeError, "actions: must be a list of actions, not a single bytes"),
+        ({"id": "a"}, TypeError, "actions: must be a list of actions, not a single dict"),
+        (Action("a"), TypeError, "actions: must be a list of actions, not a single Action"),
+        (["a", 7], TypeError, "actions[1]: must be an id, an Action or a mapping with an id, not int"),
+        ([{"id": 7}], TypeError, "actions[0].id: must be a text, not int"),
+        ([Action("a", [1])], TypeError, "actions[0].features: must be a mapping, not list"),  # type: ignore[arg-type]
+        ([{"features": {}}], ValueError, "actions[0].id: is required"),
+        ([{"id": "a", "price": 2}], ValueError, "actions[0]: has 'price', which is not known here"),
+    ],
+)
+def test_what_is_no_list_of_actions_is_told_before_it_is_sent(
+    server: Any, client: Client, actions: Any, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error) as raised:
+        client.recommend({}, actions)
+    assert str(raised.value).startswith(told)
+    with pytest.raises(error):
+        client.recommend_slots({}, 2, actions)
+    with pytest.raises(TypeError, match="excluded: must be a list of ids"):
+        client.recommend({}, ["a"], excluded="a")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "127.0.0.1:8000", "", "ftp://a", "http://", "http://[::1"])
+def test_an_address_at_which_nothing_can_be_asked_is_refused_when_the_client_is_made(address: str) -> None:
+    for make in (Client, AsyncClient, Recommender, AsyncRecommender):
+        with pytest.raises(ValueError, match=r"^base_url: "):
+            make(address)
+    with pytest.raises(ValueError, match=r"^admin_url: "):
+        ExperimentManager("shop", url="http://127.0.0.1:9", admin_url=address)

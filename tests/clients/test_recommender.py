@@ -75,9 +75,24 @@ def test_whatever_goes_wrong_the_default_is_shown_and_marked(
     assert recommender.counters.defaults == 1
 
 
-def test_bad_arguments_of_the_host_do_not_raise_either(recommender: Recommender) -> None:
-    for context, actions in (({"x": object()}, ["a"]), ({}, [3]), (None, 7)):
-        assert recommender.recommend(context, actions, default="a").action == "a"  # type: ignore[arg-type]
+def test_a_context_that_cannot_be_sent_does_not_raise_either(recommender: Recommender) -> None:
+    for context in ({"x": object()}, {"x": float("nan")}, object()):
+        assert recommender.recommend(context, ["a", "b"], default="a").action == "a"  # type: ignore[arg-type]
+
+
+def test_what_is_no_list_of_actions_is_told_at_once_and_never_taken_for_an_outage(
+    server: Any, recommender: Recommender
+) -> None:
+    for actions in ([3], 7, "ab", {"id": "a"}, ["a", {"name": "b"}]):
+        with pytest.raises((TypeError, ValueError), match=r"^actions"):
+            recommender.recommend({}, actions, default="a")  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError), match=r"^actions"):
+            recommender.recommend_slots({}, actions, defaults=["a"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^excluded"):
+        recommender.recommend({}, ["a"], default="a", excluded="b")
+    with pytest.raises(TypeError, match=r"^defaults"):
+        recommender.recommend_slots({}, ["a", "b"], defaults="ab")
+    assert server.seen == [] and recommender.counters.defaults == 0
 
 
 def test_a_service_that_is_down_or_hangs_costs_no_more_than_the_timeout() -> None:

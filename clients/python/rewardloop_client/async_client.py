@@ -12,7 +12,7 @@ import httpx
 
 from rewardloop_client import wire
 from rewardloop_client.forks import begins_anew_when_forked
-from rewardloop_client.types import Action, Recommendation
+from rewardloop_client.types import Offer, Recommendation
 from rewardloop_client.wire import CONNECTIONS_MAX, RETRIES_DEFAULT, RETRY_PAUSE_S, TIMEOUT_S
 
 
@@ -63,7 +63,7 @@ class AsyncClient:
     async def recommend(
         self,
         context: Mapping[str, Any],
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
@@ -77,7 +77,7 @@ class AsyncClient:
         self,
         context: Mapping[str, Any],
         slots: int,
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from rewardloop_client import wire
+from rewardloop_client.arguments import listed, offered
 from rewardloop_client.async_client import AsyncClient
 from rewardloop_client.errors import RewardloopError
 from rewardloop_client.forks import begins_anew_when_forked
@@ -35,11 +36,11 @@ from rewardloop_client.reporting import (
     RecommenderCounters,
     sendable,
 )
-from rewardloop_client.types import Action
+from rewardloop_client.types import Offer
 
 
 class AsyncRecommender:
-    """Asks with a deadline and reports in the background; none of its calls raises, but for the host's own
+    """Asks with a deadline and reports in the background; its calls raise for a bug of the host alone, and its own
     cancellation. Options and counters as for `Recommender`; belongs to one event loop in each process.
     """
 
@@ -79,19 +80,23 @@ class AsyncRecommender:
     async def recommend(
         self,
         context: Mapping[str, Any],
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         default: str,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
         deferred: bool = False,
     ) -> Choice:
-        """What to show: the service's decision, or `default` when none came in time. Never raises."""
+        """What to show: the service's decision, or `default` when none came in time.
+
+        Raises TypeError or ValueError for actions that are none, and nothing else.
+        """
+        offer, without = offered(actions), listed(excluded or (), "excluded", "ids")
         ident = event_id or wire.new_event_id()
         try:
             async with asyncio.timeout(self._timeout_s):
                 found = await self._asking.recommend(
-                    context, actions, event_id=ident, excluded=excluded, deferred=deferred
+                    context, offer, event_id=ident, excluded=without, deferred=deferred
                 )
         except Exception as error:  # whatever it is, the host's page goes on; it is counted and told
             self.counters.defaults += 1
@@ -104,24 +109,29 @@ class AsyncRecommender:
     async def recommend_slots(
         self,
         context: Mapping[str, Any],
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         defaults: Sequence[str],
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
         deferred: bool = False,
     ) -> list[Choice]:
-        """What to show in as many tiles as there are `defaults`: distinct actions, or the defaults. Never raises."""
+        """What to show in as many tiles as there are `defaults`: distinct actions, or the defaults.
+
+        Raises as `recommend` does.
+        """
+        offer, without = offered(actions), listed(excluded or (), "excluded", "ids")
+        shown = listed(defaults, "defaults", "ids")
         ident = event_id or wire.new_event_id()
         try:
             async with asyncio.timeout(self._timeout_s):
                 found = await self._asking.recommend_slots(
-                    context, len(defaults), actions, event_id=ident, excluded=excluded, deferred=deferred
+                    context, len(shown), offer, event_id=ident, excluded=without, deferred=deferred
                 )
         except Exception as error:  # as above
-            self.counters.defaults += len(defaults)
-            self._outage.failed(error, len(defaults))
-            return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(defaults, 1)]
+            self.counters.defaults += len(shown)
+            self._outage.failed(error, len(shown))
+            return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(shown, 1)]
         self.counters.decisions += len(found)
         self._outage.worked()
         return [Choice.of(decision) for decision in found]

@@ -6,7 +6,7 @@
     client.reward(choice.event_id, 1.0)
 
 Every event_id is chosen here when the caller gives none, so that a retry after a lost answer is the same
-question and gets the same answer. Errors are raised; `Recommender` is the one that never raises.
+question and gets the same answer. Errors are raised; `Recommender` is the one that gives a default instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 
 from rewardloop_client import wire
 from rewardloop_client.forks import begins_anew_when_forked
-from rewardloop_client.types import Action, Recommendation
+from rewardloop_client.types import Offer, Recommendation
 from rewardloop_client.wire import CONNECTIONS_MAX, RETRIES_DEFAULT, RETRY_PAUSE_S, TIMEOUT_S
 
 
@@ -30,7 +30,7 @@ class Client:
 
     `timeout_s` bounds each attempt; `retries` is how many more attempts follow a lost connection, a timeout,
     408, 425, 429, 502, 503 or 504, with a pause that doubles. `transport` lets tests mount an application directly.
-    A process that is forked opens connections of its own.
+    A process that is forked opens connections of its own. Raises ValueError for a `base_url` that is no address.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Client:
     def recommend(
         self,
         context: Mapping[str, Any],
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
@@ -82,8 +82,9 @@ class Client:
     ) -> Recommendation:
         """Ask which action to show; the decision is on the service's disk when this returns.
 
-        `actions` may be left out where the experiment declares a catalogue. Raises `Rejected` (with the
-        fields at fault) or `Unavailable`.
+        `actions` may be left out where the experiment declares a catalogue. Each is an id, an `Action` or a mapping
+        `{"id": …, "features": …}`; anything else raises TypeError or ValueError before it is sent. Raises `Rejected`
+        (with the fields at fault) or `Unavailable`.
         """
         body = wire.question(context, actions, event_id, excluded, deferred)
         return wire.read_recommendation(self._post("/recommend", body))
@@ -92,7 +93,7 @@ class Client:
         self,
         context: Mapping[str, Any],
         slots: int,
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,

@@ -20,10 +20,11 @@ from urllib.parse import quote
 
 import httpx
 
+from rewardloop_client.arguments import check_address
 from rewardloop_client.client import Client
 from rewardloop_client.errors import Refused, Unavailable, UnexpectedAnswer, rejection
 from rewardloop_client.forks import begins_anew_when_forked
-from rewardloop_client.types import Action
+from rewardloop_client.types import Offer
 
 _T = TypeVar("_T")
 Rows = Iterable[Mapping[str, Any]]
@@ -142,10 +143,9 @@ class Predictor:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def get_action(self, context: Mapping[str, Any], actions: Sequence[Action | str] | None = None) -> Choice:
+    def get_action(self, context: Mapping[str, Any], actions: Sequence[Offer] | None = None) -> Choice:
         """A durable decision for `context`; `actions` may be left out where the experiment has a catalogue."""
-        offered = None if actions is None else [Action(a) if isinstance(a, str) else a for a in actions]
-        answer = self._client.recommend(context, offered)
+        answer = self._client.recommend(context, actions)
         return Choice(answer.action, answer.event_id, answer.model_id, answer.probability)
 
 
@@ -154,6 +154,7 @@ class ExperimentManager:
 
     Makes the experiment with `settings` when there is none of that name. With `api_key` the key needs the scope
     admin. `progress` tells on stderr what the service is doing while a step blocks. Use it as a context manager.
+    Raises ValueError where one of both is no address.
     """
 
     def __init__(
@@ -169,6 +170,8 @@ class ExperimentManager:
     ) -> None:
         self.experiment = experiment
         self.progress = progress
+        for address, name in ((url, "url"), (admin_url, "admin_url")):
+            check_address(address, name)
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._connect = partial(httpx.Client, base_url=admin_url, headers=headers, timeout=timeout_s, trust_env=False)
         self._admin: httpx.Client | None = self._connect()

@@ -1,15 +1,16 @@
-"""For applications that must go on whatever happens to the service: nothing here raises into the host.
+"""For applications that must go on whatever happens to the service: no failure of it raises here.
 
     recommender = Recommender("http://127.0.0.1:8000", "shop")
     choice = recommender.recommend(context, ["a", "b"], default="a")
     show(choice.action)
     recommender.reward(choice, 1.0)
 
-When the service is down, slow or refuses, the caller's default comes back, marked as not learnable, and rewards
-for it are dropped. Rewards wait in a bounded queue, travel in batches from a thread of their own (in smaller ones
-where the service refuses a batch as a whole), are retried under an id of their own so that none counts twice, and are
-flushed at exit, that of a child of multiprocessing too. It may be made before a server forks its workers: each of them
-then has connections, a queue and a thread of its own.
+Only what is no address or no list of actions raises TypeError or ValueError, at once: that is a bug of the host, which
+a default would hide. When the service is down, slow or refuses, or a context cannot be written as JSON, the caller's
+default comes back, marked as not learnable, and rewards for it are dropped. Rewards wait in a bounded queue, travel in
+batches from a thread of their own (in smaller ones where the service refuses a batch as a whole), are retried under an
+id of their own so that none counts twice, and are flushed at exit, that of a child of multiprocessing too. It may be
+made before a server forks its workers: each of them then has connections, a queue and a thread of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any, TypeVar
 import httpx
 
 from rewardloop_client import wire
+from rewardloop_client.arguments import listed, offered
 from rewardloop_client.client import Client
 from rewardloop_client.deadline import DeadlineTransport
 from rewardloop_client.errors import RewardloopError
@@ -44,7 +46,7 @@ from rewardloop_client.reporting import (
     RecommenderCounters,
     sendable,
 )
-from rewardloop_client.types import Action, Recommendation
+from rewardloop_client.types import Offer, Recommendation
 
 log = logging.getLogger("rewardloop_client")
 
@@ -71,7 +73,7 @@ class Choice:
 
 
 class Recommender:
-    """Asks with a deadline and reports in the background; thread-safe, and none of its calls raises.
+    """Asks with a deadline and reports in the background; thread-safe, and raises for a bug of the host alone.
 
     `timeout_s` bounds one `recommend` as a whole (connecting gets three tenths of it). `rewards_max` bounds
     the queue of rewards; when it is full the oldest makes room. `counters` say what happened.
@@ -147,18 +149,22 @@ class Recommender:
     def recommend(
         self,
         context: Mapping[str, Any],
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         default: str,
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
         deferred: bool = False,
     ) -> Choice:
-        """What to show: the service's decision, or `default` when none came in time. Never raises."""
+        """What to show: the service's decision, or `default` when none came in time.
+
+        Raises TypeError or ValueError for actions that are none, and nothing else.
+        """
+        offer, without = offered(actions), listed(excluded or (), "excluded", "ids")
         ident = event_id or wire.new_event_id()
 
         def ask(client: Client) -> Recommendation:
-            return client.recommend(context, actions, event_id=ident, excluded=excluded, deferred=deferred)
+            return client.recommend(context, offer, event_id=ident, excluded=without, deferred=deferred)
 
         try:
             found = self._asking.within(self._timeout_s, ask)
@@ -173,27 +179,32 @@ class Recommender:
     def recommend_slots(
         self,
         context: Mapping[str, Any],
-        actions: Sequence[Action | str] | None = None,
+        actions: Sequence[Offer] | None = None,
         *,
         defaults: Sequence[str],
         event_id: str | None = None,
         excluded: Sequence[str] | None = None,
         deferred: bool = False,
     ) -> list[Choice]:
-        """What to show in as many tiles as there are `defaults`: distinct actions, or the defaults. Never raises."""
+        """What to show in as many tiles as there are `defaults`: distinct actions, or the defaults.
+
+        Raises as `recommend` does.
+        """
+        offer, without = offered(actions), listed(excluded or (), "excluded", "ids")
+        shown = listed(defaults, "defaults", "ids")
         ident = event_id or wire.new_event_id()
 
         def ask(client: Client) -> list[Recommendation]:
             return client.recommend_slots(
-                context, len(defaults), actions, event_id=ident, excluded=excluded, deferred=deferred
+                context, len(shown), offer, event_id=ident, excluded=without, deferred=deferred
             )
 
         try:
             found = self._asking.within(self._timeout_s, ask)
         except Exception as error:  # as above
-            self.counters.defaults += len(defaults)
-            self._outage.failed(error, len(defaults))
-            return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(defaults, 1)]
+            self.counters.defaults += len(shown)
+            self._outage.failed(error, len(shown))
+            return [Choice(default, f"{ident}:{slot}", learnable=False) for slot, default in enumerate(shown, 1)]
         self.counters.decisions += len(found)
         self._outage.worked()
         return [Choice.of(decision) for decision in found]

@@ -19,6 +19,10 @@ class Action:
         return {"id": self.id, "features": dict(self.features)} if self.features else {"id": self.id}
 
 
+Offer = Action | str | Mapping[str, Any]
+"""An action as a caller may offer it: `Action("a", {"price": 5})`, its id alone, or `{"id": …, "features": …}`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RankedAction:
     """An action of the ranking, with the probability that it would have been chosen."""

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import httpx
 
+from rewardloop_client.arguments import check_address, listed, offered, to_wire
 from rewardloop_client.errors import NotEncodable, Rejected, Unavailable, UnexpectedAnswer, rejection
-from rewardloop_client.types import Action, Recommendation
+from rewardloop_client.types import Offer, Recommendation
 
 RETRIES_DEFAULT = 2
 RETRY_PAUSE_S = 0.05
@@ -30,9 +31,12 @@ _T = TypeVar("_T")
 def connection_options(
     base_url: str, api_key: str | None, timeout_s: float | httpx.Timeout, connections_max: int
 ) -> dict[str, Any]:
-    """What httpx's clients are made with, synchronous or not, apart from their transport."""
+    """What httpx's clients are made with, synchronous or not, apart from their transport.
+
+    Raises ValueError for a `base_url` that is no address.
+    """
     return {
-        "base_url": base_url.rstrip("/"),
+        "base_url": check_address(base_url, "base_url").rstrip("/"),
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
         "timeout": timeout_s,
         "limits": httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
@@ -47,17 +51,17 @@ def new_event_id() -> str:
 
 def question(
     context: Mapping[str, Any],
-    actions: Sequence[Action | str] | None,
+    actions: Sequence[Offer] | None,
     event_id: str | None,
     excluded: Sequence[str] | None,
     deferred: bool,
 ) -> dict[str, Any]:
-    """The body of a recommend request."""
+    """The body of a recommend request; raises TypeError or ValueError for actions that are none."""
     body: dict[str, Any] = {"context": context, "event_id": event_id or new_event_id()}
-    if actions is not None:
-        body["actions"] = [{"id": action} if isinstance(action, str) else action.to_wire() for action in actions]
+    if (offer := offered(actions)) is not None:
+        body["actions"] = [to_wire(action) for action in offer]
     if excluded:
-        body["excluded"] = list(excluded)
+        body["excluded"] = listed(excluded, "excluded", "ids")
     if deferred:
         body["deferred"] = True
     return body
