@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bandit.backup import write_backup
-from serving.cli.common import Common, common, now, print_json, say
+from serving.cli.common import Common, common_with, now, print_json, say
 
 
 @click.command()
@@ -17,7 +17,7 @@ from serving.cli.common import Common, common, now, print_json, say
     default=None,
     help="The file to write; compressed if it ends in .gz.  [default: rewardloop-<time>.tar.gz]",
 )
-@common
+@common_with(experiment=None)
 def command(common: Common, out: Path | None) -> None:
     """Save all experiments and keys into one file; the DuckDB file is left out, because the log makes it anew."""
     moment = now()

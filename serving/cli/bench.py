@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from serving.cli.common import Common, Number, common, now, print_json, print_table
+from serving.cli.common import Common, Number, common_with, now, print_json, print_table
 
 ACTIONS = 7
 FEATURES = 9
@@ -31,7 +31,7 @@ PREDICTIONS = 2000
 @click.command()
 @click.option("--seconds", type=Number(0.1, 600), default=3.0, show_default=True, help="How long to decide.")
 @click.option("--at-once", type=click.IntRange(1, 1000), default=32, show_default=True, help="Questions under way.")
-@common
+@common_with(experiment=None)
 def command(common: Common, *, seconds: float, at_once: int) -> None:
     """Measure this machine: sync of the disk, prediction, durable decisions per second."""
     # beside the data, because it is that disk which counts

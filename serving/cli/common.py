@@ -1,7 +1,8 @@
 """What every command shares: its options, finding the experiment, and printing tables or JSON.
 
 `@common` adds `--data-dir`, `--config`, `--experiment` and `--json` and hands the command one `Common`. The data
-directory is made when absent; the experiment may be left out where there is only one.
+directory is made when absent; the experiment may be left out where there is only one. `@common_with` does the same for
+a command to which an option means something else, or nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(Z|\+00:00)$")
 
 DEFAULT_DATA_DIR = "./rewardloop-data"
 DEFAULT_EXPERIMENT = "default"
+NAMES_MAX = 10
+"""How many experiments an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,17 @@ class Common:
         from bandit.settings import check_experiment_name
 
         self.check_data_dir()
-        if self.experiment is not None:
-            return check_experiment_name(self.experiment)
+        asked = None if self.experiment is None else check_experiment_name(self.experiment)
         names = Experiment.names(self.data_dir)
-        if len(names) == 1:
-            return names[0]
+        if asked in names:
+            return asked
         if not names:
             raise NotFound(f"no experiment in {self.data_dir}: start one with `rewardloop up` or name its --data-dir")
-        raise InvalidInput("--experiment", f"must be named, there are several: {', '.join(names)}")
+        if asked is not None:
+            raise NotFound(f"experiment '{asked}' does not exist in {self.data_dir}: there is {known_names(names)}")
+        if len(names) == 1:
+            return names[0]
+        raise InvalidInput("--experiment", f"must be named, there are several: {known_names(names)}")
 
     def open_experiment(self) -> Experiment:
         """Open the experiment asked for, or the only one; raises `InvalidInput` or `NotFound`."""
@@ -83,49 +89,56 @@ class Common:
         return Experiment.open(self.data_dir, self.experiment_name())
 
 
+def known_names(names: Sequence[str]) -> str:
+    """The experiments that there are, the first `NAMES_MAX` of them by name."""
+    more = len(names) - NAMES_MAX
+    return ", ".join(names[:NAMES_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def common_with(
+    *,
+    data_dir: str = f"Where everything is kept.  [default: {DEFAULT_DATA_DIR}]",
+    config: str = "A TOML file as `rewardloop init` writes it.",
+    experiment: str | None = "Which experiment; may be left out where there is only one.",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The decorator `common` with other help; with `experiment` None for a command that takes none."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapper(
+            *arguments: Any,
+            data_dir: Path | None,
+            config: Path | None,
+            as_json: bool,
+            experiment: str | None = None,
+            **options: Any,
+        ) -> Any:
+            shared = Common(
+                data_dir=data_dir if data_dir is not None else Path(DEFAULT_DATA_DIR),
+                config=config,
+                experiment=experiment,
+                as_json=as_json,
+                data_dir_given=data_dir is not None,
+            )
+            return function(*arguments, common=shared, **options)
+
+        path = click.Path(path_type=Path)
+        options = [click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")]
+        if experiment is not None:
+            options.append(click.option("--experiment", envvar="REWARDLOOP_EXPERIMENT", help=experiment))
+        options.append(click.option("--config", type=path, envvar="REWARDLOOP_CONFIG", help=config))
+        options.append(click.option("--data-dir", type=path, envvar="REWARDLOOP_DATA_DIR", help=data_dir))
+        decorated: Callable[..., Any] = wrapper
+        for option in options:
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a click command: adds the shared options and passes them as the keyword `common`."""
-
-    @click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path),
-        default=None,
-        envvar="REWARDLOOP_DATA_DIR",
-        help=f"Where everything is kept.  [default: {DEFAULT_DATA_DIR}]",
-    )
-    @click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        default=None,
-        envvar="REWARDLOOP_CONFIG",
-        help="A TOML file as `rewardloop init` writes it.",
-    )
-    @click.option(
-        "--experiment",
-        default=None,
-        envvar="REWARDLOOP_EXPERIMENT",
-        help="Which experiment; may be left out where there is only one.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-    @wraps(function)
-    def wrapper(
-        *arguments: Any,
-        data_dir: Path | None,
-        config: Path | None,
-        experiment: str | None,
-        as_json: bool,
-        **options: Any,
-    ) -> Any:
-        shared = Common(
-            data_dir=data_dir if data_dir is not None else Path(DEFAULT_DATA_DIR),
-            config=config,
-            experiment=experiment,
-            as_json=as_json,
-            data_dir_given=data_dir is not None,
-        )
-        return function(*arguments, common=shared, **options)
-
-    return wrapper
+    return common_with()(function)
 
 
 class Number(click.FloatRange):

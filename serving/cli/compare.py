@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, common, print_json, print_table, say
-from serving.cli.demo import fresh_data_dir
+from serving.cli.common import Common, common_with, print_json, print_table, say
+from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir
 from serving.cli.failures import failure_table, tell_failures
 from serving.cli.simulate import (
     ENCODERS,
@@ -85,7 +85,7 @@ class Configuration:
     default=None,
     help="For all.  [default: on for ours, off for the published recipes]",
 )
-@common
+@common_with(data_dir=FRESH_DATA_DIR, experiment="Whose settings in --config to begin with.")
 def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str | None, common: Common) -> None:
     """Compare algorithms and encoders on the same seeds; by default, the published Statlog study.
 

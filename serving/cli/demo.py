@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, common, print_json, say
+from serving.cli.common import Common, common_with, print_json, say
 
 if TYPE_CHECKING:
     from serving.demonstration import DemoResult
     from serving.over_http import Service
+
+FRESH_DATA_DIR = "Where everything is kept: a folder that is new or empty.  [default: a temporary one]"
 
 
 @click.command(name="demo")
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--algorithm", default=None, help="Exploration algorithm.  [default: that of the settings]")
 @click.option("--sabotage", is_flag=True, help="Offer a bad challenger and kill the learner on the way.")
 @click.option("--keep-running", is_flag=True, help="Leave the service up afterwards, until Ctrl-C.")
-@common
+@common_with(data_dir=FRESH_DATA_DIR, experiment=None)
 def command(
     *,
     interactions: int,

@@ -10,12 +10,13 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from bandit.errors import Conflict, InvalidInput
 from bandit.files import write_atomically
 from bandit.keys import KeyRing, create_key
 from bandit.settings_reference import settings_reference
-from serving.cli.common import DEFAULT_EXPERIMENT, Common, common, now, print_json, say
+from serving.cli.common import DEFAULT_EXPERIMENT, Common, common_with, now, print_json, say
 from serving.cli.config import Service
 
 HEAD = """\
@@ -48,12 +49,19 @@ TABLES = """
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rewardloop.toml")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
 @click.option("--no-key", is_flag=True, help="Make no API key: the ports stay open to this machine.")
-@common
-def command(common: Common, *, file: Path, force: bool, no_key: bool) -> None:
+@common_with(
+    config="The file to write, instead of FILE.",
+    experiment=f"Which experiment the printed request asks.  [default: {DEFAULT_EXPERIMENT}]",
+)
+def command(common: Common, *, file: Path | None, force: bool, no_key: bool) -> None:
     """Write a commented configuration to FILE (rewardloop.toml) and make the first API key."""
+    given = click.get_current_context().get_parameter_source("config") is ParameterSource.COMMANDLINE
+    if file is not None and given:
+        raise InvalidInput("--config", "and FILE both name the file to write; give one of them")
+    file = file or common.config or Path("rewardloop.toml")
     if file.exists() and not force:
         raise Conflict(f"{file} is there already; choose another name or say --force")
     if not file.parent.is_dir():

@@ -13,7 +13,8 @@ import click
 from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.keys import SCOPES, KeyRecord, create_key, list_keys, revoke_key
-from serving.cli.common import Common, common, now, print_json, print_table, say
+from bandit.settings import check_experiment_name
+from serving.cli.common import Common, common, common_with, known_names, now, print_json, print_table, say
 
 
 @click.group()
@@ -45,9 +46,10 @@ def create(common: Common, name: str, scopes: Sequence[str], all_experiments: bo
     experiments = None
     there = Experiment.names(data_dir)
     if not all_experiments and (common.experiment is not None or there):
-        experiments = [common.experiment_name()]
+        asked = common.experiment
+        experiments = [common.experiment_name() if asked is None else check_experiment_name(asked)]
         if experiments[0] not in there:
-            known = f"there is {', '.join(there)}" if there else "there is none yet; --all-experiments needs none"
+            known = f"there is {known_names(there)}" if there else "there is none yet; --all-experiments needs none"
             raise InvalidInput("--experiment", f"{experiments[0]} does not exist in {data_dir}: {known}")
     record, secret = create_key(
         data_dir, name=name, scopes=scopes or ("recommend", "reward"), experiments=experiments, now=now()
@@ -60,7 +62,7 @@ def create(common: Common, name: str, scopes: Sequence[str], all_experiments: bo
 
 
 @command.command("list")
-@common
+@common_with(experiment=None)
 def list_(common: Common) -> None:
     """List all keys, revoked ones too; never a secret."""
     records = list_keys(common.data_dir)
@@ -89,9 +91,9 @@ def list_(common: Common) -> None:
 
 @command.command("revoke")
 @click.argument("key_id")
-@common
+@common_with(experiment=None)
 def revoke(common: Common, key_id: str) -> None:
-    """Revoke the key KEY_ID; running services refuse it within five seconds."""
+    """Revoke the key KEY_ID; running services refuse it within a second or two."""
     record = revoke_key(common.data_dir, key_id, now=now())
     if common.as_json:
         print_json(_plain(record))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from bandit.service_log import log_to_stderr
-from serving.cli.common import Common, common, say
-from serving.cli.start import check_exposure, plan_experiments, prepare_experiments
+from serving.cli.common import Common, common_with, say
+from serving.cli.start import TO_START_WITH, check_exposure, plan_experiments, prepare_experiments
 from serving.supervisor import Supervisor
 
 
@@ -14,7 +14,7 @@ from serving.supervisor import Supervisor
 @click.option("--host", default=None, help="Where the admin API listens.  [default: 127.0.0.1]")
 @click.option("--admin-port", "--port", type=click.IntRange(0, 65535), default=None, help="[default: 8001]")
 @click.option("--insecure", is_flag=True, help="Allow other machines to connect although no key exists.")
-@common
+@common_with(experiment=TO_START_WITH)
 def command(common: Common, *, host: str | None, admin_port: int | None, insecure: bool) -> None:
     """Run the learner (joins, training, promotion, admin API) until stopped."""
     data_dir = common.make_data_dir()

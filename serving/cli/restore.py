@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from bandit.backup import restore_backup
-from serving.cli.common import Common, common, print_json, say
+from serving.cli.common import Common, common_with, print_json, say
 
 
 @click.command()
 @click.argument("backup", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@common
+@common_with(experiment=None)
 def command(common: Common, backup: Path) -> None:
     """Bring the file BACKUP back into --data-dir, which must be empty or absent."""
     report = restore_backup(backup, common.data_dir)

@@ -6,13 +6,15 @@ import click
 
 from bandit.experiment import Experiment
 from bandit.service_log import log_to_stderr
-from serving.cli.common import Common, common, say
+from serving.cli.common import Common, common_with, say
 from serving.cli.start import (
+    TO_START_WITH,
     access_sentence,
     check_exposure,
     plan_experiments,
     prepare_experiments,
     service_options,
+    worker_options,
 )
 from serving.supervisor import ServiceAddress, Supervisor
 
@@ -20,8 +22,7 @@ from serving.supervisor import ServiceAddress, Supervisor
 @click.command()
 @service_options
 @click.option("--workers", type=click.IntRange(1, 64), default=None, help="Decision processes.  [default: 1]")
-@click.option("--allow-host", "allow_hosts", multiple=True, help="A further Host header to answer for on loopback.")
-@common
+@common_with(experiment=TO_START_WITH)
 def command(
     common: Common,
     *,
@@ -40,18 +41,13 @@ def command(
     plan_experiments(common, configuration)  # what is wrong with them is told before anything is taken
     check_exposure(data_dir, host or service.host, insecure=insecure)
     access = access_sentence(data_dir, host or service.host)
-    worker_options = [option for name in allow_hosts for option in ("--allow-host", name)]
-    if insecure:
-        worker_options.append("--insecure")
-    if common.experiment is not None:
-        worker_options += ["--default-experiment", common.experiment]
     supervisor = Supervisor(
         data_dir,
         workers=workers or service.workers,
         learner=False,
         host=host or service.host,
         port=service.port if port is None else port,
-        worker_options=worker_options,
+        worker_options=worker_options(common, allow_hosts=allow_hosts, insecure=insecure),
         prepare=lambda: prepare_experiments(common, configuration),
         on_ready=lambda address: _announce(address, Experiment.names(data_dir), access),
     )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.errors import InvalidInput
-from serving.cli.common import Common, common, print_json, print_table, say
-from serving.cli.demo import fresh_data_dir
+from serving.cli.common import Common, common_with, print_json, print_table, say
+from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir
 from serving.cli.failures import failure_table, tell_failures
 from serving.cli.sources import names_table, source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
@@ -68,7 +68,10 @@ COLUMNS = (
     default=None,
     help="Play against the running service at this address instead (REWARDLOOP_API_KEY: the key it asks for).",
 )
-@common
+@common_with(
+    data_dir=FRESH_DATA_DIR,
+    experiment="The experiment of the service at --url, else whose settings in --config to play with.",
+)
 def command(
     *,
     options: WorldOptions,

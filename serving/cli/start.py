@@ -26,17 +26,31 @@ QUICK: dict[str, Any] = {
 KEYS_SHOWN = 8
 """A start names so many of the settings that it changed."""
 
+TO_START_WITH = "The experiment to start with, made where it is absent.  [default: those that are there or in --config]"
+
 
 def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--host`, `--port`, `--admin-port` and `--insecure`."""
+    """Adds `--host`, `--port`, `--admin-port`, `--allow-host` and `--insecure`."""
+    allowed = "A further Host header to answer for on loopback, while no key exists; give it several times."
     for option in (
         click.option("--insecure", is_flag=True, help="Allow other machines to connect although no key exists."),
+        click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help=allowed),
         click.option("--admin-port", type=click.IntRange(0, 65535), default=None, help="[default: 8001]"),
         click.option("--port", type=click.IntRange(0, 65535), default=None, help="0 picks one.  [default: 8000]"),
         click.option("--host", default=None, help="Where the decision API listens.  [default: 127.0.0.1]"),
     ):
         function = option(function)
     return function
+
+
+def worker_options(common: Common, *, allow_hosts: Sequence[str], insecure: bool) -> list[str]:
+    """What the command line has every decision worker started with."""
+    options = [option for name in allow_hosts for option in ("--allow-host", name)]
+    if insecure:
+        options.append("--insecure")
+    if common.experiment is not None:
+        options += ["--default-experiment", common.experiment]
+    return options
 
 
 def plan_experiments(

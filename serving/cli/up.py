@@ -10,8 +10,9 @@ import click
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.service_log import log_to_stderr
-from serving.cli.common import Common, common, say
+from serving.cli.common import Common, common_with, say
 from serving.cli.start import (
+    TO_START_WITH,
     access_sentence,
     all_experiments,
     check_exposure,
@@ -19,6 +20,7 @@ from serving.cli.start import (
     plan_experiments,
     prepare_experiments,
     service_options,
+    worker_options,
 )
 from serving.supervisor import ServiceAddress, Supervisor
 
@@ -27,7 +29,7 @@ from serving.supervisor import ServiceAddress, Supervisor
 @service_options
 @click.option("--workers", type=click.IntRange(1, 64), default=None, help="Decision processes.  [default: 1]")
 @click.option("--quick", is_flag=True, help="Window 5 s, a run every 5 s or 50 interactions: for trying things out.")
-@common
+@common_with(experiment=TO_START_WITH)
 def command(
     common: Common,
     *,
@@ -37,6 +39,7 @@ def command(
     workers: int | None,
     quick: bool,
     insecure: bool,
+    allow_hosts: tuple[str, ...],
 ) -> None:
     """Run decision API and learner together until stopped."""
     data_dir = common.make_data_dir()
@@ -53,10 +56,7 @@ def command(
         host=host or service.host,
         port=service.port if port is None else port,
         admin_host=service.admin_host,
-        worker_options=[
-            *(["--default-experiment", common.experiment] if common.experiment else []),
-            *(["--insecure"] if insecure else []),
-        ],
+        worker_options=worker_options(common, allow_hosts=allow_hosts, insecure=insecure),
         admin_port=service.admin_port if admin_port is None else admin_port,
         prepare=lambda: prepare_experiments(common, configuration, quick=quick),
         on_ready=lambda address: _announce(

@@ -6,13 +6,13 @@ import click
 
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.settings import settings_to_dict
-from serving.cli.common import DEFAULT_EXPERIMENT, Common, common, print_json, say
+from serving.cli.common import DEFAULT_EXPERIMENT, Common, common_with, print_json, say
 from serving.cli.config import check_all
 from serving.cli.start import defaults_sentence
 
 
 @click.command()
-@common
+@common_with(experiment=None)
 def command(common: Common) -> None:
     """Check --config and the environment; exit 1 when something is wrong, naming the key."""
     if common.config is None:

@@ -67,12 +67,12 @@ class Service:
 
 
 @contextmanager
-def served(data_dir: Path) -> Iterator[Service]:
+def served(data_dir: Path, *options: str) -> Iterator[Service]:
     """Make the experiment and run the service until the block ends; it must then leave in an orderly way."""
     Experiment.create(data_dir, "test", settings(**QUICK), now=now())
     command = [sys.executable, "-m", "serving.cli", "up", "--data-dir", str(data_dir), "--port", "0"]
     with (data_dir / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--admin-port", "0"], stderr=log)
+        process = subprocess.Popen([*command, "--admin-port", "0", *options], stderr=log)
     try:
         until = time.monotonic() + 40
         while (address := running_service(data_dir)) is None:

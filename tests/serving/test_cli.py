@@ -302,3 +302,70 @@ def test_models_and_status_work_while_no_learner_runs(tmp_path: Path, capsys: py
     assert run(["models", "train", "--data-dir", str(tmp_path)]) == 0
     assert "nothing" in capsys.readouterr().out
     capsys.readouterr()
+
+
+TAKING_NO_EXPERIMENT = (
+    ["backup"],
+    ["bench"],
+    ["demo"],
+    ["validate"],
+    ["restore"],
+    ["keys", "list"],
+    ["keys", "revoke"],
+)
+
+
+@pytest.mark.parametrize("command", TAKING_NO_EXPERIMENT, ids=" ".join)
+def test_a_command_to_which_an_experiment_means_nothing_takes_none(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--help"]) == 0
+    assert "--experiment" not in capsys.readouterr().out
+    assert run([*command, "--experiment", "shop"]) == 2
+    assert "--experiment" in capsys.readouterr().err
+
+
+def test_an_experiment_that_does_not_exist_is_told_with_those_that_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_configuration(None, {}).settings_for("default")
+    for name in ("shop", "web"):
+        Experiment.create(tmp_path, name, settings, now=now())
+    for command in (
+        ["status"],
+        ["models", "list"],
+        ["models", "train"],
+        ["events", "show", "e"],
+        ["report", "history"],
+    ):
+        assert run([*command, "--data-dir", str(tmp_path), "--experiment", "shp"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("rewardloop: experiment 'shp' does not exist in ") and line.endswith(
+            "there is shop, web"
+        )
+    for number in range(10, 22):
+        Experiment.create(tmp_path, f"a{number}", settings, now=now())
+    for arguments in ([], ["--experiment", "shp"]):
+        assert run(["status", "--data-dir", str(tmp_path), *arguments]) == 2
+        assert capsys.readouterr().err.endswith(" a10, a11, a12, a13, a14, a15, a16, a17, a18, a19 and 4 more\n")
+
+
+def test_init_writes_the_file_that_config_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["init", "--config", "other.toml", "--no-key"]) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["other.toml"]
+    assert run(["init", "--config", "other.toml", "--no-key"]) == 2
+    assert run(["init", "one.toml", "--config", "another.toml", "--no-key"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("rewardloop: --config: and FILE")
+    monkeypatch.setenv("REWARDLOOP_CONFIG", "named.toml")
+    assert run(["init", "--no-key"]) == run(["init", "one.toml", "--no-key"]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["named.toml", "one.toml", "other.toml"]
+
+
+@pytest.mark.parametrize("name", ["demo", "simulate", "compare"])
+def test_what_plays_says_that_it_plays_in_a_temporary_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "[default: a temporary one]" in text and "rewardloop-data" not in text

@@ -414,3 +414,13 @@ def test_an_admin_api_that_starts_without_readable_keys_is_closed_until_they_can
     doorkeeper._refreshed -= 2
     shown = [(b"authorization", f"Bearer {secret}".encode())]
     assert doorkeeper._refusal(Request({**asked, "headers": shown})) is None
+
+
+def test_up_answers_for_the_further_hosts_that_it_is_given(tmp_path: Path) -> None:
+    body = {"context": {}, "actions": [{"id": "a"}]}
+    with served(tmp_path, "--allow-host", "shop.internal", "--allow-host", "other.internal") as service:
+        for host in ("shop.internal", "OTHER.internal:8000", "localhost"):
+            answer = service.api.post("/v1/experiments/test/recommend", json=body, headers={"host": host})
+            assert answer.status_code == 200, host
+        refused = service.api.post("/v1/experiments/test/recommend", json=body, headers={"host": "evil.example"})
+        assert refused.status_code == 421 and "--allow-host" in refused.json()["errors"][0]["limit"]
