@@ -29,6 +29,7 @@ from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
 from serving.learner.console import add_console
 from serving.learner.cron import check_schedule
+from serving.learner.docs_page import add_docs
 from serving.learner.evaluator import ASKER
 from serving.learner.hosting import LearnerService
 from serving.learner.http import (
@@ -70,6 +71,7 @@ def create_admin(service: LearnerService, *, host: str) -> Any:
     _about_models(app, service)
     _about_data(app, service)
     add_console(app, service)
+    add_docs(app)
     keys = KeyRing(service.data_dir)
     return Doorkeeper(app, token=service.token, keys=keys, loopback=is_loopback(host), hosts=LOOPBACK_NAMES | {host})
 
@@ -77,25 +79,30 @@ def create_admin(service: LearnerService, *, host: str) -> Any:
 def _about_the_service(app: FastAPI, service: LearnerService) -> None:
     @app.get("/livez")
     def livez() -> Response:
+        """The process answers."""
         return JSONResponse({"status": "ok"})
 
     @app.get("/readyz")
     def readyz() -> Response:
+        """503 while an experiment cannot be opened or polled; says which, and why."""
         failures = {**service.late(), **service.failures}
         return JSONResponse({"ready": not failures, "failures": failures}, 503 if failures else 200)
 
     @app.get("/metrics")
     def metrics() -> Response:
+        """Prometheus text: runs, values, lifts, health of joins."""
         return Response(learner_metrics(dict(service.cycles)), media_type=CONTENT_TYPE)
 
 
 def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     @app.get("/v1/experiments")
     def list_experiments() -> Response:
+        """The experiments with their settings in force."""
         return JSONResponse({"experiments": [_shown(cycle.workspace.experiment) for cycle in service.cycles.values()]})
 
     @app.post("/v1/experiments", status_code=201)
     async def create_experiment(request: Request) -> Response:
+        """Make an experiment: `name`, and `settings` that differ from the defaults."""
         body = await read_object(request)
         refuse_unknown(body, "name", "settings")
         name, settings = body.get("name"), body.get("settings", {})
@@ -111,10 +118,12 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX)
     def show_experiment(name: str) -> Response:
+        """The settings in force, with their version."""
         return JSONResponse(_shown(service.cycle(name).workspace.experiment))
 
     @app.patch(PREFIX)
     async def change_experiment(name: str, request: Request) -> Response:
+        """Change settings: the body holds those that change."""
         body = await read_object(request)
         experiment = service.cycle(name).workspace.experiment
 
@@ -145,19 +154,23 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/status")
     def status(name: str) -> Response:
+        """Where the loop stands, what happens next, and why."""
         return JSONResponse(experiment_status(service.cycle(name)))
 
     @app.get(PREFIX + "/history")
     def history(name: str, kind: str | None = None) -> Response:
+        """Runs, promotions and rollbacks; of one `kind` where it is given."""
         return JSONResponse({"history": service.cycle(name).workspace.registry.history.entries(kind)})
 
     @app.post(PREFIX + "/pause")
     def pause(name: str) -> Response:
+        """Let nothing run by itself."""
         service.cycle(name).workspace.pause(True, reason="by hand")
         return JSONResponse({"paused": True})
 
     @app.post(PREFIX + "/resume")
     def resume(name: str) -> Response:
+        """Give the loop back to its schedule."""
         service.cycle(name).workspace.pause(False, reason="by hand")
         return JSONResponse({"paused": False})
 
@@ -165,34 +178,41 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 def _about_models(app: FastAPI, service: LearnerService) -> None:
     @app.get(PREFIX + "/models")
     def list_models(name: str) -> Response:
+        """The stored models with their roles."""
         return JSONResponse(models.listing(service.cycle(name).workspace))
 
     @app.post(PREFIX + "/models/train")
     @app.post(PREFIX + "/retrain")
     def train(name: str) -> Response:
+        """Run the loop now; answers the run's report."""
         return JSONResponse(reports.to_plain(service.cycle(name).run(force=True, wait_s=RUN_WAIT_S)))
 
     @app.post(PREFIX + "/steps/{step}")
     async def take_step(name: str, step: str, request: Request) -> Response:
+        """One step by itself: initialize, train, evaluate or deploy; pauses the schedule."""
         body = await read_object(request)
         cycle = service.cycle(name)
         return JSONResponse(await anyio.to_thread.run_sync(lambda: steps.take(cycle, step, body, wait_s=RUN_WAIT_S)))
 
     @app.get(PREFIX + "/models/{model_id}")
     def show_model(name: str, model_id: str) -> Response:
+        """What a model is made of, and what it has learnt, in words."""
         return JSONResponse(models.show(service.cycle(name).workspace, model_id))
 
     @app.get(PREFIX + "/models/{model_id}/verdict")
     def show_verdict(name: str, model_id: str) -> Response:
+        """The gate's last word on a model, with its score."""
         return JSONResponse(steps.verdict(service.cycle(name), model_id))
 
     @app.get(PREFIX + "/models/{model_id}/diff/{other}")
     def diff_models(name: str, model_id: str, other: str) -> Response:
+        """How two models answer the canaries of either."""
         cycle = service.cycle(name)
         return JSONResponse(models.diff(cycle.workspace, cycle.trainer, model_id, other))
 
     @app.post(PREFIX + "/models/{model_id}/promote")
     async def promote_model(name: str, model_id: str, request: Request) -> Response:
+        """Make a model the champion by hand; without a verdict only with `override`."""
         body = await read_object(request)
         refuse_unknown(body, "override")
         override = body.get("override", False)
@@ -207,11 +227,13 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
 
     @app.post(PREFIX + "/models/{model_id}/offer")
     def offer_model(name: str, model_id: str) -> Response:
+        """Let a model from outside join the field, gated like any other."""
         cycle = service.cycle(name)
         return JSONResponse(msgspec.to_builtins(offer(cycle.workspace, cycle.store, model_id)), 201)
 
     @app.delete(PREFIX + "/models/{model_id}/offer")
     def withdraw_model(name: str, model_id: str) -> Response:
+        """Take an offered model out of the field."""
         cycle = service.cycle(name)
         with cycle.exclusive("withdrawal", wait_s=RUN_WAIT_S):
             withdraw(cycle.workspace, cycle.store, model_id)
@@ -219,20 +241,24 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
 
     @app.post(PREFIX + "/pin")
     def pin(name: str) -> Response:
+        """Keep the champion, whatever the gate says."""
         return JSONResponse(models.pin(service.cycle(name).workspace))
 
     @app.post(PREFIX + "/unpin")
     @app.delete(PREFIX + "/pin")
     def unpin(name: str) -> Response:
+        """Let the gate decide again."""
         return JSONResponse(models.unpin(service.cycle(name).workspace))
 
     @app.post(PREFIX + "/rollback")
     def roll_back(name: str) -> Response:
+        """Bring the champion before the present one back."""
         cycle = service.cycle(name)
         return JSONResponse(models.roll_back(cycle.workspace, cycle.store, cycle.trainer))
 
     @app.post(PREFIX + "/unset")
     def unset(name: str) -> Response:
+        """Let go of the champion: the cold start serves."""
         cycle = service.cycle(name)
         with cycle.exclusive("letting go of the champion", wait_s=RUN_WAIT_S):
             return JSONResponse(models.unset(cycle.workspace, cycle.store))
@@ -241,6 +267,7 @@ def _about_models(app: FastAPI, service: LearnerService) -> None:
 def _about_data(app: FastAPI, service: LearnerService) -> None:
     @app.post(PREFIX + "/import")
     async def import_rows(name: str, request: Request) -> Response:
+        """Take in history, one JSON object a line."""
         body = await read_body(request, IMPORT_BYTES_MAX)
         cycle = service.cycle(name)
 
@@ -253,10 +280,12 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/events/{event_id:path}")  # an event_id may hold slashes
     def trace_event(name: str, event_id: str) -> Response:
+        """Where one event is on its way through the loop."""
         return JSONResponse(run_operation(service.cycle(name).workspace, "events", {"event_id": event_id}))
 
     @app.post(PREFIX + "/join")
     async def join(name: str, request: Request) -> Response:
+        """Join decisions with rewards, and give the summary."""
         arguments = await read_object(request)
         if "out" in arguments:
             raise InvalidInput("out", "is for the command line; here the summary is the answer")
@@ -265,16 +294,19 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
     @app.post(PREFIX + "/export")
     async def export(name: str, request: Request) -> Response:
+        """Rows as a download: `what` and `format`."""
         body = await read_object(request)
         workspace = service.cycle(name).workspace
         return await anyio.to_thread.run_sync(lambda: _exported(workspace, body))
 
     @app.get(PREFIX + "/evaluations")
     def list_evaluations(name: str) -> Response:
+        """The certificates, newest first."""
         return JSONResponse({"evaluations": evaluations(service.cycle(name).workspace.experiment.paths)})
 
     @app.post(PREFIX + "/evaluations")
     async def evaluate(name: str, request: Request) -> Response:
+        """What if: estimate the worth of any `policies` on the log."""
         arguments = await read_object(request)
         workspace = service.cycle(name).workspace
         named = arguments.get("policies")
@@ -284,6 +316,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/evaluations/{evaluation_id}")
     def show_evaluation(name: str, evaluation_id: str, request: Request, format: str | None = None) -> Response:
+        """A certificate; its report where HTML is asked for."""
         folder = evaluation_folder(service.cycle(name).workspace.experiment.paths, evaluation_id)
         if folder is None:
             raise NotFound(f"there is no evaluation {evaluation_id}")
@@ -293,6 +326,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
 
     @app.post(PREFIX + "/operations/{operation}")
     async def operate(name: str, operation: str, request: Request) -> Response:
+        """What local commands ask, with the learner's own token."""
         arguments = await read_object(request)
         workspace = service.cycle(name).workspace
         return await _while_asked(service, request, lambda: run_operation(workspace, operation, arguments))

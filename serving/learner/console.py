@@ -72,7 +72,7 @@ def add_console(app: FastAPI, service: LearnerService) -> None:
         if len(cycles) == 1:
             return _experiment(service, cycles[0], None)
         boards = [board(cycle) for cycle in cycles]
-        return _page("overview.html", title="Experiments", boards=boards, failures=dict(service.failures))
+        return page("overview.html", title="Experiments", boards=boards, failures=dict(service.failures))
 
     @app.get("/experiments/{name}", include_in_schema=False)
     def experiment(name: str, said: str | None = None) -> Response:
@@ -120,7 +120,7 @@ def _pause(cycle: Cycle, paused: bool) -> str:
 
 def _experiment(service: LearnerService, cycle: Cycle, said: str | None) -> Response:
     workspace = cycle.workspace
-    return _page(
+    return page(
         "experiment.html",
         title=workspace.experiment.name,
         alone=len(service.cycles) == 1,
@@ -132,6 +132,7 @@ def _experiment(service: LearnerService, cycle: Cycle, said: str | None) -> Resp
     )
 
 
-def _page(template: str, **values: Any) -> Response:
-    page = _environment.get_template(template).render(script=_SCRIPT, **values)
-    return HTMLResponse(page, headers={"content-security-policy": _POLICY, "cache-control": "no-store"})
+def page(template: str, **values: Any) -> Response:
+    """One of the pages, made of a template."""
+    text = _environment.get_template(template).render(script=_SCRIPT, **values)
+    return HTMLResponse(text, headers={"content-security-policy": _POLICY, "cache-control": "no-store"})

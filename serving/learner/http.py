@@ -94,7 +94,7 @@ def install(app: FastAPI) -> None:
     def _starlette(request: Request, error: HTTPException) -> Response:
         if error.status_code != 404:
             return problem(error.status_code, str(error.detail), str(error.detail))
-        wrong = Problem("path", "is no address of the admin API")
+        wrong = Problem("path", "is no address of the admin API; see /docs")
         if _known(app, request, request.scope["path"].rstrip("/")):
             wrong = Problem("path", "is an address of the admin API only without the slash at its end")
         return problem(404, "Not found", str(wrong), [msgspec.to_builtins(wrong)])

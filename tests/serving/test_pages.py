@@ -54,6 +54,10 @@ def look(browser: Browser, url: str, *, stay_s: float = 0.3) -> Visit:
     return seen
 
 
+def test_the_description_of_the_admin_api_is_read_on_a_phone_too(browser: Browser, service: Service) -> None:
+    assert "Keep the champion, whatever the gate says." in look(browser, f"{service.learner.url}/docs", stay_s=3.5).text
+
+
 def test_the_console_shows_the_loop_and_keeps_itself_fresh(browser: Browser, service: Service) -> None:
     url = service.learner.url + "/"
     page = look(browser, url)

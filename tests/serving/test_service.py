@@ -292,6 +292,21 @@ def test_the_console_shows_the_loop_and_steers_it_without_anything_from_elsewher
     assert "<script>alert" not in hostile.text
 
 
+def test_the_admin_port_describes_its_addresses_on_a_page_of_its_own(service: Service) -> None:
+    url = service.learner.url
+    page = httpx.get(f"{url}/docs", trust_env=False)
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    description = httpx.get(f"{url}/openapi.json", trust_env=False).json()
+    assert len(description["paths"]) > 25
+    for path, methods in description["paths"].items():
+        assert f"<code>{path}</code>" in page.text
+        for method, operation in methods.items():
+            assert operation["description"].endswith("."), f"{method} {path} says nothing of what it is for"
+    assert "Make a model the champion by hand" in page.text and "<code>override</code>" in page.text
+    lost = httpx.get(f"{url}/doc", trust_env=False)
+    assert lost.status_code == 404 and "/docs" in lost.json()["detail"]
+
+
 def test_the_learner_tells_its_metrics(service: Service) -> None:
     text, state = at_rest(service, lambda: service.admin.get(f"{service.learner.url}/metrics").text)
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))

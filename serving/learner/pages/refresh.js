@@ -1,4 +1,4 @@
-// Keeps the board fresh: fetches this page again and swaps its #board, as long as somebody can see it.
+// Keeps the board fresh: fetches this page again and swaps its #board, as long as somebody can see it. Pages without one stay as they are.
 const EVERY_MS = 3000;
 async function refresh() {
   const board = document.getElementById("board");
@@ -18,4 +18,4 @@ async function refresh() {
   }
   setTimeout(refresh, EVERY_MS);
 }
-setTimeout(refresh, EVERY_MS);
+if (document.getElementById("board")) setTimeout(refresh, EVERY_MS);
