@@ -40,21 +40,26 @@ _PICKS: dict[str, tuple[str, str, str]] = {
 """Per aggregation that picks one reward: what it picks, why another does not count, and what could still replace it."""
 _BLENDS = {"sum": "the sum", "mean": "the mean"}
 
+SLOTS_SHOWN = 3
+"""How many ids of slots a sentence names."""
+
 
 def trace(warehouse: Warehouse, registry: ModelRegistry, event_id: str, *, now: datetime) -> dict[str, Any]:
     """Everything about one event_id as a JSON object; raises `NotFound` when the log holds no record of it.
 
-    `state` is one of `rewarded_only` (rewards, no decision yet), `waiting`, `not_activated`, `conflict`,
-    `defaulted`, `rewarded`; `why` says it in a sentence. A reward's `outcome` is as in the view `rewards`, or `in_time`
+    `state` is one of `rewarded_only` (rewards, no decision yet), `several_slots` (the id of a request for several
+    actions, each a decision under an id of its own in `slots`), `waiting`, `not_activated`, `conflict`, `defaulted`,
+    `rewarded`; `why` says it in a sentence. A reward's `outcome` is as in the view `rewards`, or `in_time`
     where the aggregation picks one reward and this is another.
     """
     decisions = _rows(warehouse, _DECISIONS, event_id)
     rewards = _rows(warehouse, _REWARDS, event_id)
     activations = _rows(warehouse, _ACTIVATIONS, event_id)
-    if not decisions and not rewards and not activations:
+    slots = [] if decisions else [row["event_id"] for row in _rows(warehouse, _SLOTS, event_id)]
+    if not decisions and not rewards and not activations and not slots:
         raise NotFound("no event of this id is in the sealed log (a new one is there within a few seconds)")
     for reward in rewards:
-        reward["why"] = _REASONS[reward["outcome"]]
+        reward["why"] = _REASONS[reward["outcome"]] if not slots else "names no slot: never counts"
     if decisions:
         _tell_the_picked(rewards, decisions[0]["aggregation"])
     joined = _rows(warehouse, _JOINED, event_id)
@@ -66,6 +71,7 @@ def trace(warehouse: Warehouse, registry: ModelRegistry, event_id: str, *, now: 
         "why": "",
         "decision": decisions[0] if decisions else None,
         "repeated_decisions": decisions[1:],
+        "slots": slots,
         "activations": activations,
         "rewards": rewards,
         "interaction": interaction,
@@ -98,6 +104,11 @@ def _state(
     answer: dict[str, Any], aside: list[dict[str, Any]], complete_until: datetime | None, now: datetime
 ) -> tuple[str, str]:
     decision, interaction = answer["decision"], answer["interaction"]
+    if slots := answer["slots"]:
+        named = ", ".join(slots[:SLOTS_SHOWN]) + (", …" if len(slots) > SLOTS_SHOWN else "")
+        lost = " What was reported under this id never counts." if answer["rewards"] or answer["activations"] else ""
+        one = f"Each of its {len(slots)} slots is a decision of its own, to be rewarded as such: {named}."
+        return "several_slots", one + lost
     if decision is None:
         return "rewarded_only", "Rewards are here, a decision with this event_id is not (yet)."
     if aside and aside[0]["reason"] == "conflict":
@@ -167,6 +178,12 @@ SELECT decided_at, matures_at, model_id, action, index, probability, pmf, contex
 FROM decision_records LEFT JOIN catalogues v USING (catalogue_version)
 LEFT JOIN settings s USING (settings_version)
 WHERE event_id = $event_id ORDER BY stamped_at, writer_id, sequence, position
+"""
+
+# one row per slot of the request with this id, in order
+_SLOTS = """
+SELECT DISTINCT event_id, slot FROM decision_records
+WHERE slot IS NOT NULL AND event_id = $event_id || ':' || slot ORDER BY slot
 """
 
 # one row per reward record of the event, in the order in which "first" and "last" go

@@ -163,6 +163,26 @@ def test_the_ledger_says_of_every_event_where_it_is_and_of_every_reward_what_bec
     assert [entry["outcome"] for entry in found["nobody"]["rewards"]] == ["unknown"]
 
 
+def test_the_id_of_a_request_for_several_slots_is_told_with_those_that_rewards_count_for(tmp_path: Path) -> None:
+    made = experiment(tmp_path)
+    registry = ModelRegistry(made.paths, durable=False)
+    records = [decision(f"page:{slot}", 0, slot=slot) for slot in (1, 2, 3, 4)]
+    records += [decision(f"silent:{slot}", 0, slot=slot) for slot in (1, 2)]
+    records += [reward("page", 1, 1.0), reward("page:2", 1, 1.0), decision("alone:1", 0)]
+    with Warehouse(made) as warehouse:
+        warehouse.ingest(logs.write(made, records))
+        warehouse.join(at(100))
+        page, silent, second = (trace(warehouse, registry, name, now=at(100)) for name in ("page", "silent", "page:2"))
+        with pytest.raises(NotFound):
+            trace(warehouse, registry, "alone", now=at(100))
+    assert page["state"] == silent["state"] == "several_slots"
+    assert page["slots"] == ["page:1", "page:2", "page:3", "page:4"]
+    assert page["why"].endswith(": page:1, page:2, page:3, …. What was reported under this id never counts.")
+    assert page["rewards"][0]["why"] == "names no slot: never counts"
+    assert silent["why"].endswith("rewarded as such: silent:1, silent:2.")
+    assert (second["state"], second["slots"]) == ("rewarded", [])
+
+
 @pytest.mark.parametrize(
     ("aggregation", "outcomes", "whys", "value", "of"),
     [

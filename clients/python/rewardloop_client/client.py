@@ -99,7 +99,7 @@ class Client:
         excluded: Sequence[str] | None = None,
         deferred: bool = False,
     ) -> list[Recommendation]:
-        """Ask for `slots` distinct actions in order, each with its own event_id."""
+        """Ask for `slots` distinct actions in order, each with an event_id of its own, by which it is rewarded."""
         body = wire.question(context, actions, event_id, excluded, deferred)
         return wire.read_slots(self._post("/recommend", {**body, "slots": slots}))
 
