@@ -70,6 +70,8 @@ def test_python_in_the_docs_takes_no_name_from_nowhere(page: Path) -> None:
         for node in nodes:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 known |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.FunctionDef):
+                known |= {node.name, *(argument.arg for argument in node.args.args)}
         assert {node.id for node in names} - known == set()
 
 

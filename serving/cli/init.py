@@ -41,7 +41,7 @@ TABLES = """
 # window_interactions = 2000
 # every_interactions = 1000
 
-# A fixed catalogue of actions; then requests may leave `actions` out.
+# A fixed catalogue of actions; then requests may leave `actions` out, or name some of them by id alone.
 # [[actions]]
 # id = "news"
 # features = { length = 3, kind = "text" }

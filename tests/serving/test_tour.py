@@ -44,7 +44,7 @@ class Reader:
     """Somebody in the folder of the repository, beside a service on `rewardloop-data` there."""
 
     def __init__(self, folder: Path, service: Service) -> None:
-        self._folder, self._service = folder, service
+        self.folder, self._service = folder, service
         (folder / "examples").symlink_to(ROOT / "examples")
         for name, command in (("rewardloop", "-m serving.cli"), ("python", "")):
             tool = folder / "bin" / name
@@ -66,7 +66,7 @@ class Reader:
         kept = '\nprintf "\\n%s" "$event_id" > variable'
         done = subprocess.run(
             ["sh", "-eu", "-c", block + kept],
-            cwd=self._folder,
+            cwd=self.folder,
             env=self._variables,
             capture_output=True,
             text=True,
@@ -74,7 +74,7 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        self._variables["event_id"] = (self._folder / "variable").read_text().strip()
+        self._variables["event_id"] = (self.folder / "variable").read_text().strip()
         return done.stdout + done.stderr
 
     def runs(self, script: str) -> str:
@@ -83,7 +83,7 @@ class Reader:
             script = re.sub(rf"http://[a-z0-9.]+:{printed}", url, script)
         urls = f'url="{self._service.url}", admin_url="{self._service.admin_url}"'
         script = script.replace('ExperimentManager("shop", ', f'ExperimentManager("shop", {urls}, ')
-        (self._folder / "block.py").write_text(script)
+        (self.folder / "block.py").write_text(script)
         return self.types("python block.py")
 
     def finds(self, command: str, key: str) -> Any:
@@ -150,9 +150,10 @@ def test_the_commands_of_readme_and_tour_lead_from_a_decision_to_a_promotion_and
 
 
 def test_the_python_of_readme_and_api_asks_and_reports(reader: Reader) -> None:
-    (readme,), (recommender, personalizer) = blocks("README.md", "python"), blocks("docs/api.md", "python")
+    (readme,), (recommender, actions, personalizer) = blocks("README.md", "python"), blocks("docs/api.md", "python")
     reader.runs(readme)
     assert reader.runs(recommender) in ("news\n", "sport\n")
+    assert re.fullmatch(r"(news|art|sport) 0\.\d+\n", reader.runs(actions))
     reader.runs(personalizer)
     (curl,) = blocks("docs/api.md", "sh")
     assert '{"accepted":1,"errors":[]}\n' in reader.types(curl)
