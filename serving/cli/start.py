@@ -31,7 +31,7 @@ TO_START_WITH = "The experiment to start with, made where it is absent.  [defaul
 
 def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--host`, `--port`, `--admin-port`, `--allow-host` and `--insecure`."""
-    allowed = "A further Host header to answer for on loopback, while no key exists; give it several times."
+    allowed = "A further Host header to answer for on loopback, while no key exists; may be given several times."
     for option in (
         click.option("--insecure", is_flag=True, help="Allow other machines to connect although no key exists."),
         click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help=allowed),
