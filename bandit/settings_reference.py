@@ -73,7 +73,7 @@ MEANING: dict[str, str] = {
     "gate.margin": "superiority: the lift to exceed; noninferiority: the relative loss to tolerate",
     "gate.looks": "planned spends alpha over looks and finds lifts sooner; anytime is a confidence sequence",
     "gate.horizon_rows": "rows over which alpha is laid out; after them fresh rows get a fresh alpha",
-    "gate.detectable_lift": "the relative lift worth finding; the forecast of rows still needed is made for it",
+    "gate.detectable_lift": "the relative lift worth finding; verdicts foretell how many more rows would show it",
     "gate.rows_min": "rows below which the verdict is insufficient data",
     "gate.ess_min": "effective rows of each policy below which the verdict is insufficient data",
     "serving.mode": "online; apprentice (answer the baseline and watch); logging_only; frozen (serve, never promote)",

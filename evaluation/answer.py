@@ -65,6 +65,7 @@ def answer(
         "verdict": verdict.outcome,
         "reason": verdict.reason,
         "rows_needed": verdict.rows_needed,
+        "rows_to_show": verdict.rows_to_show,
         "rows_digest": rows.digest(),
     }
 

@@ -35,9 +35,12 @@ Outcome = Literal["promote", "hold", "insufficient"]
 
 _POWER_Z = NormalDist().inv_cdf(0.8)
 
+_GROWING = frozenset({"rows", "ess_candidate", "ess_champion", "informative_rewards", "telling_draws", "subjects"})
+"""Floors on what grows with the rows; the others ask about shares, which more rows may leave as they are."""
+
 _CONTRADICTS_Z = NormalDist().inv_cdf(0.95)
 
-RULES_VERSION = 6
+RULES_VERSION = 7
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 
@@ -49,7 +52,7 @@ class GateRules:
     bound must exceed, in reward units; in `noninferiority` the tolerated loss as a share of the champion's value.
     `looks`: `planned` spends α over looks, `anytime` uses a confidence sequence. `horizon_rows`: rows of an epoch.
     `weighted`: weigh stretches of the log by what they can tell (see `evaluation.weighting`) or take the plain mean.
-    `detectable_lift`: the relative lift worth finding, for the forecast of rows still needed. The other fields are
+    `detectable_lift`: the relative lift worth finding, for the forecast of rows that would show it. The others are
     floors below which the bound is not to be trusted at all; above them it reckons with what the log could not
     show (see `evaluation.caution`), which is why they can be low.
     """
@@ -86,7 +89,10 @@ class Verdict:
     of the log tells as much); `lower` and `upper` are its one-sided bounds at the tenure's level (critical value `z`).
     `rejected`: an alarm, or `upper` below 0; the challenger should restart from the champion.
     `keep_rows`: whether the rows judged here belong to the next look too (false after a
-    promotion, a rejection and at the end of an epoch). `rows_needed`: further rows, None when unknown.
+    promotion, a rejection and at the end of an epoch). `rows_needed`: further rows until the unmet floors are met, at
+    the rates so far; None where none is unmet or nothing foretells it. `rows_to_show`: further rows that would show the
+    lift worth finding ("detectable") and the one observed so far ("observed"), each None where no more would be needed
+    or nothing foretells it.
     """
 
     outcome: Outcome
@@ -101,6 +107,7 @@ class Verdict:
     excluded: dict[str, int]
     checks: tuple[Check, ...]
     rows_needed: int | None
+    rows_to_show: dict[str, int | None]
     rejected: bool
     looked: bool
     keep_rows: bool
@@ -256,19 +263,29 @@ class _Case:
             return -self.rules.margin * abs(self.champion_value)
         return self.rules.margin
 
-    def rows_needed(self, z: float) -> int | None:
-        """Rows still to come until the floors are met and a lift of δ·V_b is seen with power .8."""
+    def rows_needed(self) -> int | None:
+        """Rows still to come until all floors are met, at the rates so far; None where a floor follows no such rate."""
         if self.n == 0:
             return self.rules.rows_min
         wanted = [0.0]
         for check in self.unmet:
-            if check.name not in {"weight_tail", "overlap"} and check.limit:
-                wanted.append(self.n * (check.limit / check.value - 1) if check.value else self.n)
-        effect = self.rules.detectable_lift * abs(self.champion_value)
-        if effect > 0:
-            wanted.append(((z + _POWER_Z) * self.caution.se * math.sqrt(self.n) / effect) ** 2 - self.n)
-        most = max(wanted)
-        return min(math.ceil(most), 10**9) if most > 0 and math.isfinite(most) else None
+            if check.name not in _GROWING or not check.value or not check.limit:
+                return None
+            wanted.append(self.n * check.limit / check.value - self.n)
+        return _whole(max(wanted))
+
+    def rows_to_show(self, z: float) -> dict[str, int | None]:
+        """Rows still to come until a lift of δ·V_b, or the one observed so far, is seen with power .8."""
+        effects = {
+            "detectable": self.rules.detectable_lift * abs(self.champion_value),
+            "observed": self.weighed.value - max(0.0, self.tolerated),
+        }
+        return {name: self._rows_for(effect, z) for name, effect in effects.items()}
+
+    def _rows_for(self, effect: float, z: float) -> int | None:
+        if self.n == 0 or not effect > 0:
+            return None
+        return _whole(((z + _POWER_Z) * self.caution.se * math.sqrt(self.n) / effect) ** 2 - self.n)
 
     def look(self) -> Look | None:
         """Take a look when one is planned and brings new evidence; None otherwise."""
@@ -300,6 +317,7 @@ class _Ruling:
     upper: float
     z: float
     rows_needed: int | None
+    rows_to_show: dict[str, int | None]
     rejected: bool
     looked: bool
     keep_rows: bool
@@ -315,7 +333,7 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     after = case.ledger.looked(look, sequence=rules.looks == "anytime") if look else case.ledger
     z = look.z if look else case.standing_z()
     lower, upper = case.weighed.value - case.caution.reach(z), case.weighed.value + case.caution.reach_up(z)
-    needed = case.rows_needed(z)
+    to_show = case.rows_to_show(z)
     alike = identical and rules.enabled and not alarms  # more of such rows would tell no more
     over = rules.looks == "planned" and (alike or not shut) and after.rows_before + n >= rules.horizon_rows
     ended = over and (alike or look is not None or after.spent >= case.alpha)
@@ -328,7 +346,8 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
             lower=lower,
             upper=upper,
             z=z,
-            rows_needed=None if outcome == "promote" else needed,
+            rows_needed=case.rows_needed() if outcome == "insufficient" else None,
+            rows_to_show=dict.fromkeys(to_show) if outcome == "promote" else to_show,
             rejected=rejected,
             looked=look is not None,
             keep_rows=keep,
@@ -341,7 +360,11 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     if alarms:
         return ruling("hold", "Alarm: " + " ".join(check.text for check in alarms), rejected=True)
     if unmet:
-        more = f" About {needed:,} more rows are needed." if needed else ""
+        needed = case.rows_needed()
+        more = f" At the rates so far that takes about {needed:,} more rows." if needed else ""
+        if detectable := to_show["detectable"]:
+            more += f" Forecast from these few: to show a lift of {100 * rules.detectable_lift:g}%, "
+            more += f"about {detectable:,} more."
         return ruling("insufficient", "Not enough evidence: " + " ".join(check.text for check in unmet) + more)
     if identical:
         return ruling("hold", f"Both policies chose alike in all {n:,} rows: there is nothing to promote.")
@@ -349,7 +372,7 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     numbers = f"lift {lift.value:+.4f} per decision{percent} on {n:,} rows"
     if not math.isclose(case.weighed.value, lift.value, rel_tol=1e-9, abs_tol=1e-12):
         numbers += f" ({case.weighed.value:+.4f} weighed by what each stretch of the log tells)"
-    forecast = f" About {needed:,} more rows would show a lift of {rules.detectable_lift:.0%}." if needed else ""
+    forecast = _forecast(to_show, rules)
     if look is None and after.spent >= case.alpha * (1 - 1e-9):
         return ruling("hold", f"All of its α has been spent: {numbers}.")
     if look is None:
@@ -370,6 +393,21 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     if upper < 0:
         return ruling("hold", f"Worse: {numbers}, and even its upper bound {upper:+.4f} is below 0.", rejected=True)
     return ruling("hold", f"Not proven better: {numbers}, and its lower bound {lower:+.4f} is not {bound}.{forecast}")
+
+
+def _forecast(to_show: Mapping[str, int | None], rules: GateRules) -> str:
+    """How many more rows would show the lift worth finding, and the one seen so far."""
+    parts = []
+    if detectable := to_show["detectable"]:
+        parts.append(f"about {detectable:,} more rows would show a lift of {100 * rules.detectable_lift:g}%")
+    if observed := to_show["observed"]:
+        more = "" if parts else " more rows would show"
+        parts.append(f"about {observed:,}{more} the one observed so far, if that is the true one")
+    return f" Forecast: {', '.join(parts)}." if parts else ""
+
+
+def _whole(rows: float) -> int | None:
+    return min(math.ceil(rows), 10**9) if rows > 0 and math.isfinite(rows) else None
 
 
 def _carried(after: AlphaLedger, n: int, *, promoted: bool, ended: bool, rejected: bool) -> tuple[bool, AlphaLedger]:

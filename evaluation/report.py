@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from evaluation import svg
+from evaluation.certificate import FLOORS_ALONE_SINCE, rules_version
 from evaluation.scored import ScoredRows
 
 ACTIONS_SHOWN = 12
@@ -123,7 +124,8 @@ def _headline(cert: Mapping[str, Any]) -> str:
         by = f" by {relative:.1%}" if relative is not None and relative > 0 else ""
         return f"The challenger beats the champion{by}" if by else "The challenger may replace the champion"
     if outcome == "insufficient":
-        needed = cert["verdict"].get("rows_needed")
+        # before, it was the forecast for a small lift where that was more
+        needed = cert["verdict"].get("rows_needed") if rules_version(cert) >= FLOORS_ALONE_SINCE else None
         return "Too early to tell" + (f": about {needed:,} more rows are needed" if needed else "")
     if cert["verdict"].get("rejected"):
         alarmed = any(c["kind"] == "alarm" and c["status"] == "fail" for c in cert["checks"])

@@ -216,6 +216,7 @@ def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:
         champion_value=verdict.totals.estimate("dr", "champion").value if seen else None,
         rows=verdict.n,
         rows_needed=verdict.rows_needed,
+        rows_to_show=verdict.rows_to_show,
         rejected=verdict.rejected,
         model_id=state.model_id if state.name != STANDING else None,
         ledger={key: value for key, value in verdict.ledger.to_dict().items() if key != "looks"},

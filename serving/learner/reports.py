@@ -40,10 +40,11 @@ class Judgement(msgspec.Struct, kw_only=True):
     `lift` is per decision, in units of reward, every row weighing the same; `weighed` is the one that the bounds belong
     to, where stretches of the log weigh what they tell (None where an older version wrote the line). `value` and
     `champion_value` are what both policies are worth, doubly robust (beside an initial model, uniform choice is the
-    champion). `rows` were scored in this tenure, `rows_needed` are estimated to be missing. `model_id` is set once the
-    challenger is published. `rejected` means it starts anew. `ledger` is what of α it goes on with (an `AlphaLedger`
-    without its looks), on rows matured after `scored_after`; empty where nothing of it is carried on. `former` is what
-    the champion earned at last (`evaluation.change.Stretch`), of a challenger that is proven to earn no less.
+    champion). `rows` were scored in this tenure; `rows_needed` are estimated to be missing until the floors are met,
+    `rows_to_show` until a lift is seen (see `evaluation.gate.Verdict`). `model_id` is set once the challenger is
+    published. `rejected` means it starts anew. `ledger` is what of α it goes on with (an `AlphaLedger` without its
+    looks), on rows matured after `scored_after`; empty where nothing of it is carried on. `former` is what the champion
+    earned at last (`evaluation.change.Stretch`), of a challenger that is proven to earn no less.
     """
 
     challenger: str
@@ -57,6 +58,7 @@ class Judgement(msgspec.Struct, kw_only=True):
     champion_value: float | None = None
     rows: int = 0
     rows_needed: int | None = None
+    rows_to_show: dict[str, int | None] = {}
     rejected: bool = False
     evaluation_id: str | None = None
     model_id: str | None = None

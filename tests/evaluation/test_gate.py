@@ -114,6 +114,43 @@ def test_too_few_rows_are_insufficient_and_say_how_many_more() -> None:
     assert not verdict.looked
 
 
+def test_rows_needed_are_those_of_the_unmet_floors_and_the_forecast_is_told_apart() -> None:
+    verdict = judge(make_world(14).log(np.random.default_rng(1), 120), replace(RULES, detectable_lift=0.001))
+    assert verdict.rows_needed == 80
+    detectable = verdict.rows_to_show["detectable"]
+    assert detectable is not None and detectable > 100_000
+    floors, forecast = verdict.reason.split(" Forecast from these few: ")
+    assert floors.endswith("At the rates so far that takes about 80 more rows.")
+    assert forecast == f"to show a lift of 0.1%, about {detectable:,} more."
+
+
+def test_a_floor_on_a_share_is_given_no_number_of_rows() -> None:
+    verdict = judge(make_world(14).log(np.random.default_rng(1), 120), replace(RULES, top_share_max=0.001))
+    assert {"rows", "weight_tail"} <= {check.name for check in verdict.checks if check.status == "insufficient"}
+    assert (verdict.outcome, verdict.rows_needed) == ("insufficient", None)
+    assert "At the rates so far" not in verdict.reason
+
+
+def test_a_hold_foretells_the_rows_for_the_observed_lift_beside_those_for_a_small_one() -> None:
+    world = make_world(14, lift=0.03)
+    verdict = judge(world.log(np.random.default_rng(1), 600), replace(RULES, detectable_lift=0.01))
+    small, seen = verdict.rows_to_show["detectable"], verdict.rows_to_show["observed"]
+    assert (verdict.outcome, verdict.rows_needed) == ("hold", None)
+    assert small is not None and seen is not None and 0 < seen < small
+    assert verdict.reason.endswith(
+        f" Forecast: about {small:,} more rows would show a lift of 1%, "
+        f"about {seen:,} the one observed so far, if that is the true one."
+    )
+    more = judge(world.log(np.random.default_rng(1), 600 + 2 * seen), replace(RULES, detectable_lift=0.01))
+    assert more.promote
+
+
+def test_a_hold_on_a_loss_foretells_no_rows_that_would_show_a_gain() -> None:
+    verdict = judge(make_world(14, lift=-0.01).log(np.random.default_rng(2), 600), RULES)
+    assert verdict.outcome == "hold" and verdict.weighed.value < 0
+    assert verdict.rows_to_show["observed"] is None and "observed so far" not in verdict.reason
+
+
 def test_no_rows_at_all_are_insufficient() -> None:
     assert judge(ScoredRows.empty(), RULES).outcome == "insufficient"
 
