@@ -26,6 +26,9 @@ from bandit.types import MODE_ONLINE, SLICE_POLICY, Interaction, Policy
 _OF_FIELD = "\x1f"
 """Between the name of a field and a value of it; no field of a context has it in its name."""
 
+OFFERS_MAX, OFFER_BYTES_MAX, ID_BYTES = 4096, 32 * 1024 * 1024, 60
+"""So many distinct offers are told apart by name, and what their ids may take in memory, beside so many bytes each."""
+
 SPOT_CHECK_EVERY = 50
 SPOT_CHECK_TOLERANCE = 1e-9
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -39,7 +42,8 @@ class Scores(NamedTuple):
     logged one (NaN where the log has none); `action` is the position of the logged action, with its `reward`
     and `propensity`; `cluster` names the rows that hang together (see `clusters`), None where each stands for itself,
     `decided_at` is UTC as datetime64[us], `segment` the value of the context field by which reports show the lift, with
-    the field's name (see `segments_of`), `slot` the place in an answer of several decisions.
+    the field's name (see `segments_of`), `slot` the place in an answer of several decisions. `offers` are the distinct
+    offers by the ids of their actions, `offer` the number of each row's own (see `offers_of`).
     """
 
     event_id: list[str]
@@ -55,6 +59,8 @@ class Scores(NamedTuple):
     cluster: list[str] | None
     segment: list[str] | None = None
     slot: list[str] | None = None
+    offers: list[tuple[str, ...]] | None = None
+    offer: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,7 @@ class Scoring:
         """The rows so far, as arrays."""
         rows = self._rows
         fields = [self._serving_of(row.settings_version).segment_field for row in rows]
+        offers, offer = offers_of(rows)
         return Scores(
             event_id=[row.event_id for row in rows],
             decided_at=_times([row.decided_at for row in rows]),
@@ -173,7 +180,32 @@ class Scoring:
             if any(fields)
             else None,
             slot=[_label(row.slot) for row in rows] if any(row.slot is not None for row in rows) else None,
+            offers=offers,
+            offer=offer,
         )
+
+
+def offers_of(rows: Sequence[Interaction]) -> tuple[list[tuple[str, ...]] | None, NDArray[np.int32] | None]:
+    """The distinct offers of the rows by the ids of their actions, and the number of each row's own.
+
+    None where there are more of them, or their ids take more room, than reports have use for.
+    """
+    places: dict[tuple[str, ...], int] = {}
+    same: dict[int, int] = {}  # a catalogue is the same tuple in each row; the rows keep its id from being another's
+    numbers, taken = array("i"), 0
+    for row in courteously(rows):
+        place = same.get(id(row.actions))
+        if place is None:
+            ids = tuple([action.id for action in row.actions])
+            place = places.get(ids)
+            if place is None:
+                taken += sum(map(len, ids)) + ID_BYTES * len(ids)
+                if len(places) >= OFFERS_MAX or taken > OFFER_BYTES_MAX:
+                    return None, None
+                place = places[ids] = len(places)
+            same[id(row.actions)] = place
+        numbers.append(place)
+    return list(places), np.array(numbers, dtype=np.int32)
 
 
 def segments_of(segment: Sequence[str] | None, rows: int, field: str | None) -> list[str] | None:

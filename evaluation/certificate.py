@@ -36,6 +36,8 @@ Since then, too, the standard errors of all estimators count subjects; before, o
 """
 RATES_PASSED_OVER_SINCE = 5
 """The rule version since which a learning rate that foretells clearly less than the best one is passed over."""
+NAMED_SINCE = 7
+"""The rule version since which rows may tell the ids of their actions, and reports name nothing else."""
 FLOORS_ALONE_SINCE = 7
 """The rule version since which rows needed are those of the floors, and what would show a lift is told apart.
 
@@ -66,7 +68,7 @@ def certificate(
     """The certificate of a verdict; `ledger`, `checks`, `challengers`, `hyper` as they were given to `judge`.
 
     `about` is what the rows cannot know: id, created_at, tests ("procedure" or "artefact"), candidate, champion
-    (ids and digests), data (window, as-of), excluded by reason, options, seed, actions (names by position). Its
+    (ids and digests), data (window, as-of), excluded by reason, options, seed. Its
     keys stand beside the certificate's own; raises ValueError when one would hide an own key.
     """
     about = dict(about or {})
@@ -263,6 +265,7 @@ def _figures(rows: ScoredRows, used: ScoredRows, totals: Totals, excluded: Mappi
         "rows": {
             "n": totals.n,
             "digest": rows.digest(),
+            "offers_digest": rows.offers_digest(),
             "first": str(times.min()) + "Z" if known and times is not None else None,
             "last": str(times.max()) + "Z" if known and times is not None else None,
             "excluded": dict(excluded),

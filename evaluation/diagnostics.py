@@ -44,6 +44,7 @@ def diagnose(rows: ScoredRows, events: ScoredEvents) -> dict[str, Any]:
             "champion": weight_histogram(events.w_champion),
         },
         "actions": action_shares(rows),
+        "named_actions": named_shares(rows),
         "calibration": calibration(events, subjects),
     }
 
@@ -221,6 +222,51 @@ def action_shares(rows: ScoredRows) -> list[dict[str, float]]:
         }
         for a in order.tolist()
     ]
+
+
+def named_shares(rows: ScoredRows) -> dict[str, Any] | None:
+    """Per action id, wherever it stood: mean probability under both policies, draws, their share and mean reward.
+
+    `count` tells how many ids there are, `shares` has the 200 most chosen; None where rows do not tell their actions.
+    """
+    if rows.offers is None or rows.offer is None:
+        return None
+    n, used = len(rows), np.unique(rows.offer)
+    numbers: dict[str, int] = {}
+    table = [numbers.setdefault(name, len(numbers)) for place in used.tolist() for name in rows.offers[place]]
+    k, ids = len(numbers), np.array(table, np.int64)
+    starts = np.zeros(len(rows.offers), np.int64)
+    starts[used] = np.cumsum([0, *(len(rows.offers[place]) for place in used.tolist())])[:-1]
+    sums = np.zeros((5, k))
+    for chunk in rows.chunks():
+        assert chunk.offer is not None
+        first = starts[chunk.offer]
+        of_value = ids[np.arange(chunk.values) + np.repeat(first - chunk.offsets[:-1], chunk.lengths)]
+        drawn = ids[first + chunk.action]
+        sums += [
+            np.bincount(of_value, chunk.candidate, k),
+            np.bincount(of_value, chunk.champion, k),
+            np.bincount(of_value, minlength=k),
+            np.bincount(drawn, minlength=k),
+            np.bincount(drawn, chunk.reward, k),
+        ]
+    names = list(numbers)
+    order = sorted(range(k), key=lambda at: (-(sums[0, at] + sums[1, at]), names[at]))[:ACTIONS_MAX]
+    shares = []
+    for at in order:
+        candidate, champion, offered, draws, reward = sums[:, at].tolist()
+        shares.append(
+            {
+                "id": names[at],
+                "candidate": candidate / n,
+                "champion": champion / n,
+                "logged": draws / n,
+                "offered": int(offered),
+                "draws": int(draws),
+                "mean_reward": reward / draws if draws else None,
+            }
+        )
+    return {"count": k, "shares": shares}
 
 
 def calibration(events: ScoredEvents, subjects: Ints | None = None) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jinja2
 
 from evaluation import svg
-from evaluation.certificate import FLOORS_ALONE_SINCE, rules_version
+from evaluation.certificate import FLOORS_ALONE_SINCE, NAMED_SINCE, rules_version
 from evaluation.scored import ScoredRows
 
-ACTIONS_SHOWN = 12
+ACTIONS_SHOWN, ACTIONS_LISTED = 12, 50
 DAYS_SHOWN = 31
 SEGMENTS_SHOWN = 20
 LABEL_MAX = 12
@@ -63,7 +63,7 @@ def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None
     cert = certificate
     initial = cert["kind"] == "initial"
     diagnostics = cert.get("diagnostics") or {}
-    placebo = cert.get("placebo")
+    placebo, named = cert.get("placebo"), diagnostics.get("named_actions")
     return _template().render(
         cert=cert,
         verdict=cert["verdict"],
@@ -77,6 +77,7 @@ def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None
         figures=_figures(cert, diagnostics, initial),
         checks=[_check(check) for check in cert.get("checks", [])],
         table=[_row(name, cert["estimators"][key]) for key, name in _NAMES.items()],
+        actions=[_action_row(entry) for entry in named["shares"][:ACTIONS_LISTED]] if named else [],
         placebo=placebo.get("text") if isinstance(placebo, Mapping) else None,
         parts=[
             _Part("Lift by day", "Day (UTC)", [_part(day, "day") for day in diagnostics.get("days", [])[-DAYS_SHOWN:]]),
@@ -210,18 +211,8 @@ def _figures(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], initial: b
         note = f"How often each policy would have done what was logged, over the logged chance. Largest {biggest:,.1f}."
         if picture:
             figures.append(_figure("Importance weights", note, picture, n, keys))
-    actions = diagnostics.get("actions") or []
-    if actions:
-        picture = svg.shares(_share_rows(actions, cert.get("actions")), title="Share of each action")
-        figures.append(
-            _figure(
-                "Which actions they choose",
-                "Mean probability of each action under both policies, and how often it was logged.",
-                picture,
-                n,
-                [*keys, ("logged", "logged")],
-            )
-        )
+    if diagnostics.get("actions"):
+        figures.append(_choices(cert, diagnostics, n, keys))
     bins = diagnostics.get("calibration") or []
     if bins:
         points = [(entry["predicted"], entry["observed"], entry["se"] or 0.0) for entry in bins]
@@ -316,18 +307,41 @@ def _marks(cert: Mapping[str, Any], curve: list[list[float]]) -> list[tuple[floa
     return marks
 
 
-def _share_rows(actions: list[Mapping[str, Any]], names: Any) -> list[tuple[str, list[tuple[str, float]]]]:
+def _choices(cert: Mapping[str, Any], diagnostics: Mapping[str, Any], n: str, keys: Sequence[Any]) -> dict[str, Any]:
+    """Shares by the ids of actions; by position in certificates of older versions, which know nothing else."""
+    title = "Which actions they choose"
+    named = diagnostics.get("named_actions")
+    if named is None and rules_version(cert) >= NAMED_SINCE:
+        note = "These rows do not tell their actions by name: an earlier version scored some of them, or nearly each "
+        note += "decision offered other actions. A place in a list that changes is no action, so nothing is shown."
+        return _figure(title, note, "", n)
+    if named is None:
+        known = diagnostics["actions"]
+        entries = [(f"position {int(entry['action'])}", entry) for entry in known]
+        count = len(known)
+    else:
+        entries, count = [(str(entry["id"]), entry) for entry in named["shares"]], int(named["count"])
+    picture = svg.shares(_share_rows(entries, count), title="Share of each action")
+    note = "Mean probability of each action under both policies, and how often it was logged."
+    return _figure(title, note, picture, n, [*keys, ("logged", "logged")])
+
+
+def _share_rows(
+    entries: Sequence[tuple[str, Mapping[str, Any]]], count: int
+) -> list[tuple[str, list[tuple[str, float]]]]:
+    """The first actions, and all others of `count` together."""
     roles = ("candidate", "champion", "logged")
-    shown = []
-    for entry in actions[:ACTIONS_SHOWN]:
-        at = int(entry["action"])
-        label = str(names[at]) if isinstance(names, list) and at < len(names) else f"position {at}"
-        shown.append((_clipped(label), [(role, float(entry[role])) for role in roles]))
-    rest = actions[ACTIONS_SHOWN:]
-    if rest:
-        sums = [(role, sum(float(entry[role]) for entry in rest)) for role in roles]
-        shown.append((f"{len(rest)} others", sums))
+    first = entries[:ACTIONS_SHOWN]
+    shown = [(_clipped(label), [(role, float(entry[role])) for role in roles]) for label, entry in first]
+    if count > len(first):
+        rest = [(role, max(0.0, 1.0 - sum(float(entry[role]) for _, entry in first))) for role in roles]
+        shown.append((f"{count - len(first)} others", rest))
     return shown
+
+
+def _action_row(entry: Mapping[str, Any]) -> dict[str, str]:
+    shares = {role: f"{entry[role]:.1%}" for role in ("candidate", "champion", "logged")}
+    return {"name": str(entry["id"]), **shares, "draws": f"{entry['draws']:,}", "reward": _plain(entry["mean_reward"])}
 
 
 def _clipped(label: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import InvalidScores
+from evaluation.offers import Numbers, Offer, digest_of, joined_offers, text_of
 from evaluation.scored_table import columns_of, refuse
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _RAGGED = ("candidate", "champion", "q", "pmf")
 _NAMES = ("event_id", "cluster", "segment", "slot")
 YOUNGER_THAN_DIGESTS = ("segment", "slot")
 """Columns that enter the digest only where they are there: digests of older certificates know nothing of them."""
+BESIDE_THE_DIGEST = ("offers", "offer")
+"""The names of actions, which no figure that decides depends on; they have a digest of their own."""
 
 
 class ScoredEvents(NamedTuple):
@@ -74,7 +77,8 @@ class ScoredRows:
     only the propensity was logged, None where it never was; `action`: position of the logged action;
     `propensity`: μ of the logged action; `cluster`: names of what hangs together, the rows of a subject or the slots
     of an answer; `segment`: names of the parts of the traffic that a report shows apart; `slot`: places in an answer
-    of several decisions, likewise; `decided_at`: UTC as datetime64[us].
+    of several decisions, likewise; `decided_at`: UTC as datetime64[us]; `offers`: the distinct offers by the ids of
+    their actions, `offer`: which of them is a row's own (see `evaluation.offers`).
     """
 
     offsets: Ints
@@ -90,6 +94,8 @@ class ScoredRows:
     cluster: Sequence[str] | None = None
     segment: Sequence[str] | None = None
     slot: Sequence[str] | None = None
+    offers: Sequence[Offer] | None = None
+    offer: Numbers | None = None
 
     # -- making them -------------------------------------------------------------------------------------
 
@@ -116,6 +122,8 @@ class ScoredRows:
             cluster=None if given["cluster"] is None else list(given["cluster"]),
             segment=None if given["segment"] is None else list(given["segment"]),
             slot=None if given["slot"] is None else list(given["slot"]),
+            offers=None if given["offers"] is None else list(given["offers"]),
+            offer=None if given["offer"] is None else np.ascontiguousarray(given["offer"], np.int32),
         )
         rows.check(first)
         return rows
@@ -157,7 +165,7 @@ class ScoredRows:
 
     @classmethod
     def concat(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
-        """The rows of all `parts`, in order; a column that one part lacks is dropped.
+        """The rows of all `parts`, in order; a column that one part lacks is dropped, as are too many offers.
 
         But a pmf becomes NaN there, a segment or slot has no name, and rows without a subject stand for themselves.
         """
@@ -187,7 +195,8 @@ class ScoredRows:
         others = {name: joined(name) for name in ("decided_at", *_NAMES)}
         own = [p.event_id or [f"row {n}" for n in range(s, s + len(p))] for s, p in zip(rows, parts, strict=True)]
         others["cluster"] = joined_subjects([part.cluster for part in parts], own)
-        columns: dict[str, Any] = {**dense, **others, "offsets": offsets, "pmf": pmf}
+        offers, offer = joined_offers([(part.offers, part.offer) for part in parts if len(part)])
+        columns: dict[str, Any] = {**dense, **others, "offsets": offsets, "pmf": pmf, "offers": offers, "offer": offer}
         return cls(**columns)
 
     @classmethod
@@ -201,7 +210,8 @@ class ScoredRows:
         """From a table with one row per event; raises `InvalidScores` that names the column and the row.
 
         Columns `reward`, `propensity`, `action`, `candidate`, `champion`, `q`, and optionally `pmf`, `cluster`,
-        `segment`, `slot`, `decided_at`, `event_id`; `candidate`, `champion`, `q` and `pmf` hold one list per row.
+        `segment`, `slot`, `decided_at`, `event_id`, `actions`; `candidate`, `champion`, `q` and `pmf` hold one list per
+        row, `actions` the ids as a list or as the JSON of one.
         `first` is the number of the table's first row, where it is a part of a longer one.
         """
         return cls.of(_Given(**columns_of(frame, first=first)), first=first)
@@ -248,6 +258,8 @@ class ScoredRows:
             cluster=None if self.cluster is None else self.cluster[start:stop],
             segment=None if self.segment is None else self.segment[start:stop],
             slot=None if self.slot is None else self.slot[start:stop],
+            offers=self.offers,
+            offer=None if self.offer is None else self.offer[start:stop],
         )
 
     def where(self, keep: NDArray[np.bool_]) -> ScoredRows:
@@ -270,6 +282,8 @@ class ScoredRows:
             cluster=None if self.cluster is None else [self.cluster[i] for i in index],
             segment=None if self.segment is None else [self.segment[i] for i in index],
             slot=None if self.slot is None else [self.slot[i] for i in index],
+            offers=self.offers,
+            offer=None if self.offer is None else self.offer[keep],
         )
 
     def chunks(self, values: int = CHUNK_VALUES) -> Iterator[ScoredRows]:
@@ -312,16 +326,20 @@ class ScoredRows:
         }
 
     def digest(self) -> str:
-        """SHA-256 over every column: two row sets with the same digest give the same certificate."""
+        """SHA-256 over every column but names of actions: row sets with the same digest give the same verdict."""
         sha = hashlib.sha256()
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name in YOUNGER_THAN_DIGESTS:
+            if field.name in BESIDE_THE_DIGEST or (value is None and field.name in YOUNGER_THAN_DIGESTS):
                 continue
             sha.update(field.name.encode() + b"\0")
             if value is not None:
                 sha.update(column_bytes(value))
         return sha.hexdigest()
+
+    def offers_digest(self) -> str | None:
+        """SHA-256 over the offers of all rows, None where they are not known."""
+        return digest_of(self.offers, self.offer) if self.offers and self.offer is not None else None
 
     def to_columns(self) -> dict[str, Any]:
         """The columns that `from_frame` reads, one entry per event; per-action ones of shape (n, k), or as n arrays."""
@@ -338,6 +356,9 @@ class ScoredRows:
             flat = getattr(self, name)
             if flat is not None:
                 columns[name] = np.split(flat, cuts) if width is None else flat.reshape(len(self), width)
+        if self.offers and self.offer is not None:
+            texts = pd.Index([text_of(offer) for offer in self.offers])
+            columns["actions"] = pd.Categorical.from_codes(self.offer, texts)
         return columns | {name: list(getattr(self, name)) for name in _NAMES[1:] if getattr(self, name)}
 
     def to_frame(self) -> pd.DataFrame:
@@ -358,6 +379,8 @@ class ScoredRows:
             column = getattr(self, name)
             if column is not None and len(column) != n:
                 raise InvalidScores(name, "has not one entry per row")
+        if self.offers is not None and (self.offer is None or self.offer.shape != (n,)):
+            raise InvalidScores("actions", "has not one entry per row")
         for name in _RAGGED:
             column = getattr(self, name)
             if column is not None and column.shape != (self.values,):
@@ -378,6 +401,11 @@ class ScoredRows:
             column = getattr(self, name)
             fair = self._everywhere(column >= 0) & (abs(self.per_row(column) - 1) <= _SUM_TOLERANCE)
             hold(name, fair, "must be probabilities that sum to 1", f"1 ± {_SUM_TOLERANCE}")
+        if self.offers is not None and self.offer is not None and n:
+            if self.offer.min() < 0 or self.offer.max() >= len(self.offers):
+                raise InvalidScores("actions", "must be one of the offers in every row")
+            known = np.array([len(offer) for offer in self.offers], np.int64)
+            hold("actions", known[self.offer] == self.lengths, "must have as many entries as candidate")
         if self.pmf is not None:
             missing = np.isnan(self.pmf)
             whole = self._everywhere(np.isfinite(self.pmf)) | self._everywhere(missing)

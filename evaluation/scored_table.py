@@ -6,6 +6,7 @@ that looks right, so each is refused with the column and the row, counted from 0
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import InvalidScores
+from evaluation.offers import KnownOffers, Numbers, Offer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,7 @@ def columns_of(frame: pd.DataFrame, *, first: int = 0) -> Mapping[str, Any]:
         "propensity": _numbers(frame, "propensity", "must be a number", first),
         "decided_at": _times(frame),
         **{name: _texts(frame, name, first) for name in _NAMES},
+        **_offers(frame, first),
     }
 
 
@@ -107,6 +110,34 @@ def _texts(frame: pd.DataFrame, name: str, first: int) -> list[str] | None:
     if name == "cluster" and missing.any():
         refuse(name, "must name a subject in every row", first + int(np.argmax(missing)))
     return ["" if gone else str(value) for value, gone in zip(frame[name], missing.tolist(), strict=True)]
+
+
+def _offers(frame: pd.DataFrame, first: int) -> dict[str, list[Offer] | Numbers | None]:
+    """The ids of the actions of each row, from lists or the JSON of lists; none where they are too many to be kept."""
+    if "actions" not in frame.columns:
+        return {}
+    known, numbers, told = KnownOffers(), np.zeros(len(frame), np.int32), dict[str, int]()
+    for row, cell in enumerate(frame["actions"]):
+        place = told.get(cell) if isinstance(cell, str) else None
+        if place is None:
+            places = known.places([_ids(cell, first + row)])
+            if places is None:
+                return {}
+            (place,) = places
+            if isinstance(cell, str):
+                told[cell] = place
+        numbers[row] = place
+    return {"offers": known.offers, "offer": numbers}
+
+
+def _ids(cell: Any, row: int) -> Offer:
+    try:
+        ids = json.loads(cell) if isinstance(cell, str) else cell
+    except ValueError:
+        ids = None
+    if not isinstance(ids, (list, tuple, np.ndarray)) or not all(isinstance(name, str) for name in ids):
+        refuse("actions", "must be a list of ids in every row", row)
+    return tuple(ids)
 
 
 def _times(frame: pd.DataFrame) -> NDArray[np.datetime64] | None:

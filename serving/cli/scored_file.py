@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.scored import YOUNGER_THAN_DIGESTS, ScoredRows, column_bytes
+from evaluation.scored import BESIDE_THE_DIGEST, YOUNGER_THAN_DIGESTS, ScoredRows, column_bytes
 from joiner.parquet import CHUNK_VECTORS, count_rows, read_chunks
 
 BLOCK_BYTES = 1 << 20
@@ -40,7 +40,7 @@ class ScoredFile:
 
     def digest(self) -> str:
         """What `ScoredRows.digest` gives for all rows."""
-        names = [field.name for field in fields(ScoredRows)]
+        names = [field.name for field in fields(ScoredRows) if field.name not in BESIDE_THE_DIGEST]
         with ExitStack() as stack:
             files = {name: stack.enter_context(tempfile.TemporaryFile()) for name in names}
             values = 0

@@ -25,6 +25,7 @@ from bandit.experiment import ExperimentPaths
 from bandit.files import SyncedInPieces, fsync_directory, is_plain_name, write_atomically
 from bandit.scoring import clusters
 from bandit.training import Scores
+from evaluation.offers import KnownOffers, joined_offers
 from evaluation.scored import joined_subjects
 
 STANDING = "standing"
@@ -116,6 +117,7 @@ class ChallengerStore:
         self.root = paths.challengers
         self.durable = durable
         self._scores: dict[str, tuple[list[str], list[Scores]]] = {}
+        self._offers: dict[str, KnownOffers] = {}
 
     def names(self) -> list[str]:
         """The challengers there are, sorted."""
@@ -165,7 +167,10 @@ class ChallengerStore:
         """
         names, chunks = self._scores.get(state.name, ([], []))
         known = dict(zip(names, chunks, strict=True))
-        chunks = [known[name] if name in known else _read(self.root / state.name / name) for name in state.chunks]
+        chunks = [
+            known[name] if name in known else self._shared(state.name, _read(self.root / state.name / name))
+            for name in state.chunks
+        ]
         self._scores[state.name] = (list(state.chunks), chunks)
         return chunks
 
@@ -190,6 +195,7 @@ class ChallengerStore:
         state = msgspec.structs.replace(state, sequence=state.sequence + 1)
         if fresh_epoch:
             state.chunks, state.scored, state.judged, state.gate = [], 0, 0, carried or {}
+            self._offers.pop(state.name, None)
         if files is not None:
             state.folder, state.digest = f"files-{state.sequence:08d}", _digest(files)
             _write_folder(home / state.folder, files, durable=self.durable)
@@ -197,7 +203,7 @@ class ChallengerStore:
             name = f"scores-{state.sequence:08d}.npz"
             _write_scores(home / name, scores, durable=self.durable)
             remembered_names, remembered = self._scores.get(state.name, ([], []))
-            self._scores[state.name] = ([*remembered_names, name], [*remembered, scores])
+            self._scores[state.name] = ([*remembered_names, name], [*remembered, self._shared(state.name, scores)])
             state.chunks = [*state.chunks, name]
             state.scored += len(scores.event_id)
         if gate is not None:
@@ -210,11 +216,11 @@ class ChallengerStore:
         """Forget a challenger."""
         (self.root / name / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self.root / name, ignore_errors=True)
-        self._scores.pop(name, None)
+        self._forget(name)
 
     def erase(self, name: str) -> None:
         """Remove what a challenger has learnt and scored, which names events; what α it spent stays spent."""
-        self._scores.pop(name, None)
+        self._forget(name)
         state = self.load(name)
         if state is None:
             self.drop(name)
@@ -258,6 +264,20 @@ class ChallengerStore:
         self.root.mkdir(parents=True, exist_ok=True)
         write_atomically(self.root / RETIRED, msgspec.json.encode(retired), sync=self.durable)
 
+    def _shared(self, name: str, scores: Scores) -> Scores:
+        """Scores that have their offers in common with earlier chunks; none once the challenger's are too many."""
+        if scores.offers is None:
+            return scores
+        known = self._offers.setdefault(name, KnownOffers())
+        places = known.places(scores.offers)
+        if places is None:
+            return scores._replace(offers=None, offer=None)
+        return scores._replace(offers=[known.offers[place] for place in places])
+
+    def _forget(self, name: str) -> None:
+        self._scores.pop(name, None)
+        self._offers.pop(name, None)
+
     def _sweep(self, state: ChallengerState) -> None:
         keep = {"state.json", state.folder, *state.chunks}
         for path in (self.root / state.name).iterdir():
@@ -284,6 +304,7 @@ def concatenate(chunks: Sequence[Scores]) -> Scores | None:
     starts = np.cumsum([0, *(int(chunk.offsets[-1]) for chunk in chunks)])
     offsets = [chunk.offsets[1:] + start for chunk, start in zip(chunks, starts, strict=False)]
     slots = any(chunk.slot for chunk in chunks)
+    offers, offer = joined_offers([(chunk.offers, chunk.offer) for chunk in chunks])
     return Scores(
         event_id=[event_id for chunk in chunks for event_id in chunk.event_id],
         decided_at=np.concatenate([chunk.decided_at for chunk in chunks]),
@@ -298,6 +319,8 @@ def concatenate(chunks: Sequence[Scores]) -> Scores | None:
         cluster=joined_subjects([chunk.cluster for chunk in chunks], [chunk.event_id for chunk in chunks]),
         segment=_joined([chunk.segment for chunk in chunks]),
         slot=_joined([chunk.slot or [""] * len(chunk.event_id) for chunk in chunks]) if slots else None,
+        offers=offers,
+        offer=offer,
     )
 
 
@@ -310,9 +333,11 @@ _ARRAYS = ("decided_at", "offsets", "candidate", "champion", "q", "pmf", "action
 
 
 def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
-    columns = ("event_id", "cluster", "segment", "slot")
+    columns = ("event_id", "cluster", "segment", "slot", "offers")
     names = {column: getattr(scores, column) for column in columns}
     arrays = {name: getattr(scores, name) for name in _ARRAYS}
+    if scores.offer is not None:
+        arrays["offer"] = scores.offer
     temporary = path.with_name(f".{path.name}")
     with SyncedInPieces(temporary) if durable else temporary.open("wb") as file:
         np.savez(file, names=np.frombuffer(msgspec.json.encode(names), dtype=np.uint8), **arrays)
@@ -327,6 +352,7 @@ class _Names(msgspec.Struct):
     cluster: list[str] | None
     segment: list[str] | None = None
     slot: list[str] | None = None
+    offers: list[tuple[str, ...]] | None = None
 
 
 _UNREADABLE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError)
@@ -336,7 +362,7 @@ def _read(path: Path) -> Scores:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             names = msgspec.json.decode(stored["names"].tobytes(), type=_Names)
-            arrays = {name: stored[name] for name in _ARRAYS}
+            arrays = {name: stored[name] for name in (*_ARRAYS, *(["offer"] if names.offers is not None else []))}
     except _UNREADABLE as error:
         raise CorruptModel(f"the scores in {path.parent.name}/{path.name} cannot be read ({error})") from None
     return Scores(**msgspec.structs.asdict(names) | {"cluster": _clusters(names)}, **arrays)

@@ -24,7 +24,7 @@ from evaluation.sequential import AlphaLedger
 from evaluation.svg import histograms
 from tests.evaluation.worlds import make_world
 
-ABOUT = {"id": "e1", "experiment": "news", "created_at": "2026-01-08T10:00:00Z", "actions": ["<b>one</b>", "two"]}
+ABOUT = {"id": "e1", "experiment": "news", "created_at": "2026-01-08T10:00:00Z"}
 
 
 def evaluated(n: int = 3000) -> tuple[ScoredRows, dict]:
@@ -33,6 +33,8 @@ def evaluated(n: int = 3000) -> tuple[ScoredRows, dict]:
         rows,
         decided_at=np.datetime64("2026-01-01", "us") + np.arange(n) * np.timedelta64(60, "s"),
         event_id=[f"e{i}" for i in range(n)],
+        offers=[("<b>one</b>", "two", "three", "four", "five")],
+        offer=np.zeros(n, np.int32),
     )
     rules = GateRules()
     checks = [Check("replay", "alarm", "pass", 0.0, 0.0, "All 50 replayed decisions gave the logged probabilities.")]

@@ -24,7 +24,7 @@ from serving.learner.offered import offer
 from serving.learner.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import World, twin_of, world
+from tests.serving.learner_support import ACTIONS, World, twin_of, world
 
 
 def learn_until_promoted(world: World, batches: int = 8) -> None:
@@ -89,6 +89,10 @@ def test_no_promotion_without_a_certificate_that_its_scored_rows_confirm(tmp_pat
         assert certificate["as_of"] == certificate["data"]["cut"]
         assert not verify_certificate(certificate, rows)
         assert "<html" in (folder / "report.html").read_text()
+        named = {entry["id"]: entry for entry in certificate["diagnostics"]["named_actions"]["shares"]}
+        assert set(named) == {action.id for action in ACTIONS}
+        assert sum(entry["draws"] for entry in named.values()) == certificate["rows"]["n"]
+        assert all(f">{name}</text>" in (folder / "report.html").read_text() for name in named)
 
 
 def test_imported_history_without_a_champion_becomes_the_initial_model_outside_the_gate(tmp_path: Path) -> None:

@@ -92,6 +92,28 @@ def test_scores_that_an_older_version_stored_are_clustered_too(tmp_path: Path) -
             assert challengers._read(tmp_path / "older.npz").cluster == scores.cluster
 
 
+def test_stored_scores_tell_their_actions_by_name_and_those_of_an_older_version_none(tmp_path: Path) -> None:
+    with world(tmp_path, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        for _ in range(2):
+            play_pages(here, 20, slots=2)
+        store = here.transport.cycle.store
+        state = store.load(STANDING)
+        assert state is not None and len(state.chunks) == 2
+        fresh = challengers.ChallengerStore(here.transport.experiment.paths)
+        scores, again = concatenate(store.scores(state)), concatenate(fresh.scores(state))
+        assert scores is not None and scores.offers is not None and scores.offer is not None and again is not None
+        assert {len(offer) for offer in scores.offers} == {3, 4} and len(scores.offer) == 80
+        assert again.offers == scores.offers and (again.offer == scores.offer).all()
+        assert {name for offer in scores.offers for name in offer} == set(BEST.values())
+        older = store.root / STANDING / state.chunks[0]
+        challengers._write_scores(older, challengers._read(older)._replace(offers=None, offer=None), durable=False)
+        fresh = challengers.ChallengerStore(here.transport.experiment.paths)
+        without = concatenate(fresh.scores(state))
+        assert without is not None and without.offers is None and without.offer is None
+        assert (without.candidate == scores.candidate).all()
+
+
 def test_the_live_lift_counts_answers(tmp_path: Path) -> None:
     with world(tmp_path, serving={"control_fraction": 0.5}) as here:
         play_pages(here, 60, slots=3)
