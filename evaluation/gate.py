@@ -362,7 +362,7 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     if unmet:
         needed = case.rows_needed()
         more = f" At the rates so far that takes about {needed:,} more rows." if needed else ""
-        if detectable := to_show["detectable"]:
+        if (detectable := to_show["detectable"]) and detectable > (needed or 0):
             more += f" Forecast from these few: to show a lift of {100 * rules.detectable_lift:g}%, "
             more += f"about {detectable:,} more."
         return ruling("insufficient", "Not enough evidence: " + " ".join(check.text for check in unmet) + more)

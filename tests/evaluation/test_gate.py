@@ -122,6 +122,8 @@ def test_rows_needed_are_those_of_the_unmet_floors_and_the_forecast_is_told_apar
     floors, forecast = verdict.reason.split(" Forecast from these few: ")
     assert floors.endswith("At the rates so far that takes about 80 more rows.")
     assert forecast == f"to show a lift of 0.1%, about {detectable:,} more."
+    easy = judge(make_world(14).log(np.random.default_rng(1), 120), replace(RULES, detectable_lift=10.0))
+    assert easy.rows_needed == 80 and "Forecast" not in easy.reason
 
 
 def test_a_floor_on_a_share_is_given_no_number_of_rows() -> None:
