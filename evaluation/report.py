@@ -7,6 +7,7 @@ from a stored certificate. No script, no font, no image from elsewhere; made for
 from __future__ import annotations
 
 import hashlib
+import html
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,12 @@ def page_differences(cert: Mapping[str, Any], page: str) -> list[str] | None:
     if made_by and made_by[1] != edition():
         return None
     return [] if page == render_report(cert) else ["report.html is not the page that the certificate gives"]
+
+
+def with_way_back(page: str, path: str, text: str) -> str:
+    """A stored page as a server shows it, with a link to where it is listed; opened as a file it has none."""
+    link = f'<nav><a href="{html.escape(path)}">‹ {html.escape(text)}</a></nav>'
+    return page.replace("<main>", f"<main>{link}", 1)
 
 
 @lru_cache(maxsize=1)

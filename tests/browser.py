@@ -11,6 +11,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ ANSWER_TIMEOUT_S = 30.0
 @dataclass
 class Visit:
     """One page: its visible text, the width it needs, the texts of what scrolls sideways within it, every URL it asked
-    for, and what its console complained of."""
+    for, what its console complained of, and the answer to what it was asked."""
 
     text: str = ""
     needed_width: int = 0
     cut_off: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    answer: Any = None
 
 
 class Browser:
@@ -66,8 +68,19 @@ class Browser:
         self._process.terminate()
         self._process.wait(10)
 
-    def visit(self, url: str, *, width: int, stay_s: float = 0.3) -> Visit:
-        """Open `url` in a tab of `width` pixels, look at it for `stay_s` after it has loaded, and close it."""
+    def visit(
+        self,
+        url: str,
+        *,
+        width: int,
+        stay_s: float = 0.3,
+        ask: str = "null",
+        media: Mapping[str, str] | None = None,
+    ) -> Visit:
+        """Open `url` in a tab of `width` pixels, look at it for `stay_s` after it has loaded, and close it.
+
+        `ask` is evaluated at the end; `media` has features of the medium, and its `type`.
+        """
         self._visit = Visit()
         target = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
@@ -75,12 +88,16 @@ class Browser:
             self._call(f"{domain}.enable", {}, session)
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", size, session)
+        features = [{"name": name, "value": value} for name, value in (media or {}).items() if name != "type"]
+        emulated = {"media": (media or {}).get("type", ""), "features": features}
+        self._call("Emulation.setEmulatedMedia", emulated, session)
         answer = self._call("Page.navigate", {"url": url}, session)
         assert "errorText" not in answer, answer
         self._listen(until="Page.loadEventFired", seconds=ANSWER_TIMEOUT_S)
         self._listen(until=None, seconds=stay_s)
         self._visit.text = self._evaluate("document.body.innerText", session)
         self._visit.needed_width = self._evaluate("document.documentElement.scrollWidth", session)
+        self._visit.answer = self._evaluate(ask, session)
         self._visit.cut_off = self._evaluate(CUT_OFF, session)
         self._call("Target.closeTarget", {"targetId": target})
         return self._visit

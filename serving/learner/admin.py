@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import quote
 
 import anyio.to_thread
 import msgspec
@@ -24,6 +25,7 @@ from bandit.keys import KeyRing
 from bandit.loopback import LOOPBACK_NAMES, is_loopback
 from bandit.scratch import folder_in
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
+from evaluation.report import with_way_back
 from joiner.history import import_history
 from serving.learner import models, reports, steps
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
@@ -321,7 +323,8 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
         if folder is None:
             raise NotFound(f"there is no evaluation {evaluation_id}")
         if format == "html" or (format is None and "text/html" in request.headers.get("accept", "")):
-            return HTMLResponse((folder / REPORT).read_text(encoding="utf-8"))
+            page = (folder / REPORT).read_text(encoding="utf-8")
+            return HTMLResponse(with_way_back(page, f"/experiments/{quote(name)}", f"Console of {name}"))
         return Response((folder / CERTIFICATE).read_bytes(), media_type="application/json")
 
     @app.post(PREFIX + "/operations/{operation}")

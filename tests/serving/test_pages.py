@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -88,6 +90,64 @@ def test_an_evaluation_report_is_whole_by_itself(browser: Browser, service: Serv
         url = f"{service.learner.url}/v1/experiments/test/evaluations/{evaluation['id']}?format=html"
         assert evaluation["verdict"]["reason"] in look(browser, url).text
         assert browser.visit(url, width=PHONE).cut_off == []
+
+
+def test_a_report_leads_back_to_the_console_that_shows_it_and_as_a_file_to_nowhere(
+    browser: Browser, service: Service
+) -> None:
+    found = service.admin.get("/evaluations").json()["evaluations"][0]
+    links = "[...document.querySelectorAll('a')].map((link) => link.href)"
+    url = f"{service.learner.url}/v1/experiments/test/evaluations/{found['id']}?format=html"
+    assert browser.visit(url, width=DESK, ask=links).answer == [f"{service.learner.url}/experiments/test"]
+    stored = service.data_dir / "experiments/test/evaluations" / found["id"] / "report.html"
+    assert browser.visit(stored.as_uri(), width=DESK, ask=links).answer == []
+
+
+class Faltering(BaseHTTPRequestHandler):
+    """Gives one page, says 500 from the second time on, and the page again from the third."""
+
+    page, headers_too, asked, falters = b"", [("content-type", "text/html")], 0, 1
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        kind.asked += 1
+        silent = 1 < kind.asked <= 1 + kind.falters
+        self.send_response(500 if silent else 200)
+        for name, value in self.headers_too:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if silent else kind.page)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("stay_s", "silent"), [(4.5, True), (7.5, False)])
+def test_the_forms_of_the_console_are_disabled_while_the_learner_is_silent(
+    browser: Browser, service: Service, stay_s: float, silent: bool
+) -> None:
+    answer = service.admin.get(service.learner.url + "/")
+    policy = answer.headers["content-security-policy"]
+    headers = [("content-type", "text/html"), ("content-security-policy", policy)]
+    kind = type("Once", (Faltering,), {"page": answer.content, "headers_too": headers, "asked": 0})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        ask = "[...document.querySelectorAll('form button')].map((button) => button.disabled)"
+        page = browser.visit(f"http://127.0.0.1:{server.server_port}/", width=DESK, stay_s=stay_s, ask=ask)
+        server.shutdown()
+    assert len(page.answer) >= 3 and set(page.answer) == {silent}
+    assert ("The learner does not answer" in page.text) is silent
+
+
+def test_the_console_is_printed_dark_on_light_without_its_forms(browser: Browser, service: Service) -> None:
+    ask = "[getComputedStyle(document.body).backgroundColor, document.querySelector('form').checkVisibility()]"
+    dark = {"prefers-color-scheme": "dark"}
+    url = service.learner.url + "/"
+    assert browser.visit(url, width=DESK, media=dark, ask=ask).answer == ["rgb(18, 22, 30)", True]
+    assert browser.visit(url, width=DESK, media=dark | {"type": "print"}, ask=ask).answer == [
+        "rgb(255, 255, 255)",
+        False,
+    ]
 
 
 def test_the_docs_page_of_the_decision_api_needs_no_network(browser: Browser, service: Service) -> None:

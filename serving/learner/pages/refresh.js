@@ -1,19 +1,26 @@
 // Keeps the board fresh: fetches this page again and swaps its #board, as long as somebody can see it. Pages without one stay as they are.
 const EVERY_MS = 3000;
+function heard(answers) {
+  document.body.classList.toggle("silent", !answers);
+  if (!answers && document.activeElement?.closest("button")) document.activeElement.blur();
+  for (const button of document.querySelectorAll("form button")) button.disabled = !answers;
+}
 async function refresh() {
-  const board = document.getElementById("board");
-  const inUse = board.contains(document.activeElement?.closest("button")) || board.querySelector(":active");
-  if (!document.hidden && !inUse) {
+  if (!document.hidden) {
     try {
       const answer = await fetch(location.pathname, { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.statusText);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const board = document.getElementById("board");
       const fresh = page.getElementById("board");
-      for (const details of board.querySelectorAll("details[open]")) fresh.querySelector(`#${details.id}`).open = true;
-      board.replaceWith(fresh);
-      document.body.classList.remove("silent");
+      const inUse = board.contains(document.activeElement?.closest("button")) || board.querySelector(":active");
+      heard(true);
+      if (!inUse) {
+        for (const details of board.querySelectorAll("details[open]")) fresh.querySelector(`#${details.id}`).open = true;
+        board.replaceWith(fresh);
+      }
     } catch {
-      document.body.classList.add("silent");
+      heard(false);
     }
   }
   setTimeout(refresh, EVERY_MS);
