@@ -29,7 +29,15 @@ import msgspec
 
 from bandit.errors import Busy, InvalidInput, RewardloopError
 from bandit.files import FileLock, write_atomically
-from serving.learner.address import COMMAND_S, mark_service, running_learner, take_lock
+from serving.learner.address import (
+    COMMAND_S,
+    ServiceAddress,
+    mark_service,
+    running_learner,
+    running_service,
+    service_path,
+    take_lock,
+)
 
 log = logging.getLogger("rewardloop.supervisor")
 
@@ -47,14 +55,6 @@ PR_SET_PDEATHSIG = 1
 BACKLOG = 2048
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Linear algebra gains nothing from more threads here, and they would take the cores that decide."""
-
-
-class ServiceAddress(msgspec.Struct, frozen=True):
-    """Where a running service is: `<data>/run/service.json`. A part that does not run is None."""
-
-    pid: int
-    url: str | None = None
-    admin_url: str | None = None
 
 
 class ServiceFailed(RewardloopError):
@@ -134,17 +134,13 @@ class Supervisor:
             self._drain()
             address = running_service(self.data_dir)
             if address is not None and address.pid == os.getpid():  # not that of another service on this directory
-                self._service_file.unlink(missing_ok=True)
+                service_path(self.data_dir).unlink(missing_ok=True)
             if self._mark is not None:
                 self._mark.release()
         log.info("stopped; everything acknowledged is on disk")
         return 0
 
     # -- starting ----------------------------------------------------------------------------------------
-
-    @property
-    def _service_file(self) -> Path:
-        return self.data_dir / "run" / "service.json"
 
     def _open(self) -> None:
         """Take the ports, then the directory, and let `prepare` change what it wants once both are ours."""
@@ -155,7 +151,7 @@ class Supervisor:
             place = "service.admin_host" if self.workers else "--host"
             self._admin_socket = _listen(self.admin_host, self.admin_port, place, "--admin-port")
             self.admin_port = self._admin_socket.getsockname()[1]
-        self._service_file.parent.mkdir(parents=True, exist_ok=True)
+        service_path(self.data_dir).parent.mkdir(parents=True, exist_ok=True)
         lock = None
         if self.learner:
             self._mark = mark_service(self.data_dir, patience_with_starting_s=COMMAND_S, given_up=self._given_up)
@@ -209,7 +205,7 @@ class Supervisor:
                 return False
         for child in self._children:
             child.once_ready = True
-        write_atomically(self._service_file, msgspec.json.encode(address))
+        write_atomically(service_path(self.data_dir), msgspec.json.encode(address))
         if self.on_ready is not None:
             self.on_ready(address)
         return True
@@ -266,16 +262,6 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def running_service(data_dir: Path) -> ServiceAddress | None:
-    """The address of the service on `data_dir`, None where none runs."""
-    try:
-        address = msgspec.json.decode((data_dir / "run" / "service.json").read_bytes(), type=ServiceAddress)
-        os.kill(address.pid, 0)
-    except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.DecodeError):
-        return None
-    return address
 
 
 def _listen(host: str, port: int, place: str = "--host", option: str = "--port") -> socket.socket:

@@ -16,7 +16,8 @@ from serving.cli.start import (
     service_options,
     worker_options,
 )
-from serving.supervisor import ServiceAddress, Supervisor
+from serving.learner.address import ServiceAddress
+from serving.supervisor import Supervisor
 
 
 @click.command()

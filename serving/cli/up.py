@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
 from bandit.experiment import Experiment
@@ -22,7 +19,9 @@ from serving.cli.start import (
     service_options,
     worker_options,
 )
-from serving.supervisor import ServiceAddress, Supervisor
+from serving.learner.address import ServiceAddress
+from serving.learner.first_question import curl
+from serving.supervisor import Supervisor
 
 
 @click.command()
@@ -75,18 +74,9 @@ def _announce(
     say(f"Keys          {access}")
     for experiment in experiments:
         say(f"Experiment    {experiment.name}: {defaults_sentence(experiment.settings)}")
-    say(f"Ask with:     {_curl(address.url or '', experiments[0], key_needed=key_needed)}")
+    say(f"Ask with:     {curl(experiments[0], address.url, key_needed=key_needed)}")
     say(f"Next:         it waits for decisions and rewards; `rewardloop status` says what happens then{_hint(quick)}.")
 
 
 def _hint(quick: bool) -> str:
     return "" if quick else " (`--quick` makes everything happen within seconds)"
-
-
-def _curl(url: str, experiment: Experiment, *, key_needed: bool) -> str:
-    body: dict[str, Any] = {"context": {"hour": 20}}
-    if experiment.catalogue() is None:
-        body["actions"] = [{"id": "news"}, {"id": "sport"}]
-    key = '-H "authorization: Bearer $KEY" ' if key_needed else ""
-    address = f"{url}/v1/experiments/{experiment.name}/recommend"
-    return f"curl -s {address} {key}-H 'content-type: application/json' -d '{json.dumps(body)}'"

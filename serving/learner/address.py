@@ -8,6 +8,7 @@ supervisor of a learner holds `<data>/run/service.lock`: while that learner star
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,14 @@ class Address(msgspec.Struct, frozen=True):
     url: str
     token: str
     pid: int
+
+
+class ServiceAddress(msgspec.Struct, frozen=True):
+    """Where a running service is: `<data>/run/service.json`. A part that does not run is None."""
+
+    pid: int
+    url: str | None = None
+    admin_url: str | None = None
 
 
 def lock_path(data_dir: Path) -> Path:
@@ -60,6 +69,11 @@ def learner_is_meant_to_run(data_dir: Path) -> bool:
 def address_path(data_dir: Path) -> Path:
     """The file in which a running learner says where it is."""
     return data_dir / "run" / "learner.json"
+
+
+def service_path(data_dir: Path) -> Path:
+    """The file in which a running service says where its parts are."""
+    return data_dir / "run" / "service.json"
 
 
 def take_lock(
@@ -123,3 +137,13 @@ def running_learner(data_dir: Path) -> Address | None:
         return msgspec.json.decode(address_path(data_dir).read_bytes(), type=Address)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+
+
+def running_service(data_dir: Path) -> ServiceAddress | None:
+    """The address of the service on `data_dir`, None where none runs."""
+    try:
+        address = msgspec.json.decode(service_path(data_dir).read_bytes(), type=ServiceAddress)
+        os.kill(address.pid, 0)
+    except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.DecodeError):
+        return None
+    return address

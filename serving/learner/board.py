@@ -7,8 +7,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from bandit.experiment import Experiment
+from bandit.keys import KeyRing
 from joiner.pulse import reward_curve, traffic
-from serving.learner import reports
+from serving.learner import first_question, reports
+from serving.learner.address import running_service
 from serving.learner.cycle import Cycle
 from serving.learner.metrics import COUNTED
 from serving.learner.pictures import bars, interval, lift_scale, reward_picture
@@ -22,7 +25,10 @@ TROUBLE = frozenset({"late", "unknown", "conflicts", "action_mismatch"})
 
 
 def board(cycle: Cycle) -> dict[str, Any]:
-    """`state` (as `status` says it), curve, traffic, verdicts with their pictures, and the loop's health."""
+    """`state` (as `status` says it), curve, traffic, verdicts with their pictures, and the loop's health.
+
+    Before the first decision `ask` has the commands to ask for one, afterwards None.
+    """
     workspace, state = cycle.workspace, experiment_status(cycle)
     cursor = workspace.warehouse.cursor()
     until = state["watermark"] or state["at"]
@@ -41,6 +47,7 @@ def board(cycle: Cycle) -> dict[str, Any]:
         },
         "verdicts": _verdicts(workspace.registry.history.newest(reports.RUN), state["at"]),
         "health": _health(state),
+        "ask": None if state["counts"].get("decisions", 0) else _ask(cycle.workspace.experiment),
     }
 
 
@@ -53,6 +60,17 @@ def age(now: datetime, since: datetime | None) -> str | None:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _ask(experiment: Experiment) -> dict[str, str]:
+    """How to ask this very experiment, in curl and Python, where the decision API listens."""
+    data_dir = experiment.paths.data_dir
+    service = running_service(data_dir)
+    url, key_needed = service.url if service else None, not KeyRing(data_dir).empty
+    return {
+        "curl": first_question.curl(experiment, url, key_needed=key_needed),
+        "python": first_question.python(experiment, url, key_needed=key_needed),
+    }
 
 
 def _mood(state: Mapping[str, Any]) -> str:

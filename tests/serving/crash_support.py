@@ -19,8 +19,7 @@ from bandit.eventlog import live_heartbeats, read_events
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import ExperimentPaths
-from serving.learner.address import running_learner
-from serving.supervisor import ServiceAddress, running_service
+from serving.learner.address import ServiceAddress, running_learner, running_service
 
 ACTIONS = ("north", "east", "south", "west")
 CONFIG = """

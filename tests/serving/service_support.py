@@ -15,8 +15,7 @@ import httpx
 
 from bandit.experiment import Experiment
 from serving.cli.common import now
-from serving.learner.address import Address, running_learner
-from serving.supervisor import ServiceAddress, running_service
+from serving.learner.address import Address, ServiceAddress, running_learner, running_service
 from tests.serving.learner_support import BEST, settings
 
 QUICK = {"schedule": {"interactions": 200, "interval_s": 60.0, "poll_s": 0.1}, "serving": {"seal_interval_s": 0.1}}
