@@ -32,7 +32,6 @@ from bandit.types import Action, Policy
 from bandit.vw_policy import VWPolicy
 
 CLOCK_AHEAD_S_MAX = 60.0
-SILENT_S_MAX = 30.0
 MODELS_OPEN_MAX = 8  # one decision asks two of them: the champion and who is on trial
 
 
@@ -267,12 +266,8 @@ def _check_writers(paths: ExperimentPaths, findings: Findings, *, now: datetime)
         heartbeat = read_heartbeat(paths, writer_id)
         if heartbeat is None:
             findings.note("log", f"writer {writer_id} lives but has not reported yet")
-        elif (now - heartbeat.at).total_seconds() > SILENT_S_MAX:
-            findings.wrong(
-                "log",
-                f"writer {writer_id} (process {heartbeat.pid}) lives but is silent since {heartbeat.at:%H:%M:%S}",
-                "nothing matures as long as it hangs; restart that process",
-            )
+        elif (silence := heartbeat.silence(now)) is not None:
+            findings.wrong("log", silence, "nothing matures as long as it hangs; restart that process")
     _check_time(paths, live, findings, now=now)
 
 

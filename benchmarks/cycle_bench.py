@@ -225,7 +225,7 @@ def traffic_experiment(data_dir: Path, pool: TrainerPool, start: datetime) -> No
         )
         for number in range(300)
     ]
-    import_history(experiment, lines, now=start)
+    import_history(experiment, lines, clock=lambda: start)
     workspace = Workspace(experiment, Clock(start + timedelta(hours=1)))
     run(Cycle(workspace, pool))
     workspace.close()

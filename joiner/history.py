@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
+from bandit.errors import Busy
 from bandit.eventlog import EventLogWriter
 from bandit.events import ActionRecord, DecisionEvent, Event, RewardEvent
-from bandit.experiment import Experiment
+from bandit.experiment import Experiment, ExperimentPaths
+from bandit.files import FileLock
 from bandit.types import IMPORTED_MODEL_ID, Action
 from joiner.cells import (
     PMF_TOLERANCE,
@@ -79,7 +82,7 @@ def import_history(
     experiment: Experiment,
     lines: Iterable[bytes],
     *,
-    now: datetime,
+    clock: Callable[[], datetime],
     logging_policy: LoggingPolicy | None = None,
     durable: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -95,7 +98,7 @@ def import_history(
     return import_rows(
         experiment,
         Lines(lines),
-        now=now,
+        clock=clock,
         logging_policy=logging_policy,
         durable=durable,
         progress=progress,
@@ -141,7 +144,7 @@ def import_rows(
     experiment: Experiment,
     rows: Iterable[Row | RefusedRow],
     *,
-    now: datetime,
+    clock: Callable[[], datetime],
     logging_policy: LoggingPolicy | None = None,
     durable: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -152,7 +155,7 @@ def import_rows(
     def events(row: Row, number: int, stamp: datetime) -> Sequence[Event]:
         return reader.events(row, number, stamp)
 
-    return append_rows(experiment, rows, events, now=now, durable=durable, progress=progress)
+    return append_rows(experiment, rows, events, clock=clock, durable=durable, progress=progress)
 
 
 def append_rows(
@@ -160,50 +163,89 @@ def append_rows(
     rows: Iterable[Row | RefusedRow],
     events: Callable[[Row, int, datetime], Sequence[Event]],
     *,
-    now: datetime,
+    clock: Callable[[], datetime],
     durable: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> ImportReport:
-    """Turn rows into events in batches of one stamp and append them under the importer's lock."""
+    """Turn rows into events and append them in batches of one stamp each, one import of an experiment at a time.
+
+    The log's writer lives from when a batch has been read until it is sealed: who waits for rows, however long, must
+    not keep the log from being complete.
+    """
     report = ImportReport()
-    serving = experiment.settings.serving
+    with _only_import(experiment.paths):
+        for batch in _batches(rows):
+            _append_batch(experiment, batch, events, report, clock=clock, durable=durable)
+            if progress is not None:
+                progress(report.rows)
+    return report
+
+
+_Placed = tuple[str, Row | RefusedRow]
+
+
+@contextmanager
+def _only_import(paths: ExperimentPaths) -> Iterator[None]:
+    lock = FileLock(paths.root / ".import.lock")
+    try:
+        lock.acquire()
+    except Busy:
+        raise Busy("another import into this experiment is under way; wait until it has ended") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _batches(rows: Iterable[Row | RefusedRow]) -> Iterator[list[_Placed]]:
+    """The rows with their places in the file, so many at a time."""
+    batch: list[_Placed] = []
+    for number, row in enumerate(rows, start=1):
+        batch.append((f"line {rows.number}" if isinstance(rows, Lines) else f"row {number}", row))
+        if len(batch) == BATCH_ROWS_MAX:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _append_batch(
+    experiment: Experiment,
+    batch: Sequence[_Placed],
+    events: Callable[[Row, int, datetime], Sequence[Event]],
+    report: ImportReport,
+    *,
+    clock: Callable[[], datetime],
+    durable: bool,
+) -> None:
+    """Append what of a batch can be used, in one commit, and count all of it."""
     writer = EventLogWriter(
         experiment.paths,
         WRITER_ID,
-        clock=lambda: now,
+        clock=clock,
         seal_interval_s=3600.0,
-        segment_bytes_max=serving.segment_bytes_max,
+        segment_bytes_max=experiment.settings.serving.segment_bytes_max,
         durable=durable,
         kind="importer",
     )
-    try:
-        batch: list[Event] = []
+    with closing(writer):
+        made: list[Event] = []
         stamp = writer.stamp()
-        for row in rows:
+        for place, row in batch:
             report.rows += 1
             try:
                 if isinstance(row, RefusedRow):
                     raise row
-                made = events(row, report.rows, stamp)
+                of_row = events(row, report.rows, stamp)
             except (RefusedRow, RecursionError) as error:
                 refused = error if isinstance(error, RefusedRow) else too_deep("row")
-                place = f"line {rows.number}" if isinstance(rows, Lines) else f"row {report.rows}"
                 report.refuse(place, refused.reason, str(refused))
                 continue
             report.imported += 1
-            report.rewards += sum(isinstance(event, RewardEvent) for event in made)
-            batch.extend(made)
-            if len(batch) >= BATCH_ROWS_MAX:
-                writer.append(batch)
-                batch = []
-                stamp = writer.stamp()
-                if progress is not None:
-                    progress(report.rows)
-        if batch:
-            writer.append(batch)
-    finally:
-        writer.close()
-    return report
+            report.rewards += sum(isinstance(event, RewardEvent) for event in of_row)
+            made.extend(of_row)
+        if made:
+            writer.append(made)
 
 
 # -- one row ---------------------------------------------------------------------------------------------

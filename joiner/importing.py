@@ -86,7 +86,7 @@ def import_file(
     source: Path | IO[bytes],
     *,
     form: str,
-    now: datetime,
+    clock: Callable[[], datetime],
     columns: Columns | None = None,
     logging_policy: LoggingPolicy | None = None,
     durable: bool = True,
@@ -97,7 +97,9 @@ def import_file(
     Raises `InvalidInput` when the file cannot be read at all; single rows are refused and counted.
     """
     with _rows(source, form, columns or Columns()) as rows:
-        return import_rows(experiment, rows, now=now, logging_policy=logging_policy, durable=durable, progress=progress)
+        return import_rows(
+            experiment, rows, clock=clock, logging_policy=logging_policy, durable=durable, progress=progress
+        )
 
 
 def import_rewards(
@@ -105,7 +107,7 @@ def import_rewards(
     source: Path | IO[bytes],
     *,
     form: str,
-    now: datetime,
+    clock: Callable[[], datetime],
     durable: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> ImportReport:
@@ -120,7 +122,7 @@ def import_rewards(
         return [_reward(row, stamp, rules)]
 
     with _rows(source, form, None) as rows:
-        return append_rows(experiment, rows, events, now=now, durable=durable, progress=progress)
+        return append_rows(experiment, rows, events, clock=clock, durable=durable, progress=progress)
 
 
 def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:

@@ -111,7 +111,7 @@ class InProcess:
     def warm_start(self, history: Sequence[Mapping[str, Any]]) -> Settled:
         """Import `history` through the real import and train the initial model."""
         lines = [json.dumps(row).encode() for row in history]
-        report = import_history(self.experiment, lines, now=self.clock(), durable=False)
+        report = import_history(self.experiment, lines, clock=self.clock, durable=False)
         if report.imported != len(history):
             raise RewardloopError(f"of {len(history)} rows of history {report.imported} were imported")
         self.clock.advance(_MARGIN_S)

@@ -28,6 +28,8 @@ DAMAGED = "damaged"
 """Why a worker does not serve the champion: its files are not what was stored, or mean nothing to this release."""
 UNREADABLE = "unreadable"
 """Why a worker does not serve the champion: the machine did not give it the files, which may pass."""
+SILENT_S_MAX = 30.0
+"""A living writer beats each second; one that has said nothing for so long hangs."""
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -62,6 +64,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     def latest(self) -> datetime:
         """The latest instant that its writer may have stamped."""
         return self.complete_until if self.stamped_until is None else max(self.complete_until, self.stamped_until)
+
+    def silence(self, now: datetime) -> str | None:
+        """That its writer, which lives, says nothing any more; None where it does."""
+        if now - max(self.at, self.complete_until) <= timedelta(seconds=SILENT_S_MAX):
+            return None
+        return f"writer {self.writer_id} (process {self.pid}) lives but is silent since {self.at:%H:%M:%S}"
 
 
 def lock_path(paths: ExperimentPaths, writer_id: str) -> Path:

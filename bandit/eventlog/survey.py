@@ -46,8 +46,9 @@ class Survey:
     """The state of a log.
 
     `segments`: the sealed ones (but those known already), sorted by name. `watermark`: every event stamped before
-    it is in a sealed segment; None when that cannot be known this time, for the reasons in `unknown`. `recovered`:
-    what this survey sealed for dead writers. `quarantined`: everything ever cut off or moved out of the log.
+    it is in a sealed segment; None when that cannot be known this time, for the reasons in `unknown`. `silent`: the
+    living writers that hang, and hold it up. `recovered`: what this survey sealed for dead writers. `quarantined`:
+    everything ever cut off or moved out of the log.
     """
 
     segments: list[Path]
@@ -56,6 +57,7 @@ class Survey:
     recovered: list[Recovered] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
 
 
 def sealed_segments(events: Path, *, but: Container[str] = ()) -> list[Path]:
@@ -115,6 +117,7 @@ def survey(paths: ExperimentPaths, *, now: datetime, recover: bool = True, known
         recovered=recovered,
         quarantined=sorted(quarantine.iterdir()) if quarantine.is_dir() else [],
         unknown=unknown,
+        silent=[told for heartbeat in live if (told := heartbeat.silence(now)) is not None],
     )
 
 

@@ -61,13 +61,13 @@ def command(
             click.echo(f"\r{rows:,} rows …", err=True, nl=False)
 
     if what == "rewards":
-        report = import_rewards(experiment, stream, form=form, now=now(), progress=progress)
+        report = import_rewards(experiment, stream, form=form, clock=now, progress=progress)
     else:
         report = import_file(
             experiment,
             stream,
             form=form,
-            now=now(),
+            clock=now,
             columns=roles,
             logging_policy="uniform" if logging_policy else None,
             progress=progress,

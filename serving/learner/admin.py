@@ -274,7 +274,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
         cycle = service.cycle(name)
 
         def work() -> dict[str, Any]:
-            report = import_history(cycle.workspace.experiment, body.splitlines(), now=service.clock())
+            report = import_history(cycle.workspace.experiment, body.splitlines(), clock=service.clock)
             cycle.tick()
             return report.as_dict()
 

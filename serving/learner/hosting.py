@@ -218,9 +218,13 @@ class LearnerService:
             return
         try:
             cycle.workspace.experiment.secret  # noqa: B018 - reading checks it
-            self.failures.pop(name, None)
         except CorruptSecret as error:  # workers that start do not decide; what those that run have logged is learnt
             self._failed(name, error)
+        else:
+            if cycle.intake.silent:
+                self._told(name, f"nothing matures: {'; '.join(cycle.intake.silent)}")
+            else:
+                self.failures.pop(name, None)
         if due and (run is None or run.done()) and not self._stopping.is_set():
             self._runs[name] = self._runners.submit(self._run, name)
 
@@ -272,7 +276,9 @@ class LearnerService:
         )
 
     def _failed(self, name: str, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
+        self._told(name, f"{type(error).__name__}: {error}")
+
+    def _told(self, name: str, message: str) -> None:
         if self.failures.get(name) != message:  # said once, not at every poll
             log.error("experiment %s: %s", name, message)
         self.failures[name] = message

@@ -20,6 +20,7 @@ log = logging.getLogger("rewardloop.learner")
 class Intake:
     """What the last poll found; `watermark` is the newest one known (it never goes back).
 
+    `unknown` says what keeps the watermark from moving on; `silent` are the living writers among it that hang.
     `set_aside`: the files in quarantine that may hold events which nothing is learnt from, whoever put them there.
     `unreadable`: the segments that were set aside since the learner started because DuckDB cannot read what they hold,
     by name, with the reason.
@@ -32,6 +33,7 @@ class Intake:
     segments_quarantined: int = 0
     set_aside: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     at: datetime | None = None
 
@@ -62,6 +64,6 @@ def take_in(workspace: Workspace, intake: Intake) -> Intake:
     intake.segments_recovered += len(found.recovered)
     intake.segments_quarantined = len(found.quarantined)
     intake.set_aside = set_aside(workspace.experiment.paths)
-    intake.unknown = found.unknown
+    intake.unknown, intake.silent = [*found.unknown, *found.silent], found.silent
     intake.at = now
     return intake

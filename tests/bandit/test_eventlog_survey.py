@@ -298,3 +298,21 @@ def test_no_event_ever_turns_up_behind_a_watermark_while_writers_start_and_die(t
     for watermark, seen in looks:
         behind = [name for name, first in first_stamps.items() if name not in seen and first < watermark]
         assert behind == [], f"stamped before {watermark}, but not in the log at that time"
+
+
+def test_a_living_writer_that_hangs_is_named_as_what_holds_the_watermark(tmp_path: Path) -> None:
+    paths = new_paths(tmp_path)
+    clock = HandClock()
+    writer = EventLogWriter(paths, "w0", clock=clock)
+    clock.move(30)
+    assert survey(paths, now=clock()).silent == []
+    clock.move(1)
+    found = survey(paths, now=clock())
+    assert found.watermark == found.live[0].complete_until < START + timedelta(seconds=1)
+    assert found.unknown == []
+    assert found.silent == [f"writer w0 (process {os.getpid()}) lives but is silent since 12:00:00"]
+    beat(paths, writer.heartbeat())
+    assert survey(paths, now=clock()).silent == []
+    writer.close()
+    clock.move(60)
+    assert survey(paths, now=clock()).silent == []

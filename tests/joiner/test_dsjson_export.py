@@ -119,7 +119,7 @@ def test_the_plain_export_comes_back_through_our_own_import(tmp_path: Path) -> N
     lines = [json.loads(line) for line in (tmp_path / "log.dsjson").read_text().splitlines()]
     assert not any(name.startswith("_") for line in lines for name in line["c"] if name != "_multi")
     copy = experiment(tmp_path / "copy")
-    report = import_file(copy, tmp_path / "log.dsjson", form="dsjson", now=at(400), durable=False)
+    report = import_file(copy, tmp_path / "log.dsjson", form="dsjson", clock=lambda: at(400), durable=False)
     assert report.imported == 400
     after = joined(copy).set_index("event_id").loc[before["event_id"]].reset_index()
     for column in ("action", "index", "probability", "reward"):

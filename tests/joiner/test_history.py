@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bandit.eventlog import survey
+from bandit.errors import Busy
+from bandit.eventlog import read_events, survey
+from bandit.events import DecisionEvent
 from bandit.experiment import Experiment
 from bandit.settings import parse_settings
 from joiner.history import ImportReport, import_history
@@ -30,7 +32,7 @@ ROW: dict[str, Any] = {
 
 def bring_in(target: Experiment, rows: Sequence[Mapping[str, Any] | bytes], **options: Any) -> ImportReport:
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
-    return import_history(target, lines, now=START, durable=False, **options)
+    return import_history(target, lines, clock=lambda: START, durable=False, **options)
 
 
 def joined(target: Experiment) -> pd.DataFrame:
@@ -185,3 +187,46 @@ def test_imported_rows_are_in_a_rebuild_too(tmp_path: Path) -> None:
     rebuild(target, watermark=at(3600))
     with Warehouse(target) as warehouse:
         assert warehouse.interactions().equals(before)
+
+
+def test_an_import_that_waits_for_rows_keeps_no_log_from_being_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 2)
+    target = experiment(tmp_path)
+    watermarks = []
+
+    def lines() -> Iterator[bytes]:
+        for number in range(5):
+            later = START + timedelta(minutes=1 + number)
+            found = survey(target.paths, now=later)
+            watermarks.append(found.watermark == later)
+            with pytest.raises(Busy, match="another import into this experiment is under way"):
+                bring_in(target, [ROW])
+            yield json.dumps(ROW | {"context": {"x": number}}).encode()
+
+    report = import_history(target, lines(), clock=lambda: START, durable=False)
+    assert report.imported == 5
+    assert watermarks == [True] * 5
+    frame = joined(target)
+    assert len(frame) == 5
+    assert frame["matures_at"].min() >= START + timedelta(minutes=2)  # nothing comes in behind what was joined
+
+
+def test_an_import_whose_file_breaks_off_keeps_its_whole_batches_and_is_made_good_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 2)
+    target = experiment(tmp_path)
+    whole = [json.dumps(ROW | {"context": {"x": number}}).encode() for number in range(5)]
+
+    def torn() -> Iterator[bytes]:
+        yield from whole[:3]
+        raise OSError("the pipe is gone")
+
+    with pytest.raises(OSError, match="the pipe is gone"):
+        import_history(target, torn(), clock=lambda: START, durable=False)
+    segments = survey(target.paths, now=START).segments
+    assert [isinstance(event, DecisionEvent) for path in segments for event in read_events(path)] == [True, False] * 2
+    bring_in(target, whole)
+    assert [context["x"] for context in map(json.loads, joined(target)["context"])] == [0, 1, 2, 3, 4]

@@ -25,7 +25,7 @@ from tests.joiner.test_join import joined as rewards_after
 
 
 def bring_in(target: Experiment, path: Path, **options: Any) -> dict[str, Any]:
-    report = import_file(target, path, form=guess_format(path), now=START, durable=False, **options)
+    report = import_file(target, path, form=guess_format(path), clock=lambda: START, durable=False, **options)
     return report.as_dict()
 
 
@@ -80,7 +80,7 @@ def test_ids_of_a_csv_file_stay_text_and_one_bad_cell_spoils_its_own_row(tmp_pat
     (tmp_path / "r.csv").write_text(
         "event_id,reward,reward_id\n007,0.5,01\n007,good,\n007,inf,\n007,nan,\n2026-01-01,1,02\n"
     )
-    report = import_rewards(target, tmp_path / "r.csv", form="csv", now=at(10), durable=False)
+    report = import_rewards(target, tmp_path / "r.csv", form="csv", clock=lambda: at(10), durable=False)
     assert (report.imported, dict(report.refused)) == (2, {"invalid_reward": 3})
     assert rewards_after(target, [], until=4000) == {"007": 0.5, "2026-01-01": 1.0}
 
@@ -93,7 +93,7 @@ def test_a_line_nested_however_deeply_spoils_itself_alone(tmp_path: Path, levels
     lists = json.dumps(vw).replace('"_multi"', '"x":' + "[" * levels + "]" * levels + ', "_multi"')
     for form, whole, bad in (("ndjson", json.dumps(ROW), deep), ("dsjson", json.dumps(vw), lists)):
         (tmp_path / form).write_text(f"{whole}\n{bad}\n{whole}\n")
-        report = import_file(target, tmp_path / form, form=form, now=START, durable=False)
+        report = import_file(target, tmp_path / form, form=form, clock=lambda: START, durable=False)
         assert (report.imported, sum(report.refused.values())) == (2, 1), report
         assert "nested too deeply" in report.examples[0] and report.examples[0].startswith("line 2")
 
@@ -104,10 +104,12 @@ def test_whole_numbers_that_no_double_holds_are_refused_as_rewards(tmp_path: Pat
     huge = 10**400
     vw = {"c": {"_multi": [{}]}, "_label_cost": huge, "_label_probability": 0.5, "_label_Action": 1}
     for form, bad in (("ndjson", ROW | {"reward": huge}), ("ndjson", ROW | {"reward": -huge}), ("dsjson", vw)):
-        report = import_file(target, io.BytesIO(json.dumps(bad).encode()), form=form, now=START, durable=False)
+        report = import_file(
+            target, io.BytesIO(json.dumps(bad).encode()), form=form, clock=lambda: START, durable=False
+        )
         assert (report.rows, report.refused) == (1, {"invalid_reward": 1})
     stream = io.BytesIO(json.dumps({"event_id": "e1", "reward": huge}).encode() + b'\n{"event_id":"e1","reward":1}')
-    report = import_rewards(target, stream, form="ndjson", now=START, durable=False)
+    report = import_rewards(target, stream, form="ndjson", clock=lambda: START, durable=False)
     assert (report.imported, report.refused) == (1, {"invalid_reward": 1})
 
 
@@ -157,16 +159,16 @@ def test_whether_there_was_a_reward_is_said_by_true_or_false_alone(tmp_path: Pat
     assert (report["imported"], report["rewards"]) == (2, 1)
     lines = "\n".join(json.dumps(ROW | {"rewarded": said}) for said in ("no", 2, 0.0, None, False, True))
     stream = io.BytesIO(lines.encode())
-    answer = import_file(experiment(tmp_path / "ndjson"), stream, form="ndjson", now=START, durable=False)
+    answer = import_file(experiment(tmp_path / "ndjson"), stream, form="ndjson", clock=lambda: START, durable=False)
     assert (answer.imported, answer.rewards, answer.refused) == (3, 2, {"invalid_rewarded": 3})
 
 
 def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     stream = io.BytesIO(json.dumps(ROW).encode() + b"\n")
-    assert import_file(target, stream, form="ndjson", now=START, durable=False).imported == 1
+    assert import_file(target, stream, form="ndjson", clock=lambda: START, durable=False).imported == 1
     with pytest.raises(InvalidInput, match="from a file"):
-        import_file(target, stream, form="parquet", now=START, durable=False)
+        import_file(target, stream, form="parquet", clock=lambda: START, durable=False)
 
 
 def test_unknown_formats_and_roles_are_refused_by_name(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_rewards_from_a_file_are_the_rewards_of_a_post(tmp_path: Path, form: str
         keys = ("event_id", "reward", "event", "value", "time")
         plain = [row if not isinstance(row.get("reward"), str) else row | {"reward": 7} for row in REWARDS]
         write_parquet(path, pd.DataFrame([{key: row.get(key) for key in keys} for row in plain]))
-    report = import_rewards(target, path, form=form, now=at(100), durable=False)
+    report = import_rewards(target, path, form=form, clock=lambda: at(100), durable=False)
     assert (report.rows, report.imported, report.rewards) == (7, 2, 2)
     assert sum(report.refused.values()) == 5
     assert report.examples[0].startswith("line 3: " if form == "ndjson" else "row 3: ")
@@ -244,5 +246,5 @@ def test_rewards_imported_after_the_window_are_late(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     write(target, [decision("e", 0), reward("e", 1, 0.25)])
     (tmp_path / "r.ndjson").write_text('{"event_id": "e", "reward": 1, "time": "2026-03-01T12:00:00.5Z"}\n')
-    import_rewards(target, tmp_path / "r.ndjson", form="ndjson", now=at(100), durable=False)
+    import_rewards(target, tmp_path / "r.ndjson", form="ndjson", clock=lambda: at(100), durable=False)
     assert rewards_after(target, [], until=4000) == {"e": 0.25}

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bandit.eventlog import EventLogWriter
 from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import hosting
@@ -21,6 +22,7 @@ from serving.learner.admin import create_admin
 from serving.learner.cycle import Cycle
 from serving.learner.every import Every
 from serving.learner.hosting import LearnerService
+from serving.learner.status import experiment_status
 from tests.serving.learner_support import settings
 
 
@@ -118,6 +120,24 @@ def test_a_learner_that_does_not_poll_is_not_ready_and_says_why(tmp_path: Path) 
         service.poll("test")
         assert asyncio.run(ready()) == (200, {})
     finally:
+        service.close()
+
+
+def test_a_living_writer_that_hangs_is_told_by_readyz_until_it_speaks_again(tmp_path: Path) -> None:
+    experiment = Experiment.create(tmp_path, "test", settings(), now=now())
+    service = LearnerService(tmp_path, clock=lambda: now() + timedelta(minutes=1))
+    writer = EventLogWriter(experiment.paths, "w0", clock=now)
+    try:
+        service.discover()
+        service.poll("test")
+        assert "writer w0" in service.failures["test"] and "lives but is silent" in service.failures["test"]
+        assert any("writer w0" in told for told in experiment_status(service.cycle("test"))["unknown"])
+        writer.close()
+        service.poll("test")
+        assert service.failures == {}
+        assert experiment_status(service.cycle("test"))["unknown"] == []
+    finally:
+        writer.close()
         service.close()
 
 

@@ -121,7 +121,7 @@ def test_history_whose_first_run_failed_is_tried_again_after_the_interval(tmp_pa
         cycle, clock = here.transport.cycle, here.transport.clock
         clock.advance(1)
         rows = [json.dumps(row).encode() for row in here.history(60)]
-        import_history(here.transport.experiment, rows, now=clock(), durable=False)
+        import_history(here.transport.experiment, rows, clock=clock, durable=False)
         clock.advance(1)
         here.transport.server.writer.seal()
         here.transport.server.heartbeat()

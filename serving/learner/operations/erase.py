@@ -169,7 +169,7 @@ def _wait_until_sealed(workspace: Workspace) -> None:
         if found.watermark is not None and found.watermark >= started:
             return
         if time.monotonic() > deadline:
-            reason = "; ".join(found.unknown) or "a writer has not sealed its segment"
+            reason = "; ".join([*found.unknown, *found.silent]) or "a writer has not sealed its segment"
             raise Busy(f"the log is not complete up to now ({reason}); erase again in a moment")
         time.sleep(0.1)
 
