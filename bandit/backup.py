@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptLog, InvalidInput, NotFound
 from bandit.eventlog.segment import OPEN_SUFFIX, SEALED_SUFFIX
 from bandit.experiment import Experiment, ExperimentPaths
@@ -206,13 +207,13 @@ def _extract(backup: Path, incoming: Path) -> tuple[Contents, int]:
                 if source is None or contents is not None:
                     raise CorruptLog(f"{backup.name} is not a backup: it holds more than plain files and their list")
                 if member.name == CONTENTS:
-                    contents = msgspec.json.decode(source.read(), type=Contents)
+                    contents = decode(source.read(), Contents)
                     continue
                 target = incoming / _checked(member.name, backup)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 digests[member.name] = _write(source, target)
                 size += member.size
-    except (tarfile.TarError, EOFError, OSError, msgspec.DecodeError) as error:
+    except (tarfile.TarError, EOFError, OSError, Undecodable) as error:
         if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.errno:
             raise
         raise CorruptLog(f"{backup.name} cannot be read as a backup: {error or 'it is cut short'}") from None

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptModel
 from bandit.feature_stats import (
     NESTING_MAX,
@@ -175,8 +176,8 @@ class FeatureEncoder:
     def from_json(cls, data: bytes) -> FeatureEncoder:
         """Read `to_json`'s output; raises `CorruptModel` when it is not that, or of a later version."""
         try:
-            file = msgspec.json.decode(data, type=_EncoderFile)
-        except msgspec.DecodeError as error:
+            file = decode(data, _EncoderFile)
+        except Undecodable as error:
             raise CorruptModel(f"encoder.json cannot be read: {error}") from None
         if file.version != ENCODER_VERSION:
             raise CorruptModel.of_another_release("encoder.json", file.version, ENCODER_VERSION)

@@ -92,7 +92,7 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(line: bytes) -> Event:
-    """The event of one JSON line; raises `msgspec.DecodeError` when it is not one."""
+    """The event of one JSON line; raises `msgspec.DecodeError` or `UnicodeDecodeError` when it is not one."""
     return _decoder.decode(line)
 
 

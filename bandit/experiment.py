@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import Conflict, CorruptSecret, InvalidSettings, NotFound
 from bandit.files import fsync_directory, locked, write_atomically
 from bandit.settings import (
@@ -334,8 +335,9 @@ class Experiment:
         if not path.exists():
             raise NotFound(f"experiment '{self.name}' has no catalogue version {version}")
         try:
-            return tuple(Action(entry["id"], entry["features"]) for entry in msgspec.json.decode(path.read_bytes()))
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            actions = decode(path.read_bytes(), list[dict[str, Any]])
+            return tuple(Action(action["id"], action["features"]) for action in actions)
+        except (Undecodable, KeyError, TypeError) as error:
             raise InvalidSettings(f"catalogues/{path.name}", f"cannot be read ({error!r}); {_FROM_BACKUP}") from None
 
     @property
@@ -361,8 +363,8 @@ class Experiment:
 
     def _read(self) -> _ExperimentFile:
         try:
-            return msgspec.json.decode(self.paths.settings.read_bytes(), type=_ExperimentFile)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode(self.paths.settings.read_bytes(), _ExperimentFile)
+        except Undecodable as error:
             raise InvalidSettings("experiment.json", f"cannot be read ({error}); {_FROM_BACKUP}") from None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptLog
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, locked
@@ -76,8 +77,8 @@ class History:
 
 def _entry(line: bytes) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        entry: dict[str, Any] = decode(line, dict[str, Any])
+    except Undecodable:
         raise CorruptLog("history.jsonl holds a line that is not JSON; restore the file from a backup") from None
     return entry
 

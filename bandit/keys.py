@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandit.decoding import decode
 from bandit.errors import Conflict, InvalidInput, InvalidSettings, NotFound
 from bandit.files import locked, write_atomically
 from bandit.settings import check_experiment_name
@@ -215,14 +216,14 @@ def _lock_path(data_dir: Path) -> Path:
 
 def _read(path: Path) -> list[KeyRecord]:
     try:
-        records = msgspec.json.decode(path.read_bytes(), type=_KeyFile).keys
+        records = decode(path.read_bytes(), _KeyFile).keys
         for record in records:
             bytes.fromhex(record.sha256)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InvalidSettings("keys.json", f"cannot be read ({error.strerror}); make it a file that can be") from None
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except ValueError:  # no JSON, or no digest
         raise InvalidSettings("keys.json", "cannot be read; restore it from a backup") from None
     return records
 

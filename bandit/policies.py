@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bandit.canaries import check_canaries
+from bandit.decoding import Undecodable, decode
 from bandit.encoder import FeatureEncoder
 from bandit.errors import CorruptModel
 from bandit.registry import StoredModel
@@ -97,10 +98,10 @@ class ModelState(msgspec.Struct, kw_only=True):
 def read_state(files: Mapping[str, bytes]) -> ModelState:
     """The state of a stored model; raises `CorruptModel` when it is missing or of another version."""
     try:
-        state = msgspec.json.decode(files["state.json"], type=ModelState)
+        state = decode(files["state.json"], ModelState)
     except KeyError:
         raise CorruptModel("the model has no state.json") from None
-    except msgspec.DecodeError as error:
+    except Undecodable as error:
         raise CorruptModel(f"state.json cannot be read: {error}") from None
     if state.version != STATE_VERSION:
         raise CorruptModel.of_another_release("state.json", state.version, STATE_VERSION)

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import Conflict, CorruptLog, CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, is_plain_name, locked, write_atomically
@@ -187,10 +188,10 @@ class ModelRegistry:
         if not is_plain_name(model_id):
             raise NotFound("there is no model of that id")
         try:
-            manifest = msgspec.json.decode((self.paths.models / model_id / MANIFEST).read_bytes(), type=Manifest)
+            manifest = decode((self.paths.models / model_id / MANIFEST).read_bytes(), Manifest)
         except FileNotFoundError:
             raise NotFound(f"there is no model {model_id}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except Undecodable as error:
             raise CorruptModel(f"model {model_id}: its manifest cannot be read ({error})") from None
         if _signed(manifest).digest != manifest.digest or manifest.model_id != model_id:
             raise CorruptModel(f"model {model_id}: its manifest does not match its own digest")
@@ -344,10 +345,10 @@ class ModelRegistry:
         Raises `CorruptModel` when the file cannot be read.
         """
         try:
-            trial = msgspec.json.decode(self.paths.trial.read_bytes(), type=Trial)
+            trial = decode(self.paths.trial.read_bytes(), Trial)
         except FileNotFoundError:
             return None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except Undecodable as error:
             raise CorruptModel(f"trial.json cannot be read ({error}); the next run starts a trial anew") from None
         champion = self.champion()
         return trial if champion is not None and champion.model_id == trial.champion else None
@@ -369,13 +370,13 @@ class ModelRegistry:
 
     def _pointer(self) -> _Pointer | None:
         try:
-            return msgspec.json.decode(self.paths.champion.read_bytes(), type=_Pointer)
+            return decode(self.paths.champion.read_bytes(), _Pointer)
         except FileNotFoundError:
             known = self._champion_by_history()
             if known is None:  # before the first one; where the champion was unset, the file says so
                 return None
             problem = f"champion.json is lost, and by history {known} is champion"
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except Undecodable as error:
             known, problem = self._champion_by_history(), f"champion.json cannot be read ({error})"
         cure = f", or make it anew by history with `rewardloop models promote {known}`" if known else ""
         raise CorruptModel(f"{problem}; restore it from a backup{cure}")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptLog
 from bandit.eventlog import SegmentInfo, verify_segment
 from bandit.eventlog.segment import SEALED_SUFFIX, segment_name
@@ -108,8 +109,8 @@ def archives(paths: ExperimentPaths) -> list[Archive]:
     found = []
     for manifest in sorted(paths.archive.glob(f"[!.]*/{MANIFEST}")):
         try:
-            found.append(Archive(manifest.parent, msgspec.json.decode(manifest.read_bytes(), type=ArchiveManifest)))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            found.append(Archive(manifest.parent, decode(manifest.read_bytes(), ArchiveManifest)))
+        except Undecodable:
             raise CorruptLog(f"archive {manifest.parent.name}: its manifest cannot be read") from None
     return found
 

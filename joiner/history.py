@@ -186,7 +186,7 @@ _Placed = tuple[str, Row | RefusedRow]
 
 @contextmanager
 def _only_import(paths: ExperimentPaths) -> Iterator[None]:
-    lock = FileLock(paths.root / ".import.lock")
+    lock = FileLock(paths.root / ".lock-import")
     try:
         lock.acquire()
     except Busy:

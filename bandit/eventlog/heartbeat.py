@@ -16,6 +16,7 @@ from typing import Annotated
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.experiment import ExperimentPaths
 from bandit.files import is_locked, write_atomically
 
@@ -90,8 +91,8 @@ def beat(paths: ExperimentPaths, heartbeat: Heartbeat) -> None:
 def read_heartbeat(paths: ExperimentPaths, writer_id: str) -> Heartbeat | None:
     """The last heartbeat of a writer, living or not; None when there is none that can be read."""
     try:
-        return msgspec.json.decode(heartbeat_path(paths, writer_id).read_bytes(), type=Heartbeat)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return decode(heartbeat_path(paths, writer_id).read_bytes(), Heartbeat)
+    except (OSError, Undecodable):
         return None
 
 

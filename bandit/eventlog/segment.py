@@ -24,6 +24,7 @@ from zlib import crc32
 
 import msgspec
 
+from bandit.decoding import decode
 from bandit.errors import CorruptLog, InvalidSettings
 from bandit.events import FORMAT_VERSION, Event, decode_event
 
@@ -167,8 +168,8 @@ def verify_segment(path: Path) -> SegmentInfo:
 def parse_header(head: bytes, path: Path) -> SegmentHeader:
     """The header in the first bytes of a segment; raises `CorruptLog` when it is none or is another file's."""
     try:
-        header = msgspec.json.decode(head[: head.index(b"\n")], type=SegmentHeader)
-    except (ValueError, msgspec.DecodeError):
+        header = decode(head[: head.index(b"\n")], SegmentHeader)
+    except ValueError:  # no line, or no JSON
         raise CorruptLog(f"segment {path.name}: its first line is not a segment header") from None
     if header.format > FORMAT_VERSION:
         raise CorruptLog(
@@ -188,7 +189,7 @@ def read_events(path: Path) -> Iterator[Event]:
             if not line.startswith(_NOT_EVENTS):
                 try:
                     event = decode_event(line)
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise CorruptLog(
                         f"segment {path.name}: line {number} is no event that is known here ({error})"
                     ) from None

@@ -233,13 +233,15 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
 
 def _newest(evaluations: Any, name: str) -> dict[str, Any]:
     """The newest evaluation whose rows tell a variance: one below the gate's floors says nothing of any but them."""
-    import msgspec
-
-    from bandit.errors import NotFound
+    from bandit.errors import CorruptModel, NotFound
+    from serving.learner.certificates import read_certificate
 
     without = ""
     for path in sorted(evaluations.glob(f"e*/{name}"), reverse=True):
-        certificate: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        try:
+            certificate = read_certificate(path.parent)
+        except CorruptModel:
+            continue  # `doctor` names it
         judged = certificate["kind"] == "gate" and certificate.get("lift")
         if not judged or "champion" not in certificate["estimators"].get("dr", {}):
             continue

@@ -81,7 +81,7 @@ def history(common: Common, *, out: Path | None) -> None:
     """Evaluations over time, oldest first; with --out as a picture."""
     from evaluation.history import render_history
 
-    certificates = [_summary(path) for path in _certificates(common)]
+    certificates = _summaries(common)
     if out is not None:
         out.write_text(render_history(certificates, common.experiment_name()), encoding="utf-8")
         say(f"Wrote {out}.")
@@ -99,7 +99,7 @@ def track_record(common: Common) -> None:
     from bandit.registry import ModelRegistry
 
     experiment = common.open_experiment()
-    by_id = {entry["id"]: entry for entry in (_summary(path) for path in _certificates(common))}
+    by_id = {entry["id"]: entry for entry in _summaries(common)}
     past = ModelRegistry(experiment.paths).history.entries()
     realised = {
         entry["model_id"]: {**entry, "lift": entry["realised_lift"]}
@@ -234,6 +234,17 @@ def _rows(folder: Path) -> Any:
     from joiner.parquet import read_parquet
 
     return ScoredRows.from_frame(read_parquet(folder / "scored.parquet"))
+
+
+def _summaries(common: Common) -> list[dict[str, Any]]:
+    """All certificates that can be read, each in a line; the others are named."""
+    found = []
+    for path in _certificates(common):
+        try:
+            found.append(_summary(path))
+        except (ValueError, KeyError, TypeError):
+            say(f"certificate {path.parent.name} cannot be read; see `rewardloop doctor`")
+    return found
 
 
 def _summary(path: Path) -> dict[str, Any]:

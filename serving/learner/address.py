@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import Busy
 from bandit.files import FileLock, is_locked, write_atomically
 
@@ -134,16 +135,16 @@ def running_learner(data_dir: Path) -> Address | None:
     if not is_locked(lock_path(data_dir)):
         return None
     try:
-        return msgspec.json.decode(address_path(data_dir).read_bytes(), type=Address)
-    except (FileNotFoundError, msgspec.DecodeError):
+        return decode(address_path(data_dir).read_bytes(), Address)
+    except (FileNotFoundError, Undecodable):
         return None
 
 
 def running_service(data_dir: Path) -> ServiceAddress | None:
     """The address of the service on `data_dir`, None where none runs."""
     try:
-        address = msgspec.json.decode(service_path(data_dir).read_bytes(), type=ServiceAddress)
+        address = decode(service_path(data_dir).read_bytes(), ServiceAddress)
         os.kill(address.pid, 0)
-    except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.DecodeError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError, Undecodable):
         return None
     return address

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptModel, NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, is_plain_name
@@ -34,6 +36,22 @@ REPORT = "report.html"
 
 FEW_ROWS = 20_000
 """Fewer rows are written by the warehouse itself, on all cores; more of them leave the other cores to decisions."""
+
+
+class _Certified(msgspec.Struct):
+    outcome: str
+
+
+class _Model(msgspec.Struct):
+    model_id: str | None
+
+
+class _Outline(msgspec.Struct):
+    """What every certificate holds, and recovery and the sweep go by."""
+
+    verdict: _Certified
+    candidate: _Model
+
 
 _INCOMING = ".incoming-"
 
@@ -90,12 +108,39 @@ def file_evaluation(
 
 
 def evaluations(paths: ExperimentPaths, newest: int | None = None) -> list[dict[str, Any]]:
-    """The certificates there are (the `newest` ones), newest first, without their long tables."""
-    found = []
-    for path in sorted(paths.evaluations.glob(f"e*/{CERTIFICATE}"), reverse=True)[:newest]:
-        content = msgspec.json.decode(path.read_bytes())
-        found.append({"id": path.parent.name, **{key: content[key] for key in _SUMMARY if key in content}})
+    """The sound certificates there are (the `newest` ones), newest first, without their long tables."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(paths.evaluations.glob(f"e*/{CERTIFICATE}"), reverse=True):
+        if len(found) == newest:
+            break
+        with suppress(FileNotFoundError, CorruptModel):  # swept meanwhile; or damaged, and `doctor` names it
+            content = read_certificate(path.parent)
+            found.append({"id": path.parent.name, **{key: content[key] for key in _SUMMARY if key in content}})
     return found
+
+
+def damaged_certificates(paths: ExperimentPaths) -> list[str]:
+    """What is the matter with the certificates that cannot be read."""
+    found: list[str] = []
+    for path in sorted(paths.evaluations.glob(f"e*/{CERTIFICATE}")):
+        try:
+            read_certificate(path.parent)
+        except CorruptModel as error:
+            found.append(str(error))
+        except FileNotFoundError:
+            continue  # swept meanwhile
+    return found
+
+
+def read_certificate(folder: Path) -> dict[str, Any]:
+    """The certificate of an evaluation; raises FileNotFoundError, or `CorruptModel` where it cannot be read as one."""
+    data = (folder / CERTIFICATE).read_bytes()
+    try:
+        content: dict[str, Any] = decode(data, dict[str, Any])
+        decode(data, _Outline)
+    except Undecodable as error:
+        raise CorruptModel(f"certificate {folder.name} cannot be read ({error})") from None
+    return content
 
 
 def evaluation_folder(paths: ExperimentPaths, evaluation_id: str) -> Path | None:
@@ -181,8 +226,11 @@ def _sweep(paths: ExperimentPaths) -> None:
 
 
 def _promoted(folder: Path) -> bool:
+    """Whether an evaluation promoted a model, or may have: its certificate is damaged."""
     try:
-        content = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
+        content = read_certificate(folder)
+    except FileNotFoundError:
         return False
+    except CorruptModel:
+        return True
     return content["verdict"]["outcome"] in ("promote", "initial")

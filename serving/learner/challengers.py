@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
 from bandit.files import SyncedInPieces, fsync_directory, is_plain_name, write_atomically
@@ -130,8 +131,8 @@ class ChallengerStore:
         if not is_plain_name(name):
             return None
         try:
-            return msgspec.json.decode((self.root / name / "state.json").read_bytes(), type=ChallengerState)
-        except (FileNotFoundError, msgspec.DecodeError):
+            return decode((self.root / name / "state.json").read_bytes(), ChallengerState)
+        except (FileNotFoundError, Undecodable):
             return None
 
     def files(self, state: ChallengerState) -> dict[str, bytes]:
@@ -252,12 +253,27 @@ class ChallengerStore:
         """The same for the whole tenure."""
         return self._retired(champion).by
 
+    def retired_damage(self) -> str | None:
+        """What is the matter with the file of those that left, None where nothing is."""
+        try:
+            self._retired(None)
+        except CorruptModel as error:
+            return str(error)
+        return None
+
+    def retire_anew(self, champion: str | None, by: Mapping[str, float]) -> None:
+        """Remember this of those that left in this champion's tenure, in place of what cannot be read any more."""
+        self._write_retired(_Retired(champion, sum(by.values()), dict(by)))
+
     def _retired(self, champion: str | None) -> _Retired:
+        """Raises `CorruptModel` where the file cannot be read: what is not known must not count as nothing."""
         nobody = _Retired(champion, 0.0)
         try:
-            retired = msgspec.json.decode((self.root / RETIRED).read_bytes(), type=_Retired)
+            retired = decode((self.root / RETIRED).read_bytes(), _Retired)
         except FileNotFoundError:
             return nobody
+        except Undecodable as error:
+            raise CorruptModel(f"{RETIRED} cannot be read ({error})") from None
         return retired if retired.champion == champion else nobody
 
     def _write_retired(self, retired: _Retired) -> None:

@@ -34,6 +34,7 @@ from serving.learner.intake import Intake, take_in
 from serving.learner.judging import Look, judge_all
 from serving.learner.offered import plan_offered
 from serving.learner.promotion import expect_champion, passed_over, promote, set_back
+from serving.learner.remembered import mend_retired
 from serving.learner.reports import Judgement, RunReport
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import advance_all, plan_standing
@@ -292,6 +293,7 @@ class Cycle:
 
         Raises the standing challenger's error; those of the others are told in the report.
         """
+        mend_retired(self.workspace, self.store, champion)
         plans = [plan_standing(self.workspace, self.store, champion)]
         plans += plan_field(self.workspace, self.store, champion)
         plans += plan_offered(self.workspace, self.store, champion)

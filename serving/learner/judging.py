@@ -30,7 +30,7 @@ from serving.learner.challengers import (
 )
 from serving.learner.foresight import foresee
 from serving.learner.offered import OFFERED_MAX, PREFIX
-from serving.learner.remembered import spent_by_the_gone
+from serving.learner.remembered import mend_retired, spent_by_the_gone
 from serving.learner.reports import Judgement
 from serving.learner.trainer import Trainer
 from serving.learner.training_step import model_time, same_model_settings
@@ -74,7 +74,9 @@ def judge_all(
     looks = []
     by = workspace.experiment.settings.serving.segment_field
     field = [state for name in store.names() if (state := store.load(name)) is not None]
-    gone = spent_by_the_gone(workspace, store, workspace.registry.champion(), field)
+    champion = workspace.registry.champion()
+    mend_retired(workspace, store, champion)
+    gone = spent_by_the_gone(workspace, store, champion, field)
     for state in states:
         rules = rules_for(workspace.experiment.settings, state, field, gone)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])

@@ -12,6 +12,7 @@ from bandit.errors import Conflict, NotFound, Refused
 from bandit.frozen import REWARD_MODEL
 from bandit.registry import Champion
 from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
+from serving.learner.remembered import mend_retired
 from serving.learner.training_step import Plan, is_damaged, model_time, scored_again
 from serving.learner.workspace import Workspace
 
@@ -59,6 +60,7 @@ def withdraw(workspace: Workspace, store: ChallengerStore, model_id: str) -> Non
     state = store.load(PREFIX + model_id)
     if state is None:
         raise NotFound("no offered model of that id is in the field")
+    mend_retired(workspace, store, workspace.registry.champion())
     store.retire(state.champion, state.name, float(state.gate.get("spent", 0.0)))
     store.drop(state.name)
     workspace.registry.history.record("withdrawal", now=workspace.clock(), model_id=model_id)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.files import write_atomically
 from bandit.registry import CHANGES, Champion
 from serving.learner import reports
@@ -36,8 +37,8 @@ def end(workspace: Workspace) -> None:
 def cut_short(workspace: Workspace) -> RunReport | None:
     """The run that was under way when its learner ended, as failed, None where there was none."""
     try:
-        report = msgspec.json.decode(_under_way(workspace).read_bytes(), type=RunReport)
-    except (FileNotFoundError, msgspec.DecodeError):
+        report = decode(_under_way(workspace).read_bytes(), RunReport)
+    except (FileNotFoundError, Undecodable):
         return None
     report.outcome = reports.FAILED
     report.error = "the learner ended while this run was under way; its rows are taken up by the next"

@@ -6,12 +6,12 @@ the challenger it judged had spent by then, and since when its rows counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from bandit.registry import UNSET, Champion
-from serving.learner.challengers import FORMER, KIND_LEARNING, ChallengerState, ChallengerStore
+from serving.learner.challengers import FORMER, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
 from serving.learner.reports import EVALUATION, RUN
 from serving.learner.workspace import Workspace
 
@@ -60,20 +60,58 @@ def spent_by_the_gone(
     return gone
 
 
+def mend_retired(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> None:
+    """Where it cannot be read what challengers that left had spent, take it from the verdicts in history instead.
+
+    All that they ever spent in this tenure counts, also what an epoch that is over had given back, so that α is never
+    spent twice. History says that it was so.
+    """
+    damage = store.retired_damage()
+    if damage is None:
+        return
+    champion_id = champion.model_id if champion else None
+    spent: dict[str, list[float]] = {}  # by each that bore the name: what is spent grows until another one takes over
+    for told in reversed(list(_verdicts(workspace, champion))):
+        ones, now = spent.setdefault(told["challenger"], []), float(told["ledger"]["spent"])
+        if ones and ones[-1] <= now:
+            ones.pop()
+        ones.append(now)
+    left = {}
+    for name, ones in spent.items():
+        state = store.load(name)
+        present = float(state.gate.get("spent", 0.0)) if state is not None and state.champion == champion_id else 0.0
+        gone = sum(ones) - min(ones[-1], present)
+        if gone > 0.0 and name not in (STANDING, FORMER):  # these leave only with their champion
+            left[name] = gone
+    workspace.registry.history.record(
+        "restart",
+        now=workspace.clock(),
+        challenger=None,
+        reason=f"{damage}; what challengers that left had spent of α is taken from history: {sum(left.values()):.3g}",
+    )
+    store.retire_anew(champion_id, left)
+
+
 def _told(workspace: Workspace, champion: Champion | None) -> dict[str, Mapping[str, Any]]:
     """The last verdict of this tenure on each challenger, out of runs and steps."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for told in _verdicts(workspace, champion):
+        found.setdefault(told["challenger"], told)
+    return found
+
+
+def _verdicts(workspace: Workspace, champion: Champion | None) -> Iterator[Mapping[str, Any]]:
+    """All verdicts of this tenure, newest first, out of runs and steps."""
     registry = workspace.registry
     champion_id = champion.model_id if champion else None
     since = champion.since if champion else next((_at(entry) for entry in registry.history.newest(UNSET)), None)
-    found: dict[str, Mapping[str, Any]] = {}
     for entry in registry.history.newest(RUN, EVALUATION):
         if since is not None and _at(entry) < since:
             break
         if entry.get("champion") == champion_id:
             for told in (entry, *entry.get("verdicts", ()), *entry.get("others", ())):
                 if told.get("ledger"):
-                    found.setdefault(told["challenger"], told)
-    return found
+                    yield told
 
 
 def _at(entry: Mapping[str, Any]) -> datetime:

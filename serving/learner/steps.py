@@ -16,7 +16,7 @@ from bandit.errors import Conflict, InvalidInput, NotFound, NotYet, Refused
 from bandit.registry import Champion
 from serving.learner import models, reports
 from serving.learner.catch_up import catch_up
-from serving.learner.certificates import CERTIFICATE, file_evaluation
+from serving.learner.certificates import file_evaluation, read_certificate
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState
 from serving.learner.cycle import Cycle
 from serving.learner.initial import wants_initial
@@ -198,10 +198,11 @@ def last_evaluation(cycle: Cycle, model_id: str, champion: Champion | None) -> d
 
 def score_of(cycle: Cycle, evaluation_id: str) -> dict[str, Any] | None:
     """The candidate's doubly-robust value with its interval, out of the certificate; None when that is gone."""
-    path = cycle.workspace.experiment.paths.evaluations / evaluation_id / CERTIFICATE
-    if not path.exists():
+    try:
+        certificate = read_certificate(cycle.workspace.experiment.paths.evaluations / evaluation_id)
+    except FileNotFoundError:
         return None
-    score: dict[str, Any] = msgspec.json.decode(path.read_bytes())["estimators"]["dr"]["candidate"]
+    score: dict[str, Any] = certificate["estimators"]["dr"]["candidate"]
     return score
 
 

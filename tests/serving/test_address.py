@@ -17,7 +17,15 @@ from bandit.files import FileLock
 from bandit.settings import ExperimentSettings, parse_settings
 from serving.cli import access, run
 from serving.cli.common import now
-from serving.learner.address import Address, lock_path, mark_service, take_lock, write_address
+from serving.learner.address import (
+    Address,
+    address_path,
+    lock_path,
+    mark_service,
+    running_learner,
+    take_lock,
+    write_address,
+)
 
 
 def test_a_command_does_not_take_the_warehouse_from_a_learner_that_is_being_started(
@@ -44,6 +52,15 @@ def test_a_command_waits_until_the_starting_learner_tells_its_address(tmp_path: 
     assert access.owner(tmp_path) == address
     lock.release()
     mark.release()
+
+
+def test_an_address_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path)
+    write_address(tmp_path, Address("http://127.0.0.1:1", "token", os.getpid()))
+    place = address_path(tmp_path)
+    place.write_bytes(place.read_bytes().replace(b"token", b"t\xffken"))
+    assert running_learner(tmp_path) is None
+    lock.release()
 
 
 def test_a_second_service_is_not_marked(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
 from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, parse_settings
@@ -18,6 +20,7 @@ from serving.learner.challengers import (
     KIND_FROZEN,
     KIND_GUARD,
     KIND_LEARNING,
+    RETIRED,
     STANDING,
     ChallengerState,
     ChallengerStore,
@@ -231,15 +234,49 @@ def test_nobody_is_given_what_an_offered_model_spent_whose_state_is_gone(tmp_pat
         assert gone() == pytest.approx({PREFIX + one: by_one, PREFIX + other: by_other})
 
 
+@pytest.mark.parametrize("breaks", [lambda data: data[:-3], lambda data: data.replace(b'"spent"', b'"sp\xffnt"')])
+def test_what_those_that_left_had_spent_stays_spent_when_its_file_is_damaged(
+    tmp_path: Path, breaks: Callable[[bytes], bytes]
+) -> None:
+    field = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
+    with tenure(tmp_path, challengers=field) as here:
+        cycle = here.transport.cycle
+        workspace, store, champion = cycle.workspace, cycle.store, cycle.workspace.registry.champion()
+        assert champion is not None
+        on_trial = workspace.registry.trial()
+        assert on_trial is not None
+        offer(workspace, store, on_trial.model_id)
+        for _ in range(4):
+            here.play(200)
+            here.transport.settle()
+        by_offered, by_recent = spent(store, PREFIX + on_trial.model_id), spent(store, "recent")
+        assert by_offered > 0.0 and by_recent > 0.0
+        withdraw(workspace, store, on_trial.model_id)
+        _drop_undeclared(store, set(), champion)  # and is declared again
+        left = store.retired(champion.model_id)
+        assert left == pytest.approx({PREFIX + on_trial.model_id: by_offered, "recent": by_recent})
+        place = store.root / RETIRED
+        place.write_bytes(breaks(place.read_bytes()))
+        with pytest.raises(CorruptModel, match=r"retired\.json cannot be read"):
+            store.retired(champion.model_id)
+        for _ in range(2):
+            here.play(200)
+            here.transport.settle()
+            assert cycle.last_run is not None and cycle.last_run.outcome != "failed"
+        assert store.retired(champion.model_id) == pytest.approx(left)
+        (told,) = [entry for entry in workspace.registry.history.entries("restart") if entry["challenger"] is None]
+        assert told["reason"].startswith("retired.json cannot be read") and "taken from history" in told["reason"]
+
+
 def spent(store: ChallengerStore, name: str) -> float:
     state = store.load(name)
     return state.gate.get("spent", 0.0) if state is not None else 0.0
 
 
 @contextmanager
-def tenure(data_dir: Path) -> Iterator[World]:
+def tenure(data_dir: Path, **sections: Any) -> Iterator[World]:
     """A champion that stays, and challengers that have been judged against it."""
-    with world(data_dir, gate={"margin": 5.0}) as here:
+    with world(data_dir, gate={"margin": 5.0}, **sections) as here:
         here.transport.warm_start(here.history(60))
         for _ in range(2):
             here.play(150)

@@ -14,6 +14,7 @@ from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from serving.cli.common import now
 from serving.learner.admin import create_admin
+from serving.learner.certificates import CERTIFICATE, _sweep
 from serving.learner.hosting import LearnerService
 from serving.learner.models import promote_by_hand, roll_back, unset
 from serving.learner.operations.doctor import run as doctor
@@ -131,6 +132,21 @@ def test_another_model_may_be_promoted_where_the_pointer_is_lost(data_dir: Path,
     after = registry.champion()
     assert after is not None and (after.model_id, after.generation) == (other, before.generation + 1)
     assert [each.model_id for each in registry.champions()] == [before.model_id]
+
+
+@pytest.mark.parametrize("damage", [(b'"kind"', b'"k\xffnd"'), (b'"verdict"', b'"verdick"')])
+def test_a_certificate_that_is_damaged_is_passed_over_and_kept(
+    data_dir: Path, learner: LearnerService, damage: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [each["id"] for each in asked(learner, "/v1/experiments/test/evaluations").json()["evaluations"]]
+    place = paths_of(data_dir).evaluations / whole[-1] / CERTIFICATE
+    place.write_bytes(place.read_bytes().replace(*damage, 1))
+    answer = asked(learner, "/v1/experiments/test/evaluations")
+    assert [each["id"] for each in answer.json()["evaluations"]] == whole[:-1]
+    assert asked(learner, "/experiments/test").status_code == 200
+    monkeypatch.setattr("serving.learner.certificates.KEPT_MAX", 0)
+    _sweep(paths_of(data_dir))
+    assert place.exists()
 
 
 def test_an_experiment_without_a_champion_has_lost_none(data_dir: Path, learner: LearnerService) -> None:

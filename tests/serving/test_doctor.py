@@ -139,6 +139,11 @@ def _change_the_certificate(data_dir: Path) -> None:
         )
 
 
+def _spoil_a_certificate(data_dir: Path) -> None:
+    path = next(paths_of(data_dir).evaluations.glob("e*/certificate.json"))
+    path.write_bytes(path.read_bytes().replace(b'"kind"', b'"k\xffnd"', 1))
+
+
 def _replace_the_database(data_dir: Path) -> None:
     paths_of(data_dir).warehouse.write_bytes(b"x" * 20_000)
 
@@ -174,6 +179,7 @@ def _set_the_clock_back(data_dir: Path) -> None:
         (_forge_a_probability, "replay: 1 logged decision(s) of m"),
         (_forge_a_probability, "database: 1 segment(s) were ingested with other content"),
         (_change_the_certificate, "models: certificate e"),
+        (_spoil_a_certificate, "models: certificate e"),
         (_replace_the_database, "database: it cannot be read"),
         (
             _statement("DELETE FROM reward_records WHERE event_id = 'event-7'"),

@@ -125,6 +125,24 @@ def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> 
         assert restarted(here).workspace.registry.history.entries() == before
 
 
+@pytest.mark.parametrize("name", ["run.json", f"{STANDING}/state.json", "recent/state.json"])
+def test_a_byte_that_is_no_text_in_a_small_file_of_the_learner_stops_no_run(tmp_path: Path, name: str) -> None:
+    field = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
+    with world(tmp_path, challengers=field, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(60))
+        for _ in range(2):
+            here.play(150)
+            here.transport.settle()
+        place = here.transport.cycle.store.root / name
+        place.write_bytes(place.read_bytes().replace(b'"', b"\xff", 1) if place.exists() else b'{"trigger":"\xff"}')
+        here.play(100)
+        cycle = restarted(here)
+        here.transport.settle()
+        assert cycle.last_run is not None and cycle.last_run.outcome not in ("failed", "nothing")
+        assert cycle.last_run.errors == {}
+        assert not (cycle.store.root / "run.json").exists()
+
+
 def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 

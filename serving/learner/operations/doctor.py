@@ -13,8 +13,6 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
-
 from bandit.doctor import Findings, check_log, check_models, check_replays, check_settings, salvageable
 from bandit.errors import Conflict, CorruptLog, CorruptModel, InvalidInput, RewardloopError
 from bandit.eventlog import quarantine_segment, verify_segment
@@ -29,7 +27,7 @@ from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
 from serving.learner.address import learner_is_meant_to_run
-from serving.learner.certificates import CERTIFICATE, SCORED, evaluations
+from serving.learner.certificates import SCORED, damaged_certificates, evaluations, read_certificate
 from serving.learner.clock_watch import CLOCK, STEADY_S, waits_until
 from serving.learner.operations.erase import ERASED
 from serving.learner.workspace import Workspace
@@ -166,7 +164,10 @@ def _check_clock(workspace: Workspace, findings: Findings) -> None:
 
 
 def _check_certificate(workspace: Workspace, findings: Findings) -> None:
-    """The champion's certificate is there, unchanged, and follows from its scored rows."""
+    """Certificates can be read, and the champion's is there, unchanged, and follows from its scored rows."""
+    damaged = damaged_certificates(workspace.experiment.paths)
+    for damage in damaged:
+        findings.wrong("models", damage, "restore its folder from a backup")
     try:
         champion = workspace.registry.champion()
     except CorruptModel:
@@ -180,6 +181,8 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
             for found in evaluations(paths)
             if isinstance(found.get("candidate"), dict) and found["candidate"].get("model_id") == champion.model_id
         ]
+        if not mine and damaged:
+            return  # it may be one of those
         if not mine:
             findings.note(
                 "models",
@@ -191,7 +194,7 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
         if (folder / ERASED).exists():
             findings.note("models", f"certificate {mine[0]} is unverifiable: rows that it rested on were erased")
             return
-        certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+        certificate = read_certificate(folder)
         rows = ScoredRows.from_frame(read_parquet(folder / SCORED))
         findings.count("certificates")
         found = verify_certificate(certificate, rows)
@@ -200,5 +203,5 @@ def _check_certificate(workspace: Workspace, findings: Findings) -> None:
             findings.note("models", f"certificate {mine[0]}: {other}")
         for difference in found:
             findings.wrong("models", f"certificate {mine[0]}: {difference}", "restore its folder from a backup")
-    except (OSError, KeyError, ValueError, RewardloopError, msgspec.DecodeError, *DATABASE_ERRORS) as error:
+    except (OSError, KeyError, ValueError, RewardloopError, *DATABASE_ERRORS) as error:
         findings.wrong("models", f"the champion's certificate cannot be read: {error}", "restore it from a backup")

@@ -21,7 +21,7 @@ from bandit.types import COLD_START_MODEL_ID
 from evaluation.certificate import ANSWERS_COUNT_SINCE, RATES_PASSED_OVER_SINCE, made_by_other_rules, rules_version
 from evaluation.scored import ScoredRows
 from serving.learner.catch_up import catch_up
-from serving.learner.certificates import CERTIFICATE, evaluation_folder
+from serving.learner.certificates import evaluation_folder, read_certificate
 from serving.learner.challengers import Origin
 from serving.learner.field import settings_of_challenger
 from serving.learner.jobs import UNIFORM, Job, Outcome
@@ -40,12 +40,13 @@ class _Derivation(msgspec.Struct):
 def run(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
     """The lines in which the derived rows differ from the certified ones, none when they agree.
 
-    Raises `NotFound` when there is no such evaluation or a model that it started from is gone.
+    Raises `NotFound` when there is no such evaluation or a model that it started from is gone, `CorruptModel` when the
+    certificate cannot be read.
     """
     folder = evaluation_folder(workspace.experiment.paths, evaluation_id)
     if folder is None:
         raise NotFound(f"there is no evaluation {evaluation_id}")
-    certificate = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+    certificate = read_certificate(folder)
     if "derivation" not in certificate:
         return {"differences": ["the certificate does not say how its rows were made, so they cannot be made again"]}
     derivation = msgspec.convert(certificate["derivation"], _Derivation)
