@@ -1,8 +1,10 @@
 """Backups: one file that holds a whole data directory, taken while everything runs, and checked on its way back.
 
-What refers is copied before what it refers to: segments, then pointer and history, then evaluations and models,
-then settings. All of these only grow or are replaced whole, so a copy taken in that order always fits together.
-The DuckDB file is left out (it is a view of the log); a digest of each file is kept in the last member.
+What refers is copied before what it refers to: the log, then pointer and history, then evaluations and models, then
+settings. All of these only grow or are replaced whole, so a copy taken in that order always fits together. Segments
+move into archives, and back again when somebody is erased: both are listed until nothing new appears, and each segment
+that was ever seen must have been copied as itself, in an archive, or in quarantine. The DuckDB file is left out (it is
+a view of the log); a digest of each file is kept in the last member.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -22,8 +24,9 @@ from typing import IO, Any
 import msgspec
 
 from bandit.decoding import Undecodable, decode
-from bandit.errors import CorruptLog, InvalidInput, NotFound
-from bandit.eventlog.segment import OPEN_SUFFIX, SEALED_SUFFIX
+from bandit.errors import Busy, CorruptLog, InvalidInput, NotFound
+from bandit.eventlog.recovery import QUARANTINE
+from bandit.eventlog.segment import OPEN_SUFFIX, SEALED_SUFFIX, SegmentInfo, segment_name
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.files import fsync_directory
 
@@ -33,17 +36,76 @@ PRIVATE = ("secret", "keys.json")
 NOT_SAVED = ("warehouse.", "scratch", ".")
 """What a backup leaves out of an experiment's folder, by the beginning of the name: views, leftovers, locks."""
 
+_MANIFEST = "manifest.json"
+"""What an archive of segments says of itself: written last, removed first."""
+
+_NO_SEGMENT = (OPEN_SUFFIX, ".tmp")
+
 _CHUNK_BYTES = 1 << 20
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """The last member of a backup: what it holds (path → SHA-256), when it was taken, and by which version."""
+    """The last member of a backup: what it holds (path → SHA-256), when it was taken, and by which version.
+
+    `segments` are the names of those of each experiment, in whatever form; older versions kept no such list.
+    """
 
     format: int
     created_at: datetime
     rewardloop: str
     experiments: list[str]
     files: dict[str, str]
+    segments: dict[str, list[str]] = {}
+
+
+class _Archived(msgspec.Struct):
+    """What the manifest of an archive says of its segments."""
+
+    segments: list[SegmentInfo]
+
+
+class _Log:
+    """Which files of an experiment's log were listed, and which segments were seen and copied, by their names."""
+
+    def __init__(self, paths: ExperimentPaths) -> None:
+        self.paths = paths
+        self.listed: set[Path] = set()
+        self.seen: set[str] = set()
+        self.held: set[str] = set()
+
+    def files(self) -> Iterator[Path]:
+        """The files to save; whoever cannot find one any more says so (`vanished`)."""
+        yield from _files(self.paths.events, OPEN_SUFFIX)
+        done = False
+        while not done:
+            done, as_it_was = True, self._archives()
+            for path in (*_files(self.paths.events, but=_NO_SEGMENT), *_files(self.paths.archive, but=(".tmp",))):
+                if path not in self.listed:
+                    done = False
+                    self.listed.add(path)
+                    self.seen |= _segment_of(path, self.paths)
+                    yield path
+            # where an archive came or went between the two listings, each may have missed what the other held
+            done = done and as_it_was == self._archives()
+
+    def _archives(self) -> int | None:
+        """What differs once an archive has come or gone."""
+        try:
+            return self.paths.archive.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def copied(self, path: Path, manifest: bytes) -> None:
+        """A file is in the backup; `manifest` is the content of an archive's."""
+        names = _segment_of(path, self.paths) or _archived(manifest)
+        self.seen |= names
+        self.held |= names
+        if path.parent.name == QUARANTINE:
+            self.held.add(path.name.split(".")[0])
+
+    def vanished(self, path: Path) -> None:
+        """A file was moved before it could be read: it may come back under the same name."""
+        self.listed.discard(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +124,8 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
     """Write a backup of `data_dir` to `out` (compressed where it ends in `.gz`), complete or not at all.
 
     Raises `NotFound` when there is nothing to save, `InvalidInput` when `out` exists, OSError when it cannot be
-    written. The file is readable by its owner alone: it holds the secrets of the draws.
+    written, `Busy` when the log was moved about all the time. The file is readable by its owner alone: it holds the
+    secrets of the draws.
     """
     names = Experiment.names(data_dir)
     if not names:
@@ -74,26 +137,39 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
     partial = out.with_name(f".{out.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     digests: dict[str, str] = {}
+    logs = {name: _Log(ExperimentPaths(data_dir / "experiments" / name)) for name in names}
     size = vanished = 0
     try:
         with os.fdopen(descriptor, "wb") as file:
             mode: Any = "w|gz" if out.name.endswith(".gz") else "w|"
             with tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT) as archive:
-                for path in _everything(data_dir, names):
+                for path, log in _everything(data_dir, logs):
                     name = path.relative_to(data_dir).as_posix()
                     try:
-                        digest, length = _add(archive, path, name)
+                        if log is not None and path.name == _MANIFEST:
+                            manifest = path.read_bytes()
+                            digest, length = _add_bytes(archive, name, manifest)
+                            log.copied(path, manifest)
+                        else:
+                            digest, length = _add(archive, path, name)
+                            if log is not None:
+                                log.copied(path, b"")
                     except FileNotFoundError:  # sealed or replaced meanwhile: what took its place is listed later
                         vanished += 1
+                        if log is not None:
+                            log.vanished(path)
                         continue
                     digests[name] = digest
                     size += length
+                if missing := sorted({f"{name}/{seen}" for name, log in logs.items() for seen in log.seen - log.held}):
+                    raise Busy(f"the log was moved about while it was copied (segment {missing[0]}); back up once more")
                 contents = Contents(
                     format=FORMAT,
                     created_at=now,
                     rewardloop=version("rewardloop"),
                     experiments=names,
                     files=digests,
+                    segments={name: sorted(log.held) for name, log in logs.items()},
                 )
                 _add_bytes(archive, CONTENTS, msgspec.json.encode(contents))
             file.flush()
@@ -109,7 +185,8 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
 def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
     """Bring a backup back into `data_dir`, which must be empty or absent; every byte is checked before it is used.
 
-    Raises `InvalidInput` when `data_dir` is not empty, `CorruptLog` when the backup is damaged or cut short.
+    Raises `InvalidInput` when `data_dir` is not empty, `CorruptLog` when the backup is damaged, cut short, or does not
+    hold a segment that it should.
     """
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise InvalidInput("--data-dir", "must be an empty or absent folder")
@@ -120,7 +197,10 @@ def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
     try:
         contents, size = _extract(backup, incoming)
         for name in contents.experiments:
-            _tidy(ExperimentPaths(incoming / "experiments" / name))
+            paths = ExperimentPaths(incoming / "experiments" / name)
+            _tidy(paths)
+            if missing := sorted(set(contents.segments.get(name, ())) - _segments_in(paths)):
+                raise CorruptLog(f"{backup.name} lacks {len(missing)} segment(s) of the log, first {name}/{missing[0]}")
         for folder in (incoming, *(path for path in incoming.rglob("*") if path.is_dir())):
             fsync_directory(folder)
         if data_dir.exists():
@@ -133,30 +213,64 @@ def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
     return BackupReport(data_dir, contents.experiments, len(contents.files), size, contents.created_at)
 
 
-def _everything(data_dir: Path, names: list[str]) -> Iterator[Path]:
-    """The files to save, each listed only when its turn comes."""
-    for name in names:
-        paths = ExperimentPaths(data_dir / "experiments" / name)
-        yield from _files(paths.events, OPEN_SUFFIX)
-        yield from _files(paths.events, SEALED_SUFFIX)
-        yield from _files(paths.events, but=(OPEN_SUFFIX, SEALED_SUFFIX, ".tmp"))
-        yield from _files(paths.workers, but=(".json", ".tmp"))
-        if paths.history.exists():  # before the pointer that it tells of, so that it names none that is not there
-            yield paths.history
-        others = [path for path in sorted(paths.root.iterdir()) if not path.name.startswith(NOT_SAVED)]
-        listed = {paths.settings, paths.history}
-        yield from (path for path in others if path.is_file() and path not in listed)  # pointers before models
-        for folder in (paths.challengers, paths.evaluations, paths.models):
-            yield from _files(folder, but=(".tmp",))
-        listed |= {paths.events, paths.workers, paths.challengers, paths.evaluations, paths.models, paths.catalogues}
-        for folder in others:
-            if folder not in listed:
-                yield from _files(folder, but=(".tmp",))
-        yield paths.settings
-        yield from _files(paths.catalogues, but=(".tmp",))
+def _everything(data_dir: Path, logs: Mapping[str, _Log]) -> Iterator[tuple[Path, _Log | None]]:
+    """The files to save, each listed only when its turn comes; those of the log with what keeps count of it."""
+    for log in logs.values():
+        yield from ((path, log) for path in log.files())
+        yield from ((path, None) for path in _all_but_the_log(log.paths))
     keys = data_dir / "keys.json"
     if keys.exists():
-        yield keys
+        yield keys, None
+
+
+def _all_but_the_log(paths: ExperimentPaths) -> Iterator[Path]:
+    """Everything else of an experiment, what refers first."""
+    yield from _files(paths.workers, but=(".json", ".tmp"))
+    if paths.history.exists():  # before the pointer that it tells of, so that it names none that is not there
+        yield paths.history
+    others = [path for path in sorted(paths.root.iterdir()) if not path.name.startswith(NOT_SAVED)]
+    listed = {paths.settings, paths.history}
+    yield from (path for path in others if path.is_file() and path not in listed)  # pointers before models
+    for folder in (paths.challengers, paths.evaluations, paths.models):
+        yield from _files(folder, but=(".tmp",))
+    listed |= {
+        paths.events,
+        paths.archive,
+        paths.workers,
+        paths.challengers,
+        paths.evaluations,
+        paths.models,
+        paths.catalogues,
+    }
+    for folder in others:
+        if folder not in listed:
+            yield from _files(folder, but=(".tmp",))
+    yield paths.settings
+    yield from _files(paths.catalogues, but=(".tmp",))
+
+
+def _segment_of(path: Path, paths: ExperimentPaths) -> set[str]:
+    """The name of the sealed segment that a file is, nothing where it is none."""
+    return {path.stem} if path.parent == paths.events and path.suffix == SEALED_SUFFIX else set()
+
+
+def _archived(manifest: bytes) -> set[str]:
+    """The names of the segments in an archive; none where its manifest is damaged, as `doctor` says."""
+    try:
+        infos = decode(manifest, _Archived).segments
+    except Undecodable:
+        return set()
+    return {segment_name(info.writer_id, info.sequence) for info in infos}
+
+
+def _segments_in(paths: ExperimentPaths) -> set[str]:
+    """The names of all sealed segments of a log, as themselves, in archives (whole ones) and in quarantine."""
+    found = {path.stem for path in paths.events.glob(f"*{SEALED_SUFFIX}")}
+    found |= {path.name.split(".")[0] for path in (paths.events / QUARANTINE).glob("*")}
+    for manifest in paths.archive.glob(f"*/{_MANIFEST}"):
+        if any(path != manifest for path in manifest.parent.iterdir()):
+            found |= _archived(manifest.read_bytes())
+    return found
 
 
 def _files(folder: Path, suffix: str = "", *, but: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -190,10 +304,11 @@ def _add(archive: tarfile.TarFile, path: Path, name: str) -> tuple[str, int]:
     return hashing.sha256.hexdigest(), stat.st_size
 
 
-def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> tuple[str, int]:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o600
     archive.addfile(info, io.BytesIO(data))
+    return hashlib.sha256(data).hexdigest(), len(data)
 
 
 def _extract(backup: Path, incoming: Path) -> tuple[Contents, int]:

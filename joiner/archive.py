@@ -185,6 +185,7 @@ def unpack(archive: Archive, folder: Path) -> list[Path]:
 def unpack_into_log(paths: ExperimentPaths, archive: Archive) -> list[Path]:
     """Turn an archive back into segments of the log, and remove it; raises `CorruptLog`, OSError."""
     written = unpack(archive, paths.events)
+    (archive.folder / MANIFEST).unlink()  # first, so that whoever reads it finds the rest
     shutil.rmtree(archive.folder)
     fsync_directory(paths.archive)
     return written

@@ -8,23 +8,28 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bandit import backup
 from bandit.backup import restore_backup, write_backup
-from bandit.errors import CorruptLog, InvalidInput, NotFound
+from bandit.errors import Busy, CorruptLog, InvalidInput, NotFound
 from bandit.eventlog import read_events, survey
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing, create_key
+from joiner.archive import archives, compact, unpack_into_log
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from serving.cli import run
 from serving.cli.common import now
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import paths_of, played
+from tests.serving.learner_support import copy_of, paths_of, played
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,81 @@ def test_a_backup_taken_while_a_writer_writes_holds_everything_acknowledged_befo
         writer.wait()
         writer.stdout.close()
     survey(paths_of(data_dir), now=now())
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory all of whose log is in an archive."""
+    folder = played(tmp_path_factory.mktemp("archived") / "data", 2)
+    with Warehouse(Experiment.open(folder, "test")) as warehouse:
+        until = warehouse.joined_until()
+        assert until is not None
+        assert compact(warehouse, older_than=until + timedelta(days=1), now=until + timedelta(days=1)).segments
+    assert not sealed_segments(paths_of(folder).events)
+    return folder
+
+
+@pytest.mark.parametrize("moves", range(1, 6))
+def test_a_backup_holds_every_segment_once_more_where_archives_are_unpacked_and_made_meanwhile(
+    archived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    data_dir = copy_of(archived, tmp_path)
+    paths, listed, left = paths_of(data_dir), backup._files, moves
+
+    def meanwhile(folder: Path, *arguments: Any, **named: Any) -> Iterator[Path]:
+        nonlocal left
+        if folder == (paths.archive if (moves - left) % 2 == 0 else paths.events) and left:
+            left -= 1
+            if list(archives(paths)):
+                unpack_into_log(paths, archives(paths)[0])
+            else:
+                with Warehouse(Experiment.open(data_dir, "test")) as warehouse:
+                    until = warehouse.joined_until()
+                    assert until is not None
+                    compact(warehouse, older_than=until + timedelta(days=1), now=until + timedelta(days=2))
+        yield from listed(folder, *arguments, **named)
+
+    names = archives(paths)[0].names
+    monkeypatch.setattr(backup, "_files", meanwhile)
+    write_backup(data_dir, tmp_path / "b.tar", now=now())
+    assert left == 0
+    restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    back = paths_of(tmp_path / "back")
+    held = {segment.stem for segment in sealed_segments(back.events)}
+    assert held.union(*(archive.names for archive in archives(back))) == names
+
+
+def test_a_backup_that_lacks_a_segment_is_not_finished(
+    archived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = copy_of(archived, tmp_path)
+    paths = paths_of(data_dir)
+    (segment, *_) = unpack_into_log(paths, archives(paths)[0])
+    copied = backup._add
+
+    def gone(archive: tarfile.TarFile, path: Path, name: str) -> tuple[str, int]:
+        if path == segment:
+            segment.unlink(missing_ok=True)
+        return copied(archive, path, name)
+
+    monkeypatch.setattr(backup, "_add", gone)
+    with pytest.raises(Busy, match="was moved about while it was copied"):
+        write_backup(data_dir, tmp_path / "b.tar", now=now())
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_backup_without_a_segment_that_it_names_is_refused(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = backup.Contents
+    monkeypatch.setattr(
+        backup, "Contents", lambda **fields: contents(**fields | {"segments": {"test": ["w9-00000007"]}})
+    )
+    write_backup(data_dir, tmp_path / "b.tar", now=now())
+    monkeypatch.undo()
+    with pytest.raises(CorruptLog, match=r"lacks 1 segment\(s\) of the log, first test/w9-00000007"):
+        restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_keys_and_secret_come_back_private(data_dir: Path, tmp_path: Path) -> None:
