@@ -164,7 +164,6 @@ class Cycle:
                 with self._step(report, "intake"):
                     self.tick()
                 if force or trigger == "retry" or self.due_now():
-                    recovery.begin(self.workspace, report)
                     self._run(report)
                 else:
                     report.reason = "no run was due"
@@ -179,7 +178,8 @@ class Cycle:
                 self._tell_failure(error)
                 report.outcome, report.error = reports.FAILED, f"{type(error).__name__}: {error}"
                 report.reason = f"the run failed: {error}"
-                self._failures += 1
+                # want of room is no fault of the rows: once there is some, they wait for no longer than the interval
+                self._failures = max(self._failures, 1) if _lacks_room(error) else self._failures + 1
             report.seconds = round(time.perf_counter() - started, 4)
             self._record(report)
             return report
@@ -187,7 +187,7 @@ class Cycle:
     def _tell_failure(self, error: Exception) -> None:
         """Log a failed run: in a line where the disk is full, with the traceback where the fault may be ours."""
         name = self.workspace.experiment.name
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if _lacks_room(error):
             log.error("experiment %s: a run failed: %s", name, error)
         elif not isinstance(error, RewardloopError):
             log.exception("experiment %s: a run failed", name)
@@ -248,7 +248,8 @@ class Cycle:
         if self.workspace.experiment.settings.serving.mode == "logging_only":
             report.reason = "the mode of this experiment is logging_only: decisions are joined, nothing is learnt"
             return
-        self.mark_attempt(watermark)
+        self.mark_attempt(watermark)  # before anything that may fail: the next attempt comes after the interval
+        recovery.begin(self.workspace, report)
         recovery.record_champion(self.workspace, self.store)
         self._learn(report, watermark)
         self.mark_learnt()
@@ -385,15 +386,20 @@ class Cycle:
             report.steps[name] = round(time.perf_counter() - started, 4)
 
     def _record(self, report: RunReport) -> None:
-        self.runs += 1
+        """Write a run's line of history; only then it counts. Raises `OSError`."""
         self.last_run = report
         self.last_looks = report.verdicts or self.last_looks
-        self.outcomes[report.outcome] += 1
         self.last_verdict = {"outcome": report.outcome, "reason": report.reason}
         fields = reports.to_plain(report)
-        fields["run"] = self.runs
+        fields["run"] = self.runs + 1
         self.workspace.registry.history.record(reports.RUN, now=fields.pop("at"), **fields)
+        self.runs += 1
+        self.outcomes[report.outcome] += 1
         recovery.end(self.workspace)
+
+
+def _lacks_room(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def _trailing_failures(runs: list[dict[str, object]]) -> int:

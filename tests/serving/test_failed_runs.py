@@ -97,6 +97,43 @@ def test_rows_of_a_failed_run_are_owed_and_tried_again_ever_later_without_new_on
         assert cycle.due() is None
 
 
+def test_a_run_that_a_full_disk_does_not_even_let_begin_is_tried_once_in_an_interval_and_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with world(tmp_path, schedule={"interactions": 100, "interval_s": 100.0}) as here:
+        learn_until_promoted(here)
+        cycle, clock = here.transport.cycle, here.transport.clock
+        here.play(120)
+        here.transport.server.writer.seal()
+        clock.advance(5)
+        here.transport.server.heartbeat()
+        before, outcomes = cycle.runs, dict(cycle.outcomes)
+        monkeypatch.setattr("serving.learner.recovery.write_atomically", full)
+        monkeypatch.setattr("bandit.history.History.record", full)
+        tried = []
+        for second in range(1000):
+            clock.advance(1)
+            here.transport.server.heartbeat()
+            cycle.tick()
+            trigger = cycle.due()
+            if trigger is not None:
+                tried.append(second)
+                with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+                    cycle.run(trigger=trigger)
+        assert tried == list(range(0, 1000, 100))
+        assert (cycle.runs, dict(cycle.outcomes)) == (before, outcomes)
+        assert len([record for record in caplog.records if "a run failed" in record.message]) == len(tried)
+        monkeypatch.undo()
+        clock.advance(1)
+        assert cycle.due() == "retry"
+        report = cycle.run(trigger="retry")
+        assert report.outcome != "failed" and report.rows == 120
+        assert cycle.workspace.registry.history.entries("run")[-1]["run"] == cycle.runs == before + 1
+
+
 def test_a_run_that_learns_nothing_in_its_mode_leaves_owed_what_a_failed_one_owes(tmp_path: Path) -> None:
     with world(tmp_path, schedule={"interactions": 1000, "interval_s": 100.0}) as here:
         learn_until_promoted(here)
