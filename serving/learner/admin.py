@@ -1,6 +1,7 @@
 """The admin API: look at the loop and steer it, one experiment at a time.
 
-Handlers are plain functions that run in threads: they may wait for a run or a query without holding up the others.
+Handlers are plain functions that run in threads: they may wait for a run or a query without holding up the others. Of
+those that wait for the same run only a few may, so that threads are left.
 `…/operations/{name}` is how local commands reach the warehouse while the learner owns it, and needs the token.
 """
 
@@ -79,13 +80,15 @@ def create_admin(service: LearnerService, *, host: str) -> Any:
 
 
 def _about_the_service(app: FastAPI, service: LearnerService) -> None:
+    # these two run in the loop and look at nothing but memory: neither a pool of threads that all wait nor a slow disk
+    # keeps them from answering
     @app.get("/livez")
-    def livez() -> Response:
+    async def livez() -> Response:
         """The process answers."""
         return JSONResponse({"status": "ok"})
 
     @app.get("/readyz")
-    def readyz() -> Response:
+    async def readyz() -> Response:
         """503 while an experiment cannot be opened or polled; says which, and why."""
         failures = {**service.late(), **service.failures}
         return JSONResponse({"ready": not failures, "failures": failures}, 503 if failures else 200)
@@ -134,22 +137,26 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
             check_schedule(merged)
             return merged
 
-        experiment.update(changed, now=service.clock())
+        await anyio.to_thread.run_sync(lambda: experiment.update(changed, now=service.clock()))
         return JSONResponse(_shown(experiment))
 
     @app.get(PREFIX + "/actions")
     def list_actions(name: str) -> Response:
+        """The declared catalogue, with its version."""
         return JSONResponse(catalogue_of(service.cycle(name).workspace.experiment))
 
     @app.put(PREFIX + "/actions/{action_id:path}")  # an id may hold slashes
     async def put_one_action(name: str, action_id: str, request: Request) -> Response:
+        """Add an action to the catalogue, or give it other features: the body holds them."""
         features = await read_object(request)
         experiment = service.cycle(name).workspace.experiment
-        added = put_action(experiment, action_id, features, now=service.clock())
+        put = lambda: put_action(experiment, action_id, features, now=service.clock())  # noqa: E731
+        added = await anyio.to_thread.run_sync(put)
         return JSONResponse(catalogue_of(experiment), 201 if added else 200)
 
     @app.delete(PREFIX + "/actions/{action_id:path}")
     def remove_one_action(name: str, action_id: str) -> Response:
+        """Take an action out of the catalogue."""
         experiment = service.cycle(name).workspace.experiment
         remove_action(experiment, action_id, now=service.clock())
         return JSONResponse(catalogue_of(experiment))

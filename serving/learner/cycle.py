@@ -10,6 +10,7 @@ without any after the interval, then after twice as long, and so on.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,9 @@ UNSCHEDULED = ("logging_only", "frozen")
 RETRY_DOUBLINGS_MAX = 8
 """After so many failures in a row, the pause before the next attempt grows no longer."""
 
+WAITING_MAX = 4
+"""So many may wait for the end of a run at a time, those that ask for one and those that ask for a step."""
+
 UNDONE = "The last promotion was undone"
 
 
@@ -68,6 +72,7 @@ class Cycle:
         self.stopping = False
         self.running: str | None = None
         self._run_lock = workspace.run_lock
+        self._places = threading.BoundedSemaphore(WAITING_MAX)
         self._watch = Watch()
         runs = [entry for entry in workspace.registry.history.entries() if entry.get("kind") == reports.RUN]
         self.runs = len(runs)
@@ -225,15 +230,27 @@ class Cycle:
 
     @contextmanager
     def exclusive(self, doing: str, *, wait_s: float = 0.0) -> Iterator[None]:
-        """Keep runs away for the length of a block; raises `Busy` when one takes longer than `wait_s`."""
-        if not self._run_lock.acquire(timeout=max(wait_s, 0.0)):
-            raise Busy("a run is under way; runs never overlap")
+        """Keep runs away for the length of a block.
+
+        Raises `Busy` when one takes longer than `wait_s`, or when enough others wait for it: each holds a thread.
+        """
+        if not self._run_lock.acquire(blocking=False):
+            self._wait_for_the_run(wait_s)
         self.running = doing
         try:
             yield
         finally:
             self.running = None
             self._run_lock.release()
+
+    def _wait_for_the_run(self, wait_s: float) -> None:
+        if not self._places.acquire(blocking=False):
+            raise Busy(f"a run is under way, and {WAITING_MAX} wait for its end; ask again when it is over")
+        try:
+            if not self._run_lock.acquire(timeout=max(wait_s, 0.0)):
+                raise Busy("a run is under way; runs never overlap")
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """End the trainer and close the warehouse."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import pytest
 
@@ -19,7 +20,7 @@ from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import hosting
 from serving.learner.admin import create_admin
-from serving.learner.cycle import Cycle
+from serving.learner.cycle import WAITING_MAX, Cycle
 from serving.learner.every import Every
 from serving.learner.hosting import LearnerService
 from serving.learner.status import experiment_status
@@ -138,6 +139,41 @@ def test_a_living_writer_that_hangs_is_told_by_readyz_until_it_speaks_again(tmp_
         assert experiment_status(service.cycle("test"))["unknown"] == []
     finally:
         writer.close()
+        service.close()
+
+
+def test_those_who_wait_for_a_run_are_few_and_keep_the_probes_from_nothing(tmp_path: Path) -> None:
+    Experiment.create(tmp_path, "test", settings(), now=now())
+    service = LearnerService(tmp_path)
+
+    async def storm() -> None:
+        app = httpx.ASGITransport(app=create_admin(service, host="127.0.0.1"))
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = WAITING_MAX  # once all places are taken, no thread is left
+        async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as client:
+
+            async def train() -> httpx.Response:
+                return await client.post("/v1/experiments/test/retrain")
+
+            waiting = [asyncio.create_task(train()) for _ in range(WAITING_MAX)]
+            while threads.borrowed_tokens < WAITING_MAX:
+                await asyncio.sleep(0.01)
+            for probe in ("/livez", "/readyz"):
+                assert (await asyncio.wait_for(client.get(probe), 5)).status_code == 200
+            threads.total_tokens += 1
+            refused = await asyncio.wait_for(train(), 5)
+            assert refused.status_code == 423 and f"{WAITING_MAX} wait for its end" in refused.json()["detail"]
+            assert not any(task.done() for task in waiting)
+            cycle.workspace.run_lock.release()
+            assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * WAITING_MAX
+            cycle.workspace.run_lock.acquire()
+
+    try:
+        service.discover()
+        cycle = service.cycle("test")
+        with cycle.workspace.run_lock:
+            asyncio.run(storm())
+    finally:
         service.close()
 
 
