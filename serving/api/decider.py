@@ -133,9 +133,9 @@ class ExperimentServer:
             excluded = [*excluded, event.action]
         return events, SlotsAnswer(answers)
 
-    def recall(self, event_id: str, digest: str) -> bytes | None:
+    def recall(self, event_id: str, digest: str, slots: int | None) -> bytes | None:
         """The encoded answer this question got before, None when the id is new; raises `Conflict`."""
-        answer = self.memory.recall(event_id, digest)
+        answer = self.memory.recall(event_id, digest, slots or 1)
         if answer is not None:
             self.counters.add("retries")
         return answer
@@ -148,14 +148,14 @@ class ExperimentServer:
         digest = None
         if request.event_id is not None:
             digest = body_digest(request)
-            known = self.recall(request.event_id, digest)
+            known = self.recall(request.event_id, digest, request.slots)
             if known is not None:
                 return decode_answer(known)
         events, answer = self.decide(request, digest)
         self.writer.append(events)
         self.count_decisions(events)
         if request.event_id is not None and digest is not None:
-            self.memory.remember(request.event_id, digest, encode_answer(answer))
+            self.memory.remember(request.event_id, digest, encode_answer(answer), request.slots or 1)
         return answer
 
     def count_decisions(self, events: Sequence[DecisionEvent]) -> None:

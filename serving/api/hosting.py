@@ -64,13 +64,13 @@ class Hosted:
             events, answer = server.decide(request)
             return Started(encode_answer(answer), self.waiter.submit(events), events)
         digest = body_digest(request)
-        known = server.recall(event_id, digest)
+        known = server.recall(event_id, digest, request.slots)
         if known is not None:
             return Started(known, self.pending.get(event_id), ())
         events, answer = server.decide(request, digest)
         encoded = encode_answer(answer)
         commit = self.waiter.submit(events)
-        server.memory.remember(event_id, digest, encoded)
+        server.memory.remember(event_id, digest, encoded, request.slots or 1)
         self.pending[event_id] = commit
         commit.then(lambda: self._settle(event_id, commit))
         return Started(encoded, commit, events)

@@ -44,6 +44,21 @@ def test_the_oldest_answers_are_forgotten_when_they_take_too_much_room() -> None
     assert memory.bytes_held == 0
 
 
+def test_the_slots_of_an_answer_go_with_it() -> None:
+    memory = RetryMemory(ids_max=1)
+    memory.remember("s", "digest", b"answer", slots=2)
+    with pytest.raises(Conflict, match="a slot of another request"):
+        memory.recall("s:2", "another")
+    assert memory.recall("s:3", "another") is None
+    assert memory.recall("s:2", "another", slots=2) is None  # its decisions are s:2:1 and s:2:2
+    memory.remember("s:1", "another", b"answer")
+    assert memory.recall("s:2", "another") is None
+    with pytest.raises(Conflict, match=r"as another request was \(s:1\)"):
+        memory.recall("s", "digest", slots=2)
+    memory.forget("s:1")
+    assert memory.bytes_held == 0 and memory.recall("s", "digest", slots=2) is None
+
+
 def test_an_action_seen_before_is_the_same_object_and_the_number_kept_is_bounded() -> None:
     known = KnownActions(Limits(), entries_max=3)
     first = known.find(msgspec.Raw(b'{"id":"a","features":{"x":1}}'))

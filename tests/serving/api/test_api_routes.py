@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import httpx
+import pytest
+
 from bandit.events import ActivationEvent, RewardEvent
 from tests.serving.api.support import SEVEN, decisions, logged, make_experiment, run, served
 
@@ -119,3 +122,21 @@ def test_two_equal_questions_at_once_are_one_decision(tmp_path: Path) -> None:
 
     run(scenario())
     assert len(decisions(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("plain_first", [True, False])
+def test_a_request_that_is_called_like_a_slot_of_another_is_refused_whichever_comes_second(
+    tmp_path: Path, plain_first: bool
+) -> None:
+    make_experiment(tmp_path, actions=SEVEN)
+    asked = [QUESTION | {"event_id": "s:1"}, QUESTION | {"event_id": "s", "slots": 2}]
+    asked = asked if plain_first else asked[::-1]
+
+    async def ask() -> list[httpx.Response]:
+        async with served(tmp_path) as (client, _):
+            return [await client.post(URL, json=body) for body in (*asked, asked[0])]
+
+    first, second, again = run(ask())
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert again.content == first.content
+    assert len(decisions(tmp_path)) == (1 if plain_first else 2)
