@@ -205,16 +205,18 @@ def holds_any(archive: Archive, texts: Sequence[str]) -> bool:
     return bool(row and row[0])
 
 
-def drop(paths: ExperimentPaths, *, older_than: datetime, now: datetime) -> list[Archive]:
-    """Remove archives all of which is older than `older_than`, but those made in the `KEPT_MIN` before `now`.
-
-    The warehouse must be made anew when any went.
-    """
-    gone = [
+def droppable(paths: ExperimentPaths, *, older_than: datetime, now: datetime) -> list[Archive]:
+    """The archives all of which is older than `older_than`, but those made in the `KEPT_MIN` before `now`."""
+    return [
         archive
         for archive in archives(paths)
         if archive.manifest.last < older_than and not now - KEPT_MIN < archive.manifest.created_at <= now
     ]
+
+
+def drop(paths: ExperimentPaths, *, older_than: datetime, now: datetime) -> list[Archive]:
+    """Remove the archives that are `droppable`; the warehouse must be made anew when any went."""
+    gone = droppable(paths, older_than=older_than, now=now)
     for archive in gone:
         (archive.folder / MANIFEST).unlink()
         shutil.rmtree(archive.folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 import duckdb
 import pandas as pd
 
-from bandit.errors import CorruptLog, InvalidSettings, MemoryFull
+from bandit.errors import Busy, CorruptLog, InvalidSettings, MemoryFull
 from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.eventlog.recovery import set_unreadable_aside
 from bandit.experiment import Experiment
@@ -91,6 +92,9 @@ class Warehouse:
         self.scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
         self._counting = threading.Lock()
+        self._lending = threading.Lock()
+        self._lent: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+        self._closed = False
         self._outcomes: _Outcomes | None = None
         self._idle_until: datetime | None = None
         self._read_only = read_only
@@ -107,9 +111,22 @@ class Warehouse:
                 refresh_settings(self._connection, experiment)
 
     def close(self) -> None:
-        """Close the file; the object is of no use afterwards."""
+        """Close the file; the object is of no use afterwards. Whoever reads meanwhile loses his cursor."""
         with self._writing:
+            with self._lending:
+                self._closed = True
             self._connection.close()
+
+    def wait_for_readers(self, seconds: float) -> bool:
+        """Whether nobody reads any more, within so many seconds; the caller sees to it that nobody begins to."""
+        until_s = time.monotonic() + seconds
+        while True:
+            with self._lending:
+                if not self._lent:
+                    return True
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(0.01)
 
     def __enter__(self) -> Warehouse:
         return self
@@ -331,7 +348,13 @@ class Warehouse:
             return DEFAULT_MEMORY_BYTES
 
     def _read(self) -> duckdb.DuckDBPyConnection:
-        return self._connection.cursor()
+        """A cursor that counts as being read from as long as anybody has it; raises `Busy` on a closed file."""
+        with self._lending:
+            if self._closed:
+                raise Busy("the database has just been closed, to be made anew; ask again")
+            cursor = self._connection.cursor()
+            self._lent.add(cursor)
+            return cursor
 
     @contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bandit.errors import Busy
 from bandit.eventlog.recovery import DAMAGED_SUFFIX
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
@@ -26,6 +27,9 @@ from serving.learner.evaluator import Evaluator
 from serving.learner.trainer import InlineTrainer, Trainer
 
 log = logging.getLogger("rewardloop.learner")
+
+READERS_S = 60.0
+"""How long whoever replaces the database waits for those who read it."""
 
 
 class Workspace:
@@ -138,15 +142,21 @@ class Workspace:
         return entries[-1] if entries else None
 
     def release_warehouse(self) -> None:
-        """Close the warehouse so that its file may be replaced; the next use opens it again."""
-        with self.lock:
-            if self._warehouse is not None:
-                self._warehouse.close()
-                self._warehouse = None
+        """Close the warehouse so that its file may be replaced; the next use opens it again.
+
+        Those who read it just now do so to the end; raises `Busy` where that takes longer than `READERS_S`.
+        """
+        with self.lock:  # who wants to begin waits for it in `warehouse`
+            if self._warehouse is not None and not self._warehouse.wait_for_readers(READERS_S):
+                raise Busy("the database is being read, and cannot be replaced meanwhile; try again")
+            self.close()
 
     def close(self) -> None:
-        """Close what was opened."""
-        self.release_warehouse()
+        """Close what was opened, whoever reads it."""
+        with self.lock:
+            warehouse, self._warehouse = self._warehouse, None
+            if warehouse is not None:
+                warehouse.close()
 
 
 def tell_damaged(quarantined: Iterable[Path]) -> None:

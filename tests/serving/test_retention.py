@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bandit.errors import CorruptLog, InvalidSettings
+from bandit.errors import Busy, CorruptLog, InvalidSettings
 from bandit.eventlog import verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
@@ -27,6 +28,7 @@ from serving.learner.hosting import LearnerService
 from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
+from serving.learner.operations.rebuild import run as rebuild_database
 from serving.learner.status import experiment_status
 from serving.learner.workspace import Workspace
 from tests.joiner.logs import FAR, activation, at, decision, experiment, reward, write
@@ -432,3 +434,58 @@ def test_dropping_needs_an_earlier_compaction() -> None:
     for rules in ({"drop_after_days": 5.0}, {"compact_after_days": 6.0, "drop_after_days": 5.0}):
         with pytest.raises(InvalidSettings, match="compact_after_days"):
             settings(retention=rules)
+
+
+def test_whoever_reads_the_database_reads_to_the_end_before_it_is_made_anew(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(Experiment.open(data_dir, "test"), now)
+    before, rows = workspace.warehouse.digest(), len(workspace.warehouse.interactions())
+    reads, read = threading.Event(), list[int]()
+
+    def look() -> None:
+        cursor = workspace.warehouse.cursor()
+        cursor.execute("SELECT event_id FROM interactions")
+        reads.set()
+        time.sleep(1)
+        read.append(len(cursor.fetchall()))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    reads.wait()
+    rebuilt = rebuild_database(workspace)
+    assert read == [rows]
+    reader.join()
+    assert rebuilt["digest"] == workspace.warehouse.digest() == before
+    late = workspace.warehouse
+    monkeypatch.setattr("serving.learner.workspace.READERS_S", 0.1)
+    cursor = late.cursor()
+    with pytest.raises(Busy, match="is being read"):
+        rebuild_database(workspace)
+    assert workspace.warehouse.digest() == before  # it goes on as it was
+    del cursor
+    rebuild_database(workspace)
+    with pytest.raises(Busy, match="has just been closed"):
+        late.counts()
+    workspace.close()
+
+
+def test_nothing_is_dropped_from_the_log_while_the_database_cannot_be_made_anew(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.learner.workspace.READERS_S", 0.1)
+    experiment = Experiment.open(data_dir, "test")
+    experiment.change(
+        settings(retention={"compact_after_days": 1.0, "drop_after_days": 5.0}), now=EPOCH + timedelta(minutes=10)
+    )
+    assert _operate(data_dir, retain)["segments"] > 0
+    kept = archives(experiment.paths)
+    workspace = Workspace(experiment, lambda: LATER + timedelta(days=1))
+    cursor = workspace.warehouse.cursor()
+    with pytest.raises(Busy, match="is being read"):
+        retain(workspace)
+    assert kept and archives(experiment.paths) == kept
+    del cursor
+    assert retain(workspace)["dropped"] == 480
+    assert workspace.warehouse.counts()["interactions"] == 0
+    workspace.close()

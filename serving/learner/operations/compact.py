@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from joiner.archive import compact, drop
+from joiner.archive import compact, drop, droppable
 from joiner.rebuild import rebuild
 from serving.learner.workspace import Workspace
 
@@ -34,12 +34,13 @@ def retain(workspace: Workspace, moment: datetime) -> dict[str, Any]:
             if done.segments:
                 workspace.registry.history.record("compaction", now=moment, **answer)
         if rules.drop_after_days is not None:
-            gone = drop(experiment.paths, older_than=moment - timedelta(days=rules.drop_after_days), now=moment)
-            if gone:
+            older_than = moment - timedelta(days=rules.drop_after_days)
+            if droppable(experiment.paths, older_than=older_than, now=moment):
+                until = workspace.warehouse.joined_until()
+                workspace.release_warehouse()  # first: what is dropped must leave the database too
+                gone = drop(experiment.paths, older_than=older_than, now=moment)
                 events = sum(info.events for archive in gone for info in archive.manifest.segments)
                 workspace.registry.history.record("drop", now=moment, archives=len(gone), events=events)
-                until = workspace.warehouse.joined_until()
-                workspace.release_warehouse()
                 rebuild(experiment, watermark=until)
                 answer["dropped"] = events
     return answer
