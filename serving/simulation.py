@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -20,13 +22,16 @@ from typing import Any
 from bandit.errors import InvalidInput, RewardloopError
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.in_process import QUESTION_EVERY_S, in_process
-from serving.learner.trainer import GC_THRESHOLD, end_with_parent
+from serving.learner.trainer import GC_THRESHOLD, end_with_parent, interrupts_held_back
 from simulator.channel import Channel, Delay
 from simulator.environment import Environment
 from simulator.runner import Run, Script, play
 
 REWARD_WINDOW_S = 60.0
 SEEDS_MAX = 1000
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended."""
 
 HELPED_INTERACTIONS_MIN = 2_000
 """A shorter run is over before a helper has started."""
@@ -68,14 +73,25 @@ def run_jobs(
 
     Where there are twice as many processes as jobs, each long run gets a second one for its declared challengers.
     `on_progress` is told how many more interactions were played. Raises what the first failing job raised; then, and
-    when interrupted, the other runs end after the batch they are in.
+    when interrupted, the other runs end after the question, or the run of the learner, that they are at.
     """
-    tell = on_progress or (lambda _: None)
+    with _interrupts_noted() as answer_interrupt:
+        return _run_all(worlds, jobs, data_dir, processes, on_progress or (lambda _: None), answer_interrupt)
+
+
+def _run_all(  # noqa: PLR0917
+    worlds: Sequence[Environment],
+    jobs: Sequence[Job],
+    data_dir: Path,
+    processes: int,
+    tell: Callable[[int], None],
+    answer_interrupt: Callable[[], None],
+) -> list[Run]:
     spare = processes >= 2 * len(jobs)
     helped = [spare and job.script.interactions >= HELPED_INTERACTIONS_MIN for job in jobs]
     if processes <= 1 or len(jobs) == 1:
         return [
-            run_job(worlds[job.world], job, data_dir, tell, helper=helper)
+            run_job(worlds[job.world], job, data_dir, tell, check=answer_interrupt, helper=helper)
             for job, helper in zip(jobs, helped, strict=True)
         ]
     context = multiprocessing.get_context("spawn")
@@ -89,10 +105,11 @@ def run_jobs(
         initargs=(list(worlds), data_dir, played, stopped),
     ) as pool:
         try:
-            with _interrupts_held_back():
+            with interrupts_held_back():
                 waiting = {pool.submit(_work, job, helped[number]): number for number, job in enumerate(jobs)}
             while waiting:
                 _drain(played, tell)
+                answer_interrupt()
                 for future in [future for future in waiting if future.done()]:
                     runs[waiting.pop(future)] = future.result()
         except BaseException:
@@ -103,8 +120,19 @@ def run_jobs(
     return [runs[number] for number in range(len(jobs))]
 
 
-def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], None], *, helper: bool = False) -> Run:
-    """One run in this process; with a `helper` its declared challengers learn in another."""
+def run_job(
+    world: Environment,
+    job: Job,
+    data_dir: Path,
+    tell: Callable[[int], None],
+    *,
+    check: Callable[[], None] | None = None,
+    helper: bool = False,
+) -> Run:
+    """One run in this process; with a `helper` its declared challengers learn in another.
+
+    `tell` hears of each batch; what `check` raises ends the run, at the next question.
+    """
     with (
         _little_garbage(),
         in_process(
@@ -123,6 +151,7 @@ def run_job(world: Environment, job: Job, data_dir: Path, tell: Callable[[int], 
             job.script,
             channel=job.channel,
             on_batch=lambda _, batch: tell(batch.stop - batch.start),
+            check=check,
         )
 
 
@@ -156,13 +185,33 @@ def _little_garbage() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Processes started in the block never see Ctrl-C, which reaches all of a terminal: the parent alone answers it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+def _interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Ctrl-C in the block is noted, and raised by what the block gets; a second one ends the process where it is.
+
+    Raised wherever it lands, it would be taken for an error of DuckDB's and counted as a failed run, or stop a write
+    half way. Where it is ignored, or another thread answers it, nothing changes.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if pressed:
+            os.write(2, b"\nrewardloop: interrupted\n")
+            os._exit(INTERRUPTED)
+        pressed.append(number)
+
+    def answer() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield answer
+        return
+    before = signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield answer
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 _WORKER: dict[str, Any] = {}
@@ -175,13 +224,12 @@ def _start_worker(worlds: list[Environment], data_dir: Path, played: Any, stoppe
 
 def _work(job: Job, helper: bool) -> Run:
     world = _WORKER["worlds"][job.world]
-    return run_job(world, job, _WORKER["data_dir"], _tell, helper=helper)
+    return run_job(world, job, _WORKER["data_dir"], _WORKER["played"].put, check=_check, helper=helper)
 
 
-def _tell(count: int) -> None:
+def _check() -> None:
     if _WORKER["stopped"].is_set():
         raise RewardloopError("the other runs were stopped")
-    _WORKER["played"].put(count)
 
 
 def _drain(played: Any, tell: Callable[[int], None], wait_s: float = 0.1) -> None:

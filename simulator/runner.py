@@ -115,16 +115,20 @@ def play(
     on_start: Callable[[Run], None] | None = None,
     on_batch: OnBatch | None = None,
     before_batch: Callable[[int], None] | None = None,
+    check: Callable[[], None] | None = None,
     send_actions: bool = False,
 ) -> Run:
     """Play `script` in a world against a loop; `on_batch` is told of each batch after its verdict.
 
+    `check` is called for every row of history, round, answer and batch: what it raises ends the run.
     `send_actions` offers the actions with each question even where the world's catalogue is fixed.
     """
+    check = check or _go_on
     run = Run.empty(script.seed, script.interactions)
     way = channel or Delay()
     if script.warm_start:
-        run.initial = transport.warm_start(uniform_history(environment, script.warm_start, script.seed))
+        run.initial = transport.warm_start(uniform_history(environment, script.warm_start, script.seed, check=check))
+        check()
     if on_start:
         on_start(run)
     rng = np.random.default_rng([script.seed, _ROUNDS])
@@ -133,8 +137,11 @@ def play(
     for number, first in enumerate(range(0, script.interactions, script.batch), start=1):
         if before_batch:
             before_batch(number)
-        rounds = [environment.draw(rng, step) for step in range(first, min(first + script.batch, script.interactions))]
-        answers = _play_batch(transport, run, rounds, way, tag=tag, fixed=fixed)
+        rounds = []
+        for step in range(first, min(first + script.batch, script.interactions)):
+            check()
+            rounds.append(environment.draw(rng, step))
+        answers = _play_batch(transport, run, rounds, way, check, tag=tag, fixed=fixed)
         start = run.played
         _record(run, rounds, answers)
         rewards = run.rewards[start : run.played]
@@ -143,17 +150,23 @@ def play(
         run.batches.append(batch)
         if on_batch:
             on_batch(run, batch)
+        check()
     return run.cut()
 
 
-def uniform_history(environment: Environment, rows: int, seed: int) -> list[dict[str, Any]]:
+def uniform_history(
+    environment: Environment, rows: int, seed: int, *, check: Callable[[], None] | None = None
+) -> list[dict[str, Any]]:
     """`rows` interactions logged by uniform choice, as objects of the import format.
 
-    In a replayed log, whose other rewards nobody knows, rows are drawn until enough of them count.
+    In a replayed log, whose other rewards nobody knows, rows are drawn until enough of them count. `check` is called
+    before each draw, and ends it by what it raises.
     """
+    check = check or _go_on
     rng = np.random.default_rng([seed, _HISTORY])
     history: list[dict[str, Any]] = []
     while len(history) < rows:
+        check()
         one = environment.draw(rng, 0)
         index = int(rng.integers(len(one.actions)))
         if math.isnan(one.outcomes[index]):
@@ -177,8 +190,19 @@ def event_id(seed: int, number: int) -> str:
     return f"s{seed}-{number:07d}"
 
 
+def _go_on() -> None:
+    """The check of a run that nothing ends."""
+
+
 def _play_batch(
-    transport: Transport, run: Run, rounds: Sequence[Round], way: Channel, *, tag: str, fixed: bool
+    transport: Transport,
+    run: Run,
+    rounds: Sequence[Round],
+    way: Channel,
+    check: Callable[[], None],
+    *,
+    tag: str,
+    fixed: bool,
 ) -> list[Answer]:
     first = run.asked
     questions = [
@@ -192,6 +216,7 @@ def _play_batch(
     ]
 
     def deliveries(offset: int, answer: Answer) -> Sequence[Delivery]:
+        check()
         one = rounds[offset]
         reward = float(one.outcomes[_position(one, answer.action)])
         if math.isnan(reward):

@@ -114,6 +114,10 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), 2)
     except UnicodeEncodeError:
         return _fail(f"{_not_text(arguments)}: is not UTF-8 text", 2)
+    except RuntimeError as error:
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        return _fail("interrupted", 130)  # in the middle of a query, out of which DuckDB makes an error of its own
     except BrokenPipeError:
         # the reader went away (`| head`): point stdout at nothing so that the interpreter can close it quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,8 +15,9 @@ import resource
 import signal
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -192,7 +193,8 @@ class ChildTrainer:
             process = context.Process(
                 target=_serve, args=(theirs, self._bounded, self._work), name="rewardloop-trainer", daemon=True
             )
-            process.start()  # before anybody knows of it: one that has not started cannot be ended
+            with interrupts_held_back():
+                process.start()  # before anybody knows of it: one that has not started cannot be ended
             theirs.close()
             self._pipe, self._process = ours, process
             self.restarts += 1
@@ -300,6 +302,17 @@ def _attempt(trainer: Trainer, call: Call) -> Any:
         return trainer.run(call.job, *call.arguments, limits=call.limits)
     except Exception as error:  # the caller tells each challenger's error in the run's report
         return error
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Processes started in the block never see Ctrl-C, which reaches all of a terminal: the parent alone answers it."""
+    resource_tracker.ensure_running()  # the first process would start it, after which nothing is held back any more
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:

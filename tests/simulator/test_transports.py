@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 from rewardloop_client import Client
@@ -24,7 +26,8 @@ from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings, merge_settings
 from joiner.warehouse import Warehouse
 from serving.cli import cli
-from serving.in_process import in_process, secret_of
+from serving.in_process import InProcess, in_process, secret_of
+from serving.learner.cycle import Cycle
 from serving.learner.trainer import ChildTrainer
 from serving.over_http import Admin, DecisionsOnly, OverHttp, Service
 from serving.sabotage import read_log
@@ -290,6 +293,72 @@ def test_an_interrupt_ends_all_runs_and_leaves_the_log_whole(tmp_path: Path) -> 
     assert process.returncode == 130
     assert "interrupted" in said_last and "Traceback" not in said_last
     assert not list(tmp_path.glob("experiments/*/events/*.open"))
+
+
+def test_an_interrupt_in_the_middle_of_a_query_ends_a_single_run_and_is_no_failure_of_the_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, asked = Cycle._learn, duckdb.connect(config={"threads": 1})
+
+    def interrupted(self: Cycle, *arguments: Any) -> None:
+        pressed = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        pressed.start()
+        asked.execute("SELECT sum(hash(range)) FROM range(200000000)").fetchall()
+        pressed.join()
+        learn(self, *arguments)
+
+    monkeypatch.setattr(Cycle, "_learn", interrupted)
+    job = Job("world", settings_for(LinearWorld(3)), Script(100_000, 50, 40, seed=1))
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([LinearWorld(3)], [job], tmp_path)
+    experiment = Experiment.open(tmp_path, "world")
+    outcomes = [json.loads(line).get("outcome") for line in experiment.paths.history.read_text().splitlines()]
+    assert "failed" not in outcomes and outcomes.count("initial") == 1
+    assert not read_log(experiment).decisions
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_ends_a_long_batch_at_the_question_it_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    decide = InProcess._decide
+
+    def interrupted(self: InProcess, question: Question) -> Answer:
+        asked.append(1)
+        if len(asked) == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        return decide(self, question)
+
+    monkeypatch.setattr(InProcess, "_decide", interrupted)
+    job = Job("world", settings_for(LinearWorld(3)), Script(5000, 5000, 0, seed=1))
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([LinearWorld(3)], [job], tmp_path)
+    assert len(asked) == len(read_log(Experiment.open(tmp_path, "world")).decisions) == 30
+
+
+@pytest.mark.parametrize("seeds", ["0", "0-1"])
+@pytest.mark.parametrize("after_s", [0.2, 1.0])
+def test_an_interrupt_while_processes_start_is_one_line(tmp_path: Path, seeds: str, after_s: float) -> None:
+    answering = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import serving.cli.__main__"
+    world = ("--env", "linear", "--interactions", "100000", "--batch", "50", "--jobs", "2", "--seeds", seeds)
+    process = subprocess.Popen(
+        (sys.executable, "-c", answering, "simulate", *world, "--data-dir", str(tmp_path / "out")),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not (tmp_path / "out").exists():
+            time.sleep(0.01)
+        time.sleep(after_s)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said_last = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert said_last.strip() == "rewardloop: interrupted"
 
 
 def test_event_ids_and_secret_come_from_the_seed(tmp_path: Path) -> None:
