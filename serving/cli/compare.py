@@ -19,6 +19,7 @@ from serving.cli.simulate import (
     command_line,
     constant_lines,
     count_replayed,
+    declared_settings,
     fixed_label,
     number,
 )
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from simulator.curves import Summary
     from simulator.environment import Environment, ReferenceLines, Source
     from simulator.runner import Run
+
+EXPERIMENT = "comparison"
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "uniform": {"algorithm": "uniform"},
@@ -83,7 +86,7 @@ class Configuration:
     "--gate",
     type=click.Choice(["on", "off"]),
     default=None,
-    help="For all.  [default: on for ours, off for the published recipes]",
+    help="For all.  [default: that of the settings for ours, off for the published recipes]",
 )
 @common_with(data_dir=FRESH_DATA_DIR, experiment="Whose settings in --config to begin with.")
 def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str | None, common: Common) -> None:
@@ -96,12 +99,12 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     from serving.simulation import parse_seeds
 
     seeds = parse_seeds(options.seeds)
+    _, base = declared_settings(common, EXPERIMENT)
     chosen = [
-        configuration(name, encoder, gate)
+        configuration(name, encoder, gate, ours=base.gate.enabled)
         for encoder in _names(encoders, "--encoder", ENCODERS)
         for name in _names(algorithms, "--algorithm", None)
     ]
-    base = common.configuration().settings_for(common.experiment or "comparison")
     base_world = options.base(base.limits)
     world, source = options.changing(base_world), source_of(base_world, options)
     tell_source(source)
@@ -121,10 +124,13 @@ def _names(text: str, option: str, allowed: tuple[str, ...] | None) -> list[str]
     return names
 
 
-def configuration(name: str, encoder: str, gate: str | None) -> Configuration:
-    """A recipe by name; an algorithm outside the published study runs with the default parameters and our gate."""
+def configuration(name: str, encoder: str, gate: str | None, *, ours: bool = True) -> Configuration:
+    """A recipe by name; an algorithm outside the published study runs with the settings' parameters and our gate.
+
+    `ours` says whether that gate is on where `gate` leaves it open.
+    """
     recipe = PUBLISHED.get(name)
-    enabled = gate == "on" if gate is not None else recipe is None
+    enabled = gate == "on" if gate is not None else recipe is None and ours
     changes: dict[str, Any] = {"encoding": ENCODINGS[encoder], "gate": {"enabled": enabled}}
     if recipe is not None:
         changes |= {"exploration": recipe, "learning": PUBLISHED_LEARNING}

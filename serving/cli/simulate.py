@@ -62,7 +62,12 @@ COLUMNS = (
 @world_options(seeds="0")
 @click.option("--algorithm", default=None, help="Exploration algorithm.  [default: that of the settings]")
 @click.option("--encoder", type=click.Choice(ENCODERS), default=None, help="How numbers become features.")
-@click.option("--gate", type=click.Choice(["on", "off"]), default="on", show_default=True, help="The promotion gate.")
+@click.option(
+    "--gate",
+    type=click.Choice(["on", "off"]),
+    default=None,
+    help="The promotion gate.  [default: that of the settings, on unless they say otherwise]",
+)
 @click.option(
     "--url",
     default=None,
@@ -77,7 +82,7 @@ def command(
     options: WorldOptions,
     algorithm: str | None,
     encoder: str | None,
-    gate: str,
+    gate: str | None,
     url: str | None,
     common: Common,
 ) -> None:
@@ -91,21 +96,55 @@ def command(
     seeds = parse_seeds(options.seeds)
     if url is not None:
         _check_playable(options, url)
-    name = common.experiment or EXPERIMENT
+    changes = setting_changes(algorithm, encoder, gate)
+    name, declared = (None, None) if url is not None else declared_settings(common, EXPERIMENT)
+    names = [] if name is None else _names_of_runs(name, seeds)
     # a running service has limits of its own, which nobody knows here
-    base = options.base(common.configuration().settings_for(name).limits if url is None else None)
+    base = options.base(None if declared is None else declared.limits)
     world, source = options.changing(base), source_of(base, options)
+    settings = None if declared is None else simulated_settings(world, declared, changes)
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
-    changes = setting_changes(algorithm, encoder, gate)
     if url is not None:
         runs = _play_over_http(world, options, seeds, url, common)
     else:
-        settings = simulated_settings(world, common.configuration().settings_for(name), changes)
-        runs = _play_in_process(world, options, seeds, settings, data_dir, name)
+        assert settings is not None
+        runs = _play_in_process(world, options, seeds, settings, data_dir, names)
     summaries = _present(world, options, runs, data_dir, common, source)
     if tell_failures((f"seed {one.seed}", one) for one in summaries):
         click.get_current_context().exit(1)
+
+
+def declared_settings(common: Common, otherwise: str) -> tuple[str, ExperimentSettings]:
+    """The name and settings of the experiment asked for, or of the only one declared by name; else of `otherwise`.
+
+    Raises `InvalidInput` where several are declared, or others than the one asked for.
+    """
+    from bandit.settings import check_experiment_name
+
+    configuration = common.configuration()
+    declared = [name for name in configuration.experiments if name is not None]
+    if common.experiment is None and len(declared) > 1:
+        raise InvalidInput("--experiment", f"must be named, several are declared: {', '.join(declared)}")
+    name = common.experiment or (declared[0] if declared else otherwise)
+    check_experiment_name(name)
+    if declared and name not in declared and None not in configuration.experiments:
+        raise InvalidInput("--experiment", "is not declared in the configuration", ", ".join(declared))
+    return name, configuration.settings_for(name)
+
+
+def _names_of_runs(name: str, seeds: list[int]) -> list[str]:
+    """Each run's experiment; raises `InvalidInput` where a seed makes a name longer than one may be."""
+    from bandit.settings import EXPERIMENT_NAME
+
+    if len(seeds) == 1:
+        return [name]
+    names = [f"{name}-{seed}" for seed in seeds]
+    longest = max(names, key=len)
+    if not EXPERIMENT_NAME.match(longest):
+        ending = longest.removeprefix(name)
+        raise InvalidInput("--experiment", f"is too long for several seeds: each run adds its own, such as {ending}")
+    return names
 
 
 def setting_changes(algorithm: str | None, encoder: str | None, gate: str | None) -> dict[str, Any]:
@@ -154,12 +193,12 @@ def _play_in_process(  # noqa: PLR0917
     seeds: list[int],
     settings: ExperimentSettings,
     data_dir: Path,
-    name: str,
+    names: list[str],
 ) -> list[Run]:
     from serving.simulation import run_jobs
     from simulator.console import progress_bar
 
-    jobs = [options.job(name if len(seeds) == 1 else f"{name}-{seed}", settings, seed) for seed in seeds]
+    jobs = [options.job(name, settings, seed) for name, seed in zip(names, seeds, strict=True)]
     with progress_bar("playing", options.interactions * len(jobs)) as advance:
         return run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click import ClickException
 
+from bandit.experiment import Experiment
+from bandit.settings import ExperimentSettings
 from simulator.runner import play
 from tests.simulator.command_support import BRIEF, SMALL, rewardloop, said
 
@@ -150,6 +152,63 @@ def test_misuse_names_the_option(arguments: tuple[str, ...], names: str) -> None
     error = result.exception
     assert error is not None
     assert names in (error.format_message() if isinstance(error, ClickException) else str(error))
+
+
+@pytest.fixture
+def shops(tmp_path: Path) -> Path:
+    """A configuration that declares one experiment by name: without a gate, by uniform choice."""
+    config = tmp_path / "shops.toml"
+    config.write_text('[experiments.shop]\ngate = { enabled = false }\nexploration = { algorithm = "uniform" }\n')
+    return config
+
+
+def settings_in(data_dir: Path, name: str) -> ExperimentSettings:
+    return Experiment.open(data_dir, name).settings
+
+
+def test_the_configuration_rules_the_gate_unless_the_option_is_typed(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[gate]\nenabled = false\n")
+    command = ("simulate", "--env", "linear", *BRIEF, "--config", str(config), "--json")
+    said(rewardloop(*command, "--data-dir", str(tmp_path / "left")))
+    said(rewardloop(*command, "--gate", "on", "--data-dir", str(tmp_path / "typed")))
+    assert not settings_in(tmp_path / "left", "simulation").gate.enabled
+    assert settings_in(tmp_path / "typed", "simulation").gate.enabled
+    command = ("compare", "--env", "linear", "--algorithm", "default,egreedy", "--encoder", "bins", *BRIEF, "--json",
+               "--seeds", "0", "--config", str(config))  # fmt: skip
+    left = said(rewardloop(*command, "--data-dir", str(tmp_path / "compared")))
+    assert [one["settings"]["gate"]["enabled"] for one in left["configurations"]] == [False, False]
+    assert not settings_in(tmp_path / "compared", "default-bins-0").gate.enabled
+
+
+def test_the_only_experiment_that_a_configuration_declares_is_the_one_that_is_played(
+    tmp_path: Path, shops: Path
+) -> None:
+    said(rewardloop("simulate", "--env", "linear", *BRIEF, "--config", str(shops), "--json",
+                    "--data-dir", str(tmp_path / "one")))  # fmt: skip
+    settings = settings_in(tmp_path / "one", "shop")
+    assert settings.exploration.algorithm == "uniform" and not settings.gate.enabled
+    said(rewardloop("compare", "--env", "linear", "--algorithm", "default", "--encoder", "bins", *BRIEF, "--json",
+                    "--seeds", "0", "--config", str(shops), "--data-dir", str(tmp_path / "two")))  # fmt: skip
+    assert settings_in(tmp_path / "two", "default-bins-0").exploration.algorithm == "uniform"
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_of_several_declared_experiments_one_has_to_be_named(tmp_path: Path, shops: Path, command: str) -> None:
+    shops.write_text(shops.read_text() + "[experiments.kiosk]\n")
+    out = ("--env", "linear", *BRIEF, "--config", str(shops), "--data-dir", str(tmp_path / "out"))
+    assert "--experiment: must be named, several are declared: shop, kiosk" in str(rewardloop(command, *out).exception)
+    other = rewardloop(command, *out, "--experiment", "market")
+    assert "--experiment: is not declared in the configuration (limit: shop, kiosk)" in str(other.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_leaves_no_room_for_the_seeds_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    command = ("simulate", "--env", "linear", *BRIEF, "--experiment", "n" * 62, "--data-dir", str(tmp_path / "out"))
+    refused = str(rewardloop(*command, "--seeds", "0-1").exception)
+    assert refused == "--experiment: is too long for several seeds: each run adds its own, such as -0"
+    assert not (tmp_path / "out").exists()
+    said(rewardloop(*command, "--json"))
 
 
 def test_on_a_narrow_screen_a_picture_is_moved_sideways_rather_than_made_illegible(tmp_path: Path) -> None:
