@@ -12,6 +12,7 @@ import pandas as pd
 
 from bandit.errors import InvalidInput
 from joiner.connection import connect, quote
+from joiner.numerals import as_numbers
 from joiner.parquet import read_exactly, read_parquet
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -24,11 +25,12 @@ _CAUSES = ("Expected Number", "Value with unterminated quote")
 def read_table(path: Path, *, text: bool = False, label: str | None = None) -> pd.DataFrame:
     """The rows of a `.parquet`, `.csv` or `.tsv` file (`.gz` too), in order; types are found by looking at all rows.
 
-    The first line of a CSV names the columns, and every other has as many cells.
+    The first line of a CSV names the columns, and every other has as many cells. A column of numbers may say `NA`,
+    `N/A`, `null` or `?` where one is missing, and write decimal commas where semicolons part the cells.
 
     `text` keeps every CSV column as text, for ids that look like numbers or dates. The column `label`, where there is
     one of that name, holds names rather than quantities: of a CSV the text of each cell, to the letter; of a Parquet
-    file what `read_exactly` gives. Raises `InvalidInput`.
+    file what `read_exactly` gives. Raises `InvalidInput`, also where several columns have the label's name.
     """
     if not path.is_file():
         raise InvalidInput("file", f"there is no file {path.name}")
@@ -44,12 +46,15 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
     file = quote(str(path.resolve()))
     try:
         options = csv_options(connection, path) + ", sample_size = -1" + (", all_varchar = true" if text else "")
+        delimiter = _delimiter(connection, file)
+        if label is not None:
+            _check_label(connection, file, delimiter, label)
         frame = _read_csv(connection, file, options, label)
         if len(frame.columns) == 1:
             if _is_blank(path):
                 raise InvalidInput("file", f"{path.name} is empty")
             check_rows(connection, path, str(frame.columns[0]))
-        return frame
+        return frame if text else _with_numbers(frame, label, decimal_comma=delimiter == ";")
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
         problem = csv_problem(connection, path, error)
         raise InvalidInput("file", f"{path.name} cannot be read as CSV ({problem})") from None
@@ -70,15 +75,48 @@ def csv_options(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
 
 def _read_csv(connection: duckdb.DuckDBPyConnection, file: str, options: str, label: str | None) -> pd.DataFrame:
     query = f"SELECT * FROM read_csv({file}, {options}"
-    frame: pd.DataFrame
     if label is not None:
         try:
-            frame = connection.execute(f"{query}, types = {{{quote(label)}: 'VARCHAR'}})").df()
-            return frame
+            return _frame(connection.sql(f"{query}, types = {{{quote(label)}: 'VARCHAR'}})"))
         except duckdb.BinderException:
             pass  # there is no such column: the table is read as it is, and shows which there are
-    frame = connection.execute(f"{query})").df()
+    return _frame(connection.sql(f"{query})"))
+
+
+def _frame(relation: duckdb.DuckDBPyRelation) -> pd.DataFrame:
+    """The rows of a relation; whole numbers too long for any other type, which Python gets none of, as floats."""
+    columns = []
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        column = '"' + name.replace('"', '""') + '"'
+        columns.append(f"TRY_CAST({column} AS DOUBLE) AS {column}" if str(kind) == "BIGNUM" else column)
+    frame: pd.DataFrame = relation.project(", ".join(columns)).df()
     return frame
+
+
+def _with_numbers(frame: pd.DataFrame, label: str | None, *, decimal_comma: bool) -> pd.DataFrame:
+    """The frame with those columns of texts as numbers that are numbers but for the way they are written."""
+    for name in frame.columns:
+        if name != label and pd.api.types.is_string_dtype(frame[name]):
+            numbers = as_numbers(frame[name], decimal_comma=decimal_comma)
+            if numbers is not None:
+                frame[name] = numbers
+    return frame
+
+
+def _delimiter(connection: duckdb.DuckDBPyConnection, file: str) -> str:
+    ((delimiter,),) = connection.execute(f"SELECT Delimiter FROM sniff_csv({file})").fetchall()
+    return str(delimiter)
+
+
+def _check_label(connection: duckdb.DuckDBPyConnection, file: str, delimiter: str, label: str) -> None:
+    """Raise `InvalidInput` where several columns have the label's name: DuckDB would rename all but the first, and what
+    is to be found out would be told as a feature.
+    """
+    options = f"header = false, all_varchar = true, delim = {quote(delimiter)}"
+    header = connection.execute(f"SELECT * FROM read_csv({file}, {options}) LIMIT 1").fetchall()
+    named = [str(name) for line in header for name in line if str(name).casefold() == label.casefold()]
+    if len(named) > 1:
+        raise InvalidInput("label", f"names {len(named)} columns ({', '.join(named)}); give them different names")
 
 
 def _is_blank(path: Path) -> bool:

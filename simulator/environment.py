@@ -66,10 +66,14 @@ class Enumerable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How many rows a world was made of, and how many others were left out, by reason."""
+    """How many rows a world was made of, and how many others were left out, by reason.
+
+    `as_text` names columns taken as text although most of their cells are numbers, with the cells that are none.
+    """
 
     rows: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    as_text: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -35,7 +35,7 @@ class LabelledTable:
 
     `columns` maps feature names to n cells each, `labels` are n class labels. `actions` lists the classes on
     offer in order (default: those that occur, sorted, numbers by size). Rows without a label are left out; `source`
-    counts them.
+    counts them, and keeps `as_text`: of columns of texts that are mostly numbers, the texts that are none.
     """
 
     reward_range = (0.0, 1.0)
@@ -47,13 +47,14 @@ class LabelledTable:
         *,
         name: str = "table",
         actions: Sequence[Any] | None = None,
+        as_text: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name = name
         self._names = [_printable(str(column)) for column in columns]
         self._cells = [[_plain(cell) for cell in cells] for cells in columns.values()]
         kept = [row for row, label in enumerate(labels) if not _missing(label)]
         empty = len(labels) - len(kept)
-        self.source = Source(len(kept), {NO_LABEL: empty} if empty else {})
+        self.source = Source(len(kept), {NO_LABEL: empty} if empty else {}, as_text or {})
         if not len(labels):
             raise UnusableTable("the table has no rows")
         if not kept:

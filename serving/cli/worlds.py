@@ -121,6 +121,7 @@ class WorldOptions:
             raise InvalidInput("--data", str(error)) from None
 
     def _table(self, limits: Limits | None) -> Environment:
+        from joiner.numerals import taken_as_text
         from joiner.tables import read_table
         from simulator.tables import LabelledTable, UnusableTable
 
@@ -131,14 +132,17 @@ class WorldOptions:
         try:
             frame = read_table(self.data, label=self.label)
         except InvalidInput as error:
-            raise InvalidInput("--data", error.problems[0].problem, error.problems[0].limit) from None
+            found = error.problems[0]
+            option = "--label" if found.field == "label" else "--data"
+            raise InvalidInput(option, found.problem, found.limit) from None
         columns = {str(name): frame[name].tolist() for name in frame.columns}
         if self.label not in columns:
             named = ", ".join(list(columns)[:COLUMNS_NAMED_MAX]) + ", …" * (len(columns) > COLUMNS_NAMED_MAX)
             raise InvalidInput("--label", "is not a column of the table", named)
         labels = columns.pop(self.label)
+        as_text = taken_as_text(frame.drop(columns=[self.label]))
         try:
-            table = LabelledTable(columns, labels, name=self.data.name)
+            table = LabelledTable(columns, labels, name=self.data.name, as_text=as_text)
         except UnusableTable as error:
             raise InvalidInput("--label", str(error)) from None
         if limits is not None:

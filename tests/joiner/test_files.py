@@ -14,6 +14,7 @@ import pytest
 
 from bandit.errors import InvalidInput
 from joiner.connection import shortages
+from joiner.numerals import taken_as_text
 from joiner.parquet import read_metadata, read_parquet, write_parquet
 from joiner.tables import read_table
 
@@ -161,6 +162,55 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xls").write_bytes(b"")
     with pytest.raises(InvalidInput, match=r"\.parquet"):
         read_table(tmp_path / "t.xls")
+
+
+@pytest.mark.parametrize("missing", ["NA", "N/A", "n/a", "?", "null", "NULL", "NaN", "None", " NA "])
+def test_a_word_for_a_missing_number_leaves_a_column_one_of_numbers_and_a_label_a_class(
+    tmp_path: Path, missing: str
+) -> None:
+    (tmp_path / "t.csv").write_text(f"x,kind\n1.5,a\n{missing},{missing}\n3,a\n")
+    frame = read_table(tmp_path / "t.csv", label="kind")
+    assert list(frame["x"].fillna(-1)) == [1.5, -1, 3] and frame["x"].dtype == np.float64
+    assert [text.strip() for text in frame["kind"]] == ["a", missing.strip(), "a"]
+
+
+def test_a_category_called_like_a_missing_number_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("country,kind\nNA,a\nDE,b\nNA,a\n")
+    assert list(read_table(tmp_path / "t.csv", label="kind")["country"]) == ["NA", "DE", "NA"]
+
+
+def test_codes_with_leading_zeros_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("zip,kind\n01067,a\n04109,b\nNA,a\n")
+    frame = read_table(tmp_path / "t.csv", label="kind")
+    assert list(frame["zip"]) == ["01067", "04109", "NA"] and taken_as_text(frame) == {}
+
+
+def test_decimal_commas_are_numbers_where_semicolons_part_the_cells_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x;y;kind\n1,5;1,5;1,5\n-0,25;1.5;a\n?;3;b\n")
+    frame = read_table(tmp_path / "t.csv", label="kind")
+    assert list(frame["x"].fillna(-1)) == [1.5, -0.25, -1]
+    assert list(frame["y"]) == ["1,5", "1.5", "3"] and list(frame["kind"]) == ["1,5", "a", "b"]
+    (tmp_path / "t.csv").write_text('x,kind\n"1,500",a\n"2,500",b\n')
+    assert list(read_table(tmp_path / "t.csv", label="kind")["x"]) == ["1,500", "2,500"]
+
+
+def test_columns_of_text_that_are_mostly_numbers_are_told_with_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y,z,n\n1,a,1,1\nten,b,a,2\n3,1,b,NA\n4,c,1,4\nten,d,2,5\n5,e,3,6\n")
+    assert taken_as_text(read_table(tmp_path / "t.csv")) == {"x": ["ten"], "z": ["a", "b"]}
+
+
+def test_whole_numbers_of_any_length_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"x,kind\n1{'0' * 44},a\n2,b\n")
+    assert list(read_table(tmp_path / "t.csv", label="kind")["x"]) == [1e44, 2.0]
+
+
+@pytest.mark.parametrize(("head", "delimiter"), [("n,kind,kind", ","), ("n;Kind;kind", ";"), ('n,"kind","kind"', ",")])
+def test_a_label_that_several_columns_have_for_a_name_is_refused(tmp_path: Path, head: str, delimiter: str) -> None:
+    rows = [delimiter.join(cells) for cells in ("1ab", "2cd", "3ab")]
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]))
+    with pytest.raises(InvalidInput, match=r"label: names 2 columns \([Kk]ind, kind\)"):
+        read_table(tmp_path / "t.csv", label="kind")
+    assert len(read_table(tmp_path / "t.csv", label="n").columns) == 3
 
 
 def test_a_full_disk_is_an_os_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -75,6 +75,27 @@ def test_rows_without_a_label_are_counted_in_what_is_said_of_the_run(tmp_path: P
     assert "left out: no label" in (tmp_path / "out/simulation.html").read_text("utf-8")
 
 
+def test_columns_that_are_text_though_most_cells_are_numbers_are_named_wherever_results_are_read(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "table.csv"
+    rows = [f"{i},{'ten' if i == 7 else i},{'NA' if i % 2 else 'b'}" for i in range(60)]
+    table.write_text("\n".join(["size,weight,kind", *rows]))
+    command = ("simulate", "--env", "table", "--data", str(table), "--label", "kind", *BRIEF, "--json")
+    result = rewardloop(*command, "--data-dir", str(tmp_path / "out"))
+    assert said(result)["data"] == {"rows": 60, "left_out": {}, "as_text": {"weight": ["ten"]}}
+    assert "column weight: read as text, only ten is not a number" in result.stderr.splitlines()
+    page = (tmp_path / "out/simulation.html").read_text("utf-8")
+    assert "Columns read as text" in page and "only ten is not a number" in page
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_an_ambiguous_label_is_refused_by_its_option(tmp_path: Path, command: str) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["size,kind,kind", *(f"{i},{'ab'[i % 2]},{'ab'[i % 2]}" for i in range(60))]))
+    assert refused(command, table).startswith("--label: names 2 columns (kind, kind)")
+
+
 def test_a_row_of_too_many_features_is_refused_and_missing_cells_are_none(tmp_path: Path) -> None:
     table, full, half = tmp_path / "table.csv", ",".join(["1"] * 1200), ",".join(["1"] * 600 + [""] * 600)
     head = ",".join([*(f"c{i}" for i in range(1200)), "kind"])
