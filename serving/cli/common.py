@@ -33,6 +33,10 @@ DEFAULT_EXPERIMENT = "default"
 NAMES_MAX = 10
 """How many experiments an error names."""
 
+COLUMN_GAP = 2
+WORD_UNBROKEN = 16
+"""On a narrow terminal longer words of a table are broken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Common:
@@ -163,18 +167,45 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table to stdout, as wide as the terminal allows."""
+    """Print a table to stdout, folded between words to the terminal's width, but never so far that a number is cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    lines = [[_cell(cell) for cell in row] for row in rows]
+    console = Console(highlight=False)
+    widths = _widths([columns, *lines], console.width if sys.stdout.isatty() else None)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(_cell(cell)) for cell in row))
-    # where the output is no terminal, nothing may be cut off to fit one
-    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, width=width, overflow="fold")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    # what is wider than the terminal is left to it to break
+    console.width = max(console.width, sum(widths) + COLUMN_GAP * len(widths))
+    console.print(table)
+
+
+def _widths(lines: Sequence[Sequence[str]], available: int | None) -> list[int]:
+    """How wide each column of a table is: as wide as it would be, less where more than `available` would be taken."""
+    from rich.cells import cell_len
+
+    columns = list(zip(*lines, strict=True))
+    widths = [max(cell_len(part) for cell in column for part in cell.split("\n")) for column in columns]
+    least = [max(_least(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    excess = 0 if available is None else sum(widths) + COLUMN_GAP * (len(widths) - 1) - available
+    while excess > 0 and widths != least:
+        widest = max(range(len(widths)), key=lambda place: (widths[place] > least[place]) * widths[place])
+        widths[widest] -= 1
+        excess -= 1
+    return widths
+
+
+def _least(word: str) -> int:
+    """How narrow a column may become for a word: a number stays whole, and so does a word that is no long one."""
+    from rich.cells import cell_len
+
+    is_number = any(map(str.isdigit, word)) and not any(map(str.isalpha, word))
+    return cell_len(word) if is_number else min(cell_len(word), WORD_UNBROKEN)
 
 
 def _cell(value: Any) -> str:
