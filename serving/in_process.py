@@ -168,8 +168,9 @@ class InProcess:
         while self._on_their_way and self._on_their_way[0][0] <= moment:
             due, _, event_id, delivery = heapq.heappop(self._on_their_way)
             self.clock.advance_to(due)
-            if delivery.activate:
+            if delivery.reward is None:
                 self._write([self.server.activation_event(event_id)])
+                continue
             item = RewardItem(event_id=event_id, reward=delivery.reward, reward_id=delivery.reward_id)
             self._write(self.server.reward_events([item]))
 

@@ -76,9 +76,11 @@ class ClientApp:
         def reporter() -> None:
             while items := postbox.take():
                 for event_id, delivery in items:
-                    if delivery.activate:
+                    if delivery.reward is None:
                         self._client.activate(event_id)
-                self._client.rewards([_reward(event_id, delivery) for event_id, delivery in items])
+                rewards = [_reward(event_id, delivery) for event_id, delivery in items if delivery.reward is not None]
+                if rewards:
+                    self._client.rewards(rewards)
                 time.sleep(REPORT_EVERY_S)
 
         with postbox.guarded(reporter, self._reporters) as reporters:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ NO_PROBABILITY = "no probability between 0 and 1"
 NO_DECISION = "no object with a context and an action"
 NO_ACTIONS = "actions that are no list of different ones with the chosen one among them"
 NO_REWARD = "a reward that is no finite number"
+
+
+Refusal = Callable[[Features, tuple[Action, ...]], str | None]
+"""Why the loop would refuse a context with these actions; None when it would not."""
 
 
 class UnusableLog(ValueError):
@@ -84,6 +88,10 @@ class LoggedWorld:
         accepted = rng.random() < self._floor / row.propensity
         return _round(row, accepted=accepted)
 
+    def acceptance(self) -> float:
+        """The share of draws that count when each action is as likely to be chosen as any other."""
+        return float(np.mean([self._floor / row.propensity / len(row.actions) for row in self._rows]))
+
     def logged(self) -> Iterator[LoggedRow]:
         """Every row once."""
         return iter(self._rows)
@@ -97,30 +105,54 @@ class LoggedWorld:
         return Value(mean, float(residuals.std(ddof=1) / np.sqrt(len(residuals))) if len(residuals) > 1 else 0.0)
 
 
-def logged_world(rows: Iterable[Any], *, name: str = "replayed log") -> LoggedWorld:
+def logged_world(rows: Iterable[Any], *, name: str = "replayed log", refusal: Refusal | None = None) -> LoggedWorld:
     """A world from objects as exports and imports have them: context, actions, action, probability, reward.
 
     Rows that name no actions are offered all actions that any row chose; rows without a usable probability, reward
-    or list of actions are left out, and counted by reason. Raises `UnusableLog` when nothing is left.
+    or list of actions are left out, and counted by reason, as are those for which `refusal` gives one. Raises
+    `UnusableLog` when nothing is left.
     """
     every = list(rows)
-    kept = [row for row in every if _is_decision(row)]
+    decisions = [row for row in every if _is_decision(row)]
+    left_out: Counter[str] = Counter()
+    kept = []
+    for row in decisions:
+        reason = refusal(row["context"], _offered(row.get("actions")) or (Action(row["action"]),)) if refusal else None
+        if reason is None:
+            kept.append(row)
+        else:
+            left_out[reason] += 1
     catalogue = tuple(Action(ident) for ident in sorted({str(row["action"]) for row in kept}))
     found = [_usable(row, catalogue) for row in kept]
-    left_out = Counter(one for one in found if isinstance(one, str))
-    if len(kept) < len(every):
-        left_out[NO_DECISION] = len(every) - len(kept)
+    left_out.update(one for one in found if isinstance(one, str))
+    if len(decisions) < len(every):
+        left_out[NO_DECISION] = len(every) - len(decisions)
     return LoggedWorld([one for one in found if isinstance(one, LoggedRow)], name=name, left_out=left_out)
 
 
-def read_logged_world(path: Path) -> LoggedWorld:
-    """A world from an NDJSON file; raises `UnusableLog`."""
+def read_logged_world(path: Path, refusal: Refusal | None = None) -> LoggedWorld:
+    """A world from an NDJSON file; raises `UnusableLog`, which names file and line."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnusableLog(f"the file cannot be read as NDJSON ({type(error).__name__})") from None
-    return logged_world(rows, name=path.name)
+        with path.open("rb") as file:
+            rows = [
+                _decoded(line, f"{path.name}, line {number:,},") for number, line in enumerate(file, 1) if line.strip()
+            ]
+    except OSError as error:
+        raise UnusableLog(f"{path.name} cannot be read ({error.strerror})") from None
+    return logged_world(rows, name=path.name, refusal=refusal)
+
+
+def _decoded(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        problem = "not UTF-8 text"
+    except (ValueError, RecursionError) as error:
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
+    raise UnusableLog(
+        f"{where} cannot be read as NDJSON ({problem}); expected is one JSON object a line, as `rewardloop export` "
+        "writes"
+    )
 
 
 def _is_decision(row: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -222,7 +222,8 @@ def _play_batch(
         if math.isnan(reward):
             return ()
         sent = way.send(reward, chance_of(run.seed, _DELIVERIES, first + offset))
-        return [replace(delivery, activate=True) for delivery in sent] if questions[offset].deferred else sent
+        # the decision counts because its action was the logged one, whatever becomes of its reward
+        return [Delivery(0.0, None), *sent] if questions[offset].deferred else sent
 
     return transport.play(questions, deliveries)
 

@@ -38,12 +38,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One reward on its way: reported `delay_s` after the decision, which it activates first if `activate`."""
+    """One report on its way, `delay_s` after the decision: a reward, or, without one, its activation."""
 
     delay_s: float
-    reward: float
+    reward: float | None
     reward_id: str | None = None
-    activate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ENVIRONMENTS = ("statlog", "table", "linear", "nonlinear", "news", "replay")
 COLUMNS_NAMED_MAX = 20
 DELAY_MAX_S = 1e6
+WARM_START_MAX = 1_000_000
+WARM_START_DRAWS_MAX = 3_000_000
+"""So many draws from a log take half a minute."""
 RATE_MIN, RATE_MAX = 1e-3, 1e6
 DRIFTS = ("none", "abrupt", "gradual", "seasonal")
 
@@ -52,7 +55,7 @@ class WorldOptions:
     def base(self, limits: Limits | None) -> Environment:
         """Build the world as it is before drift and noise; raises `InvalidInput` that names the option.
 
-        A table is held against `limits`, where they are known.
+        Tables and logs are held against `limits`, where they are known.
         """
         from simulator.news import NewsWorld
         from simulator.synthetic import LinearWorld, NonLinearWorld
@@ -70,7 +73,7 @@ class WorldOptions:
         if self.env == "news":
             return NewsWorld(self.actions or 10)
         if self.env == "replay":
-            return self._log()
+            return self._log(limits)
         return statlog_world() if self.env == "statlog" else self._table(limits)
 
     def changing(self, world: Environment) -> Environment:
@@ -110,15 +113,20 @@ class WorldOptions:
             barrier=not self.continuous,
         )
 
-    def _log(self) -> Environment:
-        from simulator.replay import UnusableLog, read_logged_world
+    def _log(self, limits: Limits | None) -> Environment:
+        from serving.cli.replayed import read_replayed
 
         if self.data is None:
-            raise InvalidInput("--data", "is required with --env replay: an NDJSON file as `rewardloop export` writes")
-        try:
-            return read_logged_world(self.data)
-        except UnusableLog as error:
-            raise InvalidInput("--data", str(error)) from None
+            raise InvalidInput("--data", "is required with --env replay: a file as `rewardloop export` writes")
+        world = read_replayed(self.data, limits)
+        possible = int(WARM_START_DRAWS_MAX * world.acceptance())
+        if self.warm_start > possible:
+            raise InvalidInput(
+                "--warm-start",
+                f"cannot be had from this log, of which about one draw in {1 / world.acceptance():,.0f} counts; "
+                f"at most {possible:,} rows can",
+            )
+        return world
 
     def _table(self, limits: Limits | None) -> Environment:
         from joiner.numerals import taken_as_text
@@ -180,7 +188,7 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
     return [
         click.option("--env", type=click.Choice(ENVIRONMENTS), default="statlog", show_default=True,
                      help="The world to play in."),
-        click.option("--data", type=click.Path(path_type=Path), help="A table, or for replay a log (NDJSON)."),
+        click.option("--data", type=click.Path(path_type=Path), help="A table, or for replay a log (NDJSON, Parquet)."),
         click.option("--label", help="--env table: the column of classes, one an action."),
         click.option("--actions", type=click.IntRange(2, 1000), help="How many actions a synthetic world offers."),
         click.option("--drift", type=click.Choice(DRIFTS), default="none", show_default=True,
@@ -189,7 +197,7 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
                      help="How many to play."),
         click.option("--batch", type=click.IntRange(min=1), default=500, show_default=True,
                      help="Interactions between two runs of the learner."),
-        click.option("--warm-start", type=click.IntRange(min=0), default=100, show_default=True,
+        click.option("--warm-start", type=click.IntRange(0, WARM_START_MAX), default=100, show_default=True,
                      help="Rows of uniformly logged history before the first interaction."),
         click.option("--reward-delay", type=Number(0, DELAY_MAX_S), default=0.0, show_default=True,
                      help="Mean of the (exponential) delay of rewards, in simulated seconds."),

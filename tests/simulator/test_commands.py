@@ -135,6 +135,7 @@ def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path:
         (("simulate", "--env", "table", "--data", "/nowhere.csv", "--label", "x"), "--data"),
         (("simulate", "--reward-delay", "inf"), "--reward-delay"),
         (("simulate", "--url", "nowhere"), "--url"),
+        (("simulate", "--warm-start", "1000001"), "--warm-start"),
         (("simulate", "--env", "linear", "--url", "http://127.0.0.1:1", "--interactions", "1"), "--url"),
         (("simulate", "--url", "http://127.0.0.1:1", "--gate", "off"), "--gate"),
         (("simulate", "--url", "http://127.0.0.1:1", "--algorithm", "bag"), "--algorithm"),

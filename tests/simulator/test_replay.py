@@ -14,6 +14,7 @@ from bandit.types import Action, Features
 from joiner.warehouse import Warehouse
 from serving.in_process import in_process
 from serving.simulation import simulated_settings
+from simulator.channel import Lost
 from simulator.environment import true_value
 from simulator.replay import (
     NO_ACTIONS,
@@ -156,3 +157,42 @@ def test_a_file_nested_beyond_reading_is_refused_as_one_that_is_no_ndjson(tmp_pa
     (tmp_path / "log.ndjson").write_text('{"context":' + '{"a":' * 5000 + "1" + "}" * 5000 + "}")
     with pytest.raises(UnusableLog, match="cannot be read as NDJSON"):
         read_logged_world(tmp_path / "log.ndjson")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"context": {}}\n\n{"context": {\n', r"log\.ndjson, line 3, cannot be read as NDJSON \(Expecting property"),
+        (b'{"context": {}}\n\xff\xfe\n', r"log\.ndjson, line 2, cannot be read as NDJSON \(not UTF-8 text\)"),
+        (None, r"log\.ndjson cannot be read \(No such file"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "log.ndjson").write_bytes(content)
+    with pytest.raises(UnusableLog, match=words):
+        read_logged_world(tmp_path / "log.ndjson")
+
+
+def test_a_log_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    row = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": 1}
+    (tmp_path / "log.ndjson").write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode())
+    assert len(read_logged_world(tmp_path / "log.ndjson")) == 1
+
+
+def test_lost_rewards_leave_a_replayed_decision_one_that_counts(tmp_path: Path) -> None:
+    world = logged_world(uniform_history(LinearWorld(3, fresh=True), 500, seed=0))
+    settings = simulated_settings(world, ExperimentSettings(), {"rewards": {"window_s": 1.0}})
+    with in_process(tmp_path, "replay", settings, 0) as loop:
+        run = play(world, loop, Script(300, 150, 0, seed=0), channel=Lost(0.5))
+        experiment = loop.experiment
+    with Warehouse(experiment, read_only=True) as warehouse:
+        counts = warehouse.counts()
+    assert counts["interactions"] == run.played and counts["not_activated"] == 300 - run.played
+    assert 0 < counts["defaulted"] < run.played
+
+
+def test_the_share_of_draws_that_count_is_what_uniform_choice_meets() -> None:
+    log, rng = logged_world(logged_by(LinearWorld(4), 2000, 0.6)), np.random.default_rng(4)
+    drawn = [log.draw(rng, step).outcomes[rng.integers(4)] for step in range(20_000)]
+    assert np.mean(~np.isnan(drawn)) == pytest.approx(log.acceptance(), rel=0.06)

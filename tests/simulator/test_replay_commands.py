@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from joiner.parquet import write_parquet
 from tests.simulator.command_support import BRIEF, SMALL, rewardloop, said
 
 
@@ -50,6 +51,62 @@ def test_rows_of_a_log_that_cannot_be_replayed_are_counted_by_their_reason(tmp_p
     }
     assert "1 of 63 rows are left out: a probability below 0.001, too rare to replay by" in result.stderr
     assert "Rows of the data" in (tmp_path / "out/simulation.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_rows_that_the_decision_api_would_refuse_are_left_out_before_anything_is_played(
+    tmp_path: Path, command: str
+) -> None:
+    log = a_log(tmp_path / "log.ndjson")
+    right = {"context": {}, "action": "a", "probability": 0.5, "reward": 1}
+    wrong = [
+        right | {"context": {"t": "z" * 3000}},
+        right | {"action": "z" * 300},
+        right | {"actions": ["a", {"id": "b", "features": {"t": "\x01"}}]},
+    ]
+    log.write_text("\n".join([*log.read_text().splitlines()[:60], *map(json.dumps, wrong)]))
+    small = ("--env", "replay", "--data", str(log), *BRIEF, "--seeds", "0", "--json")
+    lines = ("--algorithm", "default", "--encoder", "bins") if command == "compare" else ()
+    answer = said(rewardloop(command, *small, *lines, "--data-dir", str(tmp_path / "out")))
+    assert answer["data"] == {
+        "rows": 60,
+        "left_out": {
+            "a context that the decision API would refuse: is too long (limit: limits.text_length_max = 1024 "
+            "characters)": 1,
+            "actions that the decision API would refuse: is too long (limit: limits.name_length_max = 256 "
+            "characters)": 1,
+            "actions that the decision API would refuse: holds a control character or a lone surrogate": 1,
+        },
+    }
+
+
+def test_a_log_is_replayed_alike_from_ndjson_and_parquet_exports(tmp_path: Path) -> None:
+    said(rewardloop("simulate", "--env", "linear", *SMALL, "--json", "--data-dir", str(tmp_path / "made")))
+    answers = []
+    for form in ("ndjson", "parquet"):
+        log = tmp_path / f"log.{form}"
+        export = ("export", "--what", "interactions", "--out", str(log), "--data-dir", str(tmp_path / "made"))
+        assert rewardloop(*export).exception is None
+        command = ("simulate", "--env", "replay", "--data", str(log), *SMALL, "--json")
+        answers.append(said(rewardloop(*command, "--data-dir", str(tmp_path / form))))
+    assert answers[0] == answers[1] and answers[0]["data"]["rows"] == 140
+
+
+def test_a_table_that_is_no_log_is_refused_by_the_column_it_lacks(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "t.parquet", {"context": ["{}"], "action": ["a"]})
+    result = rewardloop("simulate", "--env", "replay", "--data", str(tmp_path / "t.parquet"), *BRIEF)
+    assert "--data: t.parquet has no column actions" in str(result.exception)
+
+
+def test_a_warm_start_that_a_log_can_hardly_give_is_refused_at_once(tmp_path: Path) -> None:
+    actions = [f"a{i}" for i in range(200)]
+    row = {"context": {}, "actions": actions, "action": "a0", "reward": 1}
+    log = tmp_path / "log.ndjson"
+    log.write_text("\n".join(json.dumps(row | {"probability": p}) for p in [1.0] * 99 + [0.001]))
+    command = ("simulate", "--env", "replay", "--data", str(log), "--warm-start", "200")
+    refused = str(rewardloop(*command, "--data-dir", str(tmp_path / "out")).exception)
+    assert refused.startswith("--warm-start: cannot be had from this log") and "at most 164 rows can" in refused
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_comparison_by_replay_says_how_much_of_it_counts(tmp_path: Path) -> None:

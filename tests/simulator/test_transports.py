@@ -38,7 +38,7 @@ from simulator.curves import summarise
 from simulator.runner import Run, Script, play
 from simulator.synthetic import LinearWorld
 from simulator.tables import LabelledTable
-from simulator.transport import Answer, Question, Settled
+from simulator.transport import Answer, Delivery, Question, Settled
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +185,30 @@ def test_a_promotion_is_seen_from_outside_in_the_first_batch_too() -> None:
         transport.play([Question("e", {}), Question("f", {})], lambda *_: [])
         outcomes.append(transport.settle().outcome)
     assert outcomes == ["promote", "unknown", "promote"]
+
+
+def test_a_client_app_activates_what_counts_whether_or_not_its_reward_is_lost() -> None:
+    class Told:
+        """A client that answers `a` and keeps what it was told."""
+
+        def __init__(self) -> None:
+            self.activated: list[str] = []
+            self.rewarded: list[str] = []
+
+        def recommend(self, *_: object, event_id: str, **__: object) -> Answer:
+            return Answer(event_id, "a", 1.0, "m")
+
+        def activate(self, event_id: str) -> None:
+            self.activated.append(event_id)
+
+        def rewards(self, items: list[dict[str, Any]]) -> None:
+            self.rewarded += [item["event_id"] for item in items]
+
+    told = Told()
+    questions = [Question(name, {}, deferred=True) for name in "efg"]
+    sent = {"e": [Delivery(0.0, None), Delivery(0.0, 1.0)], "f": [Delivery(0.0, None)], "g": []}
+    ClientApp(told).play(questions, lambda _, answer: sent[answer.event_id])  # type: ignore[arg-type]
+    assert sorted(told.activated) == ["e", "f"] and told.rewarded == ["e"]
 
 
 def test_without_history_every_pmf_is_exactly_uniform_until_the_first_model(tmp_path: Path) -> None:
