@@ -23,8 +23,10 @@ SIMULATED_RUNS = 12
 SIMULATED_ROWS_MAX = 60_000
 SIMULATED_CELLS_MAX = 1_000_000
 """Rows × actions of a simulated log: of many actions it is shorter, so that a plan takes seconds and little memory."""
-LIFT_MIN = 1e-6
+LIFT_MIN = SHARE_MIN = 1e-6
 ASSUMED = ("value", "exploration", "differing", "seed")
+TRAFFIC = re.compile(r"\s*((?:[0-9]{1,3}(?:[,_][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?)\s*/\s*([a-z]+)\s*")
+"""A number, perhaps with its thousands in groups, per time: where a comma parts other digits it may mean a fraction."""
 FIRST_LOOK_ROWS = 500
 LOOK_GROWTH = 1.3
 
@@ -41,21 +43,21 @@ LOOK_GROWTH = 1.3
 @click.option("--traffic", default=None, help="Decisions per time: 50000/day, 20/min.  [default: that of the log]")
 @click.option(
     "--value",
-    type=Number(0, 1, min_open=True, max_open=True),
+    type=Number(SHARE_MIN, 1, max_open=True),
     default=0.2,
     show_default=True,
     help="Mean reward of the champion's favourite (rewards 0 or 1).",
 )
 @click.option(
     "--exploration",
-    type=Number(0, 1, min_open=True, max_open=True),
+    type=Number(SHARE_MIN, 1, max_open=True),
     default=0.05,
     show_default=True,
     help="Share of decisions drawn uniformly.",
 )
 @click.option(
     "--differing",
-    type=Number(0, 1, min_open=True),
+    type=Number(SHARE_MIN, 1),
     default=0.3,
     show_default=True,
     help="Share of contexts on which challenger and champion favour different actions.",
@@ -91,9 +93,9 @@ def command(
     per_day = parse_traffic(traffic)
     try:
         assumed = Assumptions(actions, lift, value, exploration, differing)
-        rows = [_plan(replace(assumed, exploration=share), per_day) for share in sorted({*EXPLORATIONS, exploration})]
     except ImpossiblePlan as error:
         raise InvalidInput("--lift", str(error)) from None
+    rows = [_plan(assumed, share, per_day) for share in sorted({*EXPLORATIONS, exploration})]
     found = _simulate(assumed, seed)
     if common.as_json:
         print_json({"explorations": rows, "gate": found | _time(found["rows_median"], per_day)})
@@ -102,8 +104,8 @@ def command(
         f"A lift of {lift * 100:.3g}% over {value:g}, {actions} actions, {per_day:,.0f} decisions a day",
         ["exploration", "rows needed", "time", "explored away, a day", "gained by the lift, a day"],
         [
-            [_percent(row["exploration"]), f"{row['rows']:,}", _span(row["days"]), f"{row['cost_per_day']:,.0f}",
-             f"{row['gain_per_day']:,.0f}"]
+            [_percent(row["exploration"]), *(["–"] * 4 if row["rows"] is None else [
+                f"{row['rows']:,}", _span(row["days"]), f"{row['cost_per_day']:,.0f}", f"{row['gain_per_day']:,.0f}"])]
             for row in rows
         ],
     )  # fmt: skip
@@ -113,7 +115,7 @@ def command(
 
 def parse_traffic(text: str) -> float:
     """Decisions a day out of `50000/day`; raises `InvalidInput`."""
-    match = re.fullmatch(r"\s*([0-9][0-9_,.]*)\s*/\s*([a-z]+)\s*", text.lower())
+    match = TRAFFIC.fullmatch(text.lower())
     number = match.group(1).replace(",", "").replace("_", "") if match else ""
     unit = match.group(2) if match else ""
     try:
@@ -125,9 +127,14 @@ def parse_traffic(text: str) -> float:
     return per_day
 
 
-def _plan(assumed: Assumptions, per_day: float) -> dict[str, Any]:
-    from simulator.planning import rows_needed
+def _plan(plan: Assumptions, exploration: float, per_day: float) -> dict[str, Any]:
+    """A row of the table: what the plan takes at another exploration; None where that leaves it impossible."""
+    from simulator.planning import ImpossiblePlan, rows_needed
 
+    try:
+        assumed = replace(plan, exploration=exploration)
+    except ImpossiblePlan:
+        return {"exploration": exploration} | dict.fromkeys(("rows", "days", "cost_per_day", "gain_per_day"))
     rows = rows_needed(assumed.deviation(), assumed.lift * assumed.served)
     return {
         "exploration": assumed.exploration,
@@ -144,25 +151,26 @@ def _simulate(assumed: Assumptions, seed: int) -> dict[str, Any]:
 
     equal = replace(assumed, lift=0.0)
     rows_max = min(SIMULATED_ROWS_MAX, SIMULATED_CELLS_MAX // assumed.actions)
-    first: list[int | None] = []
+    first: list[tuple[int | None, str]] = []
     with progress_bar("simulating", 2 * SIMULATED_RUNS) as advance:
         for run in range(2 * SIMULATED_RUNS):
             first.append(_first_promotion(assumed if run < SIMULATED_RUNS else equal, seed, run, rows_max))
             advance(1)
     found, false = first[:SIMULATED_RUNS], first[SIMULATED_RUNS:]
-    promoted = sorted(rows for rows in found if rows is not None)
+    promoted = sorted(rows for rows, _ in found if rows is not None)
     middle = promoted[len(found) // 2] if len(promoted) > len(found) // 2 else None
     return {
         "runs": SIMULATED_RUNS,
         "rows_max": rows_max,
         "promoted": len(promoted),
         "rows_median": middle,
-        "equal_promoted": sum(rows is not None for rows in false),
+        "equal_promoted": sum(rows is not None for rows, _ in false),
+        "unmet": next((reason for rows, reason in found if rows is None), None),
     }
 
 
-def _first_promotion(assumed: Assumptions, seed: int, run: int, rows_max: int) -> int | None:
-    """Rows after which the real gate, with its default rules, first promotes; None within `rows_max`."""
+def _first_promotion(assumed: Assumptions, seed: int, run: int, rows_max: int) -> tuple[int | None, str]:
+    """Rows after which the real gate, with its default rules, first promotes; None within `rows_max`, and why not."""
     import numpy as np
 
     from evaluation.gate import GateRules, judge
@@ -183,9 +191,9 @@ def _first_promotion(assumed: Assumptions, seed: int, run: int, rows_max: int) -
         )
         verdict = judge(seen, rules, ledger=ledger)
         if verdict.promote:
-            return rows
+            return rows, ""
         if rows == rows_max:
-            return None
+            return None, verdict.reason
         ledger, rows = verdict.ledger, min(int(rows * LOOK_GROWTH), rows_max)
 
 
@@ -264,6 +272,8 @@ def _say_simulation(found: dict[str, Any], exploration: float, per_day: float) -
         f"{found['rows_max']:,} rows it promoted {found['promoted']} of {runs} such challengers{when}; "
         f"of equal ones {found['equal_promoted']}."
     )
+    if found["unmet"] is not None:
+        say(f"Of those not promoted the first had, in the end: {found['unmet']}")
 
 
 def _percent(share: float) -> str:

@@ -90,6 +90,38 @@ def test_a_plan_for_many_actions_looks_at_shorter_logs_and_says_so(monkeypatch: 
     assert "within 1,000 rows" in rewardloop(*command).stderr
 
 
+def test_a_plan_that_only_more_exploration_makes_impossible_is_made_with_a_dash_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    command = ("plan", "--actions", "7", "--traffic", "50000/day", "--value", "0.5", "--lift", "0.28")
+    shown = rewardloop(*command, "--exploration", "0.01")
+    *_, possible, impossible = shown.stdout.splitlines()
+    assert possible.split()[0] == "10%" and "–" not in possible
+    assert impossible.split() == ["20%", "–", "–", "–", "–"]
+    told = said(rewardloop(*command, "--exploration", "0.01", "--json"))["explorations"][-1]
+    assert told == {"exploration": 0.2, "rows": None, "days": None, "cost_per_day": None, "gain_per_day": None}
+    assert "--lift" in str(rewardloop(*command, "--exploration", "0.2").exception)
+
+
+@pytest.mark.parametrize("extreme", [("--value", "1e-6", "--lift", "1e-6"), ("--exploration", "1e-6")])
+def test_the_least_that_may_be_assumed_can_be_planned_for(
+    monkeypatch: pytest.MonkeyPatch, extreme: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    command = ("plan", "--actions", "1000", "--traffic", "1/week", "--json", *extreme)
+    assert all(row["rows"] > 0 for row in said(rewardloop(*command))["explorations"])
+
+
+def test_a_gate_that_promotes_nothing_says_what_was_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    command = ("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
+    unmet = said(rewardloop(*command, "--json"))["gate"]["unmet"]
+    result = rewardloop(*command)
+    assert "promoted 0 of 1" in result.stderr and "Not enough evidence" in unmet
+    assert f"Of those not promoted the first had, in the end: {unmet}" in result.stderr
+
+
 def test_the_planned_deviation_is_that_of_a_simulated_log() -> None:
     import numpy as np
 
@@ -122,7 +154,16 @@ def test_rows_needed_follow_the_square_of_deviation_over_effect() -> None:
 
 @pytest.mark.parametrize(
     ("text", "per_day"),
-    [("50000/day", 50_000), ("20/min", 28_800), ("1,000/hour", 24_000), ("7/week", 1), ("2/s", 172_800)],
+    [
+        ("50000/day", 50_000),
+        ("20/min", 28_800),
+        ("1,000/hour", 24_000),
+        ("7/week", 1),
+        ("2/s", 172_800),
+        ("1.5/day", 1.5),
+        ("1,234,567.5/day", 1_234_567.5),
+        ("10_000/day", 10_000),
+    ],
 )
 def test_traffic_is_a_number_per_time(text: str, per_day: float) -> None:
     assert parse_traffic(text) == pytest.approx(per_day)
