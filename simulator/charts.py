@@ -15,12 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from simulator import style
-from simulator.curves import ROLLING, SHARES_BINS, action_shares, band, rolling_mean
+from simulator.curves import ROLLING, SHARES_BINS, action_shares, band, first_drawn, rolling_mean
 from simulator.environment import ReferenceLines, Vector
 from simulator.runner import Run
 
 SHARES_MAX = 9
-_SKIP = 20  # the very first rolling means rest on a handful of rewards and only flicker
 _PLOT, _PLOT_OF_TWO = 5.25, 3.5  # inches of a plot's width; of two less, since a page shrinks a wide picture
 _LETTER = 0.083  # inches of a label, besides what its number takes
 _ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each letter in it
@@ -152,7 +151,10 @@ def _stack(  # noqa: PLR0917
     layers = [one.get(name, zeros) for name in shown]
     if rest:
         layers.append(np.sum([one.get(name, zeros) for name in rest], axis=0))
-    cell.stackplot((np.arange(bins) + 0.5) * played / bins, *layers, colors=colours, linewidth=0)
+    x = (np.arange(bins) + 0.5) * played / bins
+    if bins == 1:  # one point has no area
+        x, layers = np.array([0.0, played]), [np.repeat(layer, 2) for layer in layers]
+    cell.stackplot(x, *layers, colors=colours, linewidth=0)
     cell.set_xlim(0, played)
     cell.set_ylim(0, 1)
     cell.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -173,14 +175,15 @@ def _draw_series(above: Any, below: Any, series: Series) -> _Label:
     rolling = band([rolling_mean(run.expected) for run in series.runs])
     regret = band([run.regret() for run in series.runs])
     x = np.arange(1, len(rolling.mean) + 1)
-    start = min(_SKIP, len(x) - 1)
+    start, mark = first_drawn(len(x)), style.POINT if len(x) == 1 else ""
     width, order = (2.0, 5) if series.emphasis else (1.2, 4)
     if len(series.runs) > 1:
         for axes, one, first in ((above, rolling, start), (below, regret, 0)):
             span = x[first:], one.lower[first:], one.upper[first:]
             axes.fill_between(*span, color=series.colour, alpha=0.12, linewidth=0, zorder=3)
-    above.plot(x[start:], rolling.mean[start:], color=series.colour, linewidth=width, zorder=order)
-    below.plot(x, regret.mean, color=series.colour, linewidth=width, zorder=order)
+    drawn: dict[str, Any] = {"color": series.colour, "linewidth": width, "zorder": order, "marker": mark}
+    above.plot(x[start:], rolling.mean[start:], **drawn)
+    below.plot(x, regret.mean, **drawn)
     if series.emphasis:
         at = sorted({position for run in series.runs for position in run.promotions_at()})
         below.plot(
@@ -204,7 +207,7 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
     labels = []
     run = panel.series[0].runs[0]
     x = np.arange(1, run.played + 1)
-    start = min(_SKIP, run.played - 1)
+    start = first_drawn(run.played)
     if np.isnan(run.oracle).any():
         return []
     for values, label, colour in ((run.oracle, "oracle", style.ORACLE), (run.random, "random", style.RANDOM)):

@@ -14,6 +14,7 @@ from simulator.runner import Run
 ROLLING = 100
 EDGE = 500
 SHARES_BINS = 15
+FLICKER = 20
 
 
 def rolling_mean(values: Vector, width: int = ROLLING) -> Vector:
@@ -23,6 +24,13 @@ def rolling_mean(values: Vector, width: int = ROLLING) -> Vector:
     starts = np.maximum(ends - width, 0)
     means: npt.NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
     return means
+
+
+def first_drawn(count: int) -> int:
+    """Where a curve of rolling means begins to be drawn: the very first rest on a handful of rewards and only flicker,
+    but a short run has hardly others.
+    """
+    return FLICKER if count >= 2 * FLICKER else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulator import style
-from simulator.curves import ROLLING, rolling_mean
+from simulator.curves import ROLLING, first_drawn, rolling_mean
 from simulator.environment import ReferenceLines
 from simulator.runner import Run
 
@@ -21,10 +21,11 @@ def run_picture(run: Run, lines: ReferenceLines, path: Path, *, title: str, fixe
     n = run.played
     x = np.arange(1, n + 1)
     curve = rolling_mean(run.rewards)
-    start = min(20, n - 1)  # the very first means rest on a handful of rewards and only flicker
+    start = first_drawn(n)
     axes.fill_between(x[start:], curve[start:], lines.random, color=style.AGENT, alpha=0.07, linewidth=0)
     _references(axes, lines, fixed_label, n)
-    axes.plot(x[start:], curve[start:], color=style.AGENT, linewidth=2, solid_joinstyle="round", zorder=4)
+    mark = style.POINT if n == 1 else ""
+    axes.plot(x[start:], curve[start:], color=style.AGENT, linewidth=2, marker=mark, solid_joinstyle="round", zorder=4)
     last = float(run.rewards[-min(500, n) :].mean())
     axes.set_xlim(0, n)
     axes.set_ylim(0, 1.06)

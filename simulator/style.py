@@ -20,8 +20,11 @@ ORACLE = "#16a34a"
 RANDOM = "#9ca3af"
 FIXED = "#d97706"
 PROMOTION = "#7c3aed"
-SERIES = ("#2563eb", "#dc2626", "#d97706", "#7c3aed", "#0891b2", "#65a30d", "#db2777", "#525252")
+SERIES = (AGENT, "#be185d", "#312e81", "#0ea5e9", "#450a0a", "#7c2d12", "#111827", "#facc15")
+"""Told apart from each other and from the reference lines, by people who see no red or no green too."""
 LAYERS = ("#1d4ed8", "#60a5fa", "#f59e0b", "#10b981", "#a78bfa", "#f472b6", "#22d3ee", "#84cc16", "#fb7185")
+POINT = "o"
+"""What marks a curve of a single point, which has no line."""
 DPI = 160
 _VARIANTS = {chr(code) for code in range(0xFE00, 0xFE10)}
 

@@ -1,0 +1,67 @@
+"""Pictures of runs: something to see of the shortest, and lines that everybody can tell apart."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator import style
+from simulator.charts import Panel, Series, comparison_picture, shares_picture
+from simulator.environment import Vector
+from simulator.runner import Run
+
+SEEN_BY = {
+    "everybody": np.eye(3),
+    "those who see no red": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "those who see no green": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+"""How linear RGB is seen (Machado, Oliveira, Fernandes 2009)."""
+
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+WHITE = np.array([0.95047, 1.0, 1.08883])
+
+
+def as_seen(colour: str, matrix: Vector) -> Vector:
+    """A colour in CIELAB, where distances are those that eyes see."""
+    shares = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(matrix @ linear, 0, 1) / WHITE
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("people", SEEN_BY)
+def test_a_series_looks_like_no_other_and_like_no_reference_line(people: str) -> None:
+    references = {style.ORACLE, style.FIXED, style.RANDOM}
+    pairs = [pair for pair in combinations([*style.SERIES, *references], 2) if not references.issuperset(pair)]
+    for one, other in pairs:
+        assert np.linalg.norm(as_seen(one, SEEN_BY[people]) - as_seen(other, SEEN_BY[people])) > 19, (one, other)
+
+
+@pytest.mark.parametrize("played", [1, 2, 7, 20, 21, 39])
+def test_all_of_a_very_short_run_is_drawn(played: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("simulator.charts.style.save", lambda figure, path: (figures.append(figure), path)[1])
+    run = Run.empty(0, played)
+    for values in (run.rewards, run.expected, run.random, run.oracle, run.probabilities):
+        values[:] = 0.5
+    run.actions = ["a"] * played
+    panel = Panel("", [Series("rewardloop", [run], style.AGENT)])
+    comparison_picture([panel], None, tmp_path / "c.png", title="", subtitle="", fixed_label="")
+    shares_picture([panel], tmp_path / "s.png")
+    compared, shares = figures
+    for axes in compared.axes:
+        (line,) = [line for line in axes.lines if line.get_color() == style.AGENT]
+        assert len(line.get_xdata()) == played and (played > 1 or line.get_marker() == style.POINT)
+    (area,) = shares.axes[0].collections
+    assert np.ptp(area.get_paths()[0].vertices[:, 0]) > 0
