@@ -96,7 +96,7 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     apart. The published recipes deploy every model they train; ours lets the gate decide. Exit code 1 when a run of
     the learner failed.
     """
-    from serving.simulation import parse_seeds
+    from serving.simulation import parse_seeds, simulated_settings
 
     seeds = parse_seeds(options.seeds)
     _, base = declared_settings(common, EXPERIMENT)
@@ -107,9 +107,10 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     ]
     base_world = options.base(base.limits)
     world, source = options.changing(base_world), source_of(base_world, options)
+    settings = [simulated_settings(world, base, one.changes) for one in chosen]
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-comparison-")
-    runs = _play(world, options, seeds, chosen, base, data_dir)
+    runs = _play(world, options, seeds, chosen, settings, data_dir)
     summaries = _present(world, options, chosen, runs, data_dir, source, as_json=common.as_json)
     if tell_failures(_named(chosen, summaries)):
         click.get_current_context().exit(1)
@@ -145,16 +146,15 @@ def _play(  # noqa: PLR0917
     options: WorldOptions,
     seeds: list[int],
     chosen: list[Configuration],
-    base: ExperimentSettings,
+    settings: list[ExperimentSettings],
     data_dir: Path,
 ) -> dict[tuple[str, str], list[Run]]:
-    from serving.simulation import Job, run_jobs, simulated_settings
+    from serving.simulation import Job, run_jobs
     from simulator.console import progress_bar
 
     jobs: list[Job] = []
-    for one in chosen:
-        settings = simulated_settings(world, base, one.changes)
-        jobs += [options.job(f"{one.name}-{one.encoder}-{seed}", settings, seed) for seed in seeds]
+    for one, its in zip(chosen, settings, strict=True):
+        jobs += [options.job(f"{one.name}-{one.encoder}-{seed}", its, seed) for seed in seeds]
     with progress_bar("playing", options.interactions * len(jobs)) as advance:
         runs = run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
     every = len(seeds)

@@ -46,10 +46,10 @@ def command(
     from serving.demonstration import EXPERIMENT, DemoOptions, demonstrate
     from simulator.console import RunDisplay
 
-    data_dir = fresh_data_dir(common, "rewardloop-demo-")
     options = DemoOptions(interactions, min(batch, interactions), seed=seed, algorithm=algorithm, sabotage=sabotage)
     base = common.configuration().settings_for(EXPERIMENT)
     world = statlog_world()
+    data_dir = fresh_data_dir(common, "rewardloop-demo-")
     with RunDisplay(interactions) as display:
         result = demonstrate(world, data_dir, options, display, base=base, keep_running=_hold if keep_running else None)
     if common.as_json:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click import ClickException
 
+from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
 from bandit.settings import ExperimentSettings
 from simulator.runner import play
@@ -223,6 +224,20 @@ def test_on_a_narrow_screen_a_picture_is_moved_sideways_rather_than_made_illegib
     page = (tmp_path / "simulation.html").read_text("utf-8")
     width = int.from_bytes((tmp_path / "simulation.png").read_bytes()[16:20], "big")
     assert f'style="min-width: {int(0.4 * width)}px"' in page and width * 0.4 > 390
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
+def test_help_tells_where_what_is_played_goes(command: str) -> None:
+    words = " ".join(rewardloop(command, "--help").stdout.split())
+    assert "an empty folder. [default: a new temporary one]" in words and "rewardloop-data" not in words
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
+def test_no_folder_is_left_by_settings_that_are_refused(tmp_path: Path, command: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[rewards]\nmin = 5.0\n")
+    result = rewardloop(command, "--config", str(config), "--data-dir", str(tmp_path / "out"))
+    assert isinstance(result.exception, InvalidInput) and not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
