@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from bandit.errors import InvalidInput, RewardloopError
+from bandit.errors import DurabilityLost, InvalidInput, RewardloopError
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.in_process import QUESTION_EVERY_S, in_process
 from serving.learner.trainer import GC_THRESHOLD, end_with_parent, interrupts_held_back
@@ -134,6 +134,7 @@ def run_job(
     `tell` hears of each batch; what `check` raises ends the run, at the next question.
     """
     with (
+        _placed(data_dir),
         _little_garbage(),
         in_process(
             data_dir,
@@ -171,6 +172,17 @@ def parse_seeds(text: str) -> list[int]:
     if len(seeds) > SEEDS_MAX:
         raise InvalidInput("--seeds", "names too many", f"{SEEDS_MAX} seeds")
     return seeds
+
+
+@contextmanager
+def _placed(data_dir: Path) -> Iterator[None]:
+    """What a disk refuses in the block is told with the folder: which it was, nobody sees from another process."""
+    try:
+        yield
+    except DurabilityLost as error:
+        raise DurabilityLost(f"{data_dir}: {error}") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(data_dir / (error.filename or ""))) from None
 
 
 @contextmanager

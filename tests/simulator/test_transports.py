@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -292,6 +294,34 @@ def test_a_run_that_fails_stops_the_others(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput):
         run_jobs([world], [bad, *long], tmp_path, processes=2)
     assert time.monotonic() - started < 60  # a million interactions would take hours
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_disk_that_takes_no_more_is_told_with_the_folder(tmp_path: Path, jobs: str) -> None:
+    world = ("--env", "linear", "--interactions", "4000", "--batch", "2000", "--seeds", "0-1", "--warm-start", "0")
+    result = subprocess.run(
+        (sys.executable, "-m", "serving.cli", "simulate", *world, "--jobs", jobs, "--data-dir", str(tmp_path / "out")),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().startswith(f"rewardloop: {tmp_path / 'out'}: the event log")
+
+
+@pytest.mark.parametrize(("named", "shown"), [(None, "out"), ("warehouse.duckdb", "out/warehouse.duckdb")])
+def test_a_write_that_fails_is_told_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None, shown: str
+) -> None:
+    def refused(*_: object, **__: object) -> Run:
+        raise OSError(errno.ENOSPC, "No space left on device", named)
+
+    monkeypatch.setattr("serving.simulation.play", refused)
+    world = LinearWorld(3)
+    with pytest.raises(OSError, match="No space left") as told:
+        run_jobs([world], [Job("world", settings_for(world), SCRIPT)], tmp_path / "out")
+    assert told.value.filename == str(tmp_path / shown) and told.value.errno == errno.ENOSPC
 
 
 def test_an_interrupt_ends_all_runs_and_leaves_the_log_whole(tmp_path: Path) -> None:
