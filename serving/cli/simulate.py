@@ -89,7 +89,8 @@ def command(
     """Play a simulated world against the loop and say what it earned.
 
     In one process, with a simulated clock: the same seed gives the same result. With --url the client app plays
-    against a running service instead, which keeps its own settings. Exit code 1 when a run of the learner failed.
+    against a running service instead, which keeps its own settings. Exit code 1 when a run of the learner failed, or
+    the service went away half way.
     """
     from serving.simulation import parse_seeds, simulated_settings
 
@@ -105,13 +106,16 @@ def command(
     settings = None if declared is None else simulated_settings(world, declared, changes)
     tell_source(source)
     data_dir = fresh_data_dir(common, "rewardloop-simulation-")
+    stopped = ""
     if url is not None:
-        runs = _play_over_http(world, options, seeds, url, common)
+        runs, stopped = _play_over_http(world, options, seeds, url, common)
     else:
         assert settings is not None
         runs = _play_in_process(world, options, seeds, settings, data_dir, names)
-    summaries = _present(world, options, runs, data_dir, common, source)
-    if tell_failures((f"seed {one.seed}", one) for one in summaries):
+    summaries = _present(world, options, runs, data_dir, common, source, stopped)
+    if stopped:
+        say(f"rewardloop: {stopped}; what was played until then is what is shown")
+    if tell_failures((f"seed {one.seed}", one) for one in summaries) or stopped:
         click.get_current_context().exit(1)
 
 
@@ -203,7 +207,10 @@ def _play_in_process(  # noqa: PLR0917
         return run_jobs([world], jobs, data_dir, processes=options.jobs, on_progress=advance)
 
 
-def _play_over_http(world: Environment, options: WorldOptions, seeds: list[int], url: str, common: Common) -> list[Run]:
+def _play_over_http(
+    world: Environment, options: WorldOptions, seeds: list[int], url: str, common: Common
+) -> tuple[list[Run], str]:
+    """The runs, and where the service went away half way, how far it got: batches that ended are kept."""
     from rewardloop_client import Client
     from rewardloop_client.errors import RewardloopError as ClientError
 
@@ -214,7 +221,7 @@ def _play_over_http(world: Environment, options: WorldOptions, seeds: list[int],
 
     rate_per_s = options.rate if given("rate") else None
     key = os.environ.get(API_KEY)
-    runs = []
+    runs: list[Run] = []
     try:
         with (
             progress_bar("playing", options.interactions * len(seeds)) as advance,
@@ -224,14 +231,25 @@ def _play_over_http(world: Environment, options: WorldOptions, seeds: list[int],
                 app = ClientApp(client, rate_per_s=rate_per_s)
                 transport = DecisionsOnly(app, on_answer=lambda _number, _answer: advance(1))
                 script = Script(options.interactions, options.batch, 0, seed, unique=True)
-                runs.append(play(world, transport, script, channel=options.channel(), send_actions=True))
+                play(world, transport, script, channel=options.channel(), send_actions=True, on_start=runs.append)
     except ClientError as error:
-        raise InvalidInput("--url", f"the service did not play along: {error}") from None
-    return runs
+        problem = f"the service did not play along: {error}"
+        kept = [run.cut() for run in runs if run.batches]
+        if not kept:
+            raise InvalidInput("--url", problem) from None
+        how_far = f"seed {runs[-1].seed}: after {runs[-1].asked:,} of {options.interactions:,} interactions {problem}"
+        return kept, how_far
+    return runs, ""
 
 
 def _present(  # noqa: PLR0917
-    world: Environment, options: WorldOptions, runs: list[Run], data_dir: Path, common: Common, source: Source | None
+    world: Environment,
+    options: WorldOptions,
+    runs: list[Run],
+    data_dir: Path,
+    common: Common,
+    source: Source | None,
+    stopped: str,
 ) -> list[Summary]:
     from dataclasses import asdict
 
@@ -247,7 +265,7 @@ def _present(  # noqa: PLR0917
     panel = Panel("", [Series("rewardloop", runs, AGENT, emphasis=True)])
     subtitle = (
         f"{options.interactions:,} interactions in batches of {options.batch:,}, "
-        f"seed{'s' * (len(runs) > 1)} {options.seeds}{counted}"
+        f"seed{'s' * (len(runs) > 1)} {options.seeds}{counted}{'; stopped half way' * bool(stopped)}"
     )
     picture = comparison_picture(
         [panel],
@@ -262,7 +280,7 @@ def _present(  # noqa: PLR0917
     page = write_page(
         data_dir / "simulation.html",
         title=f"rewardloop on {world.name}",
-        subtitle=subtitle,
+        subtitle=subtitle if not stopped else f"{subtitle}: {stopped}",
         figures=[
             (picture, "Reward and regret; triangles mark promotions, numbers are means over the whole run."),
             (shares, "Share of each action."),

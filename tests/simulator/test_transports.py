@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -169,6 +170,25 @@ def test_what_a_service_held_is_unknown_to_those_who_only_ask_it(
         assert one["holds"] is None and one["insufficient"] is None and one["promotions"] is not None
     seed, mean = (line.split() for line in table.stdout.splitlines()[1:4:2])
     assert seed[-2:] == mean[-2:] == ["–", "–"]
+
+
+def test_what_was_played_is_kept_when_the_service_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Experiment.create(tmp_path / "data", "world", settings_for(LinearWorld(3)), now=datetime.now(UTC))
+    with Service(tmp_path / "data", log=tmp_path / "service.log") as service:
+        settle, settled = DecisionsOnly.settle, itertools.count(1)
+
+        def stopping(self: DecisionsOnly) -> Settled:
+            if next(settled) == 3:  # the first batch of the second seed
+                service.stop()
+            return settle(self)
+
+        monkeypatch.setattr(DecisionsOnly, "settle", stopping)
+        command = [*asking(service), "--batch", "20", "--seeds", "0-2", "--json"]
+        result = CliRunner().invoke(cli, [*command, "--data-dir", str(tmp_path / "out")], standalone_mode=False)
+    assert result.exception is None and result.return_value == 1
+    assert [(one["seed"], one["asked"]) for one in json.loads(result.stdout)["seeds"]] == [(0, 40), (1, 20)]
+    assert "rewardloop: seed 1: after 20 of 40 interactions the service did not play along: " in result.stderr
+    assert "after 20 of 40 interactions" in (tmp_path / "out/simulation.html").read_text("utf-8")
 
 
 def test_a_promotion_is_seen_from_outside_in_the_first_batch_too() -> None:
