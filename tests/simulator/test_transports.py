@@ -382,7 +382,7 @@ def test_an_interrupt_in_the_middle_of_a_query_ends_a_single_run_and_is_no_failu
         learn(self, *arguments)
 
     monkeypatch.setattr(Cycle, "_learn", interrupted)
-    job = Job("world", settings_for(LinearWorld(3)), Script(100_000, 50, 40, seed=1))
+    job = Job("world", settings_for(LinearWorld(3)), Script(100, 50, 40, seed=1))
     with pytest.raises(KeyboardInterrupt):
         run_jobs([LinearWorld(3)], [job], tmp_path)
     experiment = Experiment.open(tmp_path, "world")
