@@ -229,7 +229,7 @@ def test_on_a_narrow_screen_a_picture_is_moved_sideways_rather_than_made_illegib
 @pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
 def test_help_tells_where_what_is_played_goes(command: str) -> None:
     words = " ".join(rewardloop(command, "--help").stdout.split())
-    assert "an empty folder. [default: a new temporary one]" in words and "rewardloop-data" not in words
+    assert "a folder that is new or empty. [default: a temporary one]" in words and "rewardloop-data" not in words
 
 
 @pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
