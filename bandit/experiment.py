@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -155,6 +156,7 @@ class Experiment:
     def __init__(self, name: str, paths: ExperimentPaths) -> None:
         self.name = name
         self.paths = paths
+        self._taking = threading.Lock()
         self._seen = self._state_of_file()  # before reading: a change meanwhile is then read at the next refresh
         self._file = self._read()
         self._checked: dict[int, ExperimentSettings] = {}
@@ -270,11 +272,12 @@ class Experiment:
 
     def refresh(self) -> bool:
         """Read the file again if it changed; returns whether it did."""
-        seen = self._state_of_file()
-        if seen == self._seen:
-            return False
-        self._take(self._read(), seen)
-        return True
+        with self._taking:  # or what another thread has just changed would be undone in memory by what was read before
+            seen = self._state_of_file()
+            if seen == self._seen:
+                return False
+            self._take(self._read(), seen)
+            return True
 
     def change(self, settings: ExperimentSettings, *, now: datetime) -> int:
         """Put `settings` in force as a new version (none when they are equal); returns the version number.
@@ -292,7 +295,7 @@ class Experiment:
             if not same(settings_to_dict(settings), settings_to_dict(before)):
                 file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
                 _write(self.paths, file)
-            self._take(file, self._state_of_file())
+            self._take_own(file)
         return self.settings_version
 
     def lays_in(self, configuration: Mapping[str, Any]) -> bool:
@@ -310,7 +313,7 @@ class Experiment:
             before = settings_to_dict(current)
             since = differing(settings_to_dict(parse_settings(laid.settings)), before) if laid is not None else ()
             if not _is_new(configuration, laid):
-                self._take(file, self._state_of_file())
+                self._take_own(file)
                 return LaidIn(repeated=bool(configuration), since=since)
             settings = merge_settings(current, configuration)
             changed = differing(before, settings_to_dict(settings))
@@ -318,7 +321,7 @@ class Experiment:
                 file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
             file.versions[-1] = msgspec.structs.replace(file.versions[-1], laid_in=digest_of(configuration))
             _write(self.paths, file)
-            self._take(file, self._state_of_file())
+            self._take_own(file)
             return LaidIn(changed=changed, since=since)
 
     # -- catalogue and secret ----------------------------------------------------------------------------
@@ -352,6 +355,11 @@ class Experiment:
                 f"the file `secret` does not hold {2 * SECRET_BYTES} hexadecimal digits; {_SECRET_CURE}"
             )
         return bytes.fromhex(text)
+
+    def _take_own(self, file: _ExperimentFile) -> None:
+        """Take what this process has written, or just read, under the lock of the file."""
+        with self._taking:
+            self._take(file, self._state_of_file())
 
     def _take(self, file: _ExperimentFile, seen: tuple[int, ...]) -> None:
         self._file, self._checked, self._seen = file, {}, seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,31 @@ def test_a_change_that_lands_while_an_experiment_is_opened_is_seen(
     assert opened.refresh()
     assert opened.settings.rewards.window_s == 7.0
     assert not opened.refresh()
+
+
+def test_a_change_is_not_undone_in_memory_by_a_look_at_the_file_that_began_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment.create(tmp_path, "test", ExperimentSettings(), now=NOW)
+    other = Experiment.open(tmp_path, "test")
+    other.change(with_window(other, 20.0), now=NOW)
+    read, may_go_on, has_read = Experiment._read, threading.Event(), threading.Event()
+
+    def slowly(self: Experiment) -> Any:
+        file = read(self)
+        if threading.current_thread() is looking:
+            has_read.set()
+            assert may_go_on.wait(10)
+        return file
+
+    monkeypatch.setattr(Experiment, "_read", slowly)
+    looking = threading.Thread(target=experiment.refresh)
+    looking.start()
+    assert has_read.wait(10)
+    threading.Timer(0.2, may_go_on.set).start()
+    experiment.update(lambda settings: merge_settings(settings, {"rewards": {"window_s": 30.0}}), now=NOW)
+    looking.join()
+    assert experiment.settings.rewards.window_s == 30.0
 
 
 @pytest.mark.parametrize("held", ["", "abc", "00" * 31, "00" * 33, "0" * 63 + "g", "00" * 31 + "é0", None])
