@@ -270,6 +270,59 @@ def whole_gate(runs: int, relative: float, *, trial: bool) -> tuple[float, float
     return promoted / runs, rows_taken / runs
 
 
+def silence(runs: int) -> tuple[float, float]:
+    """Tenures in which silence is the best reward and the reward model believes in it: promoted, and what may be.
+
+    Rewards are -1 in three of ten decisions, whatever is chosen, and 0 in the others. The reward model is the mean of
+    what was seen, 0 at first, so that it flatters what the champion hardly ever does. From row 500 on the challenger
+    has a share of .3. The looks are the first ones of an epoch of the usual length, at 300 to 1,500 rows.
+    """
+    kinds, k, rows = 6, 4, 1500
+    champion = np.full((kinds, k), 0.02)
+    champion[np.arange(kinds), np.arange(kinds) % k] = 0.94
+    candidate = np.roll(champion, 1, axis=1)
+    promoted = 0
+    for run in range(runs):
+        rng = np.random.default_rng([11, run])
+        kind = rng.integers(kinds, size=rows)
+        c, b = candidate[kind], champion[kind]
+        share = np.where(np.arange(rows) < 500, 0.0, 0.3)[:, None]
+        mu = (1 - share) * b + share * c
+        action = np.minimum((mu.cumsum(axis=1) < rng.random((rows, 1))).sum(axis=1), k - 1)
+        reward = -(rng.random(rows) < 0.3).astype(float)
+        q = _means_so_far(kind, action, reward, kinds, k)
+        ledger = None
+        for n in (300, 400, 500, 550, 600, 650, 700, 800, 900, 1050, 1200, 1350, 1500):
+            seen = ScoredRows.from_matrices(
+                candidate=c[:n],
+                champion=b[:n],
+                q=q[:n],
+                pmf=mu[:n],
+                action=action[:n],
+                reward=reward[:n],
+                propensity=mu[np.arange(n), action[:n]],
+            )
+            verdict = judge(seen, GateRules(), ledger=ledger)
+            ledger = verdict.ledger
+            if not verdict.keep_rows:
+                promoted += verdict.promote
+                break
+    horizon = GateRules().horizon_rows
+    return promoted / runs, ALPHA * laid_out(rows / horizon, horizon_rows=horizon)
+
+
+def _means_so_far(kind: Floats, action: Floats, reward: Floats, kinds: int, k: int) -> Floats:
+    """For each row and action the mean reward of the rows before of its kind in which that was drawn, 0 without any."""
+    means = np.zeros((len(kind), k))
+    for one in range(kinds):
+        own = np.flatnonzero(kind == one)
+        for place in range(k):
+            drawn = (action[own] == place).astype(float)
+            count, total = np.cumsum(drawn) - drawn, np.cumsum(drawn * reward[own]) - drawn * reward[own]
+            means[own, place] = total / np.maximum(count, 1)
+    return means
+
+
 def main() -> None:
     """Print the study's tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -290,6 +343,11 @@ def main() -> None:
             if relative == 0.0:
                 limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / max(20, runs // 10))
                 claim(f"gate: equal challenger promoted, all checks, {place}", share, at_most=limit)
+    share, allowed = silence(runs)
+    found = f"promoted {share:.4f}, {allowed:.4f} may be spent by then"
+    print(f"\nsilence is best, the first 13 looks of {runs:,} tenures: {found}")
+    limit = allowed + 2 * math.sqrt(allowed * (1 - allowed) / runs)
+    claim("gate: equal challenger promoted at first looks, silence is best", share, at_most=limit)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

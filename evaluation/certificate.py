@@ -39,10 +39,7 @@ RATES_PASSED_OVER_SINCE = 5
 NAMED_SINCE = 7
 """The rule version since which rows may tell the ids of their actions, and reports name nothing else."""
 FLOORS_ALONE_SINCE = 7
-"""The rule version since which rows needed are those of the floors, and what would show a lift is told apart.
-
-Nothing else of a verdict differs from version 6, whose certificates are computed again but for these forecasts.
-"""
+"""The rule version since which rows needed are those of the floors, and what would show a lift is told apart."""
 TOLERANCE = 1e-9
 """Relative difference between machines that is rounding, not a change."""
 
@@ -50,7 +47,6 @@ _IDENTITY = frozenset({"format", "kind", "rules_version", "digest"})
 _GIVEN = frozenset({"rules", "challengers", "hyper", "ledger_before", "ledger_after", "given_checks"})
 _ARITHMETIC = frozenset({"rows", "estimators", "ess", "max_weight", "mean_weight", "logged"})
 _FOUND = _ARITHMETIC | {"verdict", "lift", "checks"}
-_FORETOLD = frozenset({"reason", "rows_needed", "rows_to_show"})
 _OWN = _IDENTITY | _GIVEN | _FOUND | {"diagnostics", "placebo"}
 
 
@@ -209,25 +205,15 @@ def _again(cert: Mapping[str, Any], rows: ScoredRows) -> list[str]:
             rows, verdict, rules, ledger=ledger, about=about, checks=given, challengers=many, hyper=hyper
         )
     plain = json.loads(canonical(again))
-    before = rules_version(cert) < FLOORS_ALONE_SINCE
     for key in sorted(_OWN - {"digest"}):
-        told, found = cert.get(key), plain.get(key)
-        if before and key == "rules_version":
-            continue
-        if before and key == "verdict":
-            told, found = _without(told, _FORETOLD), _without(found, _FORETOLD)
-        differences += _compare(key, told, found)
+        differences += _compare(key, cert.get(key), plain.get(key))
     return differences
-
-
-def _without(side: Any, names: frozenset[str]) -> Any:
-    return {name: side[name] for name in side if name not in names} if isinstance(side, Mapping) else side
 
 
 def made_by_other_rules(cert: Mapping[str, Any]) -> str | None:
     """The sentence that a certificate was made by another version of the gate's rules; None when it was by this one."""
     version = rules_version(cert)
-    if FLOORS_ALONE_SINCE - 1 <= version <= RULES_VERSION:
+    if version == RULES_VERSION:
         return None
     return (
         f"the certificate was made by rule version {version}, this is version {RULES_VERSION}: "

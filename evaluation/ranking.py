@@ -107,7 +107,7 @@ def _one(name: str, rows: ScoredRows, z: float, rules: GateRules) -> tuple[Ranke
     # the comparison's own evidence is not in question here
     poor = [check.text for check in checks if check.status != "pass" and check.name != "ess_champion"]
     wrong = [check.text for check in audit if check.status == "fail" and check.name != "weights_champion"]
-    reach = reach_of_few(care.reach_up(z), z, events.w_candidate, events.residual, used.cluster)
+    reach = reach_of_few(care.reach_beside_a_count(z), z, events.w_candidate, events.residual, used.cluster)
     lower, upper = value.value - reach, value.value + reach
     if lower <= used.reward.min() and upper >= used.reward.max():
         poor.append(f"The interval from {lower:.2f} to {upper:.2f} holds every reward there was: the log cannot tell.")

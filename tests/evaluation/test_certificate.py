@@ -65,20 +65,16 @@ def test_a_changed_number_and_a_changed_row_are_both_named() -> None:
     assert any("scored rows" in line for line in verify_certificate(cert, replace(rows, reward=reward)))
 
 
-def test_a_certificate_of_rule_version_6_is_computed_again_but_for_its_forecasts() -> None:
+def test_a_certificate_of_rule_version_6_which_took_a_forecast_for_the_rows_needed_still_has_its_page() -> None:
     rows, cert = evaluated()
     old = json.loads(json.dumps(dict(cert, rules_version=6)))
-    old["verdict"] |= {"reason": "Not enough evidence. About 565,279 more rows are needed.", "rows_needed": 565_279}
+    old["verdict"] |= {"outcome": "insufficient", "rows_needed": 565_279}
+    old["verdict"]["reason"] = "Not enough evidence. About 565,279 more rows are needed."
     del old["verdict"]["rows_to_show"]
     old["digest"] = certificates._digest(old)
-    assert verify_certificate(old, rows) == []
-    old["verdict"]["outcome"] = "insufficient"
-    old["lift"]["bound_lower"] += 0.01
-    old["digest"] = certificates._digest(old)
-    found = verify_certificate(old, rows)
-    assert [line.partition(":")[0] for line in found] == ["lift.bound_lower", "verdict.outcome"]
-    page = render_report(old)
-    assert "<h1>Too early to tell</h1>" in page
+    other = f"made by rule version 6, this is version {RULES_VERSION}"
+    assert [other in line for line in verify_certificate(old, rows)] == [True]
+    assert "<h1>Too early to tell</h1>" in render_report(old)
 
 
 def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tampering() -> None:

@@ -78,7 +78,7 @@ def test_intervals_are_as_they_were_where_rewards_are_not_rare(base: float) -> N
     z = NormalDist().inv_cdf(1 - 0.025 / K)
     for entry in rank(found):
         estimate = Estimate(entry.value, entry.se, entry.n)
-        reach = caution(found[entry.policy], estimate, paired=False).reach_up(z)
+        reach = caution(found[entry.policy], estimate, paired=False).reach_beside_a_count(z)
         assert (entry.lower, entry.upper) == (entry.value - reach, entry.value + reach)
 
 
