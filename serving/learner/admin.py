@@ -124,7 +124,7 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     @app.get(PREFIX)
     def show_experiment(name: str) -> Response:
         """The settings in force, with their version."""
-        return JSONResponse(_shown(service.cycle(name).workspace.experiment))
+        return JSONResponse(_shown(_fresh(service, name)))
 
     @app.patch(PREFIX)
     async def change_experiment(name: str, request: Request) -> Response:
@@ -143,7 +143,7 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
     @app.get(PREFIX + "/actions")
     def list_actions(name: str) -> Response:
         """The declared catalogue, with its version."""
-        return JSONResponse(catalogue_of(service.cycle(name).workspace.experiment))
+        return JSONResponse(catalogue_of(_fresh(service, name)))
 
     @app.put(PREFIX + "/actions/{action_id:path}")  # an id may hold slashes
     async def put_one_action(name: str, action_id: str, request: Request) -> Response:
@@ -373,6 +373,13 @@ def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
         run_operation(workspace, "export", arguments)
         until_sent = stack.pop_all()
     return FileResponse(path, media_type=EXPORT_TYPES[form], background=BackgroundTask(until_sent.close))
+
+
+def _fresh(service: LearnerService, name: str) -> Experiment:
+    """The experiment with what another process has changed since the last poll; raises `NotFound`."""
+    experiment = service.cycle(name).workspace.experiment
+    experiment.refresh()
+    return experiment
 
 
 def _shown(experiment: Experiment) -> dict[str, Any]:

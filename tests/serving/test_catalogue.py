@@ -54,9 +54,9 @@ def test_actions_are_put_replaced_and_removed_each_as_a_new_version_of_the_catal
 
 
 def offered(service: Service) -> int:
-    """How many actions the worker draws from where a request names none."""
-    answer = service.api.post("/v1/experiments/test/recommend", json={"context": {}}).raise_for_status().json()
-    return round(1 / float(answer["probability"]))
+    """How many actions the worker draws from where a request names none; 0 while it knows of no catalogue."""
+    answer = service.api.post("/v1/experiments/test/recommend", json={"context": {}})
+    return 0 if answer.status_code == 422 else round(1 / float(answer.raise_for_status().json()["probability"]))
 
 
 def test_putting_what_is_there_makes_no_new_version(service: Service) -> None:
