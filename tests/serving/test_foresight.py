@@ -63,7 +63,7 @@ def test_what_is_promoted_was_not_contradicted_by_its_reward_model(tmp_path: Pat
 def test_a_version_carried_off_by_the_newest_rows_is_held_and_its_learner_passes_once_it_is_back(
     tmp_path: Path,
 ) -> None:
-    with world(tmp_path, challengers={}, learning={"learning_rate": 0.5}) as here:
+    with world(tmp_path, challengers={}, learning={"learning_rate": 0.5}, gate={"alpha": 0.2}) as here:
         here.transport.warm_start(here.history(100))
         here.play(100)
         run(here)

@@ -109,12 +109,12 @@ def test_without_a_champion_that_cannot_be_read_the_whole_log_is_learnt_anew(tmp
         with pytest.raises(Refused, match="no champion"):
             run_operation(cycle.workspace, "models", {"action": "unset"})
         assert here.transport.server.refresh()
-        here.play(200)
+        here.play(400)
         assert here.transport.server.heartbeat().model_id == COLD_START_MODEL_ID
         here.transport.settle()
         after = registry.champion()
         assert after is not None and after.generation == champion.generation + 1
-        assert registry.manifest(after.model_id).data["rows"] == 800
+        assert registry.manifest(after.model_id).data["rows"] == 1000
 
 
 def _never(*arguments: object) -> None:
