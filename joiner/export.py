@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
-import pandas as pd
 
 from bandit.errors import InvalidInput
 from bandit.files import NO_ROOM
@@ -26,6 +25,10 @@ from bandit.settings import Learning
 from bandit.types import SLICE_CONTROL, SLICE_POLICY
 from joiner import wide
 from joiner.connection import from_utc, quote, shortages, to_utc
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 What = Literal["decisions", "rewards", "interactions"]
 Format = Literal["ndjson", "parquet"]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "?"})
 """What stands for a missing number, in any case."""
@@ -30,6 +35,8 @@ def as_numbers(cells: pd.Series[str], *, decimal_comma: bool) -> pd.Series[float
 
 def taken_as_text(frame: pd.DataFrame) -> dict[str, list[str]]:
     """For each column of texts of which most are numbers, those that are none, each once."""
+    import pandas as pd
+
     found = {}
     for name, cells in frame.items():
         if not pd.api.types.is_string_dtype(cells):
@@ -43,6 +50,8 @@ def taken_as_text(frame: pd.DataFrame) -> dict[str, list[str]]:
 
 def _values(cells: pd.Series[str]) -> pd.Series[float]:
     """The finite numbers among texts; what begins with a needless zero is a code (of a place, an article) and none."""
+    import pandas as pd
+
     texts = cells.str.strip()
     values: pd.Series[float] = pd.to_numeric(texts, errors="coerce").astype(np.float64)
     return values.where(np.isfinite(values) & ~texts.str.contains(CODE, na=False))

@@ -11,14 +11,17 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
-import pandas as pd
 
 from bandit.errors import InvalidInput
 from joiner.connection import connect, quote, shortages
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 CHUNK_VECTORS = 8
 """DuckDB hands rows over in vectors of 2,048."""
@@ -80,6 +83,8 @@ def write_parquet(
     as JSON. One core does it. `using` saves opening a connection: a cursor of an open one, and the folder on the same
     disk that it may write to. Raises OSError when the disk refuses.
     """
+    import pandas as pd
+
     frame, selection = (columns, "*") if isinstance(columns, pd.DataFrame) else _flat(columns)
     folder = using[1] if using else path.parent
     temporary = folder / f".{path.name}.{uuid.uuid4().hex}"
@@ -123,6 +128,8 @@ def _reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def _flat(columns: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
     """A frame without lists where they are as long in every row, and the query that makes them lists again."""
+    import pandas as pd
+
     flat: dict[str, Any] = {}
     selection = []
     for name, values in columns.items():

@@ -9,15 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import pandas as pd
 
 from bandit.errors import InvalidInput, Refused
 from bandit.registry import ModelRegistry
 from joiner.connection import without_zones
 from joiner.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 ROWS_MAX = 1000
 SECONDS_MAX = 30.0
@@ -112,6 +115,8 @@ def _models(registry: ModelRegistry) -> pd.DataFrame:
 
 
 def _frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+    import pandas as pd
+
     frame = pd.DataFrame(rows, columns=list(columns))
     for column in columns:  # times as times, text as text, also when there is no row yet
         if column in ("at", "created_at", "cut", "champion_since"):

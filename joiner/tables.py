@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import gzip
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import duckdb
-import pandas as pd
 
 from bandit.errors import InvalidInput
 from joiner.connection import connect, quote
 from joiner.numerals import as_numbers
 from joiner.parquet import read_exactly, read_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 DELIMITERS = (",", "\t", ";", "|")
@@ -32,6 +35,8 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
     one of that name, holds names rather than quantities: of a CSV the text of each cell, to the letter; of a Parquet
     file what `read_exactly` gives. Raises `InvalidInput`, also where several columns have the label's name.
     """
+    import pandas as pd
+
     if not path.is_file():
         raise InvalidInput("file", f"there is no file {path.name}")
     name = path.name.lower()
@@ -95,6 +100,8 @@ def _frame(relation: duckdb.DuckDBPyRelation) -> pd.DataFrame:
 
 def _with_numbers(frame: pd.DataFrame, label: str | None, *, decimal_comma: bool) -> pd.DataFrame:
     """The frame with those columns of texts as numbers that are numbers but for the way they are written."""
+    import pandas as pd
+
     for name in frame.columns:
         if name != label and pd.api.types.is_string_dtype(frame[name]):
             numbers = as_numbers(frame[name], decimal_comma=decimal_comma)

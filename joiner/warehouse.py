@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
-import pandas as pd
 
 from bandit.errors import Busy, CorruptLog, InvalidSettings, MemoryFull
 from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
@@ -30,6 +29,10 @@ from joiner.connection import DEFAULT_MEMORY_BYTES, connect, from_utc, shortages
 from joiner.counts import Delays, count_events, count_outcomes
 from joiner.reading import UnreadableSegments, read_segments
 from joiner.schema import prepare, refresh_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 INGEST_BATCH_BYTES_MAX = 256 * 1024 * 1024
 """Bytes of segments read at once: whole row groups go to disk, so larger batches write less twice."""

@@ -11,15 +11,17 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, get_args
 
 from bandit.errors import InvalidInput
 from bandit.settings import Mode, Slice
 from bandit.types import ORIGIN_IMPORT, ORIGIN_LIVE
 from joiner.export import RowFilter
 from joiner.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d|w)\s*$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}

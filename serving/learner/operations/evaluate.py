@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bandit.errors import InvalidInput
 from evaluation.gate import GateRules
@@ -20,6 +18,9 @@ from serving.learner.catch_up import catch_up
 from serving.learner.training_step import selected_rows_file
 from serving.learner.what_if import Answered, Asked, as_table, check_names
 from serving.learner.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run(
@@ -80,6 +81,8 @@ def evaluate(workspace: Workspace, *, policies: Sequence[str], **window: str | N
     calls this keeps its own work under `if __name__ == "__main__":`, since the process that scores imports it anew.
     Raises `InvalidInput`.
     """
+    import pandas as pd
+
     ranked = run(workspace, policies=policies, **window)["policies"]
     columns = [field.name for field in fields(Ranked)]
     numbers = [name for name in columns if name not in {"policy", "n", "answered", "answer"}]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from bandit.experiment import Experiment
 from bandit.scoring import clusters
@@ -14,6 +13,10 @@ from evaluation.control_slice import control_lift
 from joiner.window import window
 from serving.learner.catch_up import catch_up
 from serving.learner.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 _DRAWS = ("online", "frozen")
 """The modes in which the policy draws, and so a control slice means something."""
@@ -47,6 +50,8 @@ def run(
 
 def _lift(frame: pd.DataFrame) -> dict[str, Any]:
     """The lift over control of these rows, clustered as the gate clusters them: by subject, or else by answer."""
+    import pandas as pd
+
     if len(frame) < 2:
         return {"n": len(frame), "lift": None, "sentence": "too few decisions"}
     subjects = [name if isinstance(name, str) else None for name in frame["subject"]]
