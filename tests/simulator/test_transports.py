@@ -411,8 +411,7 @@ def test_an_interrupt_ends_a_long_batch_at_the_question_it_is_at(
     assert len(asked) == len(read_log(Experiment.open(tmp_path, "world")).decisions) == 30
 
 
-@pytest.mark.parametrize("seeds", ["0", "0-1"])
-@pytest.mark.parametrize("after_s", [0.2, 1.0])
+@pytest.mark.parametrize(("seeds", "after_s"), [("0", 1.0), ("0-1", 0.2)])
 def test_an_interrupt_while_processes_start_is_one_line(tmp_path: Path, seeds: str, after_s: float) -> None:
     answering = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import serving.cli.__main__"
     world = ("--env", "linear", "--interactions", "100000", "--batch", "50", "--jobs", "2", "--seeds", seeds)
