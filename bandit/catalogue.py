@@ -8,13 +8,15 @@ from typing import Any
 
 from bandit.errors import InvalidSettings, NotFound
 from bandit.experiment import Experiment
+from bandit.features import check_features, check_name
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 
 
 def put_action(experiment: Experiment, action_id: str, features: Mapping[str, Any], *, now: datetime) -> bool:
     """Put an action into the catalogue, in its place or else last; returns whether it is new there.
 
-    One that says the same already makes no new version. Raises `InvalidSettings`.
+    One that says the same already makes no new version. Raises `InvalidSettings`, and `InvalidRequest` for an id or
+    features that no request might give: those that name its id alone have them.
     """
     if not action_id:
         raise InvalidSettings("id", "must be the id of an action, which is not empty")
@@ -22,6 +24,8 @@ def put_action(experiment: Experiment, action_id: str, features: Mapping[str, An
 
     def changed(settings: ExperimentSettings) -> ExperimentSettings:
         nonlocal added
+        check_name(action_id, "id", settings.limits)
+        check_features(features, "features", settings.limits)
         action = {"id": action_id, "features": dict(features)}
         actions = _plain(settings)
         added = all(known["id"] != action_id for known in actions)

@@ -411,10 +411,22 @@ def _new_version(
     return SettingsVersion(
         version=previous.version + 1 if previous else 1,
         since=now,
-        settings=plain,
+        settings=_as_written(plain),
         catalogue_version=catalogue_version,
         laid_in=laid_in,
     )
+
+
+def _as_written(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the file holds them: without `encoding.ignore` where nothing is ignored.
+
+    A worker of the release before it, still running beside a newer learner, would refuse a key that it does not know.
+    """
+    declared = [challenger for challenger in plain["challengers"].values() if challenger["encoding"] is not None]
+    for holder in (plain, *declared):
+        if not holder["encoding"]["ignore"]:
+            del holder["encoding"]["ignore"]
+    return plain
 
 
 def _write(paths: ExperimentPaths, file: _ExperimentFile) -> None:

@@ -22,6 +22,7 @@ from bandit.errors import Busy, DurabilityLost, InvalidRequest
 from bandit.eventlog import EventLogWriter, Heartbeat, beat, try_disk
 from bandit.events import ActionRecord, ActivationEvent, DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
+from bandit.features import check_event_id
 from bandit.files import NO_WRITE
 from bandit.registry import ModelRegistry
 from bandit.settings import Limits
@@ -31,7 +32,6 @@ from serving.api.backoff import Backoff
 from serving.api.champion import choose_model, choose_trial, wanted_trial
 from serving.api.counters import Counters
 from serving.api.drawing import State, draw, offer
-from serving.api.features import check_event_id
 from serving.api.identity import body_digest, uuid7
 from serving.api.known_actions import KnownActions
 from serving.api.memory import RetryMemory

@@ -16,12 +16,12 @@ import msgspec
 
 from bandit.errors import InvalidInput, InvalidRequest, Problem, RewardloopError
 from bandit.events import RewardEvent
+from bandit.features import check_event_id
 from serving.api import metrics, personalizer
 from serving.api.access import Headers, check_content_type
 from serving.api.answers import Answer, RewardsAnswer, decode_answer
 from serving.api.authority import Authority, shown_key
 from serving.api.durability import Commit
-from serving.api.features import check_event_id
 from serving.api.hosting import Hosted, Hosting, Started, readiness
 from serving.api.http import ClientGone, Receive, Reply, problem_reply, read_body, too_large
 from serving.api.problems import PROBLEM_TYPE, ApiProblem, ProblemBody, item_problem, kind_of, problem, problem_of

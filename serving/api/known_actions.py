@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from bandit.features import check_features, check_name
 from bandit.settings import Limits
 from bandit.types import Action
-from serving.api.features import check_features, check_name
 
 ENTRIES_MAX = 20_000
 BYTES_MAX = 32 * 1024 * 1024

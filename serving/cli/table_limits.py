@@ -15,7 +15,7 @@ NAME_SHOWN_MAX = 40
 
 def check_table(table: LabelledTable, limits: Limits) -> None:
     """Raise `InvalidInput` for the first cell, column or row that the decision API would refuse as a context."""
-    from serving.api.features import check_features, check_name
+    from bandit.features import check_features, check_name
 
     features = [0] * len(table)
     for position, (name, cells) in enumerate(table.columns(), start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_a_change_that_lands_while_an_experiment_is_opened_is_seen(
     assert opened.refresh()
     assert opened.settings.rewards.window_s == 7.0
     assert not opened.refresh()
+
+
+def test_settings_that_ignore_nothing_are_written_as_the_release_before_could_read_them(tmp_path: Path) -> None:
+    challengers = {"plain": {}, "other": {"encoding": {"bins": 4}}, "blind": {"encoding": {"ignore": ["user"]}}}
+    settings = merge_settings(ExperimentSettings(), {"challengers": challengers})
+    experiment = Experiment.create(tmp_path, "test", settings, now=NOW)
+    written = json.loads(experiment.paths.settings.read_bytes())["versions"][0]["settings"]
+    assert "ignore" not in written["encoding"] and "ignore" not in written["challengers"]["other"]["encoding"]
+    assert written["challengers"]["blind"]["encoding"]["ignore"] == ["user"]
+    assert Experiment.open(tmp_path, "test").settings == settings
 
 
 def test_a_change_is_not_undone_in_memory_by_a_look_at_the_file_that_began_before_it(

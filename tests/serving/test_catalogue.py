@@ -106,6 +106,9 @@ def test_the_last_action_and_an_unknown_one_are_not_removed(service: Service) ->
         ("/actions/tea", {"content": b"{", "headers": {"content-type": "application/json"}}, "body"),
         ("/actions/tea", {"content": b"{}", "headers": {"content-type": "text/plain"}}, "content-type"),
         ("/actions/", {"json": {}}, "id"),
+        ("/actions/tea", {"json": {"sizes": [1, 2]}}, "features.sizes"),
+        ("/actions/tea", {"json": {"name": "a\x00b"}}, "features.name"),
+        (f"/actions/{'x' * 5000}", {"json": {}}, "id"),
     ],
 )
 def test_what_cannot_be_put_is_refused_by_its_field(

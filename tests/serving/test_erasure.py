@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bandit.errors import InvalidInput
+from bandit.errors import Busy, InvalidInput
 from bandit.eventlog import read_events, verify_segment
 from bandit.eventlog.erasure import erase_from_segment, tombstone
 from bandit.eventlog.survey import sealed_segments
@@ -198,6 +198,21 @@ def test_erasing_twice_finds_nothing_the_second_time(data_dir: Path) -> None:
     before = _digests(data_dir)
     assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["records"] == 0
     assert _digests(data_dir) == before
+
+
+def test_an_erasure_that_has_to_wait_for_a_reader_for_too_long_leaves_everything_as_it_was(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.learner.workspace.READERS_S", 0.1)
+    workspace = Workspace(Experiment.open(data_dir, "test"), now)
+    cursor = workspace.warehouse.cursor()
+    before = _digests(data_dir)
+    with pytest.raises(Busy, match="is being read"):
+        erase(workspace, subject=PERSON, confirmed=True)
+    assert _digests(data_dir) == before and workspace.registry.history.entries("erasure") == []
+    del cursor
+    assert erase(workspace, subject=PERSON, confirmed=True)["records"] > 0
+    workspace.close()
 
 
 def test_erasing_somebody_who_is_not_in_the_log_leaves_the_challengers_and_the_database(data_dir: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,21 @@ def run(
         raise Busy("a run is under way; erase again when it has ended")
     try:
         with workspace.lock:
+            until = workspace.warehouse.joined_until()
+            workspace.release_warehouse()  # before anything is touched: somebody may read it for longer than we wait
             _unpack_concerned(workspace, subject, event_ids, fields)
             marked = mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields)
-            return _answer(marked) | _erase(workspace, marked, subject, fields)
+            return _answer(marked) | _erase(workspace, marked, subject, fields, until)
     finally:
         workspace.run_lock.release()
 
 
-def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Sequence[str]) -> dict[str, Any]:
+def _erase(
+    workspace: Workspace, marked: Marked, subject: str | None, fields: Sequence[str], until: datetime | None
+) -> dict[str, Any]:
+    """Erase what is marked, and make the database, which is closed, anew up to the watermark `until`."""
     experiment = workspace.experiment
     paths, moment = experiment.paths, workspace.clock()
-    until = workspace.warehouse.joined_until()
     # the tombstones first: if anything below is interrupted, history says what has to be finished
     workspace.registry.history.record(
         "erasure",
@@ -88,7 +93,6 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         segments=len(marked.segments),
         tombstones=sorted(tombstone(experiment.secret, event_id) for event_id in marked.event_ids),
     )
-    workspace.release_warehouse()
     remove_leftovers(paths)
     lines = erase_from_quarantine(paths, _needles(marked, subject, fields))
     evaluations = sum(
