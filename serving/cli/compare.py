@@ -133,6 +133,8 @@ def configuration(name: str, encoder: str, gate: str | None, *, ours: bool = Tru
     recipe = PUBLISHED.get(name)
     enabled = gate == "on" if gate is not None else recipe is None and ours
     changes: dict[str, Any] = {"encoding": ENCODINGS[encoder], "gate": {"enabled": enabled}}
+    if recipe is not None and not enabled:
+        changes["rollback"] = {"enabled": False}  # what they deploy stays deployed
     if recipe is not None:
         changes |= {"exploration": recipe, "learning": PUBLISHED_LEARNING}
     elif name != "default":

@@ -117,6 +117,8 @@ def test_compare_tells_encoders_and_algorithms_apart_on_the_same_seeds(tmp_path:
     ]
     assert all([one["seed"] for one in each["seeds"]] == [0, 1] for each in configurations)
     assert configurations[0]["settings"]["gate"] == {"enabled": False}
+    assert configurations[0]["settings"]["rollback"] == {"enabled": False}
+    assert "rollback" not in configurations[1]["settings"]
     assert configurations[1]["settings"]["gate"] == {"enabled": True}
     assert {"comparison.png", "actions.png", "comparison.html"} <= {path.name for path in tmp_path.iterdir()}
 
