@@ -1,4 +1,4 @@
-"""The client for hosts that must go on: it never raises but for a bug of the caller, keeps its deadline, and no reward is lost or doubled."""
+"""The client for hosts that must go on: nothing but a bug of the caller raises, and no reward is lost or doubled."""
 
 from __future__ import annotations
 
