@@ -20,8 +20,9 @@ $(STAMP): requirements.lock pyproject.toml clients/python/pyproject.toml
 demo: $(STAMP) ## run the Statlog loop through the real service, with summary, picture and report
 	@$(BIN)/rewardloop demo $(ARGS)
 
+# hundreds of processes start: what they compile is kept, whatever the shell says
 test: $(STAMP) ## run all tests but those that need node or Chromium
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not external" $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not external" $(ARGS)
 
 studies: $(STAMP) ## run the full simulation studies (long) and write their results
 	@$(BIN)/python -m benchmarks.studies $(ARGS)
