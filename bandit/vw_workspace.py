@@ -37,6 +37,10 @@ _json = msgspec.json.Encoder().encode
 PARSED_MAX = 5_000
 """Most action lines kept parsed, some 30 KB each; beyond it the memory is emptied and filled again."""
 
+_POOL = ("--example_queue_limit", "1")
+"""VW keeps 256 examples of 30 KB ready for its parser and takes them in turn, which costs 8 MB a workspace, half of its
+start and the processor's cache; of one to begin with it makes more as they are needed. Saved models don't tell."""
+
 ROOM_BYTES = 256 * 1024**2
 """A model on its way in or out takes less than this."""
 
@@ -192,7 +196,7 @@ class VWWorkspace:
             if self.regresses:
                 return uncounted(model, header_bytes(self._start_arguments), self._vw.get_sum_loss(), self._seen)
             # an explorer of several models may go on otherwise than it was stored: it goes on from what is stored
-            again = Workspace(arg_list=[*_unseeded(self._start_arguments), "--initial_regressor", str(path)])
+            again = _start(self._start_arguments, path)
             again.save(path)
             self._forget()
             self._vw.finish()
@@ -271,7 +275,7 @@ def _unseeded(arguments: Sequence[str]) -> list[str]:
 def _start(arguments: Sequence[str], model: Path | None = None) -> Any:
     saved = [] if model is None else [*_unseeded(arguments), "--initial_regressor", str(model)]
     try:
-        return Workspace(arg_list=saved or list(arguments))
+        return Workspace(arg_list=[*(saved or arguments), *_POOL])
     except Exception as error:  # VW raises RuntimeError and others of its own
         if "Failed to allocate" in str(error):
             raise MemoryError("Vowpal Wabbit's weights do not fit into memory; lower learning.bits") from error

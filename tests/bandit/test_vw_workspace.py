@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -72,6 +73,24 @@ def test_settings_at_their_limits_can_be_learnt_under(
     learn(policy, rows[:200])
     again = VWPolicy(encoder, settings.exploration, settings.learning, model=policy.to_bytes())
     assert sum(again.pmf(rows[0].context, rows[0].actions)) == pytest.approx(1.0)
+
+
+def test_a_workspace_takes_little_more_memory_than_its_weights(rows: list[Interaction]) -> None:
+    """VW of itself keeps 256 empty examples beside them, some 8 MB."""
+    encoder, count = encoder_of(rows), 20
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident_bytes()
+    models = [VWPolicy(encoder, Exploration(), Learning(bits=10)) for _ in range(count)]
+    for model in models:
+        model.pmf(rows[0].context, rows[0].actions)
+    taken = resident_bytes() - before
+    for model in models:
+        model.close()
+
+    assert taken / count < 2 * 1024**2
 
 
 def test_arguments_that_vw_refuses_are_told_as_such_and_not_as_a_damaged_model(rows: list[Interaction]) -> None:
