@@ -25,7 +25,7 @@ from bandit.eventlog import SegmentInfo, quarantine_segment, verify_segment
 from bandit.eventlog.recovery import set_unreadable_aside
 from bandit.experiment import Experiment
 from joiner import export, statements
-from joiner.connection import DEFAULT_MEMORY_BYTES, connect, from_utc, shortages, to_utc
+from joiner.connection import DEFAULT_MEMORY_BYTES, Statements, connect, from_utc, shortages, to_utc
 from joiner.counts import Delays, count_events, count_outcomes
 from joiner.reading import UnreadableSegments, read_segments
 from joiner.schema import prepare, refresh_settings
@@ -94,6 +94,7 @@ class Warehouse:
         self.scratch = experiment.paths.root / "scratch"
         self.scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
+        self._statements = Statements()
         self._counting = threading.Lock()
         self._lending = threading.Lock()
         self._lent: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
@@ -179,20 +180,21 @@ class Warehouse:
             idle = self._join_nothing(until)
             if idle is not None:
                 return idle
+        execute = self._statements.execute
         with self._writing, self._transaction() as cursor:
             after, swept = cursor.execute("SELECT joined_until, swept_until FROM state").fetchone() or (None, None)
             until = max(until, after) if after is not None else until
             stragglers = _value(cursor.execute("SELECT count(*) FROM stragglers").fetchone())
             if stragglers:
                 for statement in statements.FORGET_STRAGGLERS:
-                    cursor.execute(statement)
+                    execute(cursor, statement)
             swept = self._sweep(cursor, swept, after)
             bounds = {"after": after or LONG_AGO, "until": until}
-            oldest, choosy = cursor.execute(statements.REACH, bounds).fetchone() or (None, None)
+            oldest, choosy = execute(cursor, statements.REACH, bounds).fetchone() or (None, None)
             reach = min(oldest or until, swept + timedelta(microseconds=1)) if swept else LONG_AGO
             insert = statements.INSERT_INTERACTIONS if choosy else statements.INSERT_ALL_INTERACTIONS
-            joined = _value(cursor.execute(insert, bounds | {"reach": reach}).fetchone())
-            aside = _value(cursor.execute(statements.INSERT_SET_ASIDE, bounds).fetchone()) if choosy else 0
+            joined = _value(execute(cursor, insert, bounds | {"reach": reach}).fetchone())
+            aside = _value(execute(cursor, statements.INSERT_SET_ASIDE, bounds).fetchone()) if choosy else 0
             cursor.execute("DELETE FROM stragglers")
             cursor.execute(
                 "UPDATE state SET joined_until = $until, swept_until = $swept", {"until": until, "swept": swept}
@@ -233,7 +235,7 @@ class Warehouse:
 
     def next_maturity(self) -> tuple[int, datetime | None]:
         """How many decisions wait for their window to close, and when the first of them does."""
-        row = self._read().execute(statements.WAITING, {"long_ago": LONG_AGO}).fetchone()
+        row = self._statements.execute(self._read(), statements.WAITING, {"long_ago": LONG_AGO}).fetchone()
         return (int(row[0]), from_utc(row[1])) if row else (0, None)
 
     def write_training_rows(
@@ -376,7 +378,7 @@ class Warehouse:
 
         The stored one may lag behind, since no decision matured between the two: a later join starts from it.
         """
-        row = self._read().execute(statements.ANYTHING_TO_JOIN, {"until": until}).fetchone()
+        row = self._statements.execute(self._read(), statements.ANYTHING_TO_JOIN, {"until": until}).fetchone()
         if row is None or row[0] is None or row[1]:
             return None
         reached = max(row[0], until).replace(tzinfo=UTC)
@@ -394,7 +396,9 @@ class Warehouse:
             return None
         window = _value(cursor.execute("SELECT max(window_us) FROM settings").fetchone()) or 0
         recent = swept - timedelta(microseconds=window) if swept is not None else LONG_AGO
-        cursor.execute(statements.SWEEP, {"swept_until": swept or LONG_AGO, "recent": recent, "until": until})
+        self._statements.execute(
+            cursor, statements.SWEEP, {"swept_until": swept or LONG_AGO, "recent": recent, "until": until}
+        )
         return until
 
     def _ingest(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> dict[str, str]:
@@ -414,15 +418,17 @@ class Warehouse:
     def _take_in(self, batch: Sequence[tuple[Path, SegmentInfo]]) -> None:
         paths = [str(path.resolve()) for path, _ in batch]
         whose = {"writers": [info.writer_id for _, info in batch], "sequences": [info.sequence for _, info in batch]}
+        execute = self._statements.execute
         with self._transaction() as cursor:
             refresh_settings(cursor, self.experiment)
             read_segments(cursor, paths)
-            cursor.execute(statements.PLACE_SEGMENTS, {"files": paths, **whose})
+            execute(cursor, statements.PLACE_SEGMENTS, {"files": paths, **whose})
             for statement in statements.INGEST:
-                cursor.execute(statement)
-            if _value(cursor.execute(statements.INSERT_STRAGGLERS).fetchone()):
-                cursor.execute(statements.INSERT_LATE_ARRIVALS)
-            cursor.execute(
+                execute(cursor, statement)
+            if _value(execute(cursor, statements.INSERT_STRAGGLERS).fetchone()):
+                execute(cursor, statements.INSERT_LATE_ARRIVALS)
+            execute(
+                cursor,
                 statements.INSERT_SEGMENTS,
                 {
                     "names": [path.stem for path, _ in batch],
