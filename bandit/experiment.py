@@ -89,6 +89,10 @@ class ExperimentPaths:
         return self.root / "warehouse.duckdb"
 
     @property
+    def scratch(self) -> Path:
+        return self.root / "scratch"
+
+    @property
     def models(self) -> Path:
         return self.root / "models"
 

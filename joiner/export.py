@@ -181,10 +181,13 @@ def write_training_rows(
     until: datetime,
     rows: RowFilter,
 ) -> int:
-    """Write training rows as NDJSON; times are naive UTC here. Returns the number of rows."""
+    """Write training rows as NDJSON; times are naive UTC here. Returns the number of rows.
+
+    They are those of one moment, whatever is joined meanwhile.
+    """
     bounds = _bounds(after, until, rows)
     source = wide.Source(_filtered(f"interactions {_WHERE}", rows), _ORDER, bounds)
-    with scratch_file(scratch, path) as temporary:
+    with scratch_file(scratch, path) as temporary, _one_moment(cursor):
         if wide.are_wide(cursor, bounds=bounds, with_catalogues=False):
             return wide.write_lines(cursor, scratch, temporary, _TRAINING_COLUMNS, source, text=_JSON)
         return _copy(cursor, temporary, _as_json(_TRAINING_COLUMNS), source, options="FORMAT json")
@@ -322,6 +325,16 @@ def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
                     beside.unlink()
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_moment(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All statements of the block read the database as it is at its first one."""
+    cursor.begin()
+    try:
+        yield
+    finally:
+        cursor.rollback()  # nothing was written
 
 
 def _copy(

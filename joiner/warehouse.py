@@ -91,7 +91,7 @@ class Warehouse:
     ) -> None:
         self.experiment = experiment
         self.path = path or experiment.paths.warehouse
-        self.scratch = experiment.paths.root / "scratch"
+        self.scratch = experiment.paths.scratch
         self.scratch.mkdir(exist_ok=True)
         self._writing = threading.RLock()
         self._statements = Statements()

@@ -51,7 +51,7 @@ def in_a_folder_of_its_own(data_dir: Path, name: str) -> Iterator[Path]:
         for path in changing:
             shutil.copyfile(path, there.root / path.name)
         for path in paths.root.iterdir():
-            if path not in changing and path.name not in (paths.workers.name, paths.lock.name, "scratch"):
+            if path not in changing and path not in (paths.workers, paths.lock, paths.scratch):
                 (there.root / path.name).symlink_to(path.resolve())
         for path in paths.workers.iterdir() if paths.workers.is_dir() else []:
             if path.suffix == ".lock":  # who lives is told by these very files

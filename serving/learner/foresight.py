@@ -28,9 +28,8 @@ def foresee(
     """The reward model's veto, which fails below a lift of `limit`; raises what the job and the store raise."""
     _, settings = learnt_under(workspace.experiment, state)
     assert state.cut is not None, "who is judged has learnt"
-    with workspace.lock:
-        wanted = learnt_rows(settings.learning)
-        after = workspace.warehouse.nth_newest_maturity(NEWEST_ROWS, state.cut, wanted)
+    with workspace.reading() as warehouse:
+        after = warehouse.nth_newest_maturity(NEWEST_ROWS, state.cut, learnt_rows(settings.learning))
     with rows_file(workspace, "newest", settings.learning, after=after, until=state.cut) as (path, rows):
         job = Job(
             root=workspace.experiment.paths.root,

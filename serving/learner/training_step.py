@@ -242,10 +242,10 @@ def selected_rows_file(
     workspace: Workspace, name: str, wanted: RowFilter, *, after: datetime | None, until: datetime
 ) -> Iterator[tuple[Path, int]]:
     """The same for the rows that a filter selects."""
-    written = workspace.warehouse.scratch / f"{uuid.uuid4().hex}.ndjson"
+    written = workspace.experiment.paths.scratch / f"{uuid.uuid4().hex}.ndjson"
     try:
-        with workspace.lock:
-            rows = workspace.warehouse.write_training_rows(written, after=after, until=until, rows=wanted)
+        with workspace.reading() as warehouse:
+            rows = warehouse.write_training_rows(written, after=after, until=until, rows=wanted)
         room = ROOM_BYTES + written.stat().st_size  # rows may be a hundred bytes wide or a hundred thousand
         with scratch_folder(room, otherwise=workspace.experiment.paths.challengers) as folder:
             path = folder / f"{name}.ndjson"

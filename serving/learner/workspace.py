@@ -82,6 +82,18 @@ class Workspace:
             return self._warehouse
 
     @contextmanager
+    def reading(self) -> Iterator[Warehouse]:
+        """The warehouse, which nobody replaces before the end of the block, while polls and whoever undoes go on."""
+        with self.lock:
+            warehouse = self.warehouse
+            held = warehouse.cursor()
+        try:
+            yield warehouse
+        finally:
+            held.close()
+            del held  # not to be kept by the traceback of what was raised
+
+    @contextmanager
     def training(self) -> Iterator[Trainer]:
         """Where models are trained, loaded and asked: the learner's processes if it runs, else this very process."""
         if self._trainer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -14,6 +15,7 @@ from bandit.events import ActionRecord, DecisionEvent, Event
 from bandit.experiment import Experiment
 from bandit.rows import read_interactions
 from bandit.settings import parse_settings
+from joiner import wide as wide_rows
 from joiner.connection import quote, shortages
 from joiner.parquet import read_parquet
 from joiner.warehouse import Warehouse
@@ -67,6 +69,24 @@ def test_wide_rows_are_written_for_training_in_the_order_of_maturity(log: Path, 
     assert keys == sorted(keys)
     assert {len(row.actions) for row in rows[2:]} == {25}
     assert all(row.actions[0].features == {"f": row.context["n"], "t": TEXT} for row in rows[2:])
+
+
+def test_wide_rows_written_for_training_are_those_of_one_moment(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(log / "experiments", tmp_path / "experiments")
+    with Warehouse(Experiment.open(tmp_path, "test"), threads=1) as warehouse:
+        are_wide = wide_rows.are_wide
+
+        def looked_at_while_others_write(*arguments: Any, **named: Any) -> bool:
+            answer = are_wide(*arguments, **named)
+            warehouse.cursor().execute("DELETE FROM joined")
+            return answer
+
+        monkeypatch.setattr(wide_rows, "are_wide", looked_at_while_others_write)
+        assert warehouse.write_training_rows(tmp_path / "rows", after=None, until=FAR) == ROWS + 2
+        assert warehouse.write_training_rows(tmp_path / "none", after=None, until=FAR) == 0
+    assert len(list(read_interactions(tmp_path / "rows", {}))) == ROWS + 2
 
 
 def test_a_row_is_the_same_to_the_byte_whether_its_neighbours_are_wide_or_not(log: Path, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import os
 import random
 import re
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bandit.errors import Busy
+from joiner.warehouse import Warehouse
 from serving.in_process import InProcess
 from serving.learner import cycle as cycles
 from serving.learner import promotion
@@ -76,6 +79,42 @@ def test_the_lag_of_the_log_is_told_as_of_now_whenever_the_last_poll_was(tmp_pat
         told = learner_metrics({"test": here.transport.cycle})
         match = re.search(r'^rewardloop_learner_log_lag_seconds\{experiment="test"\} (\S+)$', told, re.MULTILINE)
         assert match is not None and 600 <= float(match[1]) < 610
+
+
+def test_the_log_is_read_while_rows_are_written_out_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        cycle, write, polled = here.transport.cycle, Warehouse.write_training_rows, []
+
+        def polled_meanwhile(warehouse: Warehouse, *arguments: Any, **named: Any) -> int:
+            poll = threading.Thread(target=cycle.tick, daemon=True)
+            poll.start()
+            poll.join(10)
+            polled.append(not poll.is_alive())
+            return write(warehouse, *arguments, **named)
+
+        monkeypatch.setattr(Warehouse, "write_training_rows", polled_meanwhile)
+        here.play(60)
+        here.transport.settle()
+        assert polled and all(polled)
+        assert cycle.last_run is not None and cycle.last_run.rows == 60
+
+
+def test_a_database_that_a_run_reads_is_not_replaced_before_it_has_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        workspace = here.transport.cycle.workspace
+        monkeypatch.setattr("serving.learner.workspace.READERS_S", 0.05)
+        with workspace.reading() as warehouse:
+            with pytest.raises(Busy, match="the database is being read"):
+                workspace.release_warehouse()
+            assert warehouse.counts()["imported"] == 60
+        workspace.release_warehouse()
+        with pytest.raises(Busy, match="made anew"):
+            warehouse.counts()
+        assert workspace.warehouse.counts()["imported"] == 60
 
 
 @pytest.mark.parametrize("step", ["train", "promote"])

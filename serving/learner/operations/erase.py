@@ -57,7 +57,7 @@ def run(
     _wait_until_sealed(workspace)
     paths = workspace.experiment.paths
     if not confirmed:
-        scratch = paths.root / "scratch" / "erase"
+        scratch = paths.scratch / "erase"
         try:
             segments = sealed_segments(paths.events)
             for archive in archives(paths):
