@@ -90,8 +90,8 @@ def import_history(
     """Append NDJSON history to the log; afterwards the warehouse ingests it like any other segment.
 
     A line is `{"context", "action", "probability", "reward", "actions"?, "pmf"?, "decided_at"?, "event_id"?, "slot"?,
-    "rewarded"?}`; without `actions` the experiment's catalogue was offered, without `reward` or with `rewarded` false
-    (as exports say it) there was silence. Rows without
+    "rewarded"?}`; without `actions` the experiment's catalogue was offered, and actions without features have those of
+    the catalogue; without `reward` or with `rewarded` false (as exports say it) there was silence. Rows without
     event_id get one from the content up to them, so that the same file imported twice counts once.
     Raises `Busy` while another import runs, `DurabilityLost` when the disk does not take it.
     """
@@ -259,6 +259,7 @@ class _RowReader:
         self._settings_version = experiment.settings_version
         self._catalogue_version = experiment.catalogue_version
         self._catalogue = experiment.catalogue()
+        self._listed = {action.id: dict(action.features) for action in self._catalogue or () if action.features}
         self._logging_policy = logging_policy
         self._content = hashlib.sha256()
         self._seen: set[str] = set()
@@ -305,11 +306,16 @@ class _RowReader:
             if self._catalogue is None:
                 raise RefusedRow("no_actions", "actions", "are missing, and the experiment declares no catalogue")
             return None, [action.id for action in self._catalogue]
-        records = read_actions(raw)
+        records = [self._described(record) for record in read_actions(raw)]
         ids = [record.id for record in records]
         if self._catalogue is not None and _same_offer(records, self._catalogue):
             return None, ids
         return records, ids
+
+    def _described(self, record: ActionRecord) -> ActionRecord:
+        """An action that is named alone has the features that the catalogue gives it, as in a request."""
+        features = None if record.features else self._listed.get(record.id)
+        return record if features is None else ActionRecord(record.id, features)
 
     def _probability(self, raw: Any, pmf: Sequence[float] | None, index: int, k: int) -> float:
         if raw is None and pmf is not None:

@@ -171,6 +171,18 @@ def test_rows_without_actions_were_offered_the_catalogue(tmp_path: Path) -> None
     assert set(frame["catalogue_version"]) == {1} and set(frame["actions"]) == {'[{"id":"1"},{"id":"2"}]'}
 
 
+def test_actions_that_a_row_names_alone_have_the_features_of_the_catalogue_as_in_a_request(tmp_path: Path) -> None:
+    listed = [{"id": "a", "features": {"price": 3}}, {"id": "b", "features": {"price": 5}}, {"id": "c"}]
+    target = Experiment.create(tmp_path, "test", parse_settings({"actions": listed}), now=START - timedelta(days=1))
+    own = {"id": "b", "features": {"f": 2}}
+    offers = [["b", "a"], [own, {"id": "a", "features": {}}], ["a", "b", "c"], ["d", "a"]]
+    bring_in(target, [ROW | {"actions": offer, "decided_at": str(at(n))} for n, offer in enumerate(offers)])
+    frame = joined(target).sort_values("decided_at")
+    b, a = listed[1], listed[0]
+    assert [json.loads(actions) for actions in frame["actions"]] == [[b, a], [own, a], listed, [{"id": "d"}, a]]
+    assert frame["catalogue_version"].notna().tolist() == [False, False, True, False]  # it is whole
+
+
 def test_a_list_of_numbers_becomes_features_by_position(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     bring_in(target, [ROW | {"context": {"v": [1.5, 2], "words": ["a", "b"]}}])
