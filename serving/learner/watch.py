@@ -33,23 +33,25 @@ LATENCY_EDGES_MS = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 25.0, 50.0, 100.0, 250.0
 
 ROUTE = "recommend"
 
-
 UNREADABLE_S = 60.0
 """How long, where its files could not be read for a reason that may pass, such as too many open files."""
+
+_Process = tuple[str, int]
+"""A worker as it runs: a writer's name is taken again by the next process, whose counters begin anew."""
 
 
 @dataclass(slots=True)
 class Watch:
-    """What is remembered of one tenure: each worker's counters when it was first seen serving the champion.
+    """What is remembered of one tenure: each process's counters when it was first seen serving the champion.
 
-    `told`: whether it was said already that a problem cannot be helped. `refused`: since when each worker says in all
+    `told`: whether it was said already that a problem cannot be helped. `refused`: since when each one says in all
     its heartbeats that it cannot load the champion.
     """
 
     tenure: tuple[str, int] | None = None
     told: bool = False
-    before: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    refused: dict[str, datetime] = field(default_factory=dict)
+    before: dict[_Process, Mapping[str, float]] = field(default_factory=dict)
+    refused: dict[_Process, datetime] = field(default_factory=dict)
 
     def problem(
         self,
@@ -69,7 +71,7 @@ class Watch:
             if self._cannot_load(beat, champion, now):
                 return f"worker {beat.writer_id} still serves {beat.model_id}: it cannot load the new champion"
             if beat.model_id == champion.model_id:
-                self.before.setdefault(beat.writer_id, beat.counters)
+                self.before.setdefault(_process(beat), beat.counters)
                 if manifest is not None and _answers_otherwise(beat, manifest):
                     return f"worker {beat.writer_id} answers the canaries otherwise than when the model was trained"
         return self._guardrail(workers, rules)
@@ -80,17 +82,17 @@ class Watch:
         if beat.model_id is None or now - beat.at >= grace:
             return False
         if beat.model_id == champion.model_id or beat.generation not in (None, champion.generation):
-            self.refused.pop(beat.writer_id, None)
+            self.refused.pop(_process(beat), None)
             return False
         if beat.generation is None:
             return beat.at > champion.since + grace
         patience = timedelta(seconds=UNREADABLE_S) if beat.unusable == UNREADABLE else grace
-        return beat.at >= self.refused.setdefault(beat.writer_id, beat.at) + patience
+        return beat.at >= self.refused.setdefault(_process(beat), beat.at) + patience
 
     def _guardrail(self, workers: Sequence[Heartbeat], rules: Rollback) -> str | None:
         counted: dict[str, float] = {}
         for beat in workers:
-            before = self.before.get(beat.writer_id)
+            before = self.before.get(_process(beat))
             if before is None:
                 continue
             for name, value in beat.counters.items():
@@ -106,6 +108,10 @@ class Watch:
         if p99 is not None and p99 > rules.latency_p99_ms_max:
             return f"the 99th percentile of latency is above {p99:g} ms (limit: {rules.latency_p99_ms_max:g} ms)"
         return None
+
+
+def _process(beat: Heartbeat) -> _Process:
+    return beat.writer_id, beat.pid
 
 
 def _answers_otherwise(beat: Heartbeat, manifest: Manifest) -> bool:

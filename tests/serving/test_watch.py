@@ -31,12 +31,13 @@ def beat(
     generation: int | None = None,
     manifest_digest: str | None = None,
     unusable: str | None = None,
+    pid: int = 1,
     **counters: float,
 ) -> Heartbeat:
     return Heartbeat(
         writer_id="w0",
         kind="worker",
-        pid=1,
+        pid=pid,
         at=at,
         complete_until=at,
         model_id=model_id,
@@ -255,6 +256,31 @@ def test_the_guardrail_counts_from_the_swap_on(tmp_path: Path, counters: dict[st
     assert watch.problem(champion, manifest, [start], rules, now=now) is None
     found = watch.problem(champion, manifest, [after], rules, now=now)
     assert found is None if problem is None else problem in str(found)
+
+
+def test_a_worker_that_took_the_place_of_a_dead_one_is_counted_from_nothing_and_given_time_of_its_own(
+    tmp_path: Path,
+) -> None:
+    watch, champion, manifest = watched(tmp_path)
+    good, now = recorded_digest(manifest), champion.since + timedelta(seconds=1)
+
+    def said(*beats: Heartbeat) -> str | None:
+        return watch.problem(champion, manifest, beats, Rollback(), now=beats[0].at)
+
+    def failing(pid: int, decisions: float) -> Heartbeat:
+        return beat(champion.model_id, digest=good, at=now, pid=pid, decisions=decisions, policy_errors=decisions / 2)
+
+    assert said(failing(1, 5_000.0)) is None  # before the swap, for all that is known
+    assert said(failing(2, 0.0)) is None
+    assert "failed" in str(said(failing(2, 1_000.0)))
+
+    def refusing(pid: int, seconds: float) -> Heartbeat:
+        at = now + timedelta(seconds=seconds)
+        return beat("m-old", at=at, pid=pid, generation=champion.generation, unusable=DAMAGED)
+
+    assert said(refusing(3, 0.0)) is None
+    assert said(refusing(4, 60.0)) is None
+    assert "cannot load" in str(said(refusing(4, 71.0)))
 
 
 def test_latency_is_never_reported_too_high() -> None:
