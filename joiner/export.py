@@ -25,6 +25,7 @@ from bandit.settings import Learning
 from bandit.types import SLICE_CONTROL, SLICE_POLICY
 from joiner import wide
 from joiner.connection import from_utc, quote, shortages, to_utc
+from joiner.views import AS_LOGGED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,7 +187,7 @@ def write_training_rows(
     They are those of one moment, whatever is joined meanwhile.
     """
     bounds = _bounds(after, until, rows)
-    source = wide.Source(_filtered(f"interactions {_WHERE}", rows), _ORDER, bounds)
+    source = wide.Source(_filtered(f"({AS_LOGGED}) {_WHERE}", rows), _ORDER, bounds)
     with scratch_file(scratch, path) as temporary, _one_moment(cursor):
         if wide.are_wide(cursor, bounds=bounds, with_catalogues=False):
             return wide.write_lines(cursor, scratch, temporary, _TRAINING_COLUMNS, source, text=_JSON)
