@@ -102,10 +102,11 @@ def refresh_settings(connection: duckdb.DuckDBPyConnection, experiment: Experime
     """Copy settings and catalogue versions that the warehouse does not know yet."""
     experiment.refresh()
     known = {row[0] for row in connection.execute("SELECT settings_version FROM settings").fetchall()}
+    fresh = [entry for entry in experiment.versions() if entry.version not in known]
+    if not fresh:
+        return
     catalogues = {row[0] for row in connection.execute("SELECT DISTINCT catalogue_version FROM catalogues").fetchall()}
-    for entry in experiment.versions():
-        if entry.version in known:
-            continue
+    for entry in fresh:
         settings = experiment.settings_of(entry.version)
         connection.execute(
             "INSERT INTO settings VALUES (?, ?, ?, ?, ?)",
