@@ -126,7 +126,7 @@ class Warehouse:
         until_s = time.monotonic() + seconds
         while True:
             with self._lending:
-                if not self._lent:
+                if not any(map(_is_open, self._lent)):  # what was raised may keep one in memory that is closed
                     return True
             if time.monotonic() > until_s:
                 return False
@@ -454,6 +454,14 @@ def in_batches(items: Iterable[Item], size: Callable[[Item], int], bytes_max: in
         total += size(item)
     if batch:
         yield batch
+
+
+def _is_open(cursor: duckdb.DuckDBPyConnection) -> bool:
+    try:
+        cursor.query_progress()  # disturbs no query, and waits for none
+    except duckdb.ConnectionException:
+        return False
+    return True
 
 
 def _value(row: tuple[Any, ...] | None) -> Any:

@@ -206,6 +206,14 @@ def test_a_file_of_another_schema_version_is_made_anew(tmp_path: Path) -> None:
         assert warehouse.ingest(segments).segments == 1
 
 
+def test_who_has_closed_his_cursor_reads_no_more_although_it_is_still_in_memory(tmp_path: Path) -> None:
+    with Warehouse(experiment(tmp_path)) as warehouse:
+        cursor = warehouse.cursor()
+        assert not warehouse.wait_for_readers(0.05)
+        cursor.close()
+        assert warehouse.wait_for_readers(0.05)
+
+
 def test_readers_in_other_threads_see_whole_ticks_only(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     for tick in range(8):
