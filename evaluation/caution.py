@@ -128,7 +128,7 @@ def _student(z: float) -> float:
 def caution(rows: ScoredRows, estimate: Estimate, *, paired: bool = True, weights: Floats | None = None) -> Caution:
     """The caution due to `estimate`: the paired lift of `rows`, or (not `paired`) the candidate's DR value.
 
-    With `weights`, shape (n,), of mean 1 the estimate is the weighted mean. Where only the propensity was logged, the
+    With `weights`, shape (n,), the estimate is the weighted mean. Where only the propensity was logged, the
     rest of μ is taken to be spread evenly over the other actions. With subjects (`rows.cluster`) the critical value is
     never moved down: how their rows add up to rare large gains is not known.
     """

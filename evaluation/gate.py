@@ -29,7 +29,7 @@ from evaluation.sequential import (
     critical_value,
     spend,
 )
-from evaluation.weighting import stretch_weights
+from evaluation.weighting import per_decision, stretch_weights
 
 Outcome = Literal["promote", "hold", "insufficient"]
 
@@ -40,7 +40,7 @@ _GROWING = frozenset({"rows", "ess_candidate", "ess_champion", "informative_rewa
 
 _CONTRADICTS_Z = NormalDist().inv_cdf(0.95)
 
-RULES_VERSION = 7
+RULES_VERSION = 8
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
 
@@ -140,7 +140,7 @@ def judge(
     if not rules.weighted or len(used) == 0:
         return judge_gathered(gathered, rules, ledger=ledger, challengers=challengers, checks=checks)
     weights = stretch_weights(used)
-    scale = float(weights.mean())
+    scale = per_decision(used, weights)
     weighed = weighted_lift(used, used.reduce(), weights / scale)
     care = caution(used, weighed, weights=weights / scale)
     evidence = _Weighed(weighed, care, scale)
@@ -162,7 +162,7 @@ def judge_gathered(
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """The lift that the bounds belong to, the caution due to it, and the mean of its weights before they had mean 1."""
+    """The lift that the bounds belong to, the caution due to it, and what its weights were divided by."""
 
     lift: Estimate
     caution: Caution

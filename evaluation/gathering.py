@@ -17,11 +17,8 @@ from evaluation.caution import SUMS, Caution, caution_of, caution_sums
 from evaluation.checks import Evidence, without_support
 from evaluation.diagnostics import Segments
 from evaluation.estimators import Estimate, Hyper, Totals, columns_of, no_subjects, no_totals, totals_of_events
-from evaluation.lift import effective_subjects, telling
+from evaluation.lift import ALIKE, effective_subjects, telling
 from evaluation.scored import ScoredRows
-
-ALIKE = 1e-12
-"""Policies whose probabilities differ by no more chose alike: what is left between them is rounding."""
 
 
 class Source(Protocol):

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from evaluation.estimators import Estimate
 from evaluation.scored import ScoredEvents, ScoredRows
 
+ALIKE = 1e-12
+"""Policies whose probabilities differ by no more chose alike: what is left between them is rounding."""
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -33,7 +36,7 @@ def paired_lift(rows: ScoredRows, events: ScoredEvents | None = None) -> Estimat
 
 
 def weighted_lift(rows: ScoredRows, events: ScoredEvents, weights: Floats) -> Estimate:
-    """The mean of weight × paired DR lift, for `weights` of mean 1, shape (n,); clustered as `paired_lift` is."""
+    """The mean of weight × paired DR lift, for `weights` of shape (n,); clustered as `paired_lift` is."""
     return mean_lift(events.lift * weights, rows.cluster)
 
 

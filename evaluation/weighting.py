@@ -8,6 +8,10 @@ implies, best where every changed choice is worth as much as any other (inverse-
 for adaptive logs: Hadad et al. 2021, arXiv 1911.02768; Zhan et al. 2021, arXiv 2106.02029). Actions drawn and rewards
 do not enter but by what a learner that is scored row by row has learnt of the earlier rows of the same stretch; for a
 version that stands still, the weighted sum of lifts is a martingale where the lift is 0, as the plain one is.
+
+What is weighed so is the worth of a changed choice. A stretch in which the policies hardly differ tells as much of it
+as any other, and next to nothing of the lift: so the sum is divided by what makes it a lift per decision of the log
+(see `per_decision`), which margins and forecasts can be held against.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from evaluation.caution import logged_distribution
+from evaluation.lift import ALIKE, telling
 from evaluation.scored import Floats, ScoredRows
 
 STRETCH = 250
@@ -35,6 +40,7 @@ def stretch_weights(rows: ScoredRows) -> Floats:
     start = 0
     for chunk in rows.chunks():
         change = chunk.candidate - chunk.champion
+        change[abs(change) <= ALIKE] = 0.0
         mu = logged_distribution(chunk)
         stop = start + len(chunk)
         differing[start:stop] = chunk.per_row(abs(change)) / 2
@@ -46,3 +52,14 @@ def stretch_weights(rows: ScoredRows) -> Floats:
     if n > STRETCH and 0 < n % STRETCH < STRETCH / 2:
         weights[-1] = weights[-2]
     return np.asarray(weights[of_row], np.float64)
+
+
+def per_decision(rows: ScoredRows, weights: Floats) -> float:
+    """What to divide `weights`, shape (n,), by for the weighted mean of lifts to be one per decision of the log.
+
+    Σ w d / Σ d, with d = ½Σ|c − b| of each row: the weighted mean is then the worth of a changed choice, Σ w D / Σ w d,
+    times how often choices change. Equal weights give the plain lift; rows in which nothing changes do not matter.
+    """
+    told = telling(rows)
+    changed = float(told.sum())
+    return float(weights @ told) / changed if changed > 0 else 1.0

@@ -10,7 +10,7 @@ from evaluation.estimators import Estimate
 from evaluation.gate import GateRules, judge
 from evaluation.lift import paired_lift, weighted_lift
 from evaluation.scored import ScoredRows
-from evaluation.weighting import STRETCH, stretch_weights
+from evaluation.weighting import STRETCH, per_decision, stretch_weights
 from tests.evaluation.worlds import World, make_world
 
 ONE_LOOK = GateRules(horizon_rows=100)
@@ -88,6 +88,59 @@ def test_a_lift_where_the_policies_hardly_differ_does_not_outweigh_a_loss_where_
     assert verdict.lower > 0 > verdict.lift.value + 2 * verdict.lift.se
     assert (verdict.outcome, verdict.rejected, verdict.looked) == ("hold", False, True)
     assert "Contradictory" in verdict.reason
+
+
+def alike_at_first(rng: np.random.Generator, world: World, difference: float) -> ScoredRows:
+    """500 rows in which the policies differ by no more than this, then 1,500 in which the challenger is on trial."""
+    towards = 1.0 / world.champion.shape[1] - world.champion
+    drawn = world.champion * 0.7 + 0.3 * world.candidate
+    alike = replace(world, mu=drawn, candidate=world.champion + difference * towards)
+    return ScoredRows.concat([alike.log(rng, 500), replace(world, mu=drawn).log(rng, 1500)])
+
+
+@pytest.mark.parametrize("difference", [1e-16, 1e-6, 1e-3])
+def test_a_challenger_worse_than_is_tolerated_passes_no_more_than_alpha_however_alike_it_was_at_first(
+    difference: float,
+) -> None:
+    rules = replace(ONE_LOOK, mode="noninferiority", margin=0.02)
+    rng, runs, promoted = np.random.default_rng(40), 150, 0
+    world = sure(0.0)
+    value = float((world.champion * world.truth).sum(axis=1).mean())
+    worse = sure(-0.02 * value * 2000 / 1500)  # over all rows, of which there is nothing between them in a quarter
+    for _ in range(runs):
+        promoted += judge(alike_at_first(rng, worse, difference), rules).promote
+    assert promoted <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
+
+
+@pytest.mark.parametrize("difference", [1e-16, 1e-6, 1e-3])
+def test_a_lift_beyond_the_margin_is_found_however_alike_the_policies_were_at_first(difference: float) -> None:
+    rows = alike_at_first(np.random.default_rng(41), sure(0.15), difference)
+    verdict = judge(rows, replace(ONE_LOOK, margin=0.02))
+    assert verdict.promote
+    assert abs(verdict.weighed.value - verdict.lift.value) < 2 * verdict.weighed.se
+
+
+def test_what_is_left_of_rounding_between_policies_changes_no_number() -> None:
+    rows = alike_at_first(np.random.default_rng(42), sure(0.05), 0.0)
+    noise = np.random.default_rng(43).uniform(-1e-16, 1e-16, rows.values)
+    noise[rows.offsets[500] :] = 0.0
+    rounded = judge(replace(rows, candidate=rows.candidate + noise), ONE_LOOK)
+    exact = judge(rows, ONE_LOOK)
+    assert (rounded.outcome, rounded.rows_to_show) == (exact.outcome, exact.rows_to_show)
+    for name in ("lower", "upper", "z"):
+        assert getattr(rounded, name) == pytest.approx(getattr(exact, name), rel=1e-9)
+    assert rounded.weighed.value == pytest.approx(exact.weighed.value, rel=1e-9)
+
+
+def test_the_weighted_lift_is_one_per_decision_whatever_the_weights_amount_to() -> None:
+    rows = alike_at_first(np.random.default_rng(44), sure(0.1), 1e-3)
+    events, weights = rows.reduce(), stretch_weights(rows)
+    lift = weighted_lift(rows, events, weights / per_decision(rows, weights))
+    tenfold = weighted_lift(rows, events, 10 * weights / per_decision(rows, 10 * weights))
+    assert tenfold.value == pytest.approx(lift.value, rel=1e-12)
+    assert per_decision(rows, np.full(len(rows), 3.0)) == pytest.approx(3.0)
+    same = replace(rows, candidate=rows.champion)
+    assert per_decision(same, stretch_weights(same)) == 1.0
 
 
 def test_equal_weights_are_the_plain_lift() -> None:
