@@ -1,7 +1,7 @@
 """How fast a policy answers inside its process, against VW's own predict call in the same run.
 
-The yardstick parses each context and reuses action examples that were parsed once; the policy does that and
-everything else besides: encoding the context, exploring, normalising. Run with `python -m benchmarks.policy_bench`.
+The yardstick parses each context and reuses action examples that were parsed once, in a workspace as VW makes it; the
+policy does that and everything else besides: encoding the context, exploring, normalising. Run with `python -m benchmarks.policy_bench`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import timeit
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 from vowpalwabbit.pyvw import pylibvw
 
@@ -50,8 +51,10 @@ def main() -> None:
         policy = VWPolicy(encoder, Exploration(), Learning())
         for context in contexts * 2:
             policy.learn(context, actions, rng.randrange(k), -rng.random(), 1 / k)
-        vw: Any = policy._vw._vw
-        examples = policy._vw._examples(actions)
+        with mock.patch("bandit.vw_workspace._POOL", ()):
+            stock = VWPolicy(encoder, Exploration(), Learning(), model=policy.to_bytes())
+        vw: Any = stock._vw._vw
+        examples = stock._vw._examples(actions)
         lines = [encoder.context_line(context) for context in contexts]
 
         def yardstick(vw: Any = vw, examples: list[Any] = examples, lines: list[str] = lines) -> None:
@@ -75,6 +78,7 @@ def main() -> None:
         print(f"{name:40s} {vw_us:8.1f} {our_us:8.1f} {ratio:6.2f} {encode_us:7.1f}")
         told.append((f"prediction in the process, {name} / VW", ratio, 2.0 if k < 100 else 1.5))
         policy.close()
+        stock.close()
     for what, ratio, limit in told:
         claim(what, ratio, at_most=limit)
 
