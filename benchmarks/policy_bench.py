@@ -1,7 +1,8 @@
 """How fast a policy answers inside its process, against VW's own predict call in the same run.
 
 The yardstick parses each context and reuses action examples that were parsed once, in a workspace as VW makes it; the
-policy does that and everything else besides: encoding the context, exploring, normalising. Run with `python -m benchmarks.policy_bench`.
+policy does that and everything else besides: encoding the context, exploring, normalising. Run with
+`python -m benchmarks.policy_bench`.
 """
 
 from __future__ import annotations
