@@ -21,7 +21,7 @@ from bandit.eventlog.heartbeat import (
     read_heartbeat,
 )
 from bandit.eventlog.recovery import DAMAGED_SUFFIX, QUARANTINE, TORN_SUFFIX, open_segments
-from bandit.eventlog.segment import SegmentInfo, parse_segment_name, read_events, verify_segment
+from bandit.eventlog.segment import SegmentInfo, is_segment_name, parse_segment_name, read_events, verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent
 from bandit.experiment import Experiment, ExperimentPaths
@@ -75,10 +75,12 @@ def check_log(
 ) -> list[SegmentInfo]:
     """Verify every sealed segment and look for what was lost, left open or put aside; gives the sound segments.
 
-    `archived` are the names of segments that are archived by now.
+    `archived` are the names of segments that are archived by now. Writers may go on meanwhile: what they seal and open
+    after the look at the folder is not looked at.
     """
     sound: list[SegmentInfo] = []
     sequences: dict[str, list[int]] = defaultdict(list)
+    opened = open_segments(paths.events)  # first: one that is sealed between the looks is then in both, not in neither
     segments = sealed_segments(paths.events)
     for segment in segments:
         findings.count("segments")
@@ -91,12 +93,11 @@ def check_log(
             continue
         sound.append(info)
         findings.count("events", info.events)
-    _check_gaps(paths, sequences, findings, archived)
+    _check_gaps(paths, sequences, opened, findings, archived)
     _check_quarantine(paths, findings)
-    _check_writers(paths, findings, now=now)
-    known = {*segments, *open_segments(paths.events)}
+    _check_writers(paths, opened, findings, now=now)
     for path in sorted(paths.events.iterdir()) if paths.events.is_dir() else []:
-        if path.is_file() and path not in known:
+        if path.is_file() and not is_segment_name(path.name):  # by its name: some were sealed since the look above
             findings.note("log", f"events/{path.name} is no segment", "it is not read; remove it if nobody needs it")
     return sound
 
@@ -219,9 +220,13 @@ def check_replays(experiment: Experiment, registry: ModelRegistry, findings: Fin
 
 
 def _check_gaps(
-    paths: ExperimentPaths, sequences: dict[str, list[int]], findings: Findings, archived: Collection[str]
+    paths: ExperimentPaths,
+    sequences: dict[str, list[int]],
+    opened: Sequence[Path],
+    findings: Findings,
+    archived: Collection[str],
 ) -> None:
-    for segment in open_segments(paths.events):
+    for segment in opened:
         writer_id, sequence = parse_segment_name(segment)
         sequences[writer_id].append(sequence)
     quarantine = paths.events / QUARANTINE
@@ -252,11 +257,11 @@ def _check_quarantine(paths: ExperimentPaths, findings: Findings) -> None:
             findings.note("log", f"events/{QUARANTINE}/{path.name} ({size} bytes) was cut off a dead writer's segment")
 
 
-def _check_writers(paths: ExperimentPaths, findings: Findings, *, now: datetime) -> None:
+def _check_writers(paths: ExperimentPaths, opened: Sequence[Path], findings: Findings, *, now: datetime) -> None:
     live = locked_writers(paths)
     findings.count("live_writers", len(live))
-    for segment in open_segments(paths.events):
-        if parse_segment_name(segment)[0] not in live:
+    for segment in opened:
+        if parse_segment_name(segment)[0] not in live and segment.exists():
             findings.note(
                 "log",
                 f"events/{segment.name} was left open by its writer, which has died or can write no more",

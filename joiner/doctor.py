@@ -7,6 +7,7 @@ that the warehouse was made from and that the log no longer holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import duckdb
 
@@ -14,7 +15,7 @@ from bandit.doctor import Findings
 from bandit.errors import CorruptLog
 from bandit.eventlog import SegmentInfo
 from bandit.eventlog.recovery import QUARANTINE, UNREADABLE_SUFFIX
-from bandit.eventlog.segment import SEALED_SUFFIX, segment_name
+from bandit.eventlog.segment import SEALED_SUFFIX, segment_name, verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import ExperimentPaths
 from joiner.archive import archives, ingest_archives, verify_archive
@@ -145,26 +146,37 @@ def _check_waiting(paths: ExperimentPaths, names: Sequence[str], findings: Findi
 def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:
     """Make a second warehouse from the log, joined as far, and compare the interactions of both.
 
-    The second file is removed again. Raises OSError when there is no room for it.
+    It is made of the segments that the first one knows: those that were found `sound`, and those that a running service
+    has sealed since. The second file is removed again. Raises OSError when there is no room for it.
     """
     until = warehouse.joined_until()
     if until is None:
         findings.note("database", "nothing is joined yet, so there is nothing to compare")
         return
     experiment = warehouse.experiment
-    known = warehouse.segment_names() & {segment_name(info.writer_id, info.sequence) for info in sound}
+    verified = {segment_name(info.writer_id, info.sequence) for info in sound}
+    known = warehouse.segment_names()
+    segments = [segment for segment in sealed_segments(experiment.paths.events) if segment.stem in known]
     path = warehouse.path.with_name("warehouse.doctor.duckdb")
     remove_database(path)
     try:
         with Warehouse(experiment, path=path) as second:
             ingest_archives(second)
-            second.ingest([segment for segment in sealed_segments(experiment.paths.events) if segment.stem in known])
+            second.ingest([segment for segment in segments if segment.stem in verified or _is_sound(segment)])
             second.join(until)
             findings.count("interactions_rebuilt", second.counts()["interactions"] + second.counts()["imported"])
             if second.digest() != warehouse.digest():
                 findings.wrong("database", "its interactions are not those that the log gives", REBUILD)
     finally:
         remove_database(path)
+
+
+def _is_sound(segment: Path) -> bool:
+    try:
+        verify_segment(segment)
+    except (CorruptLog, OSError):  # `check_log` has said so
+        return False
+    return True
 
 
 def _number(row: tuple[int, ...] | None) -> int:

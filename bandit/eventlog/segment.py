@@ -94,6 +94,13 @@ def parse_segment_name(path: Path) -> tuple[str, int]:
     return found["writer"], int(found["sequence"])
 
 
+def is_segment_name(name: str) -> bool:
+    """Whether a file of the log's folder is a segment, sealed or open, by its name."""
+    return any(
+        name.endswith(suffix) and _NAME.match(name.removesuffix(suffix)) for suffix in (SEALED_SUFFIX, OPEN_SUFFIX)
+    )
+
+
 def segments_with_suffix(events: Path, suffix: str, *, but: Container[str] = ()) -> list[Path]:
     """The segments in a folder that end in `suffix`, sorted by name, without the file names in `but`.
 

@@ -360,6 +360,47 @@ def test_a_changed_interaction_is_found_by_making_all_of_them_again(data_dir: Pa
     ]
 
 
+def test_what_a_running_service_seals_and_joins_meanwhile_is_nothing_wrong(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment.open(data_dir, "test")
+    workspace = Workspace(experiment, now)
+
+    def looked_at_replays(*_: object, **__: object) -> None:
+        write(experiment, [decision("later", 0, imported_at=now())], "w9")  # as the learner polls on
+        intake = take_in(workspace, Intake())
+        assert intake.watermark is not None and "w9-00000001" in workspace.warehouse.segment_names()
+
+    monkeypatch.setattr("serving.learner.operations.doctor.check_replays", looked_at_replays)
+    try:
+        answer = doctor(workspace, deep=True)
+    finally:
+        workspace.close()
+    assert list(_wrong(answer)) == []
+    assert answer["checked"]["interactions_rebuilt"] == 241
+
+
+def test_segments_that_are_sealed_and_opened_between_two_looks_are_no_strays_and_leave_no_gap(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = paths_of(data_dir).events
+    first = OpenSegment(events, "w9", 1, opened_at=now(), durable=False)
+    first.commit(b"", 0)
+    verified: list[Path] = []
+
+    def verify(path: Path) -> object:
+        if not verified:  # the folder was listed, and its writer goes on
+            first.seal()
+            OpenSegment(events, "w9", 2, opened_at=now(), durable=False).commit(b"", 0)
+        verified.append(path)
+        return verify_segment(path)
+
+    monkeypatch.setattr("bandit.doctor.verify_segment", verify)
+    (events / "notes.txt").write_text("a file of somebody else")
+    told = [each["what"] for each in _examine(data_dir, replays=0)["findings"] if each["area"] == "log"]
+    assert told == ["events/notes.txt is no segment"]
+
+
 def test_whoever_needs_a_damaged_database_makes_it_anew_and_history_says_so(data_dir: Path) -> None:
     before = Workspace(Experiment.open(data_dir, "test"), now)
     rows = before.warehouse.counts()["decision_records"]
