@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bandit.errors import Conflict, NotFound, Refused
+from bandit.errors import Conflict, NotFound, NotYet, Refused
+from bandit.files import locked
 from bandit.frozen import REWARD_MODEL
 from bandit.registry import Champion
 from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
@@ -23,10 +24,19 @@ PREFIX = "offered-"
 
 
 def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> ChallengerState:
-    """Let a stored model join the field; raises `NotFound`, `CorruptModel`, `Conflict`, or `Refused`.
+    """Let a stored model join the field; raises `NotFound`, `CorruptModel`, `Conflict`, `Refused` or `NotYet`.
 
-    Refused is what has no reward model to be evaluated with, and any model while the field is full.
+    Refused is what has no reward model to be evaluated with; not yet comes any model while the field is full.
     """
+    with workspace.lock:  # who else is offered at this moment is counted before it, or after
+        with locked(workspace.experiment.paths.lock):  # models are removed under it, but those in the field
+            state = store.save(_offered(workspace, store, model_id))
+        workspace.registry.history.record("offer", now=workspace.clock(), model_id=model_id)
+    return state
+
+
+def _offered(workspace: Workspace, store: ChallengerStore, model_id: str) -> ChallengerState:
+    """The state that an offered model joins the field with; raises as `offer` does."""
     champion = workspace.registry.champion()
     if champion is not None and champion.model_id == model_id:
         raise Conflict("this model is the champion")
@@ -40,8 +50,8 @@ def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> Challe
     if name in present:
         raise Conflict("this model is in the field already")
     if len(present) >= OFFERED_MAX:
-        raise Refused(f"{OFFERED_MAX} offered models are in the field; wait for their verdicts, or withdraw one")
-    state = ChallengerState(
+        raise NotYet(f"{OFFERED_MAX} offered models are in the field; wait for their verdicts, or withdraw one")
+    return ChallengerState(
         name=name,
         kind=KIND_FROZEN,
         champion=champion.model_id if champion else None,
@@ -50,9 +60,6 @@ def offer(workspace: Workspace, store: ChallengerStore, model_id: str) -> Challe
         cut=_unseen_after(workspace, champion, model_time(stored.manifest.data, "cut")),
         model_id=model_id,
     )
-    state = store.save(state)
-    workspace.registry.history.record("offer", now=workspace.clock(), model_id=model_id)
-    return state
 
 
 def withdraw(workspace: Workspace, store: ChallengerStore, model_id: str) -> None:
