@@ -56,10 +56,11 @@ def remove_action(experiment: Experiment, action_id: str, *, now: datetime) -> N
 
 def catalogue_of(experiment: Experiment) -> dict[str, Any]:
     """The catalogue in force with its version, and that of the settings; `actions` is null where none is declared."""
+    in_force = experiment.in_force
     return {
-        "settings_version": experiment.settings_version,
-        "catalogue_version": experiment.catalogue_version,
-        "actions": settings_to_dict(experiment.settings)["actions"],
+        "settings_version": in_force.version,
+        "catalogue_version": in_force.catalogue_version,
+        "actions": settings_to_dict(in_force.settings)["actions"],
     }
 
 

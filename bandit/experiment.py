@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -130,6 +130,14 @@ class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
     laid_in: str | None = None
 
 
+class InForce(NamedTuple):
+    """The settings in force at one moment, with their version and that of the declared catalogue (None: none is)."""
+
+    version: int
+    settings: ExperimentSettings
+    catalogue_version: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class LaidIn:
     """The settings that a start's configuration changed, and those that differed from what the last one had left.
@@ -239,6 +247,12 @@ class Experiment:
         return sorted(paths.root.name for paths in lost if any(paths.events.iterdir()))
 
     # -- settings ----------------------------------------------------------------------------------------
+
+    @property
+    def in_force(self) -> InForce:
+        """The settings now in force with their version, for whoever needs both: they may change between two looks."""
+        newest = self._file.versions[-1]
+        return InForce(newest.version, self.settings_of(newest.version), newest.catalogue_version)
 
     @property
     def settings(self) -> ExperimentSettings:

@@ -255,10 +255,9 @@ class _RowReader:
     """Checks one row after the other; remembers the catalogue and the digest of the content so far."""
 
     def __init__(self, experiment: Experiment, logging_policy: LoggingPolicy | None) -> None:
-        self._settings = experiment.settings
-        self._settings_version = experiment.settings_version
-        self._catalogue_version = experiment.catalogue_version
-        self._catalogue = experiment.catalogue()
+        self._settings_version, self._settings, self._catalogue_version = experiment.in_force
+        declared = self._catalogue_version is not None
+        self._catalogue = experiment.catalogue(self._catalogue_version) if declared else None
         self._listed = {action.id: dict(action.features) for action in self._catalogue or () if action.features}
         self._logging_policy = logging_policy
         self._content = hashlib.sha256()

@@ -383,10 +383,11 @@ def _fresh(service: LearnerService, name: str) -> Experiment:
 
 
 def _shown(experiment: Experiment) -> dict[str, Any]:
+    in_force = experiment.in_force
     return {
         "name": experiment.name,
         "created_at": experiment.created_at,
-        "settings_version": experiment.settings_version,
-        "catalogue_version": experiment.catalogue_version,
-        "settings": settings_to_dict(experiment.settings),
+        "settings_version": in_force.version,
+        "catalogue_version": in_force.catalogue_version,
+        "settings": settings_to_dict(in_force.settings),
     }

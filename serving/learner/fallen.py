@@ -54,10 +54,10 @@ def plan_after_fall(
         return []
     rows = next(look.rows for look in looks if look.state is standing)
     values, subjects = champion_values(rows), rows.cluster
-    experiment, warehouse, until = workspace.experiment, workspace.warehouse, standing.cut
-    scored = learnt_rows(experiment.settings.learning)
+    in_force, warehouse, until = workspace.experiment.in_force, workspace.warehouse, standing.cut
+    scored = learnt_rows(in_force.settings.learning)
     fresh = []
-    for name, declared in sorted(experiment.settings.challengers.items()):
+    for name, declared in sorted(in_force.settings.challengers.items()):
         state = known_state(workspace, store, name, champion)
         remembered = None
         if state is not None and state.since is not None:
@@ -71,10 +71,10 @@ def plan_after_fall(
         if fall is None:
             continue
         since = warehouse.nth_newest_maturity(known - fall.at, until, scored)
-        wanted = learnt_rows(settings_of(experiment.settings, declared).learning)
+        wanted = learnt_rows(settings_of(in_force.settings, declared).learning)
         if since is None or warehouse.count_matured(since, until, wanted) == 0:
             continue
-        plan = start_anew(workspace, name, champion, state, since=since, learn_until=until)
+        plan = start_anew(workspace, name, champion, state, in_force=in_force, since=since, learn_until=until)
         plan.state.not_before = since
         fresh.append(FreshStart(plan, fall, known - fall.at))
     return fresh

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from bandit.experiment import Experiment
+from bandit.experiment import Experiment, InForce
 from bandit.policies import read_state
 from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
@@ -27,11 +27,12 @@ from serving.learner.workspace import Workspace
 
 def plan_field(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
     """How each declared challenger goes on; none while there is no champion or too short a log to differ from it."""
-    declared = workspace.experiment.settings.challengers
+    in_force = workspace.experiment.in_force
+    declared = in_force.settings.challengers
     _drop_undeclared(store, set(declared), champion)
     if champion is None:
         return []
-    plans = (_plan(workspace, store, name, declared[name], champion) for name in sorted(declared))
+    plans = (_plan(workspace, store, name, in_force, champion) for name in sorted(declared))
     return [plan for plan in plans if plan is not None]
 
 
@@ -62,8 +63,8 @@ def learnt_under(experiment: Experiment, state: ChallengerState) -> tuple[int, E
 
     They are those in force, unless somebody has changed what models are made of since its last step began.
     """
-    version = experiment.settings_version
-    settings = settings_of_challenger(experiment.settings, state.name)
+    version, now, _ = experiment.in_force
+    settings = settings_of_challenger(now, state.name)
     if state.kind == KIND_LEARNING and version != state.settings_version:
         before = settings_of_challenger(experiment.settings_of(state.settings_version), state.name)
         if made_of(settings) != made_of(before):
@@ -75,10 +76,11 @@ def _plan(
     workspace: Workspace,
     store: ChallengerStore,
     name: str,
-    declared: Challenger,
+    in_force: InForce,
     champion: Champion,
 ) -> Plan | None:
-    settings = settings_of(workspace.experiment.settings, declared)
+    declared = in_force.settings.challengers[name]
+    settings = settings_of(in_force.settings, declared)
     made_of = fingerprint(settings, declared)
     cut = _cut(workspace, champion)
     state = known_state(workspace, store, name, champion)
@@ -101,7 +103,7 @@ def _plan(
         return None
     if state is not None and state.not_before is not None:
         since = max(since, state.not_before)
-    return start_anew(workspace, name, champion, state, since=since, learn_until=cut)
+    return start_anew(workspace, name, champion, state, in_force=in_force, since=since, learn_until=cut)
 
 
 def start_anew(
@@ -110,6 +112,7 @@ def start_anew(
     champion: Champion,
     state: ChallengerState | None,
     *,
+    in_force: InForce,
     since: datetime,
     learn_until: datetime,
 ) -> Plan:
@@ -118,10 +121,10 @@ def start_anew(
     `state` is what it was so far. Each incarnation proves itself on its own rows (lifts from before a drift would
     dilute those after it), with what is left of its α.
     """
-    declared = workspace.experiment.settings.challengers[name]
-    settings = settings_of(workspace.experiment.settings, declared)
+    declared = in_force.settings.challengers[name]
+    settings = settings_of(in_force.settings, declared)
     same_tenure = state is not None and state.champion == champion.model_id
-    fresh = new_state(workspace, name, champion.model_id, state)
+    fresh = new_state(workspace, name, champion.model_id, state, version=in_force.version)
     fresh.made_of, fresh.since = fingerprint(settings, declared), since
     fresh.not_before = state.not_before if state is not None else None
     fresh.born_with = workspace.warehouse.count_matured(since, learn_until, learnt_rows(settings.learning))

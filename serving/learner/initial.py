@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from bandit.scoring import segments_of
-from bandit.settings import settings_to_dict
+from bandit.settings import ExperimentSettings, settings_to_dict
 from bandit.types import ORIGIN_IMPORT
 from evaluation.gate import RULES_VERSION, GateRules, judge
 from evaluation.scored import ScoredRows
@@ -50,26 +50,24 @@ def publish_initial(
 
     Raises `TrainingFailed`, `CorruptModel` or `Conflict`; no champion is set then.
     """
-    state = new_state(workspace, STANDING, None, store.load(STANDING))
+    version, settings, _ = workspace.experiment.in_force
+    state = new_state(workspace, STANDING, None, store.load(STANDING), version=version)
     state.cut, state.origin = watermark, Origin(rules_version=RULES_VERSION)
     with (
         step("train"),
-        rows_file(workspace, "initial", workspace.experiment.settings.learning, after=None, until=watermark) as (
-            path,
-            report.rows,
-        ),
+        rows_file(workspace, "initial", settings.learning, after=None, until=watermark) as (path, report.rows),
     ):
         job = Job(
             root=workspace.experiment.paths.root,
             name=STANDING,
-            settings=settings_to_dict(workspace.experiment.settings),
+            settings=settings_to_dict(settings),
             champion=UNIFORM,
             score=path,
         )
-        outcome: Outcome = trainer.run("advance", job, limits=workspace.experiment.settings.training)
+        outcome: Outcome = trainer.run("advance", job, limits=settings.training)
     state.learnt, state.canaries = outcome.learnt, outcome.canaries
     with step("evaluate"):
-        look = _look(workspace, state, outcome, report)
+        look = _look(settings, state, outcome, report)
     with step("promote"):
         manifest = publish_learning(workspace, trainer, state, outcome.files, kind="initial", parent=None)
         look.judgement.model_id = manifest.model_id
@@ -91,11 +89,11 @@ def publish_initial(
     report.verdicts = [look.judgement]
 
 
-def _look(workspace: Workspace, state: ChallengerState, outcome: Outcome, report: RunReport) -> Look:
+def _look(settings: ExperimentSettings, state: ChallengerState, outcome: Outcome, report: RunReport) -> Look:
     rows = ScoredRows.empty() if outcome.scores is None else ScoredRows.of(outcome.scores)
-    by = workspace.experiment.settings.serving.segment_field
+    by = settings.serving.segment_field
     rows = replace(rows, segment=segments_of(rows.segment, len(rows), by))
-    rules = GateRules.of(workspace.experiment.settings.gate)
+    rules = GateRules.of(settings.gate)
     verdict = judge(rows, rules)
     value = verdict.totals.estimate("dr", "candidate")
     uniform = verdict.totals.estimate("dr", "champion")

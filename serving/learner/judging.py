@@ -72,13 +72,14 @@ def judge_all(
     them raises.
     """
     looks = []
-    by = workspace.experiment.settings.serving.segment_field
+    settings = workspace.experiment.settings
+    by = settings.serving.segment_field
     field = [state for name in store.names() if (state := store.load(name)) is not None]
     champion = workspace.registry.champion()
     mend_retired(workspace, store, champion)
     gone = spent_by_the_gone(workspace, store, champion, field)
     for state in states:
-        rules = rules_for(workspace.experiment.settings, state, field, gone)
+        rules = rules_for(settings, state, field, gone)
         rows = ScoredRows.concat([ScoredRows.of(chunk) for chunk in store.scores(state)])
         rows = replace(rows, segment=segments_of(rows.segment, len(rows), by))
         ledger = AlphaLedger.from_dict(state.gate) if state.gate else None
@@ -201,7 +202,7 @@ def carry_on(workspace: Workspace, store: ChallengerStore, look: Look, champion:
 
 def _made_as_now(workspace: Workspace, champion: Champion) -> bool:
     version = workspace.registry.manifest(champion.model_id).settings_version
-    return same_model_settings(workspace.experiment, version)
+    return same_model_settings(workspace.experiment, version, workspace.experiment.in_force)
 
 
 def _judgement(state: ChallengerState, verdict: Verdict) -> Judgement:

@@ -21,7 +21,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
     """
     workspace, intake = cycle.workspace, cycle.intake
     experiment = workspace.experiment
-    settings = experiment.settings
+    settings_version, settings, _ = experiment.in_force
     champion, problem = _champion(workspace.registry)
     waiting, first_matures_at = workspace.warehouse.next_maturity()
     new_rows, next_run_at, now = cycle.new_rows(), cycle.next_run_at(), workspace.clock()
@@ -80,7 +80,7 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         "watermark": intake.watermark,
         "unknown": intake.unknown,
         "counts": workspace.warehouse.counts(),
-        "settings_version": experiment.settings_version,
+        "settings_version": settings_version,
         "retention_waits_until": waits_until(experiment, now),
         "segments_quarantined": intake.segments_quarantined,
         "segments_set_aside": len(intake.set_aside),

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bandit.experiment import Experiment
+from bandit.experiment import Experiment, InForce
 from bandit.policies import read_state
 from bandit.registry import Champion
 from bandit.scoring import RewardScale
@@ -83,12 +83,13 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
     when settings of the model itself changed (rows up to the old cut are then learnt unscored).
     """
     experiment = workspace.experiment
-    settings = experiment.settings
+    in_force = experiment.in_force
+    settings = in_force.settings
     champion_id = champion.model_id if champion else None
     state = known_state(workspace, store, STANDING, champion)
-    fresh = new_state(workspace, STANDING, champion_id, state)
+    fresh = new_state(workspace, STANDING, champion_id, state, version=in_force.version)
     if state is not None and state.champion == champion_id:
-        if not same_model_settings(experiment, state.settings_version):
+        if not same_model_settings(experiment, state.settings_version, in_force):
             plan = Plan(fresh, settings, learn_until=state.cut, score_after=state.cut, starts=True, fresh_epoch=True)
             return replace(plan, gate=inherited(state))
         if state.folder is not None and not is_damaged(workspace, store, state):
@@ -101,7 +102,7 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
         return replace(plan, gate=gate)
     stored = workspace.registry.load(champion.model_id)
     cut = model_time(stored.manifest.data, "cut")
-    if not same_model_settings(experiment, stored.manifest.settings_version):
+    if not same_model_settings(experiment, stored.manifest.settings_version, in_force):
         after = _later(cut, scored_after)
         return Plan(fresh, settings, learn_until=after, score_after=after, starts=True, fresh_epoch=True, gate=gate)
     fresh.learnt = int(stored.manifest.data.get("rows", 0))
@@ -168,14 +169,14 @@ def _unscored(plan: Plan) -> ChallengerState:
 
 
 def new_state(
-    workspace: Workspace, name: str, champion_id: str | None, previous: ChallengerState | None
+    workspace: Workspace, name: str, champion_id: str | None, previous: ChallengerState | None, *, version: int
 ) -> ChallengerState:
-    """The state of a learning challenger that starts now."""
+    """The state of a learning challenger that starts now, under this version of the settings."""
     return ChallengerState(
         name=name,
         kind=KIND_LEARNING,
         champion=champion_id,
-        settings_version=workspace.experiment.settings_version,
+        settings_version=version,
         born=workspace.clock(),
         # the sequence names files: it goes on, so that a new state never overwrites files the old one points at
         sequence=previous.sequence if previous else 0,
@@ -195,11 +196,9 @@ def scored_again(state: ChallengerState) -> dict[str, Any] | None:
     return replace(AlphaLedger.from_dict(state.gate), looks=()).to_dict() if state.gate else None
 
 
-def same_model_settings(experiment: Experiment, version: int) -> bool:
-    """Whether the settings that make a model are the same in `version` as now."""
-    if version == experiment.settings_version:
-        return True
-    return made_of(experiment.settings_of(version)) == made_of(experiment.settings)
+def same_model_settings(experiment: Experiment, version: int, now: InForce) -> bool:
+    """Whether the settings that make a model are the same in `version` as those in force `now`."""
+    return version == now.version or made_of(experiment.settings_of(version)) == made_of(now.settings)
 
 
 def made_of(settings: ExperimentSettings) -> tuple[Any, ...]:

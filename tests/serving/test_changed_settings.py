@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from bandit.scoring import segments_of, segments_of_any
 from bandit.settings import merge_settings
 from evaluation.scored import ScoredRows
 from serving.learner.certificates import CERTIFICATE, REPORT, evaluations
-from serving.learner.challengers import STANDING, ChallengerState
+from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
+from serving.learner.field import settings_of_challenger
+from serving.learner.jobs import Job
 from serving.learner.operations import value, verify
 from serving.learner.trainer import InlineTrainer
+from serving.learner.training_step import new_state
 from simulator.transport import Answer, Delivery, Question
 from tests.serving.learner_support import ACTIONS, BEST, World, world
 from tests.serving.test_cycle import digest, learn_until_promoted
@@ -168,3 +172,51 @@ def test_evaluations_verify_from_the_log_although_settings_changed_in_their_tenu
         workspace = here.transport.cycle.workspace
         for known in evaluations(workspace.experiment.paths):
             assert verify.run(workspace, known["id"])["differences"] == [], known
+
+
+def test_settings_that_change_within_a_run_are_not_said_of_what_was_trained_under_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
+    trained: list[tuple[str, dict[str, Any]]] = []
+
+    def noted(**fields: Any) -> Job:
+        trained.append((fields["name"], fields["settings"]["exploration"]))
+        return Job(**fields)
+
+    monkeypatch.setattr("serving.learner.initial.Job", noted)
+    monkeypatch.setattr("serving.learner.training_step.Job", noted)
+    with world(tmp_path, challengers=declared, exploration={"algorithm": "egreedy"}) as here:
+        experiment, load, number = here.transport.experiment, ChallengerStore.load, itertools.count(1)
+
+        def change_them() -> None:
+            asked = merge_settings(experiment.settings, {"exploration": {"epsilon": next(number) / 10_000}})
+            experiment.change(asked, now=here.transport.clock())  # as somebody does over the admin API
+
+        def meanwhile(store: ChallengerStore, name: str) -> ChallengerState | None:
+            change_them()
+            return load(store, name)
+
+        def before_it_trains(*args: Any, **options: Any) -> ChallengerState:
+            state = new_state(*args, **options)
+            change_them()
+            return state
+
+        with monkeypatch.context() as changing:
+            changing.setattr("serving.learner.initial.new_state", before_it_trains)
+            here.transport.warm_start(here.history(60))
+        (first,) = here.transport.cycle.workspace.registry.manifests()
+        assert [("standing", first.options["exploration"])] == trained
+        assert experiment.settings_of(first.settings_version).exploration.epsilon == trained[0][1]["epsilon"]
+        here.play(20)
+        with monkeypatch.context() as changing:
+            changing.setattr(ChallengerStore, "load", meanwhile)
+            here.transport.settle()
+        store = here.transport.cycle.store
+        names = [name for name, _ in trained[1:]]
+        assert sorted(names) == ["recent", "standing"]
+        for name, exploration in trained[1:]:
+            state = store.load(name)
+            assert state is not None and state.learnt
+            under = experiment.settings_of(state.settings_version)
+            assert settings_of_challenger(under, name).exploration.epsilon == exploration["epsilon"]
