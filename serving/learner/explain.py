@@ -24,8 +24,13 @@ def next_sentence(
     unknown: list[str],
     owed_rows: int = 0,
     retry_at: datetime | None = None,
+    read_until: datetime | None = None,
+    newer_within_s: float = 0.0,
 ) -> str:
-    """One sentence about what the learner does next."""
+    """One sentence about what the learner does next.
+
+    Where workers live the log is read only `read_until` a moment ago, and what is newer `newer_within_s`.
+    """
     if running is not None:
         return f"A run is under way ({running})."
     if paused:
@@ -59,7 +64,12 @@ def next_sentence(
     start = "It serves the champion" if has_champion else "It serves the cold start"
     if mode == "apprentice":
         start = "It answers the baseline"
-    return f"{start} and waits for decisions: none has been made that is not learnt yet."
+    if read_until is None:
+        return f"{start} and waits for decisions: none has been made that is not learnt yet."
+    return (
+        f"{start} and waits for decisions: none has been made until {_clock(read_until)} that is not learnt yet, and "
+        f"newer ones are read within {newer_within_s:.0f} s."
+    )
 
 
 def why_nothing_changed(

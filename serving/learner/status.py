@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -40,6 +41,8 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         unknown=intake.unknown,
         owed_rows=owed_rows,
         retry_at=cycle.retry_at() if owed_rows else None,
+        read_until=intake.watermark if intake.live else None,
+        newer_within_s=math.ceil(settings.serving.seal_interval_s + settings.schedule.poll_s),
     )
     why = why_nothing_changed(
         mode=settings.serving.mode,

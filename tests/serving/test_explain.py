@@ -1,11 +1,14 @@
-"""The sentence that says why nothing changed names what really serves."""
+"""The two sentences: what happens next as far as it is known, and why nothing changed, by what really serves."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from bandit.registry import Champion
 from serving.learner import reports
 from serving.learner.explain import why_nothing_changed
 from serving.learner.reports import RunReport
+from serving.learner.status import experiment_status
+from tests.serving.learner_support import world
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -62,3 +65,24 @@ def test_a_champion_that_did_not_come_from_the_last_run_is_told_with_its_own_rea
     back.model_id = "m1"
     said_of_it = why(Champion(model_id="m1", since=later, generation=3, restored=True), back)
     assert "brought m1 back: The champion before was better." in said_of_it
+
+
+def test_decisions_that_are_not_read_yet_are_not_denied(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        cycle, server = here.transport.cycle, here.transport.server
+        server.heartbeat()
+        cycle.tick()
+        until = here.transport.clock()
+        here.play(3)
+        assert experiment_status(cycle)["counts"]["decisions"] == 0
+        assert experiment_status(cycle)["next"] == (
+            f"It serves the cold start and waits for decisions: none has been made until {until:%Y-%m-%d %H:%M:%S} UTC "
+            "that is not learnt yet, and newer ones are read within 6 s."
+        )
+        server.writer.seal()
+        server.heartbeat()
+        cycle.tick()
+        assert experiment_status(cycle)["next"].startswith("3 decisions wait for their reward window")
+        here.transport.settle()
+        cycle.intake.live = []  # without a worker there is nothing newer
+        assert experiment_status(cycle)["next"].endswith("decisions: none has been made that is not learnt yet.")
