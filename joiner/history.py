@@ -7,6 +7,7 @@ impossible probability is never filled in, unless the caller states the policy t
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ from bandit.errors import Busy
 from bandit.eventlog import EventLogWriter
 from bandit.events import ActionRecord, DecisionEvent, Event, RewardEvent
 from bandit.experiment import Experiment, ExperimentPaths
-from bandit.files import FileLock
+from bandit.files import FileLock, is_locked
 from bandit.types import IMPORTED_MODEL_ID, Action
 from joiner.cells import (
     PMF_TOLERANCE,
@@ -38,8 +39,13 @@ from joiner.cells import (
 )
 
 WRITER_ID = "import"
+LOCK = ".lock-import"
 BATCH_ROWS_MAX = 5_000
 EXAMPLES_MAX = 10
+
+LOCK_TRIES = 3
+LOCK_PAUSE_S = 0.05
+"""Whoever looks whether an import is under way holds its lock for a moment."""
 
 PROBABILITY_MIN = 1e-12
 """One row of a smaller probability would outweigh all others, and its weight's powers are no numbers any more."""
@@ -184,13 +190,22 @@ def append_rows(
 _Placed = tuple[str, Row | RefusedRow]
 
 
+def import_is_under_way(paths: ExperimentPaths) -> bool:
+    """Whether an import reads rows for this experiment now, or waits for them."""
+    return is_locked(paths.root / LOCK)
+
+
 @contextmanager
 def _only_import(paths: ExperimentPaths) -> Iterator[None]:
-    lock = FileLock(paths.root / ".lock-import")
-    try:
-        lock.acquire()
-    except Busy:
-        raise Busy("another import into this experiment is under way; wait until it has ended") from None
+    lock = FileLock(paths.root / LOCK)
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            lock.acquire()
+            break
+        except Busy:
+            if not tries_left:
+                raise Busy("another import into this experiment is under way; wait until it has ended") from None
+            time.sleep(LOCK_PAUSE_S)
     try:
         yield
     finally:

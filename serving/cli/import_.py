@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from bandit.errors import InvalidInput, NotFound
+from bandit.errors import CorruptModel, InvalidInput, NotFound
 from bandit.experiment import Experiment
+from bandit.registry import ModelRegistry
 from serving.cli.common import Common, common, now, print_json, print_table, say
 from serving.cli.start import prepare_experiments
 
@@ -47,6 +48,7 @@ def command(
 ) -> None:
     """Bring history or rewards from FILE (`-` is stdin) into the log; the learner takes it up from there."""
     from joiner.importing import guess_format, import_file, import_rewards, parse_columns
+    from serving.learner.initial import INITIAL_ROWS_MIN
 
     source = Path(file)
     if file != "-" and not source.is_file():
@@ -84,6 +86,8 @@ def command(
             say(example)
         if report.imported:
             say("It is in the log; the learner takes it in at its next poll, or when it starts.")
+            if what == "history" and report.imported < INITIAL_ROWS_MIN and not _has_champion(experiment):
+                say(f"A first model is made of {INITIAL_ROWS_MIN} rows of history or more; see `rewardloop status`.")
     if report.rows and not report.imported:
         click.get_current_context().exit(1)
 
@@ -96,6 +100,13 @@ def _experiment(common: Common) -> Experiment:
         common.make_data_dir()
         prepare_experiments(common, common.configuration())
         return common.open_experiment()
+
+
+def _has_champion(experiment: Experiment) -> bool:
+    try:
+        return ModelRegistry(experiment.paths).champion() is not None
+    except CorruptModel:  # it has one, which `status` and `doctor` tell of
+        return True
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -198,7 +198,7 @@ def _options(seeds: str) -> list[Callable[[Callable[..., Any]], Callable[..., An
         click.option("--batch", type=click.IntRange(min=1), default=500, show_default=True,
                      help="Interactions between two runs of the learner."),
         click.option("--warm-start", type=click.IntRange(0, WARM_START_MAX), default=100, show_default=True,
-                     help="Rows of uniformly logged history before the first interaction."),
+                     help="Rows of uniformly logged history to begin with; 20 or more make a first model."),
         click.option("--reward-delay", type=Number(0, DELAY_MAX_S), default=0.0, show_default=True,
                      help="Mean of the (exponential) delay of rewards, in simulated seconds."),
         click.option("--reward-loss", type=share, default=0.0, show_default=True, help="Share of rewards lost."),

@@ -22,15 +22,16 @@ import msgspec
 from bandit.errors import Busy, Conflict, CorruptModel, NotFound, Refused, RewardloopError, TrainingStopped
 from bandit.files import NO_ROOM
 from bandit.registry import Champion
-from bandit.types import ORIGIN_LIVE
+from bandit.types import ORIGIN_IMPORT, ORIGIN_LIVE
 from joiner.export import EVERYTHING, RowFilter, learnt_rows
+from joiner.history import import_is_under_way
 from serving.learner import recovery, reports
 from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
 from serving.learner.cron import next_after
 from serving.learner.fallen import FreshStart, plan_after_fall
 from serving.learner.field import plan_field
 from serving.learner.guard import plan_guard
-from serving.learner.initial import publish_initial, wants_initial
+from serving.learner.initial import publish_initial, short_of_initial, wants_initial
 from serving.learner.intake import Intake, take_in
 from serving.learner.judging import Look, judge_all
 from serving.learner.offered import plan_offered
@@ -48,6 +49,10 @@ log = logging.getLogger("rewardloop.learner")
 
 
 LIVE = RowFilter(origin=ORIGIN_LIVE)
+IMPORTED = RowFilter(origin=ORIGIN_IMPORT)
+
+IMPORT_PAUSE_S = 60.0
+"""An import that has brought no rows for so long, such as one on a pipe, keeps none of those before waiting."""
 
 UNSCHEDULED = ("logging_only", "frozen")
 """Modes in which no run starts by itself."""
@@ -108,36 +113,47 @@ class Cycle:
         if self.workspace.experiment.settings.serving.mode in UNSCHEDULED:
             return None
         schedule = self.workspace.experiment.settings.schedule
-        if wants_initial(self.workspace, self.intake.watermark) and self._is_new():
-            return "history"
         new = self.new_rows()
-        if new >= schedule.interactions:
+        ready = self.ready_rows(new)
+        if self.first_model_is_due(new):
+            return "history" if ready else None
+        if ready >= schedule.interactions:
             return "rows"
         if self.workspace.clock() >= self.next_run_at():
-            if new:
+            if ready:
                 return "interval"
             if self.owed_rows() and self.workspace.clock() >= self.retry_at():
                 return "retry"
-            if schedule.cron is not None:  # nothing to learn then: the next run is at the next such time, not before
+            # nothing to learn at a time of cron: the next run is at the next such time, not before
+            if schedule.cron is not None and not new:
                 self._attempted_at = self.workspace.clock()
         return None
 
-    def new_rows(self) -> int:
-        """Live interactions that matured since the last run took its rows."""
+    def new_rows(self, rows: RowFilter = EVERYTHING) -> int:
+        """Interactions, imported ones too, that matured since the last run took its rows."""
         if self.intake.watermark is None:
             return 0
-        return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, LIVE)
+        return self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark, rows)
+
+    def ready_rows(self, new: int) -> int:
+        """How many of the `new` rows may start a run: while more are imported, imported ones wait for the last of them.
+
+        One run learns them all then. The first model waits for them whatever else is new.
+        """
+        if not new or not self._import_goes_on():
+            return new
+        return 0 if self.first_model_is_due(new) else self.new_rows(LIVE)
+
+    def first_model_is_due(self, new: int) -> bool:
+        """Whether the next run makes the first model of imported history; not again before there are `new` rows."""
+        return new > 0 and self.intake.watermark is not None and wants_initial(self.workspace, self.intake.watermark)
 
     def owed_rows(self) -> int:
-        """Interactions that a run took which then failed, so that no model has learnt them.
-
-        Imported ones are among them only while there is no model: a champion has nothing to prove on them.
-        """
+        """Interactions that a run took which then failed, so that no model has learnt them."""
         until = self._attempted_until
         if not self._failures or until is None or until == self._learnt_until:
             return 0
-        rows = EVERYTHING if wants_initial(self.workspace, until) else LIVE
-        return self.workspace.warehouse.count_matured(self._learnt_until, until, rows)
+        return self.workspace.warehouse.count_matured(self._learnt_until, until)
 
     def retry_at(self) -> datetime:
         """When a run that failed is tried again although nothing new has matured."""
@@ -279,6 +295,14 @@ class Cycle:
                 self.workspace, self.store, self.trainer, watermark, report=report, step=self._stepper(report)
             )
             return
+        self._compare(report, champion, watermark)
+        short = short_of_initial(self.workspace, watermark)
+        if short is not None:  # with a full stop where the reason has one
+            end = "." if report.reason.endswith(".") else ""
+            report.reason = f"{report.reason.removesuffix('.')}; {short}{end}"
+
+    def _compare(self, report: RunReport, champion: Champion | None, watermark: datetime) -> None:
+        """Train, judge and promote; fills `report`."""
         with self._step(report, "train"):
             states = self.advance(champion, watermark, report)
         if not states:
@@ -383,12 +407,13 @@ class Cycle:
             log.error("experiment %s: %s", self.workspace.experiment.name, reason)
             registry.history.record("watch", now=self.workspace.clock(), champion=champion.model_id, reason=reason)
 
-    def _is_new(self) -> bool:
-        """Whether anything matured since the last attempt, so that a failed one is not repeated at every poll."""
-        return (
-            self.workspace.warehouse.count_matured(self._attempted_until, self.intake.watermark or self._attempted_at)
-            > 0
-        )
+    def _import_goes_on(self) -> bool:
+        """Whether an import is under way that has brought rows within the last minute."""
+        watermark = self.intake.watermark
+        if watermark is None or not import_is_under_way(self.workspace.experiment.paths):
+            return False
+        since = self.workspace.clock() - timedelta(seconds=IMPORT_PAUSE_S)
+        return self.workspace.warehouse.count_matured(since, watermark, IMPORTED) > 0
 
     def _stepper(self, report: RunReport) -> Callable[[str], AbstractContextManager[None]]:
         return lambda name: self._step(report, name)

@@ -16,12 +16,14 @@ def next_sentence(
     paused: bool,
     mode: str,
     new_rows: int,
+    ready_rows: int,
     rows_wanted: int,
     next_run_at: datetime,
     waiting: int,
     first_matures_at: datetime | None,
     has_champion: bool,
     unknown: list[str],
+    first_model: bool = False,
     owed_rows: int = 0,
     retry_at: datetime | None = None,
     read_until: datetime | None = None,
@@ -29,7 +31,8 @@ def next_sentence(
 ) -> str:
     """One sentence about what the learner does next.
 
-    Where workers live the log is read only `read_until` a moment ago, and what is newer `newer_within_s`.
+    Of the new rows only those that are ready start a run; the others wait for the end of an import. Where workers live
+    the log is read only `read_until` a moment ago, and what is newer `newer_within_s`.
     """
     if running is not None:
         return f"A run is under way ({running})."
@@ -42,13 +45,13 @@ def next_sentence(
     if unknown:
         return f"The log cannot be read up to now ({unknown[0]}); the learner looks again at the next poll."
     if new_rows:
-        left = max(rows_wanted - new_rows, 0)
-        when = _when(next_run_at, now)
-        if left == 0 or next_run_at <= now:
-            return f"The next run starts at the next poll, with {_count(new_rows, 'new interaction')}."
+        new, left = _count(new_rows, "new interaction"), max(rows_wanted - ready_rows, 0)
+        if ready_rows and (first_model or left == 0 or next_run_at <= now):
+            return f"The next run starts at the next poll, with {new}."
+        if ready_rows < new_rows:
+            return f"An import is under way, and the next run waits for its end, with {new} so far."
         return (
-            f"The next run starts {when} with {_count(new_rows, 'new interaction')}, "
-            f"or after {left:,} more, whichever comes first."
+            f"The next run starts {_when(next_run_at, now)} with {new}, or after {left:,} more, whichever comes first."
         )
     if owed_rows and retry_at is not None:
         when = "at the next poll" if retry_at <= now else _when(retry_at, now)

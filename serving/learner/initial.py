@@ -1,4 +1,4 @@
-"""The warm start: imported history and no champion yet give the *initial* model, outside the gate.
+"""The warm start: enough imported history and no champion yet give the *initial* model, outside the gate.
 
 There is nothing to beat, so nothing is gated; what the rows say about it is reported all the same: its doubly-robust
 value beside that of uniform choice and the mean reward as logged, each row scored before it was learnt.
@@ -28,13 +28,33 @@ from serving.learner.trainer import Trainer
 from serving.learner.training_step import new_state, rows_file
 from serving.learner.workspace import Workspace
 
+INITIAL_ROWS_MIN = 20
+"""So many rows of history a first model is made of at least, as many as the gate asks subjects.
+
+Nothing else stands between what it learnt and all decisions; fewer rows may as well prove themselves through the gate.
+"""
+
 
 def wants_initial(workspace: Workspace, watermark: datetime) -> bool:
-    """Whether there is imported history to learn from and no model yet."""
+    """Whether there is enough imported history to learn from and no model yet."""
+    return _history_rows(workspace, watermark) >= INITIAL_ROWS_MIN
+
+
+def short_of_initial(workspace: Workspace, watermark: datetime) -> str | None:
+    """That there is some imported history, too short for a first model, as a clause; None where it is not so."""
+    rows = _history_rows(workspace, watermark)
+    if not 0 < rows < INITIAL_ROWS_MIN:
+        return None
+    are = "row of history is" if rows == 1 else "rows of history are"
+    return f"{rows} imported {are} too few for a first model, which is made of {INITIAL_ROWS_MIN} or more"
+
+
+def _history_rows(workspace: Workspace, watermark: datetime) -> int:
+    """How many rows of imported history a first model could learn, 0 where none may be made of them."""
     if workspace.registry.champion() is not None or no_promotion_because(workspace):
-        return False
+        return 0
     rows = replace(learnt_rows(workspace.experiment.settings.learning), origin=ORIGIN_IMPORT)
-    return workspace.warehouse.count_matured(None, watermark, rows) > 0
+    return workspace.warehouse.count_matured(None, watermark, rows)
 
 
 def publish_initial(

@@ -13,6 +13,7 @@ from serving.learner import reports
 from serving.learner.clock_watch import waits_until
 from serving.learner.cycle import Cycle
 from serving.learner.explain import next_sentence, what_is_set_aside, why_nothing_changed
+from serving.learner.initial import short_of_initial
 
 
 def experiment_status(cycle: Cycle) -> dict[str, Any]:
@@ -27,12 +28,15 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
     waiting, first_matures_at = workspace.warehouse.next_maturity()
     new_rows, next_run_at, now = cycle.new_rows(), cycle.next_run_at(), workspace.clock()
     owed_rows = 0 if new_rows or problem else cycle.owed_rows()
+    ready_rows = new_rows if problem else cycle.ready_rows(new_rows)
     next_text = next_sentence(
         now=now,
         running=cycle.running,
         paused=workspace.paused,
         mode=settings.serving.mode,
         new_rows=new_rows,
+        ready_rows=ready_rows,
+        first_model=problem is None and cycle.first_model_is_due(new_rows),
         rows_wanted=settings.schedule.interactions,
         next_run_at=next_run_at,
         waiting=waiting,
@@ -54,6 +58,9 @@ def experiment_status(cycle: Cycle) -> dict[str, Any]:
         new_rows=new_rows,
         champion=champion,
     )
+    if problem is None and intake.watermark is not None and settings.serving.mode != "logging_only":
+        short = short_of_initial(workspace, intake.watermark)
+        next_text += f" {short}." if short else ""
     if problem is not None:
         next_text, why = "No run starts before it is known who is champion.", f"Nothing can change: {problem}."
     return {

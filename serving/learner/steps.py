@@ -19,7 +19,7 @@ from serving.learner.catch_up import catch_up
 from serving.learner.certificates import file_evaluation, read_certificate
 from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState
 from serving.learner.cycle import Cycle
-from serving.learner.initial import wants_initial
+from serving.learner.initial import short_of_initial, wants_initial
 from serving.learner.judging import Look, carry_on, judge_all
 from serving.learner.offered import PREFIX, offer, plan_offered
 from serving.learner.promotion import best_of, crown, publish_learning, stand_on, worth_filing
@@ -56,12 +56,16 @@ def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 
 
 
 def initialize(cycle: Cycle, *, wait_s: float = 0.0) -> dict[str, Any]:
-    """Make the *initial* model of the imported history; `Refused` where there is one, `NotYet` without history."""
+    """Make the *initial* model of imported history; `Refused` where there is one, `NotYet` without enough history."""
     _read_the_log(cycle)
     if cycle.workspace.registry.champion() is not None:
         raise Refused("there is a champion already; the first model can be made once")
-    if cycle.intake.watermark is None or not wants_initial(cycle.workspace, cycle.intake.watermark):
-        raise NotYet("there is no imported history to learn from; import some first")
+    watermark = cycle.intake.watermark
+    if watermark is None or not wants_initial(cycle.workspace, watermark):
+        short = short_of_initial(cycle.workspace, watermark) if watermark is not None else None
+        raise NotYet(
+            f"{short}; import more first" if short else "there is no imported history to learn from; import some first"
+        )
     report = cycle.run(force=True, trigger="step", wait_s=wait_s)
     if report.outcome != reports.INITIAL:
         raise Refused(report.reason)

@@ -15,8 +15,9 @@ from bandit.errors import Busy
 from bandit.eventlog import read_events, survey
 from bandit.events import DecisionEvent
 from bandit.experiment import Experiment
+from bandit.files import FileLock
 from bandit.settings import parse_settings
-from joiner.history import ImportReport, import_history
+from joiner.history import LOCK, ImportReport, import_history, import_is_under_way
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from tests.joiner.logs import START, at, decision, experiment, reward, write
@@ -242,3 +243,16 @@ def test_an_import_whose_file_breaks_off_keeps_its_whole_batches_and_is_made_goo
     assert [isinstance(event, DecisionEvent) for path in segments for event in read_events(path)] == [True, False] * 2
     bring_in(target, whole)
     assert [context["x"] for context in map(json.loads, joined(target)["context"])] == [0, 1, 2, 3, 4]
+
+
+def test_whoever_looks_whether_an_import_is_under_way_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = experiment(tmp_path)
+    assert not import_is_under_way(target.paths)
+    looking = FileLock(target.paths.root / LOCK)
+    looking.acquire()
+    monkeypatch.setattr("joiner.history.time.sleep", lambda _: looking.release())
+    seen = []
+    report = bring_in(target, [ROW], progress=lambda _: seen.append(import_is_under_way(target.paths)))
+    assert (report.imported, seen, import_is_under_way(target.paths)) == (1, [True], False)

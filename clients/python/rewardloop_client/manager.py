@@ -214,7 +214,7 @@ class ExperimentManager:
 
         `data` are rows `{"context", "action", "probability", "reward", "actions"?, …}`, or the path of an NDJSON file
         of them. There is nothing to beat yet, so this model is deployed at once, outside the gate. Raises `Refused`
-        when there is a model already.
+        when there is a model already, and (409) when fewer than 20 rows have been imported, which stay.
         """
         lines = Path(data).read_bytes() if isinstance(data, (str, Path)) else b"\n".join(_line(row) for row in data)
 
