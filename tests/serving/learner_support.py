@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
-from bandit.experiment import ExperimentPaths
+from bandit.experiment import Experiment, ExperimentPaths
 from bandit.settings import ExperimentSettings, parse_settings
 from bandit.types import Action
-from serving.in_process import InProcess, in_process
+from serving.in_process import InProcess, SimulatedClock, in_process
 from serving.learner.workspace import Workspace
 from simulator.transport import Answer, Delivery, Question
 
@@ -77,6 +84,65 @@ def world(data_dir: Path, *, seed: int = 0, **sections: Any) -> Iterator[World]:
     """A fresh experiment with this world in front of it."""
     with in_process(data_dir, "test", settings(**sections), seed) as transport:
         yield World(transport, seed)
+
+
+W = TypeVar("W", bound=World)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A world that was left, and what it takes to come back to it."""
+
+    data_dir: Path
+    at: datetime
+    luck: tuple[random.Random, random.Random]
+    count: int
+
+    @classmethod
+    def of(cls, here: World, data_dir: Path) -> Kept:
+        """A world that is about to be left, with nothing on its way."""
+        assert not here.transport._on_their_way
+        return cls(data_dir, here.transport.clock(), (here.rng, here.luck), here.count)
+
+
+@contextmanager
+def back_in(kept: Kept, data_dir: Path, kind: type[W]) -> Iterator[W]:
+    """That world in a copy of its data directory, under a learner that has just started."""
+    shutil.copytree(kept.data_dir, data_dir, dirs_exist_ok=True)
+    with closing(InProcess(data_dir, Experiment.open(data_dir, "test"), clock=SimulatedClock(kept.at))) as transport:
+        transport.cycle.recover()
+        here = kind(transport)
+        here.rng, here.luck = deepcopy(kept.luck)
+        here.count = kept.count
+        yield here
+
+
+@contextmanager
+def begun(data_dir: Path, rows: int, batches: tuple[int, ...] = (), **sections: Any) -> Iterator[World]:
+    """A world after so much imported history and these batches, each with its run, under a learner just started.
+
+    It is played once for all tests that ask for the same.
+    """
+    with back_in(_begun(rows, batches, json.dumps(sections)), data_dir, World) as here:
+        yield here
+
+
+@cache
+def _begun(rows: int, batches: tuple[int, ...], sections: str) -> Kept:
+    data_dir = lasting_folder() / "data"
+    with world(data_dir, **json.loads(sections)) as here:
+        here.transport.warm_start(here.history(rows))
+        for number in batches:
+            here.play(number)
+            here.transport.settle()
+        return Kept.of(here, data_dir)
+
+
+def lasting_folder() -> Path:
+    """A folder for what several tests copy; it goes with the process."""
+    folder = TemporaryDirectory(prefix="rewardloop-kept-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def played(data_dir: Path, batches: int, **sections: Any) -> Path:

@@ -29,7 +29,7 @@ from serving.learner.field import _drop_undeclared
 from serving.learner.judging import alpha_of, rules_for
 from serving.learner.offered import OFFERED_MAX, PREFIX, offer, withdraw
 from serving.learner.remembered import spent_by_the_gone
-from tests.serving.learner_support import World, twin_of, world
+from tests.serving.learner_support import World, begun, twin_of, world
 from tests.serving.test_changed_settings import change
 
 ALPHA = 0.05
@@ -276,9 +276,5 @@ def spent(store: ChallengerStore, name: str) -> float:
 @contextmanager
 def tenure(data_dir: Path, **sections: Any) -> Iterator[World]:
     """A champion that stays, and challengers that have been judged against it."""
-    with world(data_dir, gate={"margin": 5.0}, **sections) as here:
-        here.transport.warm_start(here.history(60))
-        for _ in range(2):
-            here.play(150)
-            here.transport.settle()
+    with begun(data_dir, 60, (150, 150), gate={"margin": 5.0}, **sections) as here:
         yield here

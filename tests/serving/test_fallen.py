@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
-from copy import deepcopy
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bandit.experiment import Experiment
 from evaluation.change import champion_values, find_fall
-from serving.in_process import InProcess, SimulatedClock
 from serving.learner.challengers import STANDING
 from serving.learner.cycle import Cycle
 from serving.learner.metrics import learner_metrics
-from tests.serving.learner_support import BEST, World, copy_of, world
+from tests.serving.learner_support import BEST, Kept, World, back_in, world
 from tests.serving.test_changed_settings import play_as, standing
 
 FIELD: dict[str, Any] = {"recent": {"window_interactions": 400, "every_interactions": 200}}
@@ -37,16 +31,6 @@ class Turning(World):
         return super().pay(sky, meant)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A world that was left, and what it takes to come back to it."""
-
-    data_dir: Path
-    at: datetime
-    luck: tuple[Any, Any]
-    count: int
-
-
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """A champion that knows the world, after 400 decisions of its own."""
@@ -57,18 +41,13 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Kept:
         for _ in range(4):
             turn(turning)
         assert not falls(turning)
-        return Kept(data_dir, turning.transport.clock(), (turning.rng, turning.luck), turning.count)
+        return Kept.of(turning, data_dir)
 
 
 @pytest.fixture
 def here(steady: Kept, tmp_path: Path) -> Iterator[Turning]:
     """That champion under a learner that has just started; then everything turns."""
-    data_dir = copy_of(steady.data_dir, tmp_path)
-    with closing(InProcess(data_dir, Experiment.open(data_dir, "test"), clock=SimulatedClock(steady.at))) as transport:
-        transport.cycle.recover()
-        turning = Turning(transport)
-        turning.rng, turning.luck = deepcopy(steady.luck)
-        turning.count = steady.count
+    with back_in(steady, tmp_path / "data", Turning) as turning:
         turning.turned = True
         yield turning
 

@@ -15,13 +15,12 @@ from serving.learner import models
 from serving.learner.operations import run_operation
 from serving.learner.trainer import ChildTrainer, InlineTrainer
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import world
+from tests.serving.learner_support import begun, world
 from tests.serving.test_tenure import crown_a_bad_model
 
 
 def test_two_models_that_learnt_different_rows_are_compared_on_the_canaries_of_both(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         here.play(60)
         here.transport.settle()
         bad, good = crown_a_bad_model(here)
@@ -46,8 +45,7 @@ def test_two_models_that_learnt_different_rows_are_compared_on_the_canaries_of_b
 def test_on_a_terminal_a_difference_is_a_row_per_question_with_what_each_model_favours(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         (model_id,) = here.transport.cycle.workspace.registry.model_ids()
         data_dir = here.transport.experiment.paths.root.parent.parent
     assert run(["models", "diff", model_id, model_id, "--data-dir", str(data_dir)]) == 0
@@ -58,8 +56,7 @@ def test_on_a_terminal_a_difference_is_a_row_per_question_with_what_each_model_f
 
 
 def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         workspace = here.transport.cycle.workspace
         (model_id,) = workspace.registry.model_ids()
         answer = models.diff(workspace, InlineTrainer(), model_id, model_id)
@@ -70,8 +67,7 @@ def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
 def test_a_learner_loads_no_model_itself_to_compare_promote_and_roll_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         here.play(60)
         here.transport.settle()
         bad, good = crown_a_bad_model(here)

@@ -17,8 +17,10 @@ from serving.learner.guard import FORMER
 from serving.learner.offered import offer
 from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import World, twin_of, world
+from tests.serving.learner_support import Kept, World, back_in, begun, twin_of, world
 from tests.serving.test_tenure import crown_a_bad_model
+
+FIELD = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
 
 
 class Killed(BaseException):
@@ -60,8 +62,7 @@ def restarted(here: World) -> Cycle:
 def test_a_run_killed_at_any_step_is_a_line_of_history_and_no_row_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         here.play(400)
         with monkeypatch.context() as patched, pytest.raises(Killed):
             killed_after(patched, owner, name)
@@ -91,8 +92,7 @@ def test_a_run_killed_at_any_step_is_a_line_of_history_and_no_row_is_lost(
 def test_a_champion_set_by_hand_in_the_moment_of_death_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
         (first,) = workspace.registry.model_ids()
         here.transport.clock.advance(5)
@@ -117,8 +117,7 @@ def test_a_champion_set_by_hand_in_the_moment_of_death_is_recorded(
 
 
 def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         here.play(100)
         here.transport.settle()
         before = here.transport.cycle.workspace.registry.history.entries()
@@ -127,12 +126,7 @@ def test_a_learner_that_left_in_order_has_nothing_to_recover(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["run.json", f"{STANDING}/state.json", "recent/state.json"])
 def test_a_byte_that_is_no_text_in_a_small_file_of_the_learner_stops_no_run(tmp_path: Path, name: str) -> None:
-    field = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
-    with world(tmp_path, challengers=field, gate={"margin": 5.0}) as here:
-        here.transport.warm_start(here.history(60))
-        for _ in range(2):
-            here.play(150)
-            here.transport.settle()
+    with begun(tmp_path, 60, (150, 150), challengers=FIELD, gate={"margin": 5.0}) as here:
         place = here.transport.cycle.store.root / name
         place.write_bytes(place.read_bytes().replace(b'"', b"\xff", 1) if place.exists() else b'{"trigger":"\xff"}')
         here.play(100)
@@ -141,6 +135,19 @@ def test_a_byte_that_is_no_text_in_a_small_file_of_the_learner_stops_no_run(tmp_
         assert cycle.last_run is not None and cycle.last_run.outcome not in ("failed", "nothing")
         assert cycle.last_run.errors == {}
         assert not (cycle.store.root / "run.json").exists()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A bad champion that a former one is compared with, and challengers that have been judged against it twice."""
+    data_dir = tmp_path_factory.mktemp("watched") / "data"
+    with world(data_dir, challengers=FIELD, gate={"margin": 5.0}) as here:
+        here.transport.warm_start(here.history(120))
+        crown_a_bad_model(here)
+        for _ in range(2):
+            here.play(150)
+            here.transport.settle()
+        return Kept.of(here, data_dir)
 
 
 def cut_off(path: Path) -> None:
@@ -159,15 +166,9 @@ def cut_off(path: Path) -> None:
     ],
 )
 def test_a_challenger_whose_files_are_lost_or_damaged_starts_anew_with_what_is_left_of_its_alpha(
-    tmp_path: Path, name: str, pattern: str, breaks: Callable[[Path], Any]
+    watched: Kept, tmp_path: Path, name: str, pattern: str, breaks: Callable[[Path], Any]
 ) -> None:
-    field = {"recent": {"window_interactions": 50, "every_interactions": 5000}}
-    with world(tmp_path, challengers=field, gate={"margin": 5.0}) as here:
-        here.transport.warm_start(here.history(120))
-        crown_a_bad_model(here)
-        for _ in range(2):
-            here.play(150)
-            here.transport.settle()
+    with back_in(watched, tmp_path / "data", World) as here:
         store = here.transport.cycle.store
         before = store.load(name)
         assert before is not None and before.scored

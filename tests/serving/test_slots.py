@@ -13,7 +13,7 @@ from serving.learner.certificates import CERTIFICATE, evaluations
 from serving.learner.challengers import STANDING, concatenate
 from serving.learner.http import JSONResponse
 from serving.learner.operations import value, verify
-from tests.serving.learner_support import ACTIONS, BEST, World, world
+from tests.serving.learner_support import ACTIONS, BEST, World, begun, world
 
 
 def play_pages(here: World, number: int, slots: int) -> None:
@@ -34,8 +34,7 @@ def play_pages(here: World, number: int, slots: int) -> None:
 
 
 def test_the_gate_counts_answers_and_the_log_gives_the_same_rows_again(tmp_path: Path) -> None:
-    with world(tmp_path, gate={"margin": 5.0}) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60, gate={"margin": 5.0}) as here:
         play_pages(here, 60, slots=2)
         here.play(60)
         here.transport.settle()
@@ -50,8 +49,7 @@ def test_the_gate_counts_answers_and_the_log_gives_the_same_rows_again(tmp_path:
 def test_the_rows_of_older_rules_are_made_again_with_their_slots_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with world(tmp_path, gate={"margin": 5.0}) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60, gate={"margin": 5.0}) as here:
         with monkeypatch.context() as older:
             older.setattr("bandit.scoring.answer_of", lambda event_id, slot: None)
             play_pages(here, 60, slots=2)
@@ -79,8 +77,7 @@ def test_by_older_rules_subjects_that_are_named_like_their_answers_count_all_the
 
 
 def test_scores_that_an_older_version_stored_are_clustered_too(tmp_path: Path) -> None:
-    with world(tmp_path, gate={"margin": 5.0}) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60, gate={"margin": 5.0}) as here:
         play_pages(here, 20, slots=2)
         store = here.transport.cycle.store
         state = store.load(STANDING)
@@ -93,8 +90,7 @@ def test_scores_that_an_older_version_stored_are_clustered_too(tmp_path: Path) -
 
 
 def test_stored_scores_tell_their_actions_by_name_and_those_of_an_older_version_none(tmp_path: Path) -> None:
-    with world(tmp_path, gate={"margin": 5.0}) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60, gate={"margin": 5.0}) as here:
         for _ in range(2):
             play_pages(here, 20, slots=2)
         store = here.transport.cycle.store

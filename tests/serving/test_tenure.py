@@ -25,7 +25,7 @@ from serving.learner.operations import run_operation
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.retention import KEPT_MAX, remove_old_models
 from serving.learner.workspace import Workspace
-from tests.serving.learner_support import World, twin_of, world
+from tests.serving.learner_support import World, begun, twin_of, world
 from tests.serving.test_changed_settings import change
 from tests.serving.test_cycle import learn_until_promoted, publish_reversed
 
@@ -36,6 +36,8 @@ def crown_a_bad_model(here: World) -> tuple[str, str]:
     """Promote a model trained on reversed rewards by hand; gives its id and that of the champion before."""
     cycle = here.transport.cycle
     champion = cycle.workspace.registry.champion()
+    if cycle.intake.watermark is None:  # the learner has just started
+        cycle.tick()
     assert champion is not None and cycle.intake.watermark is not None
     bad = publish_reversed(cycle.workspace, cycle.intake.watermark)
     models.promote_by_hand(cycle.workspace, cycle.store, cycle.trainer, bad, override=True)
@@ -98,8 +100,7 @@ def test_nothing_is_promoted_while_a_champion_is_pinned(tmp_path: Path) -> None:
 def test_what_is_in_force_is_the_last_word_of_history_however_many_change_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         workspace = here.transport.cycle.workspace
         history = workspace.registry.history
         ways = {
@@ -261,8 +262,7 @@ def test_a_champion_that_is_pinned_while_its_predecessor_proves_better_stays_and
 
 
 def test_a_champion_set_by_hand_during_a_run_is_watched_like_any_other(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         _, second = crown_copies(here, 1)
         cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
         under_way = cycle.store.load(FORMER)
@@ -327,8 +327,7 @@ def test_a_certificate_states_what_a_declared_challenger_learnt_with(tmp_path: P
 
 
 def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         first, second, third, fourth = crown_copies(here, 3)
         cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
         folder = workspace.experiment.paths.models
@@ -343,8 +342,7 @@ def test_a_rollback_by_hand_passes_over_a_damaged_champion_and_says_so(tmp_path:
 
 @pytest.mark.parametrize(("kind", "removed"), [("offered", 3), (KIND_TRIAL, 0)])
 def test_old_models_are_removed_unless_they_were_champion_or_on_trial(tmp_path: Path, kind: str, removed: int) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
         champion = workspace.registry.champion()
         assert champion is not None
@@ -376,8 +374,7 @@ def _publish_others(here: World, number: int) -> None:
 
 
 def test_a_model_that_was_on_trial_is_kept_although_it_was_first_stored_as_a_candidate(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         workspace, store = here.transport.cycle.workspace, here.transport.cycle.store
         registry = workspace.registry
         champion = registry.champion()
@@ -404,8 +401,7 @@ def test_a_model_that_was_on_trial_is_kept_although_it_was_first_stored_as_a_can
 
 
 def test_a_model_that_is_promoted_while_old_ones_are_removed_is_promoted_whole_or_not_at_all(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         cycle, workspace = here.transport.cycle, here.transport.cycle.workspace
         registry = workspace.registry
         champion = registry.champion()
@@ -436,8 +432,7 @@ def test_a_model_that_is_promoted_while_old_ones_are_removed_is_promoted_whole_o
 
 
 def test_a_removal_that_a_killed_process_left_half_done_is_finished_by_the_next(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         workspace = here.transport.cycle.workspace
         (workspace.experiment.paths.models / ".outgoing-m1").mkdir()
         (workspace.experiment.paths.models / ".outgoing-m1" / "policy.vw").write_bytes(b"half")

@@ -17,7 +17,7 @@ from serving.api.decider import ExperimentServer
 from serving.learner import models
 from serving.learner.operations.erase import run as erase
 from serving.learner.watch import LATENCY_EDGES_MS, Watch, latency_ms, recorded_digest
-from tests.serving.learner_support import world
+from tests.serving.learner_support import begun
 from tests.serving.test_tenure import crown_a_bad_model, crown_copies
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,8 +50,7 @@ def beat(
 
 
 def watched(tmp_path: Path) -> tuple[Watch, Champion, Any]:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         registry = here.transport.cycle.workspace.registry
         champion = registry.champion()
         assert champion is not None
@@ -84,8 +83,7 @@ def test_answers_are_compared_with_the_manifest_that_they_answer(tmp_path: Path)
 
 
 def test_erasing_one_of_the_champions_canaries_leaves_it_the_champion(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         _, second = crown_copies(here, 1)
         server, cycle = here.transport.server, here.transport.cycle
         server.refresh()
@@ -140,8 +138,7 @@ def test_a_champion_whose_files_cannot_be_read_for_a_moment_stays(
 
 @pytest.mark.parametrize("kind", ["a worker that starts", "a log that is written again"])
 def test_the_first_heartbeat_of_a_log_names_the_model_that_is_served(tmp_path: Path, kind: str) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         _, second = crown_copies(here, 1)
         cycle, paths, server = here.transport.cycle, here.transport.experiment.paths, here.transport.server
         server.refresh()
@@ -166,8 +163,7 @@ def test_the_first_heartbeat_of_a_log_names_the_model_that_is_served(tmp_path: P
 
 
 def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         here.play(60)
         here.transport.settle()
         cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
@@ -192,8 +188,7 @@ def test_a_promotion_is_undone_by_what_workers_report_and_a_rollback_is_not(tmp_
 def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its_manifest_is_gone(
     tmp_path: Path,
 ) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         first, second, third = crown_copies(here, 2)
         cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
         (registry.paths.models / second / "policy.vw").write_bytes(b"")
@@ -208,8 +203,7 @@ def test_a_promotion_is_undone_to_the_newest_champion_that_is_sound_although_its
 
 
 def test_a_promotion_that_cannot_be_undone_is_told_of_once(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(60))
+    with begun(tmp_path, 60) as here:
         first, second = crown_copies(here, 1)
         cycle, registry = here.transport.cycle, here.transport.cycle.workspace.registry
         (registry.paths.models / first / "policy.vw").write_bytes(b"")
@@ -224,8 +218,7 @@ def test_a_promotion_that_cannot_be_undone_is_told_of_once(tmp_path: Path) -> No
 
 
 def test_the_digest_a_worker_reports_is_the_one_the_manifest_records(tmp_path: Path) -> None:
-    with world(tmp_path) as here:
-        here.transport.warm_start(here.history(40))
+    with begun(tmp_path, 40) as here:
         workspace = here.transport.cycle.workspace
         champion = workspace.registry.champion()
         assert champion is not None
