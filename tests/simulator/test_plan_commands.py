@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from serving.cli.plan import parse_traffic
 from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
@@ -54,10 +55,19 @@ def test_a_plan_names_no_fewer_rows_than_the_gate_looks_at(simulated: Path) -> N
     assert said(rewardloop("plan", "--data-dir", str(simulated), "--lift", "50", "--json"))["rows"] == 200
 
 
-def test_a_small_share_of_exploration_is_shown_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
-    result = rewardloop("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
-    assert result.stdout.splitlines()[2].startswith("0.1%") and "with 0.1% exploration" in result.stderr
+UNLIKELY = ("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
+
+
+@pytest.fixture(scope="module")
+def unlikely() -> Result:
+    """A plan that rests on very little exploration, as it is shown."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+        return rewardloop(*UNLIKELY)
+
+
+def test_a_small_share_of_exploration_is_shown_as_it_was_given(unlikely: Result) -> None:
+    assert unlikely.stdout.splitlines()[2].startswith("0.1%") and "with 0.1% exploration" in unlikely.stderr
 
 
 def test_the_cost_of_exploring_is_that_of_the_world_behind_the_log() -> None:
@@ -113,13 +123,11 @@ def test_the_least_that_may_be_assumed_can_be_planned_for(
     assert all(row["rows"] > 0 for row in said(rewardloop(*command))["explorations"])
 
 
-def test_a_gate_that_promotes_nothing_says_what_was_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gate_that_promotes_nothing_says_what_was_missing(unlikely: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
-    command = ("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
-    unmet = said(rewardloop(*command, "--json"))["gate"]["unmet"]
-    result = rewardloop(*command)
-    assert "promoted 0 of 1" in result.stderr and "Not enough evidence" in unmet
-    assert f"Of those not promoted the first had, in the end: {unmet}" in result.stderr
+    unmet = said(rewardloop(*UNLIKELY, "--json"))["gate"]["unmet"]
+    assert "promoted 0 of 1" in unlikely.stderr and "Not enough evidence" in unmet
+    assert f"Of those not promoted the first had, in the end: {unmet}" in unlikely.stderr
 
 
 def test_the_planned_deviation_is_that_of_a_simulated_log() -> None:
