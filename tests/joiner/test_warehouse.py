@@ -206,6 +206,22 @@ def test_a_file_of_another_schema_version_is_made_anew(tmp_path: Path) -> None:
         assert warehouse.ingest(segments).segments == 1
 
 
+def test_a_file_whose_views_another_release_made_gets_those_of_this_one_and_keeps_its_rows(tmp_path: Path) -> None:
+    target = experiment(tmp_path)
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(write(target, [decision("e", 0)]))
+        warehouse._connection.execute("CREATE OR REPLACE VIEW decisions AS SELECT 1 AS one")
+    with Warehouse(target) as warehouse:
+        assert warehouse.cursor().execute("FROM decisions").fetchall() == [(1,)]  # as the file says that it is made
+        warehouse._connection.execute("UPDATE prepared SET made_of = 'something else'")
+    with Warehouse(target) as warehouse:
+        assert warehouse.cursor().execute("SELECT event_id FROM decisions").fetchall() == [("e",)]
+        warehouse._connection.execute("DROP TABLE prepared")  # as releases did not have it
+    with Warehouse(target) as warehouse:
+        assert warehouse.cursor().execute("SELECT count(*) FROM prepared").fetchone() == (1,)
+        assert warehouse.counts()["decisions"] == 1
+
+
 def test_who_has_closed_his_cursor_reads_no_more_although_it_is_still_in_memory(tmp_path: Path) -> None:
     with Warehouse(experiment(tmp_path)) as warehouse:
         cursor = warehouse.cursor()
