@@ -281,12 +281,21 @@ def merge_settings(settings: ExperimentSettings, changes: Mapping[str, Any]) -> 
     return parse_settings(lay_over(settings_to_dict(settings), changes))
 
 
+def patch_settings(settings: ExperimentSettings, patch: Mapping[str, Any]) -> ExperimentSettings:
+    """New settings with a JSON merge patch (RFC 7396) applied; raises `InvalidSettings`.
+
+    Named events and challengers are merged, too, and null removes one. Of any other setting null is its value.
+    """
+    _check_worth_changes(settings, patch)
+    return parse_settings(_patched(settings_to_dict(settings), patch))
+
+
 def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested object with another one's keys in place of its own, table by table."""
+    """A nested object with another one's keys in place of its own, table by table, as a configuration file means it."""
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        # maps keyed by the user are replaced whole: a merge could never remove an entry
+        # maps keyed by the user are replaced whole: TOML has no null, so a merge could never remove an entry
         if isinstance(below, dict) and isinstance(value, Mapping) and key not in NAMED_BY_THE_USER:
             merged[key] = lay_over(below, value)
         else:
@@ -323,6 +332,46 @@ def check_experiment_name(name: str) -> str:
     return name
 
 
+def _patched(base: Mapping[str, Any], patch: Mapping[str, Any], *, named: bool = False) -> dict[str, Any]:
+    """`base` with a merge patch applied; `named` where the keys are the user's."""
+    merged = dict(base)
+    for key, value in patch.items():
+        below = merged.get(key)
+        if named and value is None:
+            merged.pop(key, None)
+        elif isinstance(below, dict) and isinstance(value, Mapping):
+            merged[key] = _patched(below, value, named=not named and key in NAMED_BY_THE_USER)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _check_worth_changes(settings: ExperimentSettings, patch: Mapping[str, Any]) -> None:
+    """Raise `InvalidSettings` for a scale or bounds of an event whose fixed value stays: they would change nothing."""
+    rewards = patch.get("rewards")
+    events = rewards.get("events") if isinstance(rewards, Mapping) else None
+    for name, change in events.items() if isinstance(events, Mapping) else ():
+        declared = settings.rewards.events.get(name)
+        if declared is None or declared.value is None or not isinstance(change, Mapping) or "value" in change:
+            continue
+        if change.keys() & {"scale", "min", "max"}:
+            raise InvalidSettings(
+                _place("rewards.events", name),
+                "has a fixed value, which goes before scale, min and max: set value to null, too",
+            )
+
+
+def _printed(name: str) -> str | None:
+    """A name that somebody gave as a refusal may repeat it, None where it may not."""
+    return name if name.isprintable() and len(name) <= NAME_LENGTH_MAX else None
+
+
+def _place(table: str, name: str) -> str:
+    """The path of an entry of a table that the user names, as far as its name may be repeated."""
+    printed = _printed(name)
+    return f"{table}[...]" if printed is None else f"{table}.{printed}"
+
+
 def _with_name(raw: Mapping[str, Any], field: str) -> str:
     """The path of a refused value with the name of the challenger or event that it is of, where msgspec has `[...]`."""
     kinds: tuple[tuple[str, type[_Section]], ...] = (("challengers", Challenger), ("rewards.events", EventReward))
@@ -336,8 +385,7 @@ def _with_name(raw: Mapping[str, Any], field: str) -> str:
             try:
                 msgspec.convert(value, kind, strict=True)
             except msgspec.ValidationError:
-                plain = isinstance(name, str) and name.isprintable() and len(name) <= NAME_LENGTH_MAX
-                return field.replace("[...]", f".{name}", 1) if plain else field
+                return field.replace(f"{path}[...]", _place(path, name), 1) if isinstance(name, str) else field
     return field
 
 

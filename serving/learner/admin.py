@@ -25,7 +25,7 @@ from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.loopback import LOOPBACK_NAMES, is_loopback
 from bandit.scratch import folder_in
-from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
+from bandit.settings import ExperimentSettings, merge_settings, patch_settings, settings_to_dict
 from evaluation.report import with_way_back
 from joiner.history import import_history
 from serving.learner import models, reports, steps
@@ -128,12 +128,17 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.patch(PREFIX)
     async def change_experiment(name: str, request: Request) -> Response:
-        """Change settings: the body holds those that change."""
+        """Change settings: the body holds those that change, as a JSON merge patch (RFC 7396).
+
+        Tables are merged, those of named events and challengers, too: `{"rewards": {"events": {"share": {"value":
+        0.2}}}}` adds or changes that event and leaves the others, `{"rewards": {"events": {"share": null}}}` removes
+        it. Lists are replaced whole.
+        """
         body = await read_object(request)
         experiment = service.cycle(name).workspace.experiment
 
         def changed(settings: ExperimentSettings) -> ExperimentSettings:
-            merged = merge_settings(settings, body)
+            merged = patch_settings(settings, body)
             check_schedule(merged)
             return merged
 

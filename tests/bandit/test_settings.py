@@ -10,7 +10,7 @@ import pytest
 
 from bandit.errors import Conflict, InvalidSettings, NotFound
 from bandit.experiment import Experiment
-from bandit.settings import ExperimentSettings, merge_settings, parse_settings, settings_to_dict
+from bandit.settings import ExperimentSettings, merge_settings, parse_settings, patch_settings, settings_to_dict
 from bandit.settings_reference import MEANING, settings_reference
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -98,6 +98,28 @@ def test_a_change_keeps_everything_it_does_not_mention() -> None:
     assert settings.rewards.window_s == 9.0
     assert settings.rewards.max == ExperimentSettings().rewards.max
     assert settings.gate == ExperimentSettings().gate
+
+
+def test_a_file_replaces_named_events_whole_and_a_patch_merges_them() -> None:
+    settings = parse_settings({"rewards": {"events": {"click": {"value": 0.1}}}})
+    change = {"rewards": {"events": {"share": {"value": 0.2}}}}
+    assert set(merge_settings(settings, change).rewards.events) == {"share"}
+    assert set(patch_settings(settings, change).rewards.events) == {"click", "share"}
+
+
+def test_a_patch_of_an_event_is_refused_where_its_fixed_value_would_go_on() -> None:
+    settings = parse_settings({"rewards": {"events": {"click": {"value": 0.1}}}})
+    with pytest.raises(InvalidSettings, match=r"rewards\.events\.click: has a fixed value"):
+        patch_settings(settings, {"rewards": {"events": {"click": {"scale": 0.5}}}})
+    scaled = patch_settings(settings, {"rewards": {"events": {"click": {"scale": 0.5, "value": None}}}})
+    assert scaled.rewards.events["click"].scale == 0.5 and scaled.rewards.events["click"].value is None
+
+
+def test_a_challenger_may_be_named_as_a_table_of_names_is() -> None:
+    settings = parse_settings({"challengers": {"events": {"window_h": 9.0}}})
+    kept = patch_settings(settings, {"challengers": {"events": {"window_h": None}}}).challengers
+    assert kept["events"].window_h is None
+    assert patch_settings(settings, {"challengers": {"events": None}}).challengers == {}
 
 
 def test_every_version_of_the_settings_stays_readable(tmp_path: Path) -> None:

@@ -134,6 +134,27 @@ def test_a_new_experiment_is_served_and_learnt_within_seconds(service: Service) 
     service.wait("the worker serves the new experiment", asked)
 
 
+def test_a_patch_of_named_events_and_challengers_leaves_the_others_and_null_removes_one(service: Service) -> None:
+    url = f"{service.learner.url}/v1/experiments"
+    events = {"click": {"value": 0.1}, "buy": {"scale": 0.01, "max": 1.0}}
+    made = service.admin.post(url, json={"name": "named", "settings": {"rewards": {"events": events}}})
+    assert made.status_code == 201
+
+    def patched(change: dict[str, Any]) -> dict[str, Any]:
+        settings = service.admin.patch(f"{url}/named", json=change).raise_for_status().json()["settings"]
+        return {"events": settings["rewards"]["events"], "challengers": settings["challengers"]}
+
+    added = patched({"rewards": {"events": {"share": {"value": 0.2}}}})["events"]
+    assert {name: event["value"] for name, event in added.items()} == {"click": 0.1, "buy": None, "share": 0.2}
+    changed = patched({"rewards": {"events": {"buy": {"scale": 0.02}, "click": None}}})["events"]
+    assert set(changed) == {"buy", "share"}
+    assert (changed["buy"]["scale"], changed["buy"]["max"]) == (0.02, 1.0)
+    field = patched({"challengers": {"recent": {"every_interactions": 500}, "wide": {"window_interactions": 9000}}})
+    assert field["challengers"]["recent"]["every_interactions"] == 500
+    assert field["challengers"]["recent"]["window_interactions"] == 2000
+    assert set(patched({"challengers": {"recent": None, "gone": None}})["challengers"]) == {"wide"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "options", "status"),
     [
