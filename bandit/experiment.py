@@ -26,9 +26,9 @@ from bandit.settings import (
     check_experiment_name,
     differing,
     merge_settings,
-    parse_settings,
     same,
     settings_to_dict,
+    stored_settings,
 )
 from bandit.types import Action
 
@@ -285,7 +285,7 @@ class Experiment:
             return known
         for entry in self._file.versions:
             if entry.version == version:
-                return self._checked.setdefault(version, parse_settings(entry.settings))
+                return self._checked.setdefault(version, stored_settings(entry.settings))
         raise NotFound(f"experiment '{self.name}' has no settings version {version}")
 
     def refresh(self) -> bool:
@@ -308,7 +308,7 @@ class Experiment:
         """`change` to what `changing` makes of the settings in force; nobody else changes them meanwhile."""
         with locked(self.paths.lock):
             file = self._read()
-            before = parse_settings(file.versions[-1].settings)
+            before = stored_settings(file.versions[-1].settings)
             settings = changing(before)
             if not same(settings_to_dict(settings), settings_to_dict(before)):
                 file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
@@ -327,9 +327,9 @@ class Experiment:
         """
         with locked(self.paths.lock):
             file = self._read()
-            laid, current = _laid_in_last(file), parse_settings(file.versions[-1].settings)
+            laid, current = _laid_in_last(file), stored_settings(file.versions[-1].settings)
             before = settings_to_dict(current)
-            since = differing(settings_to_dict(parse_settings(laid.settings)), before) if laid is not None else ()
+            since = differing(settings_to_dict(stored_settings(laid.settings)), before) if laid is not None else ()
             if not _is_new(configuration, laid):
                 self._take_own(file)
                 return LaidIn(repeated=bool(configuration), since=since)

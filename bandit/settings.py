@@ -236,7 +236,16 @@ class ExperimentSettings(_Section, frozen=True):
 
 
 def parse_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
-    """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit.
+    """Check a decoded TOML or JSON object; raises `InvalidSettings` that names the key, problem and limit."""
+    settings = stored_settings(raw)
+    _check_worth(settings.rewards)
+    return settings
+
+
+def stored_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
+    """Settings that were accepted before, by this release or an earlier one that had accepted more.
+
+    Raises `InvalidSettings` where they cannot be worked with: an event that is never worth a reward harms nothing else.
 
     An empty name of a context field is none: TOML has no null, and a file takes back only what it mentions. What is
     ignored has no order, so that another one makes no other model.
@@ -278,7 +287,7 @@ def encoding_to_dict(encoding: Encoding) -> dict[str, Any]:
 
 def merge_settings(settings: ExperimentSettings, changes: Mapping[str, Any]) -> ExperimentSettings:
     """New settings with `changes` (a nested object of some keys) laid over; raises `InvalidSettings`."""
-    return parse_settings(lay_over(settings_to_dict(settings), changes))
+    return _changed(settings, lay_over(settings_to_dict(settings), changes))
 
 
 def patch_settings(settings: ExperimentSettings, patch: Mapping[str, Any]) -> ExperimentSettings:
@@ -287,7 +296,7 @@ def patch_settings(settings: ExperimentSettings, patch: Mapping[str, Any]) -> Ex
     Named events and challengers are merged, too, and null removes one. Of any other setting null is its value.
     """
     _check_worth_changes(settings, patch)
-    return parse_settings(_patched(settings_to_dict(settings), patch))
+    return _changed(settings, _patched(settings_to_dict(settings), patch))
 
 
 def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,6 +339,14 @@ def check_experiment_name(name: str) -> str:
     if not EXPERIMENT_NAME.match(name):
         raise InvalidSettings("experiment", "is not a valid name", EXPERIMENT_NAME.pattern)
     return name
+
+
+def _changed(before: ExperimentSettings, raw: Mapping[str, Any]) -> ExperimentSettings:
+    """The settings of `raw`; what is wrong with the rewards and was accepted before hinders no other change."""
+    settings = stored_settings(raw)
+    if settings.rewards != before.rewards:
+        _check_worth(settings.rewards)
+    return settings
 
 
 def _patched(base: Mapping[str, Any], patch: Mapping[str, Any], *, named: bool = False) -> dict[str, Any]:
@@ -413,6 +430,23 @@ def _check_finite(value: Any, path: str) -> None:
     elif isinstance(value, list):
         for position, below in enumerate(value):
             _check_finite(below, f"{path}[{position}]")
+
+
+def _check_worth(rewards: Rewards) -> None:
+    """Raise `InvalidSettings` for an event that could never be reported: every worth it has would be refused."""
+    limit = "rewards.min to rewards.max"
+    for name, event in rewards.events.items():
+        place = _place("rewards.events", name)
+        if event.value is not None:
+            if not rewards.min <= event.value <= rewards.max:
+                raise InvalidSettings(f"{place}.value", "lies outside the reward range", limit)
+            continue
+        if event.min is not None and event.max is not None and event.min > event.max:
+            raise InvalidSettings(f"{place}.min", "must not be above max")
+        if event.min is not None and event.min > rewards.max:
+            raise InvalidSettings(f"{place}.min", "lies above the reward range", limit)
+        if event.max is not None and event.max < rewards.min:
+            raise InvalidSettings(f"{place}.max", "lies below the reward range", limit)
 
 
 def _check_across_fields(settings: ExperimentSettings) -> None:

@@ -22,7 +22,7 @@ from bandit.frozen import Frozen
 from bandit.policies import UniformPolicy, cold_start_policy
 from bandit.registry import ModelRegistry
 from bandit.scoring import ServingOf
-from bandit.settings import ExperimentSettings, parse_settings
+from bandit.settings import ExperimentSettings, stored_settings
 from bandit.training import Learning, Scores
 from bandit.tried import Tried
 from bandit.types import COLD_START_MODEL_ID, Action, Interaction, Policy
@@ -89,7 +89,7 @@ def advance(desk: Desk, job: Job) -> Outcome:
 
     Raises `TrainingFailed` when there is nothing to learn, and what `Learning` raises.
     """
-    settings = parse_settings(job.settings)
+    settings = stored_settings(job.settings)
     experiment = _experiment(job.root)
     catalogues = _catalogues(experiment)
     learning = _open(desk, job, settings, catalogues)
@@ -153,7 +153,7 @@ def _learn(
 
 def score_frozen(desk: Desk, job: Job, model_id: str) -> Outcome:
     """Score the rows of a job by a stored model that does not learn; raises `CorruptModel` or `NotFound`."""
-    settings = parse_settings(job.settings)
+    settings = stored_settings(job.settings)
     experiment = _experiment(job.root)
     catalogues = _catalogues(experiment)
     model = desk.model(job.root, model_id)
@@ -180,7 +180,7 @@ def foresee(desk: Desk, job: Job) -> float:
     no reward of theirs enters but by the reward model, which learns more slowly. Raises `CorruptModel`.
     """
     assert job.files is not None
-    settings, experiment = parse_settings(job.settings), _experiment(job.root)
+    settings, experiment = stored_settings(job.settings), _experiment(job.root)
     rows = list(_rows(desk, job, job.score, _catalogues(experiment)))
     newest = Frozen.of_files(job.files)
     try:

@@ -10,7 +10,14 @@ import pytest
 
 from bandit.errors import Conflict, InvalidSettings, NotFound
 from bandit.experiment import Experiment
-from bandit.settings import ExperimentSettings, merge_settings, parse_settings, patch_settings, settings_to_dict
+from bandit.settings import (
+    ExperimentSettings,
+    merge_settings,
+    parse_settings,
+    patch_settings,
+    settings_to_dict,
+    stored_settings,
+)
 from bandit.settings_reference import MEANING, settings_reference
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,6 +34,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         ({"rewards": {"min": 1.0, "max": 0.0}}, "rewards.min"),
         ({"rewards": {"default": 2.0}}, "rewards.default"),
         ({"rewards": {"aggregation": "median"}}, "rewards.aggregation"),
+        ({"rewards": {"events": {"click": {"value": 5}}}}, "rewards.events.click.value"),
+        ({"rewards": {"events": {"click": {"value": 0.5}}, "max": 0.4}}, "rewards.events.click.value"),
+        ({"rewards": {"events": {"buy": {"min": 2}}}}, "rewards.events.buy.min"),
+        ({"rewards": {"events": {"buy": {"max": -2}}}}, "rewards.events.buy.max"),
+        ({"rewards": {"events": {"buy": {"min": 0.5, "max": 0.1}}}}, "rewards.events.buy.min"),
         ({"actions": []}, "actions"),
         ({"actions": [{"id": "a"}, {"id": "a"}]}, "actions"),
         ({"exploration": {"algorithm": "regcb"}}, "exploration.algorithm"),
@@ -113,6 +125,21 @@ def test_a_patch_of_an_event_is_refused_where_its_fixed_value_would_go_on() -> N
         patch_settings(settings, {"rewards": {"events": {"click": {"scale": 0.5}}}})
     scaled = patch_settings(settings, {"rewards": {"events": {"click": {"scale": 0.5, "value": None}}}})
     assert scaled.rewards.events["click"].scale == 0.5 and scaled.rewards.events["click"].value is None
+
+
+def test_bounds_of_an_event_beyond_the_range_of_rewards_are_kept_where_some_of_its_values_can_be_reported() -> None:
+    wide = {"buy": {"scale": 0.01, "min": -9.0, "max": 9.0}, "fixed": {"value": 1.0, "min": 5.0}}
+    assert set(parse_settings({"rewards": {"events": wide}}).rewards.events) == {"buy", "fixed"}
+
+
+def test_an_event_that_an_earlier_release_accepted_hinders_nothing_but_a_change_of_rewards() -> None:
+    plain = settings_to_dict(ExperimentSettings())
+    plain["rewards"]["events"] = {"click": {"value": 5.0}}
+    settings = stored_settings(plain)
+    assert merge_settings(settings, {"gate": {"alpha": 0.1}}).gate.alpha == 0.1
+    with pytest.raises(InvalidSettings, match=r"rewards\.events\.click\.value"):
+        patch_settings(settings, {"rewards": {"window_s": 9.0}})
+    assert patch_settings(settings, {"rewards": {"max": 5.0}}).rewards.max == 5.0
 
 
 def test_a_challenger_may_be_named_as_a_table_of_names_is() -> None:
