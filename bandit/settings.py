@@ -6,10 +6,11 @@ is refused by name. Each accepted change gets a new version number, stamped on t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -41,6 +42,13 @@ NAMED_BY_THE_USER = ("events", "challengers")
 """Tables whose keys are the user's."""
 
 EXPERIMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+NAME_IN_WORDS = "up to 63 of a to z, 0 to 9, - and _, a letter or digit first"
+
+RESERVED_CHALLENGERS = ("standing", "former")
+RESERVED_CHALLENGERS_BEGIN = "offered-"
+"""The learner's own names: the champion's continuation, the champion before, and models from outside."""
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 Algorithm = Literal["squarecb", "egreedy", "bag", "cover", "softmax", "explore_first", "uniform"]
 Aggregation = Literal["first", "last", "sum", "mean", "min", "max"]
@@ -251,8 +259,9 @@ def stored_settings(raw: Mapping[str, Any]) -> ExperimentSettings:
     ignored has no order, so that another one makes no other model.
     """
     _check_finite(raw, "")
+    raw = _with_times(raw)
     try:
-        settings = msgspec.convert(dict(raw), ExperimentSettings, strict=True)
+        settings = msgspec.convert(raw, ExperimentSettings, strict=True)
     except msgspec.ValidationError as error:
         field, problem, limit = explain(str(error), ExperimentSettings)
         raise InvalidSettings(_with_name(raw, field), problem, limit) from None
@@ -336,8 +345,10 @@ def same(one: Any, other: Any) -> bool:
 
 def check_experiment_name(name: str) -> str:
     """Give `name` back when it may name an experiment; raises `InvalidSettings` otherwise."""
-    if not EXPERIMENT_NAME.match(name):
-        raise InvalidSettings("experiment", "is not a valid name", EXPERIMENT_NAME.pattern)
+    if not EXPERIMENT_NAME.fullmatch(name):
+        printed = _printed(name)
+        told = "is not a valid name" if not printed else f"'{printed}' is not a valid name"
+        raise InvalidSettings("experiment", told, NAME_IN_WORDS)
     return name
 
 
@@ -410,6 +421,27 @@ def _ordered(encoding: Encoding) -> Encoding:
     return msgspec.structs.replace(encoding, ignore=sorted(set(encoding.ignore)))
 
 
+def _with_times(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` with the midnight of a date in UTC as `learning.only_since`, of the challengers, too."""
+    told, challengers = _with_time(raw), raw.get("challengers")
+    if isinstance(challengers, Mapping):
+        told["challengers"] = {
+            name: _with_time(each) if isinstance(each, Mapping) else each for name, each in challengers.items()
+        }
+    return told
+
+
+def _with_time(raw: Mapping[str, Any]) -> dict[str, Any]:
+    learning = raw.get("learning")
+    since = learning.get("only_since") if isinstance(learning, Mapping) else None
+    if isinstance(since, str) and _DATE.fullmatch(since):
+        with contextlib.suppress(ValueError):  # no day of the calendar: refused as no time
+            since = date.fromisoformat(since)
+    if not isinstance(since, date) or isinstance(since, datetime):
+        return dict(raw)
+    return {**raw, "learning": {**raw["learning"], "only_since": datetime.combine(since, time(), UTC)}}
+
+
 def _check_ignored(encoding: Encoding, key: str) -> None:
     """Raise `InvalidSettings` for paths of features that there cannot be, or too many of them."""
     if len(encoding.ignore) > IGNORED_MAX:
@@ -467,13 +499,19 @@ def _check_across_fields(settings: ExperimentSettings) -> None:
         raise InvalidSettings("schedule.cron", "needs five fields: minute, hour, day, month, weekday")
     _check_ignored(settings.encoding, "encoding.ignore")
     for name, declared in settings.challengers.items():
-        if not EXPERIMENT_NAME.match(name) or name in ("standing", "former") or name.startswith("offered-"):
-            raise InvalidSettings("challengers", "holds a name that no challenger may have", EXPERIMENT_NAME.pattern)
+        if not EXPERIMENT_NAME.fullmatch(name):
+            raise InvalidSettings(_place("challengers", name), "is not a valid name", NAME_IN_WORDS)
+        if name in RESERVED_CHALLENGERS or name.startswith(RESERVED_CHALLENGERS_BEGIN):
+            reserved = f"any but {', '.join(RESERVED_CHALLENGERS)} and what begins with {RESERVED_CHALLENGERS_BEGIN}"
+            raise InvalidSettings(f"challengers.{name}", "is reserved for the learner's own challengers", reserved)
         if declared.encoding is not None:
             _check_ignored(declared.encoding, f"challengers.{name}.encoding.ignore")
     if settings.actions is not None:
         ids = [action.id for action in settings.actions]
         if not ids:
             raise InvalidSettings("actions", "a catalogue needs at least one action")
-        if len(set(ids)) != len(ids):
-            raise InvalidSettings("actions", "two actions share an id")
+        first: dict[str, int] = {}
+        for position, ident in enumerate(ids):
+            if first.setdefault(ident, position) != position:
+                told = f"is the id of actions[{first[ident]}], too"
+                raise InvalidSettings(f"actions[{position}].id", f"'{ident}' {told}" if _printed(ident) else told)

@@ -27,7 +27,8 @@ MEANING: dict[str, str] = {
     "rollback.error_rate_max": "largest share of failed requests after a promotion",
     "rollback.latency_p99_ms_max": "largest 99th percentile of recommend's latency after a promotion",
     "rollback.decisions_min": "requests after a promotion before errors and latency are judged",
-    "challengers": "the field beside the standing challenger, by name; each relearns the newest window on a schedule",
+    "challengers": "the field beside the standing challenger, by name (standing, former and offered-… are taken); "
+    "each relearns the newest window on a schedule",
     "retention.compact_after_days": "days after which sealed segments become Parquet archives",
     "retention.drop_after_days": "days after which archives are removed for good, with what was joined from them",
     "rewards.events": "named events and their worth: { click = { value = 1 }, watched = { scale = 0.02, max = 1 } }",
@@ -55,7 +56,8 @@ MEANING: dict[str, str] = {
     "learning.importance_max": "bound on 1/probability as an example's weight (squarecb: at most 10)",
     "learning.propensity_min": "smallest probability that a row is weighted by; a smaller one counts as this",
     "learning.seed": "seed of the learner's own randomness",
-    "learning.only_since": "learn from, and evaluate on, decisions from this time on (2026-03-01T00:00:00Z)",
+    "learning.only_since": "learn from, and evaluate on, decisions from this time on (2026-03-01T12:00:00Z, or a date: "
+    "from its midnight, UTC)",
     "learning.only_mode": "… decisions made in this mode only (see serving.mode)",
     "learning.only_slice": "… decisions of this slice only: policy, trial or control",
     "learning.only_model": "… decisions of the model of this id only",

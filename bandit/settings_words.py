@@ -38,7 +38,7 @@ def explain(message: str, root: type[Struct]) -> tuple[str, str, str | None]:
     if problem.startswith("Invalid enum value"):
         return path, "is not one of the values there are", in_words(kind)[1]
     if problem.startswith("Invalid RFC3339") or "`datetime`" in problem:
-        return path, "is not a time", "RFC 3339 with a time zone, for example 2026-03-01T12:00:00Z"
+        return path, "is not a time", "RFC 3339 with a time zone, such as 2026-03-01T12:00:00Z, or a date"
     if wrong := re.match(r"Expected `.*`, got `([a-z]+)", problem):
         return path or "settings", f"must be {_wanted(kind)}, not {_SEEN.get(wrong[1], wrong[1])}", in_words(kind)[1]
     if re.match(r"Expected `(int|float)( \| null)?` [<>]", problem):

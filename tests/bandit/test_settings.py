@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from bandit.errors import Conflict, InvalidSettings, NotFound
 from bandit.experiment import Experiment
 from bandit.settings import (
     ExperimentSettings,
+    check_experiment_name,
     merge_settings,
     parse_settings,
     patch_settings,
@@ -40,7 +41,12 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         ({"rewards": {"events": {"buy": {"max": -2}}}}, "rewards.events.buy.max"),
         ({"rewards": {"events": {"buy": {"min": 0.5, "max": 0.1}}}}, "rewards.events.buy.min"),
         ({"actions": []}, "actions"),
-        ({"actions": [{"id": "a"}, {"id": "a"}]}, "actions"),
+        ({"actions": [{"id": "a"}, {"id": "a"}]}, "actions[1].id"),
+        ({"actions": [{"id": "a"}, {"id": "b\n"}, {"id": "b\n"}]}, "actions[2].id"),
+        ({"challengers": {"standing": {}}}, "challengers.standing"),
+        ({"challengers": {"offered-x": {}}}, "challengers.offered-x"),
+        ({"challengers": {"x": {}, "Bold": {}}}, "challengers.Bold"),
+        ({"challengers": {"a\n": {}}}, "challengers[...]"),
         ({"exploration": {"algorithm": "regcb"}}, "exploration.algorithm"),
         ({"rewards": {"default": float("nan")}}, "rewards.default"),
         ({"gate": {"margin": float("inf")}}, "gate.margin"),
@@ -191,6 +197,23 @@ def test_an_experiment_is_never_silently_reset(tmp_path: Path) -> None:
     assert opened.secret == created.secret and len(opened.secret) == 32
 
 
+@pytest.mark.parametrize("since", ["2026-03-01", date(2026, 3, 1), "2026-03-01T00:00:00Z"])
+def test_a_date_from_which_to_learn_is_its_midnight_in_utc(since: object) -> None:
+    told = {"learning": {"only_since": since}}
+    settings = parse_settings(told | {"challengers": {"bold": told}})
+    assert settings.learning.only_since == datetime(2026, 3, 1, tzinfo=UTC)
+    assert settings.challengers["bold"].learning == settings.learning
+
+
+def test_a_refused_name_of_an_experiment_is_said_with_what_is_valid() -> None:
+    with pytest.raises(
+        InvalidSettings, match=r"experiment: 'My Shop' is not a valid name \(limit: up to 63 of a to z, "
+    ):
+        check_experiment_name("My Shop")
+    with pytest.raises(InvalidSettings, match=r"experiment: is not a valid name"):
+        check_experiment_name("a\n")
+
+
 @pytest.mark.parametrize("name", ["", "Shop", "a/b", "..", "-a", "a" * 64, "a b"])
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidSettings):
@@ -239,6 +262,10 @@ def test_a_value_that_is_none_of_a_few_is_refused_with_those_there_are(
         ({"actions": [{"id": "a", "name": 1}]}, "actions[0].name: is not a known setting (limit: id, features)"),
         ({"rewards": {"events": {"click": 1}}}, "rewards.events.click: must be a table, not an integer"),
         ({"retention": {"compact": 3}}, "(limit: compact_after_days, drop_after_days)"),
+        ({"learning": {"only_since": "2026-02-30"}}, "learning.only_since: is not a time (limit: RFC 3339 "),
+        ({"challengers": {"former": {}}}, "(limit: any but standing, former and what begins with offered-)"),
+        ({"challengers": {"Bold": {}}}, "is not a valid name (limit: up to 63 of a to z, "),
+        ({"actions": [{"id": "x"}, {"id": "tea"}, {"id": "tea"}]}, "actions[2].id: 'tea' is the id of actions[1], too"),
     ],
 )
 def test_a_refusal_speaks_of_settings_not_of_python_and_names_the_limit(raw: dict[str, object], told: str) -> None:
