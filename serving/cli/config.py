@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bandit.errors import InvalidInput, InvalidSettings
+from bandit.loopback import is_loopback
 from bandit.settings import ExperimentSettings, check_experiment_name, merge_settings, parse_settings
 from bandit.settings_words import explain
 
@@ -95,6 +96,14 @@ def check_all(configuration: Configuration) -> None:
         check_schedule(configuration.settings_for(name or "default"))
 
 
+def check_ports(service: Service, field: str = "service.admin_port") -> None:
+    """Raise `InvalidSettings` where the admin API would listen where the decision API does already."""
+    hosts = {service.host, service.admin_host}
+    together = len(hosts) == 1 or hosts & {"0.0.0.0", "::"} or all(map(is_loopback, hosts))
+    if service.port and service.port == service.admin_port and together:
+        raise InvalidSettings(field, "is the port of the decision API, too: each needs its own")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -110,10 +119,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _service(raw: Any) -> Service:
     try:
-        return msgspec.convert(raw, Service)
+        service = msgspec.convert(raw, Service)
     except msgspec.ValidationError as error:
         key, problem, limit = explain(str(error), Service)
         raise InvalidSettings("service" if key == "settings" else f"service.{key}", problem, limit) from None
+    check_ports(service)
+    return service
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[list[str], Any]]:

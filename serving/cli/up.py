@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.service_log import log_to_stderr
 from serving.cli.common import Common, common_with, say
+from serving.cli.config import check_ports
 from serving.cli.start import (
     TO_START_WITH,
     access_sentence,
@@ -43,20 +45,24 @@ def command(
     """Run decision API and learner together until stopped."""
     data_dir = common.make_data_dir()
     configuration = common.configuration()
-    service = configuration.service
+    given = {"host": host or None, "port": port, "admin_port": admin_port, "workers": workers}
+    service = msgspec.structs.replace(
+        configuration.service, **{key: value for key, value in given.items() if value is not None}
+    )
+    check_ports(service, "--admin-port")
     plan_experiments(common, configuration, quick=quick)  # what is wrong with them is told before anything is taken
-    for address in (host or service.host, service.admin_host):
+    for address in (service.host, service.admin_host):
         check_exposure(data_dir, address, insecure=insecure)
-    access = access_sentence(data_dir, host or service.host)
+    access = access_sentence(data_dir, service.host)
     key_needed = not KeyRing(data_dir).empty
     supervisor = Supervisor(
         data_dir,
-        workers=workers or service.workers,
-        host=host or service.host,
-        port=service.port if port is None else port,
+        workers=service.workers,
+        host=service.host,
+        port=service.port,
         admin_host=service.admin_host,
         worker_options=worker_options(common, allow_hosts=allow_hosts, insecure=insecure),
-        admin_port=service.admin_port if admin_port is None else admin_port,
+        admin_port=service.admin_port,
         prepare=lambda: prepare_experiments(common, configuration, quick=quick),
         on_ready=lambda address: _announce(
             address, all_experiments(data_dir), access=access, key_needed=key_needed, quick=quick

@@ -235,6 +235,24 @@ def test_the_environment_is_checked_as_strictly_as_the_file(environment: dict[st
     assert caught.value.problems[0].field == field
 
 
+def test_one_port_for_both_is_refused_by_its_name_before_anything_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[service]\nport = 8410\nadmin_port = 8410\n")
+    assert run(["validate", "--config", str(config)]) == 1
+    assert "service.admin_port: is the port of the decision API, too" in capsys.readouterr().err
+    assert run(["up", "--port", "8001", "--data-dir", str(tmp_path / "data")]) == 2
+    assert "--admin-port: is the port of the decision API, too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("service", ["port = 0\nadmin_port = 0", "port = 9000\nhost = '10.0.0.5'\nadmin_port = 9000"])
+def test_one_port_is_enough_where_the_system_picks_or_the_addresses_differ(tmp_path: Path, service: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f"[service]\n{service}\n")
+    assert load_configuration(config, {}).service.admin_host == "127.0.0.1"
+
+
 def test_several_experiments_are_declared_in_one_file(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[experiments.one.rewards]\nwindow_s = 1\n[experiments.two.rewards]\nwindow_s = 2\n")
