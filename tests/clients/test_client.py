@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -189,6 +191,40 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Any, client: 
     with pytest.raises(NotEncodable):
         client.recommend(context)
     assert server.seen == []
+
+
+def itself() -> dict[str, Any]:
+    """A context that holds itself."""
+    context: dict[str, Any] = {}
+    context["again"] = context
+    return context
+
+
+@pytest.mark.parametrize(
+    ("context", "told"),
+    [
+        ({"user": {"age": Decimal(30)}}, "context.user.age is of the type decimal.Decimal, which JSON has not"),
+        ({"day": date(2026, 3, 1)}, "context.day is of the type datetime.date, which JSON has not"),
+        ({"seen": [1, math.nan]}, "context.seen[1] is nan, which JSON has not"),
+        ({"x": -math.inf}, "context.x is -inf, which JSON has not"),
+        ({"x": "a\ud800"}, "context.x holds a lone surrogate"),
+        ({"\ud800": 1}, "context has a name with a lone surrogate"),
+        ({(1, 2): 1}, "context has a name of the type tuple"),
+        ({"x": {1, 2}}, "context.x is of the type set"),
+        ({"a" * 999: object()}, f"context.{'a' * 192}… is of the type object"),
+        (itself(), "context.again.again."),
+    ],
+)
+def test_what_json_cannot_say_is_told_with_its_place_and_type(client: Client, context: dict, told: str) -> None:
+    with pytest.raises(NotEncodable) as caught:
+        client.recommend(context)
+    assert str(caught.value).startswith(f"the request cannot be written as JSON: {told}")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_feature_of_an_action_that_json_cannot_say_is_told_by_its_place(client: Client) -> None:
+    with pytest.raises(NotEncodable, match=r"actions\[1\]\.features\.price is of the type decimal\.Decimal"):
+        client.recommend({}, ["a", Action("b", {"price": Decimal(3)})])
 
 
 def test_actions_may_be_ids_objects_or_mappings(server: Any, client: Client) -> None:

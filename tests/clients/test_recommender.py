@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -78,6 +79,13 @@ def test_whatever_goes_wrong_the_default_is_shown_and_marked(
 def test_a_context_that_cannot_be_sent_does_not_raise_either(recommender: Recommender) -> None:
     for context in ({"x": object()}, {"x": float("nan")}, object()):
         assert recommender.recommend(context, ["a", "b"], default="a").action == "a"  # type: ignore[arg-type]
+
+
+def test_a_default_that_a_context_is_to_blame_for_says_which_feature_it_is(
+    recommender: Recommender, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not recommender.recommend({"user_age": Decimal(30)}, ["a"], default="a").learnable
+    assert "context.user_age is of the type decimal.Decimal" in caplog.text
 
 
 def test_what_is_no_list_of_actions_is_told_at_once_and_never_taken_for_an_outage(

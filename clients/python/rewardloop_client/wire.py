@@ -5,6 +5,7 @@ Nothing here waits or connects; a client builds a body, sends its bytes, and han
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import httpx
 from rewardloop_client.arguments import check_address, listed, offered, to_wire
 from rewardloop_client.errors import NotEncodable, Rejected, Unavailable, UnexpectedAnswer, rejection
 from rewardloop_client.types import Offer, Recommendation
+from rewardloop_client.unsayable import unsayable
 
 RETRIES_DEFAULT = 2
 RETRY_PAUSE_S = 0.05
@@ -92,11 +94,14 @@ def rewards_body(items: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def encode(body: Any) -> bytes:
-    """JSON bytes; raises `NotEncodable`."""
+    """JSON bytes; raises `NotEncodable` that says what cannot be written, and where it is."""
     try:
         return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotEncodable(f"the request cannot be written as JSON ({type(error).__name__})") from None
+        found = None
+        with contextlib.suppress(Exception):  # whatever a host's object does when it is read
+            found = unsayable(body)
+        raise NotEncodable(f"the request cannot be written as JSON: {found or type(error).__name__}") from None
 
 
 def outcome(response: httpx.Response | None, reason: str, attempts: int) -> Any:
