@@ -288,7 +288,8 @@ def _begin_many_rewards(hosted: Hosted, items: list[Any]) -> Begun:
             errors.append(item_problem(index, error))
             problems.extend(error.problems)
     if not events:
-        body = msgspec.to_builtins(problem("invalid-request", "Every item was refused; see errors.", problems))
+        detail = f"Every item was refused; see errors, of which the first is {problems[0]}"
+        body = msgspec.to_builtins(problem("invalid-request", detail, problems))
         body |= {"accepted": 0, "errors": errors}
         return Begun(None, lambda: Reply(422, _encoder.encode(body), PROBLEM_TYPE))
     return _begin_rewards(hosted, events, _encoder.encode(RewardsAnswer(len(events), errors)))

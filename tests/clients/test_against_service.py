@@ -98,6 +98,19 @@ def test_rewards_are_stored_and_counted_one_by_one_whatever_the_limits_of_a_batc
     assert set(stored) == {f"e{number}" for number in range(120) if number != 70}
 
 
+def test_why_all_of_a_batch_was_refused_is_logged(
+    client: Client, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert client._http is not None
+    with Recommender(str(client._http.base_url), "shop") as recommender:
+        for number in range(3):
+            recommender.reward(Choice("a", f"all-{number}", learnable=True), event="share")
+        assert recommender.flush()
+    assert "3 rewards were refused: 422 The request cannot be accepted: event: is not declared (limit: " in caplog.text
+    with pytest.raises(InvalidRequest, match="the first is event: is not declared"):
+        client.rewards([{"event_id": name, "event": "share"} for name in ("a", "b")])
+
+
 def test_a_list_that_is_refused_in_part_says_how_many_were_taken(client: Client) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.rewards([{"event_id": "plain", "reward": 7.0}, {"event_id": "plain", "reward": 1.0}])

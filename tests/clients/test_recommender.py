@@ -485,9 +485,11 @@ def test_a_reward_for_which_the_whole_batch_is_refused_is_alone_in_being_lost(
 
 @pytest.mark.parametrize("refused", [3, 100])
 def test_what_the_service_says_of_single_rewards_is_what_counts(
-    server: Any, recommender: Recommender, refused: int
+    server: Any, recommender: Recommender, refused: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    errors = [{"index": index, "status": 422, "field": "reward", "problem": "is bad"} for index in range(refused)]
+    problem = {"status": 422, "field": "reward", "problem": "is bad", "limit": "1"}
+    errors = [{"index": index, **problem} for index in range(refused)]
+    title = "rewards were refused" if refused < 100 else "no"
     answer = {"accepted": 100 - refused, "errors": errors}
     server.script = [(200, answer) if refused < 100 else (422, {"title": "no", **answer})]
     for _ in range(100):
@@ -495,6 +497,20 @@ def test_what_the_service_says_of_single_rewards_is_what_counts(
     assert recommender.flush()
     assert len(server.seen) == 1
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_refused) == (100 - refused, refused)
+    assert f"{refused} rewards were refused: 422 {title}: reward: is bad (limit: 1)" in caplog.text
+
+
+def test_of_refused_rewards_the_first_problem_is_told_in_one_short_line(
+    server: Any, recommender: Recommender, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [{"field": f"f{number // 2}", "problem": "is\nbad" * 200} for number in range(6)]
+    server.script = [(422, {"title": "no", "accepted": 0, "errors": errors})]
+    for _ in range(6):
+        recommender.reward(shown(), 1.0)
+    assert recommender.flush()
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("6 rewards were refused: 422 no: f0: is bad") and told.endswith("… (and 2 other problems)")
+    assert "\n" not in told and len(told) < 400
 
 
 def test_the_rest_of_a_halved_batch_waits_when_the_service_goes_down_meanwhile(

@@ -46,6 +46,9 @@ class FieldProblem:
     problem: str
     limit: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}" + ("" if self.limit is None else f" (limit: {self.limit})")
+
 
 class Rejected(RewardloopError):
     """The service understood the request and refused it (RFC 9457 problem document)."""

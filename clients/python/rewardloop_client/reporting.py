@@ -21,6 +21,8 @@ BATCH_MAX = 100
 LINGER_S = 0.2
 PATIENCE_S = 10.0
 RETRY_PAUSE_MAX_S = 5.0
+REASON_MAX = 300
+"""Of a service's words for a refusal so many characters go into the host's log."""
 
 
 @dataclass(slots=True)
@@ -126,5 +128,16 @@ def _refused_by(error: RewardloopError, rewards: int) -> int:
         refused = rewards
     else:
         raise error
-    log.warning("%d rewards were refused: %s", refused, error)
+    log.warning("%d rewards were refused: %s", refused, _reason(error))
     return refused
+
+
+def _reason(error: RewardloopError) -> str:
+    """Why rewards were refused, in one line of bounded length: the first problem, and how many others there are."""
+    reason, more = str(error), ""
+    if isinstance(error, Rejected) and error.problems:
+        first, *others = dict.fromkeys(error.problems)
+        reason = f"{error.status} {error.title}: {first}"
+        more = f" (and {len(others)} other problem{'s' * (len(others) > 1)})" if others else ""
+    line = " ".join(reason.split())
+    return (line if len(line) <= REASON_MAX else f"{line[:REASON_MAX]}…") + more
