@@ -173,6 +173,16 @@ def test_rewards_that_json_cannot_say_or_that_no_loop_can_take_yet_hold_up_nothi
     assert (recommender.counters.rewards_refused, recommender.counters.rewards_sent) == (2, 1)
 
 
+def test_a_reward_needs_no_more_than_the_event_id_that_an_application_kept(server: Any) -> None:
+    server.script = [taken]
+    recommender = AsyncRecommender(server.url, "shop")
+    recommender.reward("kept", 1.0)
+    with pytest.raises(TypeError, match=r"^choice: must be what `recommend` gave, or the event_id"):
+        recommender.reward(7, 1.0)  # type: ignore[arg-type]
+    asyncio.run(recommender.close())
+    assert [item["event_id"] for item in rewards_seen(server)] == ["kept"]
+
+
 def test_an_error_that_nobody_foresaw_does_not_end_the_reporting(server: Any) -> None:
     server.script = [(404, {})]
 

@@ -270,6 +270,24 @@ def test_closing_gives_a_service_that_is_down_one_more_try_at_once_and_keeps_its
     assert recommender.counters.rewards_dropped == 1
 
 
+def test_a_reward_or_an_activation_needs_no_more_than_the_event_id_that_an_application_kept(
+    server: Any, recommender: Recommender
+) -> None:
+    server.script = [taken]
+    recommender.reward("kept", 1.0)
+    assert recommender.flush()
+    assert [item["event_id"] for item in rewards_seen(server)] == ["kept"]
+    assert recommender.activate("kept")
+    assert server.seen[-1][0].endswith("/events/kept/activate")
+
+
+@pytest.mark.parametrize("choice", [None, 7, ["e1"], {"event_id": "e1"}])
+def test_a_reward_for_what_is_no_choice_says_what_to_give(recommender: Recommender, choice: Any) -> None:
+    for say in (lambda: recommender.reward(choice, 1.0), lambda: recommender.activate(choice)):
+        with pytest.raises(TypeError, match=r"^choice: must be what `recommend` gave, or the event_id"):
+            say()
+
+
 def test_a_refused_reward_is_counted_and_does_not_block_the_next(server: Any, recommender: Recommender) -> None:
     server.script = [(422, {"title": "out of range"}), taken]
     recommender.reward(shown(), 99.0)

@@ -25,7 +25,7 @@ from rewardloop_client.async_client import AsyncClient
 from rewardloop_client.errors import RewardloopError
 from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.outages import Outage
-from rewardloop_client.recommender import DECISION_TIMEOUT_S, Choice
+from rewardloop_client.recommender import DECISION_TIMEOUT_S, Choice, drawn_event_id
 from rewardloop_client.reporting import (
     BATCH_MAX,
     LINGER_S,
@@ -136,13 +136,14 @@ class AsyncRecommender:
         self._outage.worked()
         return [Choice.of(decision) for decision in found]
 
-    async def activate(self, choice: Choice) -> bool:
+    async def activate(self, choice: Choice | str) -> bool:
         """Say that a deferred choice was shown; see `Recommender.activate`."""
-        if not choice.learnable:
+        event_id = drawn_event_id(choice)
+        if event_id is None:
             return False
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._asking.activate(choice.event_id)
+                await self._asking.activate(event_id)
         except Exception as error:  # as above
             self._activations.failed(error)
             return False
@@ -151,21 +152,22 @@ class AsyncRecommender:
 
     def reward(
         self,
-        choice: Choice,
+        choice: Choice | str,
         reward: float | None = None,
         *,
         event: str | None = None,
         value: float | None = None,
         reward_id: str | None = None,
     ) -> None:
-        """Queue a reward for a choice; those for defaults are dropped. Returns at once, never raises.
+        """Queue a reward for a choice or an event_id, as `Recommender.reward` does. Returns at once.
 
         Called where no event loop runs, it is sent with the next reward, `flush` or `close` that has one.
         """
-        if not choice.learnable:
+        event_id = drawn_event_id(choice)
+        if event_id is None:
             return
         ident = reward_id or str(uuid.uuid4())
-        item = wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident)
+        item = wire.reward_item(event_id, reward, event=event, value=value, reward_id=ident)
         if not sendable(item):
             self.counters.rewards_refused += 1
             return

@@ -5,12 +5,13 @@
     show(choice.action)
     recommender.reward(choice, 1.0)
 
-Only what is no address or no list of actions raises TypeError or ValueError, at once: that is a bug of the host, which
-a default would hide. When the service is down, slow or refuses, or a context cannot be written as JSON, the caller's
-default comes back, marked as not learnable, and rewards for it are dropped. Rewards wait in a bounded queue, travel in
-batches from a thread of their own (in smaller ones where the service refuses a batch as a whole), are retried under an
-id of their own so that none counts twice, and are flushed at exit, that of a child of multiprocessing too. It may be
-made before a server forks its workers: each of them then has connections, a queue and a thread of its own.
+Only what is no address, no list of actions or no choice raises TypeError or ValueError, at once: that is a bug of the
+host, which a default would hide. When the service is down, slow or refuses, or a context cannot be written as JSON,
+the caller's default comes back, marked as not learnable, and rewards for it are dropped. Rewards wait in a bounded
+queue, travel in batches from a thread of their own (in smaller ones where the service refuses a batch as a whole),
+are retried under an id of their own so that none counts twice, and are flushed at exit, that of a child of
+multiprocessing too. It may be made before a server forks its workers: each of them then has connections, a queue and
+a thread of its own.
 """
 
 from __future__ import annotations
@@ -70,6 +71,16 @@ class Choice:
     def of(cls, found: Recommendation) -> Choice:
         """The choice that shows a decision of the service."""
         return cls(found.action, found.event_id, True, found.probability, found.model_id)
+
+
+def drawn_event_id(choice: Choice | str) -> str | None:
+    """The event_id of what was drawn, None for a default; raises TypeError for what is no choice and no event_id."""
+    if isinstance(choice, str):
+        return choice
+    if not isinstance(choice, Choice):
+        kind = type(choice).__name__
+        raise TypeError(f"choice: must be what `recommend` gave, or the event_id of a learnable choice, not {kind}")
+    return choice.event_id if choice.learnable else None
 
 
 class Recommender:
@@ -209,15 +220,17 @@ class Recommender:
         self._outage.worked()
         return [Choice.of(decision) for decision in found]
 
-    def activate(self, choice: Choice) -> bool:
-        """Say that a deferred choice was shown; whether that is on the service's disk. Never raises.
+    def activate(self, choice: Choice | str) -> bool:
+        """Say that a deferred choice (or the one of an event_id) was shown; whether that is on the service's disk.
 
-        Takes at most the timeout. After False it may be called again: activating twice counts once.
+        Takes at most the timeout. After False it may be called again: activating twice counts once. Raises TypeError
+        for what is neither, and nothing else.
         """
-        if not choice.learnable:
+        event_id = drawn_event_id(choice)
+        if event_id is None:
             return False
         try:
-            self._asking.within(self._timeout_s, lambda client: client.activate(choice.event_id))
+            self._asking.within(self._timeout_s, lambda client: client.activate(event_id))
         except Exception as error:  # as above
             self._activations.failed(error)
             return False
@@ -226,18 +239,23 @@ class Recommender:
 
     def reward(
         self,
-        choice: Choice,
+        choice: Choice | str,
         reward: float | None = None,
         *,
         event: str | None = None,
         value: float | None = None,
         reward_id: str | None = None,
     ) -> None:
-        """Queue a reward for a choice; those for defaults are dropped. Returns at once, never raises."""
-        if not choice.learnable:
+        """Queue a reward for a choice, or for the event_id of one; those for defaults are dropped. Returns at once.
+
+        Of an event_id nobody can tell whether a default was shown: keep those of learnable choices only. Raises
+        TypeError for what is neither, and nothing else.
+        """
+        event_id = drawn_event_id(choice)
+        if event_id is None:
             return
         ident = reward_id or str(uuid.uuid4())
-        item = wire.reward_item(choice.event_id, reward, event=event, value=value, reward_id=ident)
+        item = wire.reward_item(event_id, reward, event=event, value=value, reward_id=ident)
         with self._changed:
             if not sendable(item):
                 self.counters.rewards_refused += 1
