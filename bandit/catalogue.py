@@ -16,10 +16,13 @@ def put_action(experiment: Experiment, action_id: str, features: Mapping[str, An
     """Put an action into the catalogue, in its place or else last; returns whether it is new there.
 
     One that says the same already makes no new version. Raises `InvalidSettings`, and `InvalidRequest` for an id or
-    features that no request might give: those that name its id alone have them.
+    features that no request might give: those that name its id alone have them. A whole action in place of its features
+    is refused: they would be nested in one feature, where no request has them.
     """
     if not action_id:
         raise InvalidSettings("id", "must be the id of an action, which is not empty")
+    if isinstance(features.get("features"), Mapping) and features.keys() <= {"id", "features"}:
+        raise InvalidSettings("features", "must be the features themselves, without `features` (and `id`) around them")
     added = False
 
     def changed(settings: ExperimentSettings) -> ExperimentSettings:

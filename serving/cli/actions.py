@@ -39,7 +39,7 @@ def list_(common: Common) -> None:
 
 @command.command("put")
 @click.argument("action_id")
-@click.option("--features", default="{}", show_default=True, help="A JSON object.")
+@click.option("--features", default="{}", show_default=True, help='A JSON object: {"price": 4}.')
 @common
 def put(common: Common, *, action_id: str, features: str) -> None:
     """Put the action ACTION_ID into the catalogue, or other features in place of those it has."""

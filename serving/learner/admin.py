@@ -152,7 +152,10 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.put(PREFIX + "/actions/{action_id:path}")  # an id may hold slashes
     async def put_one_action(name: str, action_id: str, request: Request) -> Response:
-        """Add an action to the catalogue, or give it other features: the body holds them."""
+        """Add an action to the catalogue, or give it other features: the body is the features themselves.
+
+        `{"price": 4}`, without `id` and `features` around it, which is refused.
+        """
         features = await read_object(request)
         experiment = service.cycle(name).workspace.experiment
         put = lambda: put_action(experiment, action_id, features, now=service.clock())  # noqa: E731

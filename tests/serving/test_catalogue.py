@@ -69,6 +69,21 @@ def test_putting_what_is_there_makes_no_new_version(service: Service) -> None:
     assert other["catalogue_version"] == (catalogue or 0) + 1
 
 
+@pytest.mark.parametrize("body", [{"features": {"price": 4}}, {"id": "tea", "features": {}}])
+def test_a_whole_action_in_place_of_its_features_is_refused_and_says_what_the_body_is(
+    service: Service, body: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "features: must be the features themselves"
+    settings, _ = start_with(service, [{"id": "tea", "features": {"price": 2}}])
+    refused = service.admin.put("/actions/tea", json=body)
+    assert refused.status_code == 422 and refused.json()["detail"].startswith(told)
+    put = ["actions", "put", "tea", "--data-dir", str(service.data_dir), "--features", json.dumps(body)]
+    assert run([*put, "--experiment", "test"]) == 2
+    assert told in capsys.readouterr().err
+    kept = service.admin.put("/actions/tea", json={"features": ["hot"], "price": 2})
+    assert kept.status_code == 200 and kept.json()["settings_version"] == settings + 1
+
+
 def test_the_first_action_that_is_put_declares_a_catalogue_and_one_without_a_body_has_no_features(
     service: Service,
 ) -> None:
