@@ -16,6 +16,10 @@ FIGURES = ("lift", "weighed", "lower", "upper")
 """What a verdict says in numbers; the bounds belong to the weighed lift."""
 
 
+NO_PREDECESSOR = "no champion before"
+"""Of a promotion over the cold start: nobody was left to be compared with it since."""
+
+
 @click.group()
 def command() -> None:
     """Verify evaluations, try placebos, and see what champions promised and earned."""
@@ -95,7 +99,10 @@ def history(common: Common, *, out: Path | None) -> None:
 @command.command("track-record")
 @common
 def track_record(common: Common) -> None:
-    """What each champion promised when it was promoted, and what it earned over its predecessor since."""
+    """What each champion promised when it was promoted, and what it earned over its predecessor since.
+
+    One that took over from the cold start has no predecessor: what it promised is its lift over the cold start.
+    """
     from bandit.registry import ModelRegistry
 
     experiment = common.open_experiment()
@@ -110,7 +117,7 @@ def track_record(common: Common) -> None:
     undone = {entry["previous"]: entry for entry in past if entry.get("kind") == "rollback" and entry.get("automatic")}
     records = []
     for entry in past:
-        if entry.get("kind") != "promotion" or entry.get("previous") is None:
+        if entry.get("kind") != "promotion":
             continue
         model_id = entry["model_id"]
         promised = by_id.get(entry.get("evaluation_id") or "", entry)
@@ -119,6 +126,7 @@ def track_record(common: Common) -> None:
         records.append(
             {
                 "model_id": model_id,
+                "previous": entry.get("previous"),
                 "promoted_at": str(entry.get("at", "")),
                 "predicted": {key: promised.get(key) for key in FIGURES},
                 "realised": {key: seen.get(key) for key in (*FIGURES, "rows")} if seen else None,
@@ -128,11 +136,16 @@ def track_record(common: Common) -> None:
                 if ended
                 else "not decided so far"
                 if seen
-                else "not yet known",
+                else "not yet known"
+                if entry.get("previous")
+                else NO_PREDECESSOR,
             }
         )
     if common.as_json:
         print_json({"champions": records})
+        return
+    if not records:
+        say("No model was promoted by the gate so far. (An initial model, or one set by hand, promised nothing.)")
         return
     lines = [
         [

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from bandit.experiment import Experiment
+from bandit.registry import ModelRegistry
+from bandit.settings import ExperimentSettings
 from evaluation.answer import answer
 from evaluation.fast import paired_summary
 from evaluation.gathering import Gathered
@@ -214,6 +216,21 @@ def test_the_track_record_has_what_a_champion_on_watch_has_earned_so_far(loop: P
                 "rows": look["rows"],
             }
     assert any(record["outcome"] == "not decided so far" for record in records)
+
+
+def test_the_track_record_lists_a_first_promotion_over_the_cold_start_and_says_why_it_is_empty(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    experiment = Experiment.create(tmp_path, "shop", ExperimentSettings(), now=now)
+    past = ModelRegistry(experiment.paths).history
+    past.record("initial", now=now, model_id="m0")
+    code, out, err = rewardloop("report", "track-record", "--data-dir", str(tmp_path))
+    assert (code, out) == (0, "") and err.startswith("No model was promoted by the gate so far.")
+    figures = {"lift": 0.2, "weighed": 0.25, "lower": 0.1, "upper": 0.4}
+    past.record("promotion", now=now, model_id="m1", previous=None, evaluation_id="e1", **figures)
+    (record,) = json.loads(rewardloop("report", "track-record", "--data-dir", str(tmp_path), "--json")[1])["champions"]
+    assert (record["model_id"], record["previous"], record["predicted"]) == ("m1", None, figures)
+    assert (record["realised"], record["outcome"]) == (None, "no champion before")
+    assert "+0.2500" in rewardloop("report", "track-record", "--data-dir", str(tmp_path))[1]
 
 
 def test_from_python_the_ranking_is_a_frame_with_the_documented_columns(loop: Path) -> None:
