@@ -15,9 +15,9 @@ DATED_MAX = 6
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#1d2433;max-width:60em;margin:1.5em auto;padding:0 1em}"
     "svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#5c667a}"
-    ".grid{stroke:#dfe3ea}.zero{stroke:#5c667a}.promote{stroke:#18794e;fill:#18794e}.hold{stroke:#b42318;fill:#b42318}"
-    "b{stroke:none!important}b.promote{color:#18794e}b.hold{color:#b42318}b.insufficient{color:#8a5a00}b.initial{color:#2458d6}"
-    ".insufficient{stroke:#b98a2f;fill:#b98a2f}.initial{stroke:#2458d6;fill:#2458d6}"
+    ".grid{stroke:#dfe3ea}.zero{stroke:#5c667a}.promote{stroke:#18794e;fill:#18794e}.hold{stroke:#4b6384;fill:#4b6384}"
+    "b{stroke:none!important}b.promote{color:#18794e}b.hold{color:#4b6384}b.insufficient{color:#5c667a}b.initial{color:#2458d6}"
+    ".insufficient{stroke:#c9d2e0;fill:#c9d2e0}.initial{stroke:#2458d6;fill:#2458d6}"
 )
 
 

@@ -6,6 +6,8 @@ import re
 from itertools import product
 from pathlib import Path
 
+from evaluation.history import render_history
+
 ROOT = Path(__file__).parent.parent.parent
 CONSOLE, REPORT = ROOT / "serving/learner/pages/base.html", ROOT / "evaluation/report.html.j2"
 BADGE = re.compile(r"([^{}]*)\{ color:(#\w+); background:(#\w+) \}")
@@ -44,6 +46,16 @@ def test_red_is_for_what_failed_or_was_taken_back_alone() -> None:
     console = badges(CONSOLE, "outcome")
     assert {verdict for verdict, (_, ground) in console.items() if ground == RED} == {"failed", "rollback"}
     assert light(console["insufficient"][1]) > light(console["hold"][1])
+
+
+def test_an_interval_has_the_colour_of_its_verdict_and_is_red_for_no_other() -> None:
+    page = CONSOLE.read_text("utf-8")
+    red = re.findall(r"([^{}]*)\{ stroke:var\(--bad\) \}", page)
+    assert {verdict for rule in red for verdict in re.findall(r"\.verdicts \.(\w+)", rule)} == {"failed", "rollback"}
+    assert re.search(r"\.verdicts \.insufficient \.dot \{ opacity", page)
+    assert '<li class="{{ run.outcome }}">' in (CONSOLE.parent / "experiment.html").read_text("utf-8")
+    over_time = render_history([], "test")
+    assert RED not in over_time and ".hold{stroke:#4b6384" in over_time
 
 
 def test_every_badge_can_be_read() -> None:

@@ -330,6 +330,12 @@ def test_refusals_name_the_fields_of_that_api(service: tuple[str, Path]) -> None
         assert (clash.status_code, clash.json()["error"]["target"]) == (409, "eventId")
 
 
+def test_only_the_root_is_redirected_to_the_page_that_explains(service: tuple[str, Path]) -> None:
+    answer = httpx.get(service[0] + "/", trust_env=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+    assert httpx.get(service[0] + "/docs/", trust_env=False).status_code == 404
+
+
 def test_an_address_with_a_slash_at_its_end_is_not_redirected(service: tuple[str, Path]) -> None:
     with httpx.Client(base_url=service[0] + "/personalizer/v1.0", trust_env=False) as client:
         for address in ("/rank/", "/events/e/reward/", "/events/e/activate/"):
