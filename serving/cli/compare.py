@@ -11,7 +11,7 @@ import click
 
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, common_with, print_json, print_table, say
-from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir
+from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir, settle_data_dir
 from serving.cli.failures import failure_table, tell_failures
 from serving.cli.simulate import (
     ENCODERS,
@@ -112,7 +112,9 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     data_dir = fresh_data_dir(common, "rewardloop-comparison-")
     runs = _play(world, options, seeds, chosen, settings, data_dir)
     summaries = _present(world, options, chosen, runs, data_dir, source, as_json=common.as_json)
-    if tell_failures(_named(chosen, summaries)):
+    failed = bool(tell_failures(_named(chosen, summaries)))
+    settle_data_dir(common, data_dir, ended_well=not failed)
+    if failed:
         click.get_current_context().exit(1)
 
 
@@ -218,7 +220,7 @@ def _present(  # noqa: PLR0917
         print_json({"configurations": configurations, "reference": _reference(lines)} | source_json(source))
     else:
         print_table(None, columns, rows)
-    say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
+    say(f"picture {picture}\npage    {page}")
     return summaries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from serving.demonstration import DemoResult
     from serving.over_http import Service
 
-FRESH_DATA_DIR = "Where everything is kept: a folder that is new or empty.  [default: a temporary one]"
+_FRESH = "Where everything is kept: a folder that is new or empty.  [default: a temporary one, {}]"
+FRESH_DATA_DIR = _FRESH.format("of which picture and page stay")
+STAYING_DATA_DIR = _FRESH.format("which stays")
 
 
 @click.command(name="demo")
@@ -25,7 +28,7 @@ FRESH_DATA_DIR = "Where everything is kept: a folder that is new or empty.  [def
 @click.option("--algorithm", default=None, help="Exploration algorithm.  [default: that of the settings]")
 @click.option("--sabotage", is_flag=True, help="Offer a bad challenger and kill the learner on the way.")
 @click.option("--keep-running", is_flag=True, help="Leave the service up afterwards, until Ctrl-C.")
-@common_with(data_dir=FRESH_DATA_DIR, experiment=None)
+@common_with(data_dir=STAYING_DATA_DIR, experiment=None)
 def command(
     *,
     interactions: int,
@@ -56,6 +59,8 @@ def command(
         print_json(result.to_dict())
     else:
         _print_summary(result)
+    if not common.data_dir_given:
+        say(f"The temporary folder {data_dir} stays, with the report in it: remove it when you have seen enough.")
 
 
 def fresh_data_dir(common: Common, prefix: str) -> Path:
@@ -66,6 +71,19 @@ def fresh_data_dir(common: Common, prefix: str) -> Path:
     if any(data_dir.iterdir()):
         raise InvalidInput("--data-dir", "is not empty; name a new folder, or leave the option out")
     return data_dir.resolve()
+
+
+def settle_data_dir(common: Common, data_dir: Path, *, ended_well: bool) -> None:
+    """Say where the experiments are, the last thing of a command: in a temporary folder they are removed with success.
+
+    Picture and page stay: the output names them, and they need nothing else.
+    """
+    experiments = data_dir / "experiments"
+    if common.data_dir_given or not ended_well:
+        say(f"data    {data_dir}")
+    elif experiments.is_dir():
+        shutil.rmtree(experiments, ignore_errors=True)
+        say("data    removed with the temporary folder's experiments; --data-dir DIR keeps them")
 
 
 def _hold(service: Service) -> None:

@@ -15,7 +15,7 @@ import click
 
 from bandit.errors import InvalidInput
 from serving.cli.common import Common, common_with, print_json, print_table, say
-from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir
+from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir, settle_data_dir
 from serving.cli.failures import failure_table, tell_failures
 from serving.cli.sources import names_table, source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
@@ -115,7 +115,9 @@ def command(
     summaries = _present(world, options, runs, data_dir, common, source, stopped)
     if stopped:
         say(f"rewardloop: {stopped}; what was played until then is what is shown")
-    if tell_failures((f"seed {one.seed}", one) for one in summaries) or stopped:
+    failed = bool(tell_failures((f"seed {one.seed}", one) for one in summaries) or stopped)
+    settle_data_dir(common, data_dir, ended_well=not failed)
+    if failed:
         click.get_current_context().exit(1)
 
 
@@ -298,7 +300,7 @@ def _present(  # noqa: PLR0917
         print_json({"seeds": seeds, "mean": means, "se": errors} | source_json(source))
     else:
         print_table(None, columns, rows)
-    say(f"picture {picture}\npage    {page}\ndata    {data_dir}")
+    say(f"picture {picture}\npage    {page}")
     return summaries
 
 

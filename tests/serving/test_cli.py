@@ -386,4 +386,4 @@ def test_init_writes_the_file_that_config_names(
 def test_what_plays_says_that_it_plays_in_a_temporary_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "[default: a temporary one]" in text and "rewardloop-data" not in text
+    assert "[default: a temporary one, " in text and "rewardloop-data" not in text

@@ -228,10 +228,40 @@ def test_on_a_narrow_screen_a_picture_is_moved_sideways_rather_than_made_illegib
     assert f'style="min-width: {int(0.4 * width)}px"' in page and width * 0.4 > 390
 
 
-@pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
-def test_help_tells_where_what_is_played_goes(command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "stays"),
+    [
+        ("simulate", "of which picture and page stay"),
+        ("compare", "of which picture and page stay"),
+        ("demo", "which stays"),
+    ],
+)
+def test_help_tells_where_what_is_played_goes(command: str, stays: str) -> None:
     words = " ".join(rewardloop(command, "--help").stdout.split())
-    assert "a folder that is new or empty. [default: a temporary one]" in words and "rewardloop-data" not in words
+    assert f"a folder that is new or empty. [default: a temporary one, {stays}]" in words
+    assert "rewardloop-data" not in words
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_of_a_temporary_folder_only_picture_and_page_stay_and_a_given_one_is_left_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    one = ("--algorithm", "uniform", "--encoder", "bins", "--seeds", "0", "--env", "linear", *BRIEF)
+    told = rewardloop(command, *one).stderr
+    (folder,) = tmp_path.iterdir()
+    assert {path.suffix for path in folder.iterdir()} == {".png", ".html"}
+    assert f"page    {folder}" in told and "data    removed" in told
+    told = rewardloop(command, *one, "--data-dir", str(tmp_path / "given")).stderr
+    assert (tmp_path / "given/experiments").is_dir() and f"data    {tmp_path / 'given'}" in told
+
+
+def test_a_temporary_folder_is_left_whole_where_a_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("serving.cli.simulate.tell_failures", lambda summaries: bool(list(summaries)))
+    assert rewardloop("simulate", "--env", "linear", *BRIEF).return_value == 1
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "experiments").is_dir()
 
 
 @pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
