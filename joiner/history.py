@@ -59,11 +59,14 @@ class ImportReport:
     """What became of a file: `rows` = `imported` + the sum of `refused` (reason → count).
 
     `examples` says of the first refused rows which line (of a table: which row) it was and what was wrong with it.
+    `without_event_id` are those of `imported` that got their id from the content of the file. How many were in the log
+    already is not known before the log is joined: they count once then.
     """
 
     rows: int = 0
     imported: int = 0
     rewards: int = 0
+    without_event_id: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
@@ -79,6 +82,7 @@ class ImportReport:
             "rows": self.rows,
             "imported": self.imported,
             "rewards": self.rewards,
+            "without_event_id": self.without_event_id,
             "refused": dict(self.refused),
             "examples": self.examples,
         }
@@ -257,6 +261,7 @@ def _append_batch(
                 report.refuse(place, refused.reason, str(refused))
                 continue
             report.imported += 1
+            report.without_event_id += row.get("event_id") is None
             report.rewards += sum(isinstance(event, RewardEvent) for event in of_row)
             made.extend(of_row)
         if made:

@@ -80,11 +80,16 @@ def command(
         rows = [("rows", report.rows), ("imported", report.imported)]
         if what == "history":
             rows.append(("  with a reward", report.rewards))
+            rows.append(("  without event_id", report.without_event_id))
         rows += [(f"refused: {reason}", count) for reason, count in report.refused.most_common()]
         print_table(None, ("what", "count"), [(name, f"{count:,}") for name, count in rows])
         for example in report.examples:
             say(example)
         if report.imported:
+            once = "Rows that were in the log before count once"
+            if report.without_event_id:
+                once += ", and so do rows without event_id with which a file imported before began as well"
+            say(f"{once}.")
             say("It is in the log; the learner takes it in at its next poll, or when it starts.")
             if what == "history" and report.imported < INITIAL_ROWS_MIN and not _has_champion(experiment):
                 say(f"A first model is made of {INITIAL_ROWS_MIN} rows of history or more; see `rewardloop status`.")

@@ -74,6 +74,16 @@ def test_the_same_file_imported_twice_counts_once(tmp_path: Path) -> None:
     assert (counts["imported"], counts["duplicates"], counts["conflicts"], counts["late"]) == (3, 6, 0, 0)
 
 
+def test_rows_with_which_two_files_begin_alike_are_the_same_and_the_report_tells_how_many_ids_were_made(
+    tmp_path: Path,
+) -> None:
+    target = experiment(tmp_path)
+    first = bring_in(target, [ROW, ROW, ROW | {"reward": 0.0}])
+    longer = bring_in(target, [ROW, ROW, ROW, ROW | {"event_id": "mine"}, ROW | {"reward": 9.0}])
+    assert (first.without_event_id, longer.without_event_id, longer.imported) == (3, 3, 4)
+    assert len(joined(target)) == 3 + 1 + 1  # the third row and the one with an id are new
+
+
 def test_rows_keep_the_order_of_the_file(tmp_path: Path) -> None:
     target = experiment(tmp_path)
     bring_in(target, [ROW | {"context": {"n": n}} for n in range(6000)])

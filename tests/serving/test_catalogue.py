@@ -159,7 +159,9 @@ def test_commands_list_put_and_remove_and_refuse_in_one_line(
     data = ["--data-dir", str(tmp_path / "data")]
     (tmp_path / "rows.ndjson").write_text('{"context": {}, "action": "tea", "probability": 1.0}\n')
     assert run(["import", str(tmp_path / "rows.ndjson"), "--config", str(tmp_path / "c.toml"), *data]) == 0
-    capsys.readouterr()
+    told = capsys.readouterr()
+    assert "without event_id" in told.out
+    assert "Rows that were in the log before count once, and so do rows without event_id" in " ".join(told.err.split())
     assert run(["actions", "put", "soup", "--features", '{"price": 4}', *data]) == 0
     assert capsys.readouterr().out == "Catalogue 2 is in force: 2 actions\n"
     assert run(["actions", "list", "--json", *data]) == 0
