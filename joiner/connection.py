@@ -95,14 +95,15 @@ def shortages(path: Path) -> Iterator[None]:
 
 
 def remove_database(path: Path) -> None:
-    """Remove a DuckDB file with its write-ahead log; the log first, because it must not meet another file."""
-    write_ahead_log(path).unlink(missing_ok=True)
+    """Remove a DuckDB file with its write-ahead logs; these first, because they must not meet another file."""
+    remove_write_ahead_logs(path)
     path.unlink(missing_ok=True)
 
 
-def write_ahead_log(path: Path) -> Path:
-    """Where DuckDB keeps what is committed and not yet in the file at `path`."""
-    return path.with_name(f"{path.name}.wal")
+def remove_write_ahead_logs(path: Path) -> None:
+    """Remove what is committed and not yet in the DuckDB file at `path`, also what a checkpoint had set aside."""
+    for suffix in (".wal", ".wal.checkpoint", ".wal.recovery"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def quote(text: str) -> str:

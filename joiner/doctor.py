@@ -6,17 +6,20 @@ that the warehouse was made from and that the log no longer holds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 
 from bandit.doctor import Findings
 from bandit.errors import CorruptLog
-from bandit.eventlog import SegmentInfo
+from bandit.eventlog import SegmentInfo, read_events
 from bandit.eventlog.recovery import QUARANTINE, UNREADABLE_SUFFIX
 from bandit.eventlog.segment import SEALED_SUFFIX, segment_name, verify_segment
 from bandit.eventlog.survey import sealed_segments
+from bandit.events import stamped_at
 from bandit.experiment import ExperimentPaths
 from joiner.archive import archives, ingest_archives, verify_archive
 from joiner.connection import remove_database
@@ -77,6 +80,7 @@ def check_archives(paths: ExperimentPaths, findings: Findings) -> list[SegmentIn
 def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:
     """Compare the warehouse with the log's verified and archived segments (`sound`), and its rows with each other."""
     cursor = warehouse.cursor()
+    until = warehouse.joined_until()  # before the segments are looked up, as it goes on afterwards
     known = {
         name: (events, size, sha256)
         for name, events, size, sha256 in cursor.execute("SELECT name, events, bytes, sha256 FROM segments").fetchall()
@@ -103,6 +107,13 @@ def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings:
         findings.note(
             "database", f"{len(waiting)} sealed segment(s) are not ingested yet", "the learner does so when it runs"
         )
+        if missed := _missed(warehouse.experiment.paths, waiting, until):
+            findings.wrong(
+                "database",
+                f"it was joined up to {until:%Y-%m-%d %H:%M:%S} UTC without {len(missed)} segment(s) from before then, "
+                f"first {missed[0]}",
+                f"the learner takes them in when it runs; if that does not mend it, {REBUILD}",
+            )
     for name, events, records in cursor.execute(RECORDS_PER_SEGMENT).fetchall():
         findings.wrong("database", f"segment {name} holds {events} events, the database {records}", REBUILD)
     doubled = _number(cursor.execute(DOUBLED).fetchone())
@@ -141,6 +152,19 @@ def _check_waiting(paths: ExperimentPaths, names: Sequence[str], findings: Findi
             f"segment {segment.stem} holds what cannot be read ({why})",
             f"the learner moves it to events/{QUARANTINE} when it runs and goes on without it",
         )
+
+
+def _missed(paths: ExperimentPaths, names: Sequence[str], until: datetime | None) -> list[str]:
+    """Which of these sealed segments hold what was stamped before `until`."""
+    if until is None:
+        return []
+    found = []
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # it waits in an archive, or has just been moved there
+            first = next(read_events(paths.events / f"{name}{SEALED_SUFFIX}"), None)
+            if first is not None and stamped_at(first) < until:
+                found.append(name)
+    return found
 
 
 def check_rebuild(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings: Findings) -> None:

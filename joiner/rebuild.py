@@ -12,7 +12,7 @@ import duckdb
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
 from joiner.archive import ingest_archives
-from joiner.connection import remove_database, write_ahead_log
+from joiner.connection import remove_database, remove_write_ahead_logs
 from joiner.warehouse import Warehouse
 
 
@@ -56,7 +56,7 @@ def rebuild(experiment: Experiment, *, watermark: datetime | None = None) -> Reb
     except BaseException:
         remove_database(fresh)
         raise
-    write_ahead_log(target).unlink(missing_ok=True)  # it must not meet the new file
+    remove_write_ahead_logs(target)  # they must not meet the new file
     fresh.replace(target)
     return report
 

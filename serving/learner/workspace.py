@@ -77,7 +77,11 @@ class Workspace:
             if self._warehouse is None:
                 # one core is left to decisions, which don't wait then until a query gives it back
                 warehouse = Warehouse(self.experiment, threads=max(1, (os.cpu_count() or 1) - 1))
-                ingest_archives(warehouse)  # a file that was deleted, restored or outdated knows none of them
+                try:
+                    ingest_archives(warehouse)  # a file that was deleted, restored or outdated knows none of them
+                except BaseException:
+                    warehouse.close()
+                    raise
                 self._warehouse = warehouse
             return self._warehouse
 

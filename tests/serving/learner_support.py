@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import random
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -163,6 +164,17 @@ def copy_of(data_dir: Path, folder: Path) -> Path:
 def paths_of(data_dir: Path) -> ExperimentPaths:
     """The files of the world's experiment."""
     return ExperimentPaths(data_dir / "experiments" / "test")
+
+
+@contextmanager
+def full_disk(room_bytes: int) -> Iterator[None]:
+    """A disk on which no file of this process grows beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def settings(**sections: Any) -> ExperimentSettings:

@@ -22,6 +22,7 @@ from bandit.experiment import Experiment
 from bandit.files import locked
 from bandit.keys import create_key, keys_path
 from bandit.registry import ModelRegistry
+from joiner.warehouse import Warehouse
 from serving.cli import run
 from serving.cli.common import now
 from serving.learner.intake import Intake, take_in
@@ -156,6 +157,13 @@ def _statement(sql: str) -> Callable[[Path], None]:
     return change
 
 
+def _join_without_a_segment(data_dir: Path) -> None:
+    paths_of(data_dir).warehouse.unlink()
+    with Warehouse(Experiment.open(data_dir, "test")) as warehouse:
+        warehouse.ingest(sealed_segments(paths_of(data_dir).events)[:-1])
+        warehouse.join(now())
+
+
 def _leave_damaged_bytes(data_dir: Path) -> None:
     folder = paths_of(data_dir).events / "quarantine"
     folder.mkdir()
@@ -190,6 +198,7 @@ def _set_the_clock_back(data_dir: Path) -> None:
             _statement("UPDATE decision_records SET probability = 0.9 WHERE event_id = 'event-7'"),
             "database: 1 interaction(s) have",
         ),
+        (_join_without_a_segment, "database: it was joined up to "),
         (_leave_damaged_bytes, "log: events/quarantine/w0-00000001.open.100.damaged"),
         (_set_the_clock_back, "log: the log was read by a clock that showed 2126-01-01"),
     ],

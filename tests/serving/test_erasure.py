@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pandas as pd
 import pytest
 
 from bandit.errors import Busy, InvalidInput
-from bandit.eventlog import read_events, verify_segment
+from bandit.eventlog import read_events, survey, verify_segment
 from bandit.eventlog.erasure import erase_from_segment, tombstone
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
@@ -18,19 +21,23 @@ from bandit.experiment import Experiment
 from bandit.scratch import PREFIX
 from bandit.types import Action
 from evaluation.sequential import AlphaLedger
+from joiner.warehouse import Warehouse
 from serving.cli import run
 from serving.cli.common import now
 from serving.in_process import in_process
+from serving.learner import intake as intake_module
 from serving.learner import recovery
 from serving.learner.challengers import STANDING, ChallengerStore
+from serving.learner.cycle import Cycle
 from serving.learner.hosting import LearnerService
 from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.reports import RunReport
+from serving.learner.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question
-from tests.serving.learner_support import copy_of, paths_of, settings, world
+from tests.serving.learner_support import copy_of, full_disk, paths_of, settings, world
 
 ACTIONS = (Action("left"), Action("right"))
 PERSON = "person-3-of-seven"
@@ -142,6 +149,61 @@ def test_what_challengers_spent_of_alpha_stays_spent_when_their_scores_are_erase
         assert state is not None and state.learnt == 359
         for name, before in spent.items():
             assert _ledger(store, name).spent >= before
+
+
+ROOM_BYTES = 150_000
+"""Enough for the segments and models of these tests, and too little for their database."""
+
+
+def test_an_erasure_that_a_full_disk_cuts_short_is_made_good_by_the_next_poll_that_has_room(data_dir: Path) -> None:
+    before = _operate(data_dir, _interactions)
+    cycle = Cycle(Workspace(Experiment.open(data_dir, "test"), now), InlineTrainer())
+    workspace = cycle.workspace
+    cycle.tick()
+    with full_disk(ROOM_BYTES):
+        with pytest.raises(OSError, match="make room"):
+            erase(workspace, subject=PERSON, confirmed=True)
+        with pytest.raises(OSError, match="make room"):
+            cycle.tick()
+    cycle.tick()
+    others = before[before["subject"] != PERSON].reset_index(drop=True)
+    pd.testing.assert_frame_equal(_interactions(workspace), others)
+    assert erase(workspace, subject=PERSON, confirmed=True)["records"] == 0
+    cycle.tick()
+    assert len(_interactions(workspace)) == len(others)
+    assert doctor(workspace, deep=True)["healthy"]
+    cycle.close()
+
+
+def test_erasing_again_makes_the_database_that_a_full_disk_kept_from_being_made(data_dir: Path) -> None:
+    with full_disk(ROOM_BYTES), pytest.raises(OSError, match="make room"):
+        _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["records"] == 0
+    with Warehouse(Experiment.open(data_dir, "test")) as warehouse:
+        assert warehouse.segment_names() == {segment.stem for segment in sealed_segments(paths_of(data_dir).events)}
+
+
+def test_challengers_miss_no_row_after_an_erasure_that_a_full_disk_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(100)
+        here.transport.settle()
+        cycle = here.transport.cycle
+        monkeypatch.setattr(erase_module, "rebuild", _no_room)
+        with pytest.raises(OSError, match="No space"):
+            erase(cycle.workspace, event_ids=["event-7"], confirmed=True)
+        starting = survey(cycle.workspace.experiment.paths, now=cycle.workspace.clock())
+        starting.unknown.append("a writer that is starting has not reported yet")
+        monkeypatch.setattr(intake_module, "survey", lambda *a, **k: replace(starting, watermark=None))
+        cycle.run(force=True)
+        state = cycle.store.load(STANDING)
+        assert state is not None and state.learnt == 159
+
+
+def _no_room(*arguments: Any, **named: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _ledger(store: ChallengerStore, name: str) -> AlphaLedger:

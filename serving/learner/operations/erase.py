@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +68,21 @@ def run(
         raise Busy("a run is under way; erase again when it has ended")
     try:
         with workspace.lock:
+            missing = not paths.warehouse.exists()  # an erasure was cut short after it had removed the database
             until = workspace.warehouse.joined_until()
             workspace.release_warehouse()  # before anything is touched: somebody may read it for longer than we wait
             _unpack_concerned(workspace, subject, event_ids, fields)
             marked = mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields)
-            return _answer(marked) | _erase(workspace, marked, subject, fields, until)
+            answer = _answer(marked) | _erase(workspace, marked, subject, fields)
+            if marked.records or missing:
+                rebuild(workspace.experiment, watermark=until)
+            return answer
     finally:
         workspace.run_lock.release()
 
 
-def _erase(
-    workspace: Workspace, marked: Marked, subject: str | None, fields: Sequence[str], until: datetime | None
-) -> dict[str, Any]:
-    """Erase what is marked, and make the database, which is closed, anew up to the watermark `until`."""
+def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Sequence[str]) -> dict[str, Any]:
+    """Erase what is marked; the database, which is closed, is removed where it holds any of it."""
     experiment = workspace.experiment
     paths, moment = experiment.paths, workspace.clock()
     # the tombstones first: if anything below is interrupted, history says what has to be finished
@@ -106,7 +107,7 @@ def _erase(
         )
     )
     if marked.records:
-        remove_database(paths.warehouse)  # if this is cut short, the next start makes it from what is left
+        remove_database(paths.warehouse)  # if this is cut short, the next poll or start makes it from what is left
         store = ChallengerStore(paths, durable=workspace.durable)
         for entry in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
             # beside them lie the note of a run that was killed, which names nobody, and folders in use for a moment
@@ -117,7 +118,6 @@ def _erase(
             erase_from_segment(segment, lambda e: e.event_id in marked.event_ids and not isinstance(e, DecisionEvent))
         for segment in sorted(marked.segments):
             erase_from_segment(segment, lambda e: e.event_id in marked.event_ids)
-        rebuild(experiment, watermark=until)
     return {"erased": True, "evaluations": evaluations, "canaries": canaries, "quarantined_lines": lines}
 
 
