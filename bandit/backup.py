@@ -39,6 +39,9 @@ NOT_SAVED = ("warehouse.", "scratch", ".")
 _MANIFEST = "manifest.json"
 """What an archive of segments says of itself: written last, removed first."""
 
+_ON_THE_WAY = (".incoming-", ".outgoing-", ".dropped-")
+"""How the names of folders begin that are not there yet, or no more."""
+
 _NO_SEGMENT = (OPEN_SUFFIX, ".tmp")
 
 _CHUNK_BYTES = 1 << 20
@@ -276,7 +279,7 @@ def _segments_in(paths: ExperimentPaths) -> set[str]:
 def _files(folder: Path, suffix: str = "", *, but: tuple[str, ...] = ()) -> Iterator[Path]:
     if folder.is_dir():
         for path in sorted(folder.rglob(f"*{suffix}")):
-            unfinished = any(part.startswith((".incoming-", ".outgoing-")) for part in path.relative_to(folder).parts)
+            unfinished = any(part.startswith(_ON_THE_WAY) for part in path.relative_to(folder).parts)
             if not unfinished and not path.name.endswith(but or ("\0",)) and path.is_file():
                 yield path
 

@@ -3,6 +3,9 @@
 An archive keeps every line of its segments, seals included, so each segment can be written out again byte for byte
 and verified against the digest it was sealed with. Whatever a later version of this program makes of the log, it can
 make of an archive. `line` is the JSON of one record: `SELECT line->>'event_id' FROM 'archive/*/log.parquet'`.
+
+An archive comes and goes in one step, by a new name of its folder. Of one that was dropped the manifest stays until the
+database is without it, too.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ KEPT_MIN = timedelta(days=1)
 records seem old, because of a clock that was wrong."""
 
 _INCOMING = ".incoming-"
+_OUTGOING = ".outgoing-"
+_DROPPED = ".dropped-"
 
 # one row per ingested segment of which no record is younger than $until; `last` is the age of its youngest. A record is
 # as old as the last window of its event_id, so that rewards and activations leave no earlier than their decision and
@@ -93,6 +98,11 @@ class Archive:
         """The names (without suffix) of its segments."""
         return {segment_name(info.writer_id, info.sequence) for info in self.manifest.segments}
 
+    @property
+    def events(self) -> int:
+        """How many events its segments hold."""
+        return sum(info.events for info in self.manifest.segments)
+
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
@@ -106,8 +116,17 @@ class Compacted:
 
 def archives(paths: ExperimentPaths) -> list[Archive]:
     """The archives of an experiment, oldest first; raises `CorruptLog` when a manifest cannot be read."""
+    return _archives(paths, "[!.]*")
+
+
+def dropped(paths: ExperimentPaths) -> list[Archive]:
+    """The archives that were dropped and may be in the database yet; raises `CorruptLog`."""
+    return _archives(paths, f"{_DROPPED}*")
+
+
+def _archives(paths: ExperimentPaths, names: str) -> list[Archive]:
     found = []
-    for manifest in sorted(paths.archive.glob(f"[!.]*/{MANIFEST}")):
+    for manifest in sorted(paths.archive.glob(f"{names}/{MANIFEST}")):
         try:
             found.append(Archive(manifest.parent, decode(manifest.read_bytes(), ArchiveManifest)))
         except Undecodable:
@@ -122,6 +141,7 @@ def compact(warehouse: Warehouse, *, older_than: datetime, now: datetime) -> Com
     damaged segment, OSError when the disk does not take it.
     """
     paths = warehouse.experiment.paths
+    remove_half_archives(paths)
     for archive in archives(paths):  # an earlier compaction was cut short before it removed its segments
         _remove_segments(paths, archive)
     until = warehouse.joined_until()
@@ -185,9 +205,7 @@ def unpack(archive: Archive, folder: Path) -> list[Path]:
 def unpack_into_log(paths: ExperimentPaths, archive: Archive) -> list[Path]:
     """Turn an archive back into segments of the log, and remove it; raises `CorruptLog`, OSError."""
     written = unpack(archive, paths.events)
-    (archive.folder / MANIFEST).unlink()  # first, so that whoever reads it finds the rest
-    shutil.rmtree(archive.folder)
-    fsync_directory(paths.archive)
+    shutil.rmtree(_taken_out(paths, archive, _OUTGOING))
     return written
 
 
@@ -215,14 +233,29 @@ def droppable(paths: ExperimentPaths, *, older_than: datetime, now: datetime) ->
 
 
 def drop(paths: ExperimentPaths, *, older_than: datetime, now: datetime) -> list[Archive]:
-    """Remove the archives that are `droppable`; the warehouse must be made anew when any went."""
+    """Remove the archives that are `droppable`; the warehouse must be made anew when any went.
+
+    Until it is, and `forget_dropped` is called, `dropped` names them.
+    """
     gone = droppable(paths, older_than=older_than, now=now)
     for archive in gone:
-        (archive.folder / MANIFEST).unlink()
-        shutil.rmtree(archive.folder)
-    if gone:
-        fsync_directory(paths.archive)
+        (_taken_out(paths, archive, _DROPPED) / PARQUET).unlink()
     return gone
+
+
+def forget_dropped(paths: ExperimentPaths, gone: Sequence[Archive]) -> None:
+    """The database was made anew without these, which `dropped` gave."""
+    for archive in gone:
+        shutil.rmtree(archive.folder)
+
+
+def remove_half_archives(paths: ExperimentPaths) -> None:
+    """Remove what a process that was killed left of archives on their way; for whoever keeps all others from them."""
+    for folder in [path for path in paths.archive.glob("*") if path.is_dir()]:
+        if folder.name.startswith((_INCOMING, _OUTGOING)) or not (folder / MANIFEST).exists():
+            shutil.rmtree(folder)  # no archive yet or any more: its manifest is written last and was once removed first
+        elif folder.name.startswith(_DROPPED):
+            (folder / PARQUET).unlink(missing_ok=True)
 
 
 def verify_archive(archive: Archive) -> None:
@@ -261,6 +294,15 @@ def _write(paths: ExperimentPaths, batch: Sequence[tuple[Path, datetime]], *, no
     incoming.rename(folder)
     fsync_directory(paths.archive)
     return Archive(folder, manifest)
+
+
+def _taken_out(paths: ExperimentPaths, archive: Archive, prefix: str) -> Path:
+    """Let a folder be an archive no more, in one step; gives its new place."""
+    aside = archive.folder.with_name(prefix + archive.folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    archive.folder.rename(aside)
+    fsync_directory(paths.archive)
+    return aside
 
 
 def _remove_segments(paths: ExperimentPaths, archive: Archive) -> None:

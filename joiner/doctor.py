@@ -21,7 +21,7 @@ from bandit.eventlog.segment import SEALED_SUFFIX, segment_name, verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import stamped_at
 from bandit.experiment import ExperimentPaths
-from joiner.archive import archives, ingest_archives, verify_archive
+from joiner.archive import archives, dropped, ingest_archives, verify_archive
 from joiner.connection import remove_database
 from joiner.reading import unreadable_segments
 from joiner.warehouse import Warehouse
@@ -87,10 +87,15 @@ def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings:
     }
     on_disk = {segment_name(info.writer_id, info.sequence): (info.events, info.bytes, info.sha256) for info in sound}
     findings.count("database_segments", len(known))
-    lost = sorted(
-        set(known) - on_disk.keys() - {path.stem for path in sealed_segments(warehouse.experiment.paths.events)}
-    )
-    if lost:
+    paths = warehouse.experiment.paths
+    missing = set(known) - on_disk.keys() - {path.stem for path in sealed_segments(paths.events)}
+    if owed := missing & {name for archive in dropped(paths) for name in archive.names}:
+        findings.wrong(
+            "database",
+            f"{len(owed)} segment(s) that retention dropped are still in it: making it anew was cut short",
+            f"the learner does so within the hour, where there is room; {REBUILD}",
+        )
+    if lost := sorted(missing - owed):
         findings.wrong(
             "database",
             f"{len(lost)} segment(s) that it was made from are not in the log any more, first {lost[0]}",
@@ -103,11 +108,11 @@ def check_database(warehouse: Warehouse, sound: Sequence[SegmentInfo], findings:
         )
     waiting = sorted(on_disk.keys() - known.keys())
     if waiting:
-        _check_waiting(warehouse.experiment.paths, waiting, findings)
+        _check_waiting(paths, waiting, findings)
         findings.note(
             "database", f"{len(waiting)} sealed segment(s) are not ingested yet", "the learner does so when it runs"
         )
-        if missed := _missed(warehouse.experiment.paths, waiting, until):
+        if missed := _missed(paths, waiting, until):
             findings.wrong(
                 "database",
                 f"it was joined up to {until:%Y-%m-%d %H:%M:%S} UTC without {len(missed)} segment(s) from before then, "

@@ -131,11 +131,12 @@ class LearnerService:
                 self._pace(name, cycle.workspace.experiment.settings.schedule.poll_s)
 
     def retain(self) -> None:
-        """Compact and drop the log of each experiment by its retention rules, once the clock can be believed."""
+        """Compact and drop the log of each experiment by its retention rules, once the clock can be believed.
+
+        What a drop that was cut short still owes is made good whatever the clock shows.
+        """
         self.compare_clocks()
         moment = self.clock_watch.believed()
-        if moment is None:
-            return
         for name, cycle in list(self.cycles.items()):
             try:
                 retain(cycle.workspace, moment)

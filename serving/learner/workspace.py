@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +19,9 @@ from bandit.errors import Busy
 from bandit.eventlog.recovery import DAMAGED_SUFFIX
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
-from joiner.archive import ingest_archives
+from joiner.archive import dropped, forget_dropped, ingest_archives
 from joiner.doctor import DATABASE_ERRORS
-from joiner.rebuild import rebuild
+from joiner.rebuild import RebuildReport, rebuild
 from joiner.warehouse import Warehouse
 from serving.learner.evaluator import Evaluator
 from serving.learner.trainer import InlineTrainer, Trainer
@@ -66,7 +66,7 @@ class Workspace:
             except DATABASE_ERRORS as error:
                 problem = str(error).partition("\n")[0]
                 log.error("experiment %s: its database is made anew from the log: %s", self.experiment.name, problem)
-                report = rebuild(self.experiment)
+                report = self.rebuild()
                 tell_damaged(report.quarantined)
                 self.registry.history.record("rebuild", now=self.clock(), reason=problem, events=report.events)
                 return self.warehouse_as_it_is()
@@ -84,6 +84,30 @@ class Workspace:
                     raise
                 self._warehouse = warehouse
             return self._warehouse
+
+    def rebuild(self, *, watermark: datetime | None = None) -> RebuildReport:
+        """Make the database anew from the log, as `joiner.rebuild.rebuild` does; what was dropped is in it no more.
+
+        A drop that was cut short is finished by it, with its line of history. Raises `Busy` where somebody reads it for
+        longer than `READERS_S`, OSError when there is no room.
+        """
+        with self.lock:
+            gone = dropped(self.experiment.paths)
+            if gone:
+                self._tell_dropped({archive.folder.name: archive.events for archive in gone})
+            self.release_warehouse()
+            report = rebuild(self.experiment, watermark=watermark)
+            forget_dropped(self.experiment.paths, gone)
+            return report
+
+    def _tell_dropped(self, gone: Mapping[str, int]) -> None:
+        """Put into history which archives were dropped, and how many events with them, unless it is there already."""
+        told = {name for entry in self.registry.history.entries("drop") for name in entry.get("names", ())}
+        events = {name: count for name, count in gone.items() if name not in told}
+        if events:
+            self.registry.history.record(
+                "drop", now=self.clock(), archives=len(events), events=sum(events.values()), names=sorted(events)
+            )
 
     @contextmanager
     def reading(self) -> Iterator[Warehouse]:

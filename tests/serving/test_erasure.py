@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,8 +189,7 @@ def test_challengers_miss_no_row_after_an_erasure_that_a_full_disk_cut_short(
         here.play(100)
         here.transport.settle()
         cycle = here.transport.cycle
-        monkeypatch.setattr(erase_module, "rebuild", _no_room)
-        with pytest.raises(OSError, match="No space"):
+        with full_disk(ROOM_BYTES), pytest.raises(OSError, match="make room"):
             erase(cycle.workspace, event_ids=["event-7"], confirmed=True)
         starting = survey(cycle.workspace.experiment.paths, now=cycle.workspace.clock())
         starting.unknown.append("a writer that is starting has not reported yet")
@@ -200,10 +197,6 @@ def test_challengers_miss_no_row_after_an_erasure_that_a_full_disk_cut_short(
         cycle.run(force=True)
         state = cycle.store.load(STANDING)
         assert state is not None and state.learnt == 159
-
-
-def _no_room(*arguments: Any, **named: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _ledger(store: ChallengerStore, name: str) -> AlphaLedger:

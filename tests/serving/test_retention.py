@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -17,14 +19,18 @@ from bandit.errors import Busy, CorruptLog, InvalidSettings
 from bandit.eventlog import verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
+from bandit.history import History
 from bandit.registry import ModelRegistry
-from joiner.archive import KEPT_MIN, PARQUET, archives, compact, drop, unpack
+from joiner import archive as archive_module
+from joiner.archive import KEPT_MIN, MANIFEST, PARQUET, archives, compact, drop, unpack, unpack_into_log
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from serving.cli.common import now
 from serving.in_process import EPOCH
+from serving.learner import workspace as workspace_module
 from serving.learner.clock_watch import Boot, ClockWatch, pace_path, this_boot
 from serving.learner.hosting import LearnerService
+from serving.learner.operations.compact import retain as retain_as_of
 from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
@@ -138,6 +144,135 @@ def test_what_is_dropped_is_gone_from_log_and_database(data_dir: Path) -> None:
     assert archives(paths_of(data_dir)) == []
     assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["interactions"]) == 0
     assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history.entries("drop")] == [480]
+    assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+
+
+@pytest.fixture(scope="module")
+def to_drop(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything is in archives, each of a segment, that are to be dropped a day after they were made."""
+    data_dir = copy_of(original, tmp_path_factory.mktemp("dropping"))
+    experiment = Experiment.open(data_dir, "test")
+    experiment.change(
+        settings(retention={"compact_after_days": 1.0, "drop_after_days": 5.0}), now=EPOCH + timedelta(minutes=10)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive_module, "ARCHIVE_BYTES_MAX", 1)
+        assert _operate(data_dir, retain)["archives"] > 1
+    return data_dir
+
+
+def _cut_short(patch: pytest.MonkeyPatch, where: object, name: str, *, after: int = 0, kind: str | None = None) -> None:
+    """Let a function end everything, as a kill does, when it is called once more than `after` times (with `kind`)."""
+    calls, whole = 0, getattr(where, name)
+
+    def cut_short(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += kind is None or kind in arguments
+        if calls > after:
+            raise KeyboardInterrupt
+        return whole(*arguments, **named)
+
+    patch.setattr(where, name, cut_short)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "how"),
+    [
+        (archive_module, "fsync_directory", {}),
+        (archive_module, "fsync_directory", {"after": 1}),
+        (History, "record", {"kind": "drop"}),
+        (workspace_module, "rebuild", {}),
+        (workspace_module, "forget_dropped", {}),
+    ],
+)
+def test_a_drop_that_was_cut_short_is_finished_by_the_next_retention_with_its_line_of_history(
+    to_drop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, name: str, how: dict[str, Any]
+) -> None:
+    data_dir, later = copy_of(to_drop, tmp_path), LATER + timedelta(days=1)
+    with monkeypatch.context() as patch:
+        _cut_short(patch, where, name, **how)
+        with pytest.raises(KeyboardInterrupt):
+            _operate(data_dir, retain, at=later)
+    findings = _operate(data_dir, doctor, at=now())["findings"]
+    owes = any(finding["wrong"] and "that retention dropped are still in it" in finding["what"] for finding in findings)
+    assert owes == (name != "forget_dropped")
+    _operate(data_dir, lambda workspace: retain_as_of(workspace, None))  # whatever the clock shows
+    assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+    _operate(data_dir, retain, at=later)
+    assert _operate(data_dir, lambda workspace: workspace.warehouse.counts()["interactions"]) == 0
+    told = ModelRegistry(paths_of(data_dir)).history.entries("drop")
+    assert sum(entry["events"] for entry in told) == 480
+    assert list(paths_of(data_dir).archive.iterdir()) == []
+
+
+def test_a_drop_that_a_full_disk_cuts_short_is_finished_once_there_is_room(
+    to_drop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = copy_of(to_drop, tmp_path)
+    workspace = Workspace(Experiment.open(data_dir, "test"), lambda: LATER + timedelta(days=1))
+    assert workspace.warehouse.counts()["interactions"] > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Warehouse, "checkpoint", _no_room)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                retain(workspace)
+    assert not list(paths_of(data_dir).archive.rglob(PARQUET)), "what is dropped makes room"
+    assert retain(workspace)["dropped"] == 480
+    assert workspace.warehouse.counts()["interactions"] == retain(workspace)["dropped"] == 0
+    assert [entry["events"] for entry in workspace.registry.history.entries("drop")] == [480]
+    workspace.close()
+
+
+def _no_room(warehouse: Warehouse) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_learner_finishes_a_drop_before_it_can_believe_its_clock(
+    to_drop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = copy_of(to_drop, tmp_path)
+    with monkeypatch.context() as patch:
+        _cut_short(patch, workspace_module, "rebuild")
+        with pytest.raises(KeyboardInterrupt):
+            _operate(data_dir, retain, at=LATER + timedelta(days=1))
+    with _learner(data_dir, Clocks(LATER + timedelta(days=1)), hours=0) as service:
+        service.retain()
+        assert (service.failures, service.cycles["test"].workspace.warehouse.counts()["interactions"]) == ({}, 0)
+
+
+def test_making_the_database_anew_by_hand_finishes_a_drop_too(
+    to_drop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = copy_of(to_drop, tmp_path)
+    with monkeypatch.context() as patch:
+        _cut_short(patch, History, "record", kind="drop")
+        with pytest.raises(KeyboardInterrupt):
+            _operate(data_dir, retain, at=LATER + timedelta(days=1))
+    assert _operate(data_dir, rebuild_database)["segments"] == 0
+    assert [entry["events"] for entry in ModelRegistry(paths_of(data_dir)).history.entries("drop")] == [480]
+    assert list(paths_of(data_dir).archive.iterdir()) == []
+
+
+@pytest.mark.parametrize("removed", ["the manifest", "the name"])
+def test_an_archive_that_was_half_removed_does_not_stop_the_next_compaction(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, removed: str
+) -> None:
+    before = _segments(data_dir)
+    _operate(data_dir, retain)
+    paths = paths_of(data_dir)
+    (archive,) = archives(paths)
+    if removed == "the name":
+        with monkeypatch.context() as patch:
+            _cut_short(patch, archive_module, "fsync_directory")
+            with pytest.raises(KeyboardInterrupt):
+                unpack_into_log(paths, archive)
+    else:  # as versions before this did it
+        unpack(archive, paths.events)
+        (archive.folder / MANIFEST).unlink()
+    assert (_segments(data_dir), archives(paths)) == (before, [])
+    _operate(data_dir, retain)
+    assert [again.folder for again in archives(paths)] == list(paths.archive.iterdir()) == [archive.folder]
+    assert _segments(data_dir) == {}
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from joiner.archive import compact, drop, droppable
-from joiner.rebuild import rebuild
+from joiner.archive import compact, drop, droppable, dropped
 from serving.learner.workspace import Workspace
 
 
@@ -15,14 +14,17 @@ def run(workspace: Workspace) -> dict[str, Any]:
     return retain(workspace, workspace.clock())
 
 
-def retain(workspace: Workspace, moment: datetime) -> dict[str, Any]:
-    """Compact and drop by the settings in force, as of `moment`; does nothing where none are declared. Idempotent."""
+def retain(workspace: Workspace, moment: datetime | None) -> dict[str, Any]:
+    """Compact and drop by the settings in force, as of `moment`; does nothing where none are declared. Idempotent.
+
+    A drop that was cut short is finished, whatever is declared by now; without a `moment` that is all.
+    """
     experiment = workspace.experiment
     experiment.refresh()
     rules = experiment.settings.retention
     answer: dict[str, Any] = {"segments": 0, "archives": 0, "bytes_before": 0, "bytes_after": 0, "dropped": 0}
     with workspace.lock:
-        if rules.compact_after_days is not None:
+        if moment is not None and rules.compact_after_days is not None:
             older_than = moment - timedelta(days=rules.compact_after_days)
             done = compact(workspace.warehouse, older_than=older_than, now=moment)
             answer |= {
@@ -33,14 +35,14 @@ def retain(workspace: Workspace, moment: datetime) -> dict[str, Any]:
             }
             if done.segments:
                 workspace.registry.history.record("compaction", now=moment, **answer)
-        if rules.drop_after_days is not None:
+        until = None
+        if moment is not None and rules.drop_after_days is not None:
             older_than = moment - timedelta(days=rules.drop_after_days)
             if droppable(experiment.paths, older_than=older_than, now=moment):
                 until = workspace.warehouse.joined_until()
                 workspace.release_warehouse()  # first: what is dropped must leave the database too
-                gone = drop(experiment.paths, older_than=older_than, now=moment)
-                events = sum(info.events for archive in gone for info in archive.manifest.segments)
-                workspace.registry.history.record("drop", now=moment, archives=len(gone), events=events)
-                rebuild(experiment, watermark=until)
-                answer["dropped"] = events
+                drop(experiment.paths, older_than=older_than, now=moment)
+        if gone := dropped(experiment.paths):
+            workspace.rebuild(watermark=until or workspace.warehouse.joined_until())
+            answer["dropped"] = sum(archive.events for archive in gone)
     return answer

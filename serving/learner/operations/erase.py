@@ -31,7 +31,6 @@ from bandit.files import write_atomically
 from joiner.archive import archives, holds_any, unpack, unpack_into_log
 from joiner.connection import remove_database
 from joiner.parquet import read_parquet, write_parquet
-from joiner.rebuild import rebuild
 from serving.learner.certificates import REPORT, SCORED
 from serving.learner.challengers import ChallengerStore
 from serving.learner.leftovers import remove_leftovers
@@ -75,7 +74,7 @@ def run(
             marked = mark(sealed_segments(paths.events), event_ids=event_ids, subject=subject, fields=fields)
             answer = _answer(marked) | _erase(workspace, marked, subject, fields)
             if marked.records or missing:
-                rebuild(workspace.experiment, watermark=until)
+                workspace.rebuild(watermark=until)
             return answer
     finally:
         workspace.run_lock.release()

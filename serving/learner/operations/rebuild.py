@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from bandit.eventlog import survey
-from joiner.rebuild import rebuild
 from serving.learner.workspace import Workspace
 
 
 def run(workspace: Workspace) -> dict[str, Any]:
     """Rebuild and join as far as the log is complete; gives counts and the digest of the interactions."""
     found = survey(workspace.experiment.paths, now=workspace.clock())
-    with workspace.lock:
-        workspace.release_warehouse()
-        report = rebuild(workspace.experiment, watermark=found.watermark)
+    report = workspace.rebuild(watermark=found.watermark)
     return {
         "segments": report.segments,
         "events": report.events,
