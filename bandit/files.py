@@ -12,6 +12,7 @@ import io
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_WRITE = NO_ROOM | {errno.EROFS, errno.EIO}
 """The errors of a disk that takes nothing at all: it has no room, is read-only, or broken."""
 
+LEFTOVER_S_MIN = 60.0
+"""A temporary file that old belongs to nobody: writing one takes milliseconds."""
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)-(\d+)\.tmp")
 _PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,126}")
 
 PIECE_BYTES = 4 * 1024**2
@@ -59,6 +64,25 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, sync: bool =
         raise
     if sync:
         fsync_directory(path.parent)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether a half-written file of `write_atomically` has no writer any more; false for a file of any other name."""
+    found = _TEMPORARY.fullmatch(temporary.name)
+    if found is None:
+        return False
+    process, thread = map(int, found.groups())
+    if process == os.getpid():
+        return thread not in {living.ident for living in threading.enumerate()}
+    try:
+        os.kill(process, 0)
+        return time.time() - temporary.stat().st_mtime > LEFTOVER_S_MIN  # the number may be another process's by now
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    except FileNotFoundError:  # it has just been finished
+        return False
 
 
 class SyncedInPieces(io.FileIO):

@@ -154,8 +154,7 @@ class ModelRegistry:
         )
         self.paths.models.mkdir(parents=True, exist_ok=True)
         with locked(self.paths.lock):
-            for leftover in self.paths.models.glob(f"{_INCOMING}*"):  # from a process that died while publishing
-                shutil.rmtree(leftover)
+            self._remove_incoming()
             if (self.paths.models / model_id).exists():
                 return self.load(model_id).manifest
             self._store(manifest, files)
@@ -234,6 +233,12 @@ class ModelRegistry:
                 (self.paths.models / model_id).rename(self.paths.models / f"{_OUTGOING}{model_id}")
         self._remove_outgoing()
         return gone
+
+    def remove_unfinished(self) -> None:
+        """Remove what processes that died left of models on their way; it may hold canaries."""
+        with locked(self.paths.lock):
+            self._remove_incoming()
+        self._remove_outgoing()
 
     def manifests(self) -> list[Manifest]:
         """The manifests of all sound models, oldest first; damaged ones are for `doctor` to name."""
@@ -417,6 +422,11 @@ class ModelRegistry:
             raise
         if self.durable:
             fsync_directory(self.paths.models)
+
+    def _remove_incoming(self) -> None:
+        """Remove what a process left that died while publishing; for the holder of the lock."""
+        for leftover in self.paths.models.glob(f"{_INCOMING}*"):
+            shutil.rmtree(leftover)
 
     def _remove_outgoing(self) -> None:
         for folder in self.paths.models.glob(f"{_OUTGOING}*"):

@@ -33,10 +33,7 @@ from bandit.eventlog.recovery import (
 )
 from bandit.eventlog.segment import SEALED_SUFFIX, parse_segment_name, segments_with_suffix
 from bandit.experiment import ExperimentPaths
-from bandit.files import locked
-
-LEFTOVER_S_MIN = 60.0
-"""A temporary file that old belongs to nobody: writing one takes milliseconds."""
+from bandit.files import LEFTOVER_S_MIN, locked
 
 __all__ = ["Survey", "quarantine_segment", "sealed_segments", "set_aside", "survey"]
 

@@ -80,8 +80,7 @@ def file_evaluation(
             about=about,
             checks=look.checks,
         )
-    for leftover in paths.evaluations.glob(f"{_INCOMING}*"):  # of a process that died meanwhile
-        shutil.rmtree(leftover)
+    remove_unfinished(paths)
     place, incoming = paths.evaluations / evaluation_id, paths.evaluations / f"{_INCOMING}{evaluation_id}"
     incoming.mkdir(parents=True)
     try:
@@ -105,6 +104,12 @@ def file_evaluation(
         fsync_directory(paths.evaluations)
     _sweep(paths)
     return evaluation_id
+
+
+def remove_unfinished(paths: ExperimentPaths) -> None:
+    """Remove what a process left that died while it filed an evaluation; for whoever keeps runs away."""
+    for leftover in paths.evaluations.glob(f"{_INCOMING}*"):
+        shutil.rmtree(leftover)
 
 
 def evaluations(paths: ExperimentPaths, newest: int | None = None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Busy
-from bandit.files import FileLock, SyncedInPieces, is_locked, locked, write_atomically
+from bandit.files import LEFTOVER_S_MIN, FileLock, SyncedInPieces, is_abandoned, is_locked, locked, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +28,28 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkey
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["pointer.json"]
+
+
+def test_a_half_written_file_is_abandoned_once_its_process_or_thread_has_ended(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, signal; from pathlib import Path; from bandit import files\n"
+        "files.os.replace = lambda *paths: (print('there', flush=True), signal.pause())\n"
+        "files.write_atomically(Path(sys.argv[1]), b'half')"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "pointer.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "there\n"
+        (temporary,) = tmp_path.iterdir()
+        assert not is_abandoned(temporary)
+        os.utime(temporary, (0, time.time() - 2 * LEFTOVER_S_MIN))
+        assert is_abandoned(temporary), "the number may be another process's by then"
+        os.utime(temporary)
+        writer.kill()
+        writer.wait()
+    assert is_abandoned(temporary)
+    for thread, ended in ((threading.get_ident(), False), (1, True)):
+        assert is_abandoned(tmp_path / f".pointer.json.{os.getpid()}-{thread}.tmp") == ended
+    assert not is_abandoned(tmp_path / "pointer.json")
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:

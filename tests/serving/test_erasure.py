@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import pytest
 from bandit.errors import Busy, InvalidInput
 from bandit.eventlog import read_events, survey, verify_segment
 from bandit.eventlog.erasure import erase_from_segment, tombstone
+from bandit.eventlog.heartbeat import lock_path
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent, RewardEvent
 from bandit.experiment import Experiment
+from bandit.files import locked
 from bandit.scratch import PREFIX
 from bandit.types import Action
 from evaluation.sequential import AlphaLedger
+from joiner.archive import PARQUET
 from joiner.warehouse import Warehouse
 from serving.cli import run
 from serving.cli.common import now
@@ -28,6 +32,7 @@ from serving.learner import recovery
 from serving.learner.challengers import STANDING, ChallengerStore
 from serving.learner.cycle import Cycle
 from serving.learner.hosting import LearnerService
+from serving.learner.leftovers import remove_leftovers
 from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
@@ -103,17 +108,42 @@ def test_nothing_of_an_erased_subject_stays_outside_the_models_and_everything_el
 def leave_rows(data_dir: Path) -> list[Path]:
     """What processes that were killed may have left of a person's rows."""
     paths = paths_of(data_dir)
+    (model, *_), (evaluation, *_) = sorted(paths.models.iterdir()), sorted(paths.evaluations.iterdir())
     left = [
+        paths.challengers / f"{PREFIX}abcd" / "rows.ndjson",
+        paths.scratch / f"{PREFIX}abcd" / "w0-00000001.jsonl",
         paths.root / ".evaluate-abcd" / "rows.ndjson",
         paths.challengers / ".export-abcd",
-        paths.challengers / f"{PREFIX}abcd" / "rows.ndjson",
-        paths.root / "scratch" / "abcd.tmp",
+        paths.scratch / "abcd.tmp",
+        paths.archive / ".incoming-w0-00000001" / PARQUET,
+        paths.archive / ".incoming-w0-00000001" / "check" / "w0-00000001.jsonl",
+        paths.archive / ".outgoing-a20260101t000004-35ccbe0d" / PARQUET,
+        paths.archive / "a20260101t000004-35ccbe0d" / PARQUET,
+        paths.root / "warehouse.doctor.duckdb",
+        paths.root / "warehouse.doctor.duckdb.wal",
+        paths.root / "warehouse.new.duckdb",
+        paths.models / ".incoming-m20260101t000004-35ccbe0d" / "manifest.json",
+        paths.evaluations / ".incoming-e20260101t000004-35ccbe0d" / "scored.parquet",
+        evaluation / ".scored.parquet.tmp",
+        _half_written(paths.events / "w0-00000001.jsonl", of=DEAD),
+        _half_written(paths.events / "quarantine" / "w0-00000001.open.100.torn", of=DEAD),
+        _half_written(model / "manifest.json", of=DEAD),
+        _half_written(paths.challengers / "standing" / "state.json", of=DEAD),
     ]
     for path in left:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(f'{{"context":{{"user":"{PERSON}"}}}}')
-    (left[2].parent / ".lock").touch()
+    for folder in left[:2]:
+        (folder.parent / ".lock").touch()
     return left
+
+
+DEAD = 2**22 + 1
+"""No process has this number: Linux gives none beyond 2²²."""
+
+
+def _half_written(path: Path, *, of: int) -> Path:
+    return path.with_name(f".{path.name}.{of}-1.tmp")
 
 
 def test_nothing_is_left_by_an_erasure_that_a_killed_process_had_on_its_way(data_dir: Path) -> None:
@@ -130,6 +160,21 @@ def test_what_a_killed_process_had_on_its_way_goes_when_a_learner_starts(data_di
         assert not any(path.exists() for path in left)
     finally:
         service.close()
+
+
+@pytest.mark.parametrize("becomes", ["w8.shop-00000002.jsonl", "w8.shop-00000002.open.100.torn"])
+def test_what_a_living_worker_writes_is_left_to_it_and_what_an_erasure_left_of_its_segments_is_not(
+    data_dir: Path, becomes: str
+) -> None:
+    events = paths_of(data_dir).events
+    writes = _half_written(events / becomes, of=os.getppid())
+    with locked(lock_path(paths_of(data_dir), "w8.shop")):
+        writes.touch()
+        (left := _half_written(events / becomes, of=DEAD)).touch()
+        remove_leftovers(paths_of(data_dir))
+        assert (writes.exists(), left.exists()) == (True, False)
+    remove_leftovers(paths_of(data_dir))
+    assert not writes.exists()
 
 
 def test_what_challengers_spent_of_alpha_stays_spent_when_their_scores_are_erased(tmp_path: Path) -> None:
