@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -83,6 +84,16 @@ def is_abandoned(temporary: Path) -> bool:
         return False
     except FileNotFoundError:  # it has just been finished
         return False
+
+
+def link(path: Path, place: Path) -> None:
+    """Let `place` hold what `path` does, whatever is put in its place later; a copy on disks that know no links."""
+    try:
+        os.link(path, place)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(path, place)
 
 
 class SyncedInPieces(io.FileIO):

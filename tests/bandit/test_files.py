@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from bandit.errors import Busy
-from bandit.files import LEFTOVER_S_MIN, FileLock, SyncedInPieces, is_abandoned, is_locked, locked, write_atomically
+from bandit.files import (
+    LEFTOVER_S_MIN,
+    FileLock,
+    SyncedInPieces,
+    is_abandoned,
+    is_locked,
+    link,
+    locked,
+    write_atomically,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +38,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkey
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["pointer.json"]
+
+
+@pytest.mark.parametrize("knows_links", [True, False])
+def test_a_link_holds_what_a_file_held_before_it_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows_links: bool
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not knows_links:
+        monkeypatch.setattr(os, "link", refuse)
+    write_atomically(tmp_path / "file", b"old")
+    link(tmp_path / "file", tmp_path / "place")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "place").read_bytes() == b"old"
+    with pytest.raises(FileNotFoundError):
+        link(tmp_path / "never there", tmp_path / "other")
 
 
 def test_a_half_written_file_is_abandoned_once_its_process_or_thread_has_ended(tmp_path: Path) -> None:

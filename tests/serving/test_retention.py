@@ -30,6 +30,7 @@ from serving.in_process import EPOCH
 from serving.learner import workspace as workspace_module
 from serving.learner.clock_watch import Boot, ClockWatch, pace_path, this_boot
 from serving.learner.hosting import LearnerService
+from serving.learner.operations import erase as erase_module
 from serving.learner.operations.compact import retain as retain_as_of
 from serving.learner.operations.compact import run as retain
 from serving.learner.operations.doctor import run as doctor
@@ -563,6 +564,48 @@ def test_erasure_reaches_into_archives(data_dir: Path) -> None:
         assert not any(b'"cold"' in file.read_bytes() for file in path.rglob("*") if file.is_file())
     assert _operate(data_dir, erase, subject="cold")["events"] == 0
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+
+
+def _counts(workspace: Workspace) -> dict[str, Any]:
+    return erase(workspace, subject="cold")
+
+
+def test_what_an_erasure_would_take_is_counted_once_where_a_compaction_was_killed(data_dir: Path) -> None:
+    before, counted = _segments(data_dir), _operate(data_dir, _counts)
+    _operate(data_dir, retain)
+    assert _operate(data_dir, _counts) == counted
+    for name, content in before.items():
+        (paths_of(data_dir).events / name).write_bytes(content)
+    assert _operate(data_dir, _counts) == counted
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_counting_copes_with_other_counts_and_with_whatever_moves_or_rewrites_the_log_meanwhile(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, compacted: bool
+) -> None:
+    if compacted:
+        _operate(data_dir, retain)
+    workspace, marked = Workspace(Experiment.open(data_dir, "test"), lambda: LATER), erase_module.mark
+    answers: list[dict[str, Any]] = []
+
+    def meanwhile(segments: list[Path], **named: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(erase_module, "mark", marked)
+            answers.append(_counts(workspace))
+            retain(workspace)
+            answers.append(_counts(workspace))
+            answers.append(erase(workspace, subject="cold", confirmed=True))
+        return marked(segments, **named)
+
+    monkeypatch.setattr(erase_module, "mark", meanwhile)
+    answers.insert(0, _counts(workspace))
+    assert {(answer["events"], answer["records"]) for answer in answers} == {
+        (answers[0]["events"], answers[0]["records"])
+    }
+    monkeypatch.undo()
+    assert answers[0]["records"] > _counts(workspace)["records"] == 0
+    assert list(paths_of(data_dir).scratch.iterdir()) == []
+    workspace.close()
 
 
 def test_dropping_needs_an_earlier_compaction() -> None:

@@ -6,7 +6,6 @@ is a tombstone in history. Stored models are not changed: what they learnt canno
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +26,9 @@ from bandit.eventlog.erasure import (
 )
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent
-from bandit.files import write_atomically
-from joiner.archive import archives, holds_any, unpack, unpack_into_log
+from bandit.files import link, write_atomically
+from bandit.scratch import folder_in
+from joiner.archive import PARQUET, Archive, archives, holds_any, unpack, unpack_into_log
 from joiner.connection import remove_database
 from joiner.parquet import read_parquet, write_parquet
 from serving.learner.certificates import REPORT, SCORED
@@ -55,14 +55,9 @@ def run(
     _wait_until_sealed(workspace)
     paths = workspace.experiment.paths
     if not confirmed:
-        scratch = paths.scratch / "erase"
-        try:
-            segments = sealed_segments(paths.events)
-            for archive in archives(paths):
-                segments += unpack(archive, scratch / archive.folder.name)
+        with folder_in(paths.scratch) as folder:
+            segments = _log_as_it_is(workspace, folder)
             return _answer(mark(segments, event_ids=event_ids, subject=subject, fields=fields))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     if not workspace.run_lock.acquire(timeout=RUN_ENDS_WITHIN_S):
         raise Busy("a run is under way; erase again when it has ended")
     try:
@@ -78,6 +73,23 @@ def run(
             return answer
     finally:
         workspace.run_lock.release()
+
+
+def _log_as_it_is(workspace: Workspace, folder: Path) -> list[Path]:
+    """The segments of the log as it is now, those in archives too, in a folder where nobody moves or rewrites them."""
+    paths = workspace.experiment.paths
+    held = []
+    with workspace.lock:  # for a moment: whoever changes the log replaces files and leaves their content alone
+        for segment in sealed_segments(paths.events):
+            link(segment, folder / segment.name)
+        for archive in archives(paths):
+            there = folder / archive.folder.name
+            there.mkdir()
+            link(archive.folder / PARQUET, there / PARQUET)
+            held.append(Archive(there, archive.manifest))
+    for archive in held:
+        unpack(archive, folder)  # a compaction that was killed may have left some of its segments in the log
+    return sealed_segments(folder)
 
 
 def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Sequence[str]) -> dict[str, Any]:
