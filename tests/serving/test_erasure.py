@@ -357,10 +357,23 @@ def test_an_erasure_cut_short_after_any_segment_is_finished_by_erasing_again(
 
 def test_scored_rows_of_a_subject_go_although_the_log_has_dropped_the_events(data_dir: Path) -> None:
     paths = paths_of(data_dir)
+    store = ChallengerStore(paths)
+    before = {name: _clusters(store, name) for name in store.names()}
+    assert any(PERSON in clusters for clusters in before.values())
     for segment in sealed_segments(paths.events):
         segment.unlink()
     assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["evaluations"] >= 1
-    assert not any(PERSON.encode() in path.read_bytes() for path in paths.evaluations.rglob("*") if path.is_file())
+    for folder in (paths.evaluations, paths.challengers):
+        assert not any(PERSON.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    after = ChallengerStore(paths)
+    assert {name: _clusters(after, name) for name in before} == {
+        name: set() if PERSON in clusters else clusters for name, clusters in before.items()
+    }
+
+
+def _clusters(store: ChallengerStore, name: str) -> set[str]:
+    state = store.load(name)
+    return set() if state is None else {named for part in store.scores(state) for named in part.cluster or ()}
 
 
 def test_a_number_that_names_a_subject_is_found_in_bytes_put_aside(data_dir: Path) -> None:

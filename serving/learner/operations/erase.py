@@ -7,13 +7,13 @@ is a tombstone in history. Stored models are not changed: what they learnt canno
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bandit.errors import Busy, InvalidInput
+from bandit.errors import Busy, CorruptModel, InvalidInput
 from bandit.eventlog import survey
 from bandit.eventlog.erasure import (
     Marked,
@@ -111,19 +111,22 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         _erase_from_evaluation(folder, marked.event_ids, subject, moment.isoformat())
         for folder in sorted(paths.evaluations.glob("e*"))
     )
-    canaries = workspace.registry.erase_canaries(
-        lambda canary: (
-            canonical(canary["context"]) in marked.contexts
-            or (subject is not None and any(as_text(canary["context"].get(name)) == subject for name in fields))
-        )
-    )
+
+    def concerned(canary: Mapping[str, Any]) -> bool:
+        context = canary["context"]
+        names = subject is not None and any(as_text(context.get(name)) == subject for name in fields)
+        return names or canonical(context) in marked.contexts
+
+    canaries = workspace.registry.erase_canaries(concerned)
     if marked.records:
         remove_database(paths.warehouse)  # if this is cut short, the next poll or start makes it from what is left
-        store = ChallengerStore(paths, durable=workspace.durable)
-        for entry in paths.challengers.iterdir():  # their scores hold event ids; they grow again from the champion
-            # beside them lie the note of a run that was killed, which names nobody, and folders in use for a moment
-            if entry.is_dir() and not entry.name.startswith("."):
-                store.erase(entry.name)
+    store = ChallengerStore(paths, durable=workspace.durable)
+    for entry in paths.challengers.iterdir():  # they grow again from the champion
+        # beside them lie the note of a run that was killed, which names nobody, and folders in use for a moment
+        challenger = entry.is_dir() and not entry.name.startswith(".")
+        if challenger and (marked.records or _has_scored(store, entry.name, marked.event_ids, subject, concerned)):
+            store.erase(entry.name)
+    if marked.records:
         # a decision tells whose the records of its event are, so decisions go last: erasing again finds the rest
         for segment in sorted(marked.segments):
             erase_from_segment(segment, lambda e: e.event_id in marked.event_ids and not isinstance(e, DecisionEvent))
@@ -149,6 +152,27 @@ def _unpack_concerned(
     for archive in archives(paths):
         if ids and holds_any(archive, ids):
             unpack_into_log(paths, archive)
+
+
+def _has_scored(
+    store: ChallengerStore,
+    name: str,
+    event_ids: set[str],
+    subject: str | None,
+    concerned: Callable[[Mapping[str, Any]], bool],
+) -> bool:
+    """Whether a challenger's scores or canaries hold any of it, as they may after the log has dropped the events."""
+    state = store.load(name)
+    if state is None:
+        return True
+    try:
+        scores = store.scores(state)
+    except (FileNotFoundError, CorruptModel):
+        return True
+    return any(map(concerned, state.canaries)) or any(
+        not event_ids.isdisjoint(part.event_id) or (subject is not None and subject in (part.cluster or ()))
+        for part in scores
+    )
 
 
 def _erase_from_evaluation(folder: Path, event_ids: set[str], subject: str | None, moment: str) -> int:
