@@ -82,7 +82,7 @@ class _Log:
         done = False
         while not done:
             done, as_it_was = True, self._archives()
-            for path in (*_files(self.paths.events, but=_NO_SEGMENT), *_files(self.paths.archive, but=(".tmp",))):
+            for path in (*_files(self.paths.events, but=_NO_SEGMENT), *self._archived_files()):
                 if path not in self.listed:
                     done = False
                     self.listed.add(path)
@@ -90,6 +90,12 @@ class _Log:
                     yield path
             # where an archive came or went between the two listings, each may have missed what the other held
             done = done and as_it_was == self._archives()
+
+    def _archived_files(self) -> Iterator[Path]:
+        """The files of archives and beside them; a folder without a manifest is what is left of one."""
+        for path in _files(self.paths.archive, but=(".tmp",)):
+            if path.parent == self.paths.archive or (path.parent / _MANIFEST).exists():
+                yield path
 
     def _archives(self) -> int | None:
         """What differs once an archive has come or gone."""
@@ -368,9 +374,12 @@ def _write(source: IO[bytes], target: Path) -> str:
 
 
 def _tidy(paths: ExperimentPaths) -> None:
-    """Make the folders that were empty, and drop what was copied open and again sealed."""
+    """Make the folders that were empty, and drop what was copied open and again sealed, or went while it was copied."""
     for folder in (paths.events, paths.workers, paths.models, paths.catalogues, paths.evaluations, paths.challengers):
         folder.mkdir(parents=True, exist_ok=True)
     for segment in paths.events.glob(f"*{OPEN_SUFFIX}"):
         if segment.with_suffix(SEALED_SUFFIX).exists():
             segment.unlink()
+    for folder in paths.archive.glob("*"):
+        if folder.is_dir() and not (folder / _MANIFEST).exists():
+            shutil.rmtree(folder)

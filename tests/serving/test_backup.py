@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,7 @@ from bandit.eventlog import read_events, survey
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing, create_key
-from joiner.archive import archives, compact, unpack_into_log
+from joiner.archive import archives, compact, drop, unpack_into_log
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from serving.cli import run
@@ -132,6 +133,39 @@ def test_a_backup_holds_every_segment_once_more_where_archives_are_unpacked_and_
     back = paths_of(tmp_path / "back")
     held = {segment.stem for segment in sealed_segments(back.events)}
     assert held.union(*(archive.names for archive in archives(back))) == names
+
+
+def test_a_backup_holds_nothing_of_an_archive_that_is_made_or_was_half_removed(archived: Path, tmp_path: Path) -> None:
+    data_dir = copy_of(archived, tmp_path)
+    paths = paths_of(data_dir)
+    (archive,) = archives(paths)
+    for name in (".incoming-w0-00000001", ".outgoing-a20260101t000004-35ccbe0d", ".dropped-a20260101t000004-35ccbe0d"):
+        shutil.copytree(archive.folder, paths.archive / name)
+    half = paths.archive / "a20260101t000004-35ccbe0d"
+    shutil.copytree(archive.folder, half, ignore=shutil.ignore_patterns("manifest.json"))
+    write_backup(data_dir, tmp_path / "b.tar", now=now())
+    with tarfile.open(tmp_path / "b.tar") as backed_up:
+        held = {Path(name).parent.name for name in backed_up.getnames() if "/archive/" in name}
+    assert held == {archive.folder.name}
+
+
+def test_an_archive_that_is_dropped_while_it_is_copied_is_not_half_restored(
+    archived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = copy_of(archived, tmp_path)
+    paths, copied = paths_of(data_dir), backup._add
+
+    def dropped_meanwhile(archive: tarfile.TarFile, path: Path, name: str) -> tuple[str, int]:
+        done = copied(archive, path, name)
+        if path.name == "log.parquet":
+            far = now() + timedelta(days=10_000)
+            drop(paths, older_than=far, now=far)
+        return done
+
+    monkeypatch.setattr(backup, "_add", dropped_meanwhile)
+    write_backup(data_dir, tmp_path / "b.tar", now=now())
+    restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    assert list(paths_of(tmp_path / "back").archive.iterdir()) == []
 
 
 def test_a_backup_that_lacks_a_segment_is_not_finished(
