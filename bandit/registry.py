@@ -236,8 +236,9 @@ class ModelRegistry:
 
     def remove_unfinished(self) -> None:
         """Remove what processes that died left of models on their way; it may hold canaries."""
-        with locked(self.paths.lock):
-            self._remove_incoming()
+        if any(self.paths.models.glob(f"{_INCOMING}*")):
+            with locked(self.paths.lock):
+                self._remove_incoming()
         self._remove_outgoing()
 
     def manifests(self) -> list[Manifest]:
