@@ -51,7 +51,8 @@ class GateRules:
     `alpha`: chance of promoting an equal challenger over a tenure. `margin`: in `superiority` the lift the lower
     bound must exceed, in reward units; in `noninferiority` the tolerated loss as a share of the champion's value.
     `looks`: `planned` spends α over looks, `anytime` uses a confidence sequence. `horizon_rows`: rows of an epoch.
-    `weighted`: weigh stretches of the log by what they can tell (see `evaluation.weighting`) or take the plain mean.
+    `weighted`: weigh stretches of the log by what they can tell (see `evaluation.weighting`) or take the plain mean, as
+    is always taken with a margin.
     `detectable_lift`: the relative lift worth finding, for the forecast of rows that would show it. The others are
     floors below which the bound is not to be trusted at all; above them it reckons with what the log could not
     show (see `evaluation.caution`), which is why they can be low.
@@ -137,7 +138,7 @@ def judge(
     """
     gathered = Gathered.of(rows, hyper)
     used = rows.where(~without_support(rows))
-    if not rules.weighted or len(used) == 0:
+    if not rules.weighted or rules.margin > 0 or len(used) == 0:  # weighing tells whether, the plain mean by how much
         return judge_gathered(gathered, rules, ledger=ledger, challengers=challengers, checks=checks)
     weights = stretch_weights(used)
     scale = per_decision(used, weights)

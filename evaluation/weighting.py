@@ -11,7 +11,8 @@ version that stands still, the weighted sum of lifts is a martingale where the l
 
 What is weighed so is the worth of a changed choice. A stretch in which the policies hardly differ tells as much of it
 as any other, and next to nothing of the lift: so the sum is divided by what makes it a lift per decision of the log
-(see `per_decision`), which margins and forecasts can be held against.
+(see `per_decision`), for people to read and for forecasts. It is the plain lift's size only where a changed choice is
+worth the same throughout: whether there is a lift is asked of it, not whether it exceeds a margin.
 """
 
 from __future__ import annotations

@@ -311,21 +311,31 @@ def scratch_file(scratch: Path, target: Path) -> Iterator[Path]:
         with shortages(target):
             yield temporary
         try:
-            os.replace(temporary, target)
-        except OSError:  # another file system: copy beside the target first, so that it appears whole
-            beside = target.with_name(f".{target.name}.{temporary.stem}")
-            try:
-                shutil.copyfile(temporary, beside)
-                os.replace(beside, target)
-            except OSError as error:
-                if error.errno in NO_ROOM:
-                    raise
-                raise InvalidInput("out", f"cannot be written ({error.strerror})") from None
-            finally:
-                with contextlib.suppress(OSError):
-                    beside.unlink()
+            _put(temporary, target)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            raise InvalidInput("out", f"cannot be written ({error.strerror})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put(written: Path, target: Path) -> None:
+    """Put a file in the place of `target`, or its bytes into that where it is a device or a pipe."""
+    if target.exists() and not target.is_file():
+        with written.open("rb") as file, target.open("wb") as device:
+            shutil.copyfileobj(file, device)
+        return
+    try:
+        os.replace(written, target)
+    except OSError:  # another file system: copy beside the target first, so that it appears whole
+        beside = target.with_name(f".{target.name}.{written.stem}")
+        try:
+            shutil.copyfile(written, beside)
+            os.replace(beside, target)
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
 
 @contextmanager

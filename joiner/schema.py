@@ -16,7 +16,7 @@ import msgspec
 from bandit.experiment import Experiment
 from joiner.views import VIEWS
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raise it with every change of a table or of what goes into it: files of another version are made anew."""
 
 TABLES = """

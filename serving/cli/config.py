@@ -123,7 +123,6 @@ def _service(raw: Any) -> Service:
     except msgspec.ValidationError as error:
         key, problem, limit = explain(str(error), Service)
         raise InvalidSettings("service" if key == "settings" else f"service.{key}", problem, limit) from None
-    check_ports(service)
     return service
 
 

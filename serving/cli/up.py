@@ -49,7 +49,7 @@ def command(
     service = msgspec.structs.replace(
         configuration.service, **{key: value for key, value in given.items() if value is not None}
     )
-    check_ports(service, "--admin-port")
+    check_ports(service, "service.admin_port" if port is None and admin_port is None else "--admin-port")
     plan_experiments(common, configuration, quick=quick)  # what is wrong with them is told before anything is taken
     for address in (service.host, service.admin_host):
         check_exposure(data_dir, address, insecure=insecure)

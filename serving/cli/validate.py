@@ -7,7 +7,7 @@ import click
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.settings import settings_to_dict
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, common_with, print_json, say
-from serving.cli.config import check_all
+from serving.cli.config import check_all, check_ports
 from serving.cli.start import defaults_sentence
 
 
@@ -22,6 +22,7 @@ def command(common: Common) -> None:
     try:
         configuration = common.configuration()
         check_all(configuration)
+        check_ports(configuration.service)
     except InvalidSettings as error:
         if common.as_json:
             problems = [{"field": p.field, "problem": p.problem, "limit": p.limit} for p in error.problems]

@@ -54,6 +54,9 @@ IMPORTED = RowFilter(origin=ORIGIN_IMPORT)
 IMPORT_PAUSE_S = 60.0
 """An import that has brought no rows for so long, such as one on a pipe, keeps none of those before waiting."""
 
+IMPORT_WAIT_S = 600.0
+"""No row waits for longer than this for the end of an import, however much it goes on bringing."""
+
 UNSCHEDULED = ("logging_only", "frozen")
 """Modes in which no run starts by itself."""
 
@@ -408,12 +411,13 @@ class Cycle:
             registry.history.record("watch", now=self.workspace.clock(), champion=champion.model_id, reason=reason)
 
     def _import_goes_on(self) -> bool:
-        """Whether an import is under way that has brought rows within the last minute."""
+        """Whether an import is under way that has brought rows within the last minute, and none has waited for long."""
         watermark = self.intake.watermark
         if watermark is None or not import_is_under_way(self.workspace.experiment.paths):
             return False
-        since = self.workspace.clock() - timedelta(seconds=IMPORT_PAUSE_S)
-        return self.workspace.warehouse.count_matured(since, watermark, IMPORTED) > 0
+        count, now = self.workspace.warehouse.count_matured, self.workspace.clock()
+        recent, overdue = now - timedelta(seconds=IMPORT_PAUSE_S), now - timedelta(seconds=IMPORT_WAIT_S)
+        return count(recent, watermark, IMPORTED) > 0 and count(self._attempted_until, overdue, IMPORTED) == 0
 
     def _stepper(self, report: RunReport) -> Callable[[str], AbstractContextManager[None]]:
         return lambda name: self._step(report, name)

@@ -48,7 +48,7 @@ def next_sentence(
         new, left = _count(new_rows, "new interaction"), max(rows_wanted - ready_rows, 0)
         if ready_rows and (first_model or left == 0 or next_run_at <= now):
             return f"The next run starts at the next poll, with {new}."
-        if ready_rows < new_rows:
+        if ready_rows == 0:
             return f"An import is under way, and the next run waits for its end, with {new} so far."
         return (
             f"The next run starts {_when(next_run_at, now)} with {new}, or after {left:,} more, whichever comes first."

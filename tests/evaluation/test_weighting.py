@@ -112,6 +112,23 @@ def test_a_challenger_worse_than_is_tolerated_passes_no_more_than_alpha_however_
     assert promoted <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
 
 
+@pytest.mark.parametrize("difference", [1e-9, 1e-2])
+def test_what_little_early_changes_are_worth_is_not_taken_for_the_worth_of_later_ones(difference: float) -> None:
+    """A changed choice is worth .3 while there are hardly any, and .03 in the half of the rows that count."""
+    rules, kinds, k = replace(ONE_LOOK, margin=0.012), 20, 4
+    right = np.eye(k)[np.arange(kinds) % k]
+    champion = np.full((kinds, k), 0.25)
+    change = 0.4 * (right - champion)
+    early = World(
+        0.5 + 0.3 * (right - 0.25), champion, champion + difference * change, champion, np.full_like(right, 0.5)
+    )
+    late = World(0.5 + 0.03 * (right - 0.25), champion, champion + change, champion, np.full_like(right, 0.5))
+    rng, runs = np.random.default_rng(45), 100
+    logs = (ScoredRows.concat([early.log(rng, 1000), late.log(rng, 1000)]) for _ in range(runs))
+    assert (early.lift + late.lift) / 2 < 0.8 * rules.margin
+    assert sum(judge(log, rules).promote for log in logs) <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
+
+
 @pytest.mark.parametrize("difference", [1e-16, 1e-6, 1e-3])
 def test_a_lift_beyond_the_margin_is_found_however_alike_the_policies_were_at_first(difference: float) -> None:
     rows = alike_at_first(np.random.default_rng(41), sure(0.15), difference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -252,6 +253,21 @@ def test_readers_in_other_threads_see_whole_ticks_only(tmp_path: Path) -> None:
         reader.join()
         assert warehouse.count_matured(None, FAR) == 400
     assert seen == sorted(seen) and all(count % 50 == 0 for count in seen)
+
+
+def test_an_export_into_a_pipe_is_written_to_it_and_leaves_it_one(tmp_path: Path) -> None:
+    target, pipe = experiment(tmp_path), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(write(target, [decision("e", 0)]))
+        assert warehouse.export(pipe, what="decisions", form="ndjson") == 1
+        reader.join(10)
+        assert pipe.is_fifo() and json.loads(read[0])["event_id"] == "e"
+        with pytest.raises(InvalidInput, match="cannot be written"):
+            warehouse.export(tmp_path, what="decisions", form="ndjson")
 
 
 @pytest.mark.parametrize("what", ["decisions", "rewards", "interactions"])

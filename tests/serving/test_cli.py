@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -250,7 +251,20 @@ def test_one_port_for_both_is_refused_by_its_name_before_anything_is_taken(
 def test_one_port_is_enough_where_the_system_picks_or_the_addresses_differ(tmp_path: Path, service: str) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f"[service]\n{service}\n")
-    assert load_configuration(config, {}).service.admin_host == "127.0.0.1"
+    assert run(["validate", "--config", str(config)]) == 0
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+def test_ports_of_a_file_count_as_the_options_change_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[service]\nport = 8001\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run([command, "--config", str(config), "--port", port, "--data-dir", str(tmp_path / "data")]) != 0
+    told = capsys.readouterr().err
+    assert port in told and "is the port of the decision API, too" not in told  # it went on to take the port
 
 
 def test_several_experiments_are_declared_in_one_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bandit.errors import NotYet
 from joiner.history import import_history
 from serving.cli import run
 from serving.learner import steps
-from serving.learner.cycle import IMPORT_PAUSE_S
+from serving.learner.cycle import IMPORT_PAUSE_S, IMPORT_WAIT_S
 from serving.learner.initial import INITIAL_ROWS_MIN
 from serving.learner.status import experiment_status
 from tests.serving.learner_support import World, world
@@ -112,6 +112,41 @@ def test_live_interactions_wait_for_no_import_and_nothing_for_one_that_brings_no
 
         bring(here, 120, meanwhile)
         assert found == [None, "rows", 110, None, "rows"]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first model", "later"])
+def test_nothing_waits_for_imports_that_go_on_and_on_for_longer_than_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 10)
+    with world(tmp_path, schedule=OFTEN) as here:
+        if not first:
+            here.transport.warm_start(here.history(60))
+        cycle = here.transport.cycle
+        begun, runs = here.transport.clock(), []
+
+        def meanwhile(_: int) -> None:
+            here.transport.clock.advance(50)
+            if trigger := poll(here):
+                runs.append((here.transport.clock() - begun).total_seconds())
+                cycle.run(trigger=trigger)
+
+        bring(here, 300, meanwhile)
+        assert len(runs) == 2
+        assert IMPORT_WAIT_S <= runs[0] <= IMPORT_WAIT_S + 110
+        assert IMPORT_WAIT_S <= runs[1] - runs[0] <= IMPORT_WAIT_S + 110
+
+
+def test_what_starts_the_next_run_beside_an_import_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 60)
+    with world(tmp_path, schedule=OFTEN) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(20)
+        here.transport.server.writer.seal()
+        poll(here, 2)
+        found: list[str] = []
+        bring(here, 60, lambda _: found.extend([str(poll(here)), told(here)]))
+        assert found[0] == "None" and found[1].startswith("The next run starts in ")
 
 
 def test_a_time_of_cron_that_comes_during_an_import_is_made_good_at_its_end(
