@@ -144,7 +144,7 @@ def judge(
     scale = per_decision(used, weights)
     weighed = weighted_lift(used, used.reduce(), weights / scale)
     care = caution(used, weighed, weights=weights / scale)
-    evidence = _Weighed(weighed, care, scale)
+    evidence = _Weighed(weighed, care, scale, weighted=True)
     return _verdict(gathered, evidence, rules, ledger=ledger, alpha=rules.alpha / challengers, checks=checks)
 
 
@@ -157,17 +157,18 @@ def judge_gathered(
     checks: Sequence[Check] = (),
 ) -> Verdict:
     """The same for rows gathered before, every row weighing the same whatever the rules say."""
-    evidence = _Weighed(gathered.lift(), gathered.caution(), 1.0)
+    evidence = _Weighed(gathered.lift(), gathered.caution(), 1.0, weighted=False)
     return _verdict(gathered, evidence, rules, ledger=ledger, alpha=rules.alpha / challengers, checks=checks)
 
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """The lift that the bounds belong to, the caution due to it, and what its weights were divided by."""
+    """The lift that the bounds belong to, the caution due to it, and what weights it has were divided by."""
 
     lift: Estimate
     caution: Caution
     scale: float
+    weighted: bool
 
 
 def _verdict(
@@ -293,17 +294,19 @@ class _Case:
         clock = self.caution.clock * self.evidence.scale**2
         if clock <= 0 or self.caution.se <= 0:
             return None
+        weighted = self.evidence.weighted
         if self.rules.looks == "anytime":
             share = self.ledger.sequence or self.alpha - self.ledger.spent
             if share <= 0:
                 return None
             z = confidence_sequence_z(self.n, alpha=share, tuned_at=self.rules.horizon_rows / 6)
-            return Look(self.n, clock, 0.0 if self.ledger.sequence else share, z)
-        before = self.ledger.looks
+            return Look(self.n, clock, 0.0 if self.ledger.sequence else share, z, weighted)
+        # looks at the other lift tell nothing of how far this one has come: their α is spent, and added up
+        before = tuple(look for look in self.ledger.looks if look.weighted == weighted)
         if before and clock < before[-1].clock * GROWTH_MIN:
             return None
         share = spend(self.ledger, self.n, alpha=self.alpha, horizon_rows=self.rules.horizon_rows)
-        return Look(self.n, clock, share, critical_value(before, clock, share)) if share > 0 else None
+        return Look(self.n, clock, share, critical_value(before, clock, share), weighted) if share > 0 else None
 
     def standing_z(self) -> float:
         """The critical value to show between looks: the last one taken, or that of a single look at level α."""

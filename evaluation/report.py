@@ -303,7 +303,7 @@ def _bars(name: str, roles: Mapping[str, Any]) -> list[svg.Bar]:
 
 def _marks(cert: Mapping[str, Any], curve: list[list[float]]) -> list[tuple[float, float]]:
     """Lower bounds at the looks of this challenger: the gate's at this one; before, the running mean − z SE."""
-    looks = [(rows, z) for rows, _, _, z in (cert.get("ledger_before") or {}).get("looks", [])]
+    looks = [(look[0], look[3]) for look in (cert.get("ledger_before") or {}).get("looks", [])]
     marks = []
     if cert["verdict"]["looked"] and cert["lift"]["bound_lower"] is not None:
         marks.append((float(cert["rows"]["n"]), float(cert["lift"]["bound_lower"])))

@@ -39,12 +39,16 @@ LATE_POWER = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look taken: rows so far, information clock, α spent on it, critical value on the z scale."""
+    """One look taken: rows so far, information clock, α spent on it, critical value on the z scale.
+
+    `weighted`: whether it was at the weighed lift or at the plain one, whose clocks are no measure of each other.
+    """
 
     rows: int
     clock: float
     alpha: float
     z: float
+    weighted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,15 @@ class AlphaLedger:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads back exactly."""
         plain = asdict(self)
-        plain["looks"] = [[look.rows, look.clock, look.alpha, look.z] for look in self.looks]
+        plain["looks"] = [
+            [look.rows, look.clock, look.alpha, look.z, *([] if look.weighted else [False])] for look in self.looks
+        ]
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> AlphaLedger:
         """The ledger that `to_dict` wrote."""
-        looks = tuple(Look(int(rows), clock, alpha, z) for rows, clock, alpha, z in plain["looks"])
+        looks = tuple(Look(int(rows), *others) for rows, *others in plain["looks"])
         return cls(
             epoch=plain["epoch"],
             rows_before=plain["rows_before"],

@@ -10,6 +10,7 @@ from evaluation.estimators import Estimate
 from evaluation.gate import GateRules, judge
 from evaluation.lift import paired_lift, weighted_lift
 from evaluation.scored import ScoredRows
+from evaluation.sequential import AlphaLedger
 from evaluation.weighting import STRETCH, per_decision, stretch_weights
 from tests.evaluation.worlds import World, make_world
 
@@ -158,6 +159,17 @@ def test_the_weighted_lift_is_one_per_decision_whatever_the_weights_amount_to() 
     assert per_decision(rows, np.full(len(rows), 3.0)) == pytest.approx(3.0)
     same = replace(rows, candidate=rows.champion)
     assert per_decision(same, stretch_weights(same)) == 1.0
+
+
+def test_a_margin_that_changes_within_a_tenure_leaves_the_next_look_and_what_is_left_of_alpha() -> None:
+    rows, rules = with_trial(sure(0.0), np.random.default_rng(46), 500, 1500), GateRules(horizon_rows=4000)
+    asked = judge(rows.slice(0, 1000), replace(rules, margin=5.0)).ledger
+    later = judge(rows, rules, ledger=asked)
+    assert later.looked and not later.promote
+    assert [look.weighted for look in later.ledger.looks] == [False, True]
+    assert asked.spent < later.ledger.spent < rules.alpha
+    assert later.ledger == AlphaLedger.from_dict(later.ledger.to_dict())
+    assert judge(with_trial(sure(0.1), np.random.default_rng(47), 500, 1500), rules, ledger=asked).promote
 
 
 def test_equal_weights_are_the_plain_lift() -> None:

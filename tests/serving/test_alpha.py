@@ -176,7 +176,7 @@ def test_what_a_challenger_spent_stays_spent_when_its_state_is_gone(
         here.transport.settle()
         after = cycle.store.load(STANDING)
         assert after is not None and after.born > before.born and after.scored_after == before.scored_after
-        ((_, _, last, _),) = after.gate["looks"]
+        ((_, _, last, *_),) = after.gate["looks"]
         assert after.gate["spent"] == pytest.approx(before.gate["spent"] + last) and last < before.gate["spent"]
         assert after.gate["taken"] == before.gate["taken"] + 1
         assert ("standing", "its state is gone") in {
