@@ -162,14 +162,14 @@ def test_the_weighted_lift_is_one_per_decision_whatever_the_weights_amount_to() 
 
 
 def test_a_margin_that_changes_within_a_tenure_leaves_the_next_look_and_what_is_left_of_alpha() -> None:
-    rows, rules = with_trial(sure(0.0), np.random.default_rng(46), 500, 1500), GateRules(horizon_rows=4000)
+    rows, rules = with_trial(sure(0.0), np.random.default_rng(46), 0, 2000), GateRules(horizon_rows=4000)
     asked = judge(rows.slice(0, 1000), replace(rules, margin=5.0)).ledger
     later = judge(rows, rules, ledger=asked)
     assert later.looked and not later.promote
     assert [look.weighted for look in later.ledger.looks] == [False, True]
     assert asked.spent < later.ledger.spent < rules.alpha
     assert later.ledger == AlphaLedger.from_dict(later.ledger.to_dict())
-    assert judge(with_trial(sure(0.1), np.random.default_rng(47), 500, 1500), rules, ledger=asked).promote
+    assert judge(with_trial(sure(0.1), np.random.default_rng(47), 0, 2000), rules, ledger=asked).promote
 
 
 def test_equal_weights_are_the_plain_lift() -> None:
