@@ -22,7 +22,7 @@ demo: $(STAMP) ## run the Statlog loop through the real service, with summary, p
 
 # hundreds of processes start: what they compile is kept, whatever the shell says
 test: $(STAMP) ## run all tests but those that need node or Chromium
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not external" $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not external" $(ARGS)
 
 studies: $(STAMP) ## run the full simulation studies (long) and write their results
 	@$(BIN)/python -m benchmarks.studies $(ARGS)
