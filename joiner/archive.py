@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import msgspec
 
 from bandit.decoding import Undecodable, decode
@@ -250,12 +251,41 @@ def forget_dropped(paths: ExperimentPaths, gone: Sequence[Archive]) -> None:
 
 
 def remove_half_archives(paths: ExperimentPaths) -> None:
-    """Remove what a process that was killed left of archives on their way; for whoever keeps all others from them."""
-    for folder in [path for path in paths.archive.glob("*") if path.is_dir()]:
-        if folder.name.startswith((_INCOMING, _OUTGOING)) or not (folder / MANIFEST).exists():
-            shutil.rmtree(folder)  # no archive yet or any more: its manifest is written last and was once removed first
+    """Remove what a process that was killed left of archives on their way; for whoever keeps all others from them.
+
+    One without a manifest goes where the log has all that it holds, as when an earlier release was killed while it
+    removed it; else it may hold the only copy, and stays.
+    """
+    for folder in paths.archive.glob(".*"):
+        if folder.name.startswith((_INCOMING, _OUTGOING)):
+            shutil.rmtree(folder)
         elif folder.name.startswith(_DROPPED):
             (folder / PARQUET).unlink(missing_ok=True)
+    for folder in without_manifest(paths):
+        if _is_in_the_log(paths, folder / PARQUET):
+            shutil.rmtree(folder)
+
+
+def without_manifest(paths: ExperimentPaths) -> list[Path]:
+    """The folders of archives whose manifest is gone, so that nothing reads them."""
+    folders = (path for path in sorted(paths.archive.glob("a*")) if path.is_dir())
+    return [folder for folder in folders if not (folder / MANIFEST).exists()]
+
+
+def _is_in_the_log(paths: ExperimentPaths, parquet: Path) -> bool:
+    """Whether the log, or another archive, has every segment that a file holds; not where it is unreadable."""
+    if not parquet.exists():
+        return True
+    names = {segment.stem for segment in sealed_segments(paths.events)}
+    connection = connect(None, [parquet.parent])
+    try:
+        names = names.union(*(archive.names for archive in archives(paths)))
+        found = connection.execute(f"SELECT DISTINCT segment FROM read_parquet({quote(str(parquet.resolve()))})")
+        return {name for (name,) in found.fetchall()} <= names
+    except (CorruptLog, duckdb.Error):
+        return False
+    finally:
+        connection.close()
 
 
 def verify_archive(archive: Archive) -> None:

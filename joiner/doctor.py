@@ -21,7 +21,7 @@ from bandit.eventlog.segment import SEALED_SUFFIX, segment_name, verify_segment
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import stamped_at
 from bandit.experiment import ExperimentPaths
-from joiner.archive import archives, dropped, ingest_archives, verify_archive
+from joiner.archive import archives, dropped, ingest_archives, verify_archive, without_manifest
 from joiner.connection import remove_database
 from joiner.reading import unreadable_segments
 from joiner.warehouse import Warehouse
@@ -66,6 +66,8 @@ def check_archives(paths: ExperimentPaths, findings: Findings) -> list[SegmentIn
     except CorruptLog as error:
         findings.wrong("log", str(error), cure)
         return held
+    for folder in without_manifest(paths):
+        findings.wrong("log", f"archive {folder.name} has no manifest, so nothing reads its events", cure)
     for archive in there:
         findings.count("archives")
         try:

@@ -118,7 +118,6 @@ def leave_rows(data_dir: Path) -> list[Path]:
         paths.archive / ".incoming-w0-00000001" / PARQUET,
         paths.archive / ".incoming-w0-00000001" / "check" / "w0-00000001.jsonl",
         paths.archive / ".outgoing-a20260101t000004-35ccbe0d" / PARQUET,
-        paths.archive / "a20260101t000004-35ccbe0d" / PARQUET,
         paths.root / "warehouse.doctor.duckdb",
         paths.root / "warehouse.doctor.duckdb.wal",
         paths.root / "warehouse.new.duckdb",

@@ -30,6 +30,7 @@ from serving.in_process import EPOCH
 from serving.learner import workspace as workspace_module
 from serving.learner.clock_watch import Boot, ClockWatch, pace_path, this_boot
 from serving.learner.hosting import LearnerService
+from serving.learner.leftovers import remove_leftovers
 from serving.learner.operations import erase as erase_module
 from serving.learner.operations.compact import retain as retain_as_of
 from serving.learner.operations.compact import run as retain
@@ -275,6 +276,28 @@ def test_an_archive_that_was_half_removed_does_not_stop_the_next_compaction(
     assert [again.folder for again in archives(paths)] == list(paths.archive.iterdir()) == [archive.folder]
     assert _segments(data_dir) == {}
     assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+
+
+def test_an_archive_without_its_manifest_stays_and_is_told_of_unless_the_log_has_all_of_it(data_dir: Path) -> None:
+    before = _segments(data_dir)
+    _operate(data_dir, retain)
+    paths = paths_of(data_dir)
+    (archive,) = archives(paths)
+    manifest = (archive.folder / MANIFEST).read_bytes()
+    (archive.folder / MANIFEST).unlink()
+    remove_leftovers(paths)
+    _operate(data_dir, retain)
+    assert list(archive.folder.iterdir()) == [archive.folder / PARQUET], "it may be the only copy"
+    report = _operate(data_dir, doctor, at=now())
+    told = f"archive {archive.folder.name} has no manifest, so nothing reads its events"
+    assert told in {finding["what"] for finding in report["findings"] if finding["wrong"]}
+    (archive.folder / MANIFEST).write_bytes(manifest)
+    assert _operate(data_dir, doctor, at=now(), deep=True)["healthy"]
+
+    unpack(archive, paths.events)
+    (archive.folder / MANIFEST).unlink()
+    remove_leftovers(paths)
+    assert (list(paths.archive.iterdir()), _segments(data_dir)) == ([], before)
 
 
 class Clocks:
