@@ -23,6 +23,7 @@ from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptModel
 from bandit.feature_stats import (
     NESTING_MAX,
+    NUMBER_MAX,
     FeatureSpec,
     FeatureTally,
     describe,
@@ -61,16 +62,16 @@ class _EncoderFile(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Coded:
-    """One fitted feature, ready to encode: `edges` and the tokens of each bin, or mean and deviation."""
+    """One fitted feature, ready to encode: numbers by `edges` and `bins`, or by mean and deviation (`zscore`).
+
+    A bin is a token, that of its coarse bin, and that of its place; the latter two where the feature has any.
+    """
 
     token: str
     edges: list[float]
-    tokens: list[str]
-    coarse: list[str] | None
-    places: list[str] | None
+    bins: list[tuple[str, str | None, str | None]] | None
     doubled: bool
     zscore: tuple[float, float] | None
-    numeric: bool
     crossed: bool
     expected: bool
 
@@ -278,19 +279,20 @@ def _encode(  # noqa: PLR0917 (the hottest loop of serving: positional, and it f
         if kind is float or kind is int:
             if value - value != 0:  # NaN or infinite
                 continue
-            if code is None or not code.numeric:
-                new.append(_magnitude_token(encode_name(path), value))
-                continue
-            present += code.expected
-            if code.zscore is not None:
+            if code is None or code.bins is None:
+                if code is None or code.zscore is None:
+                    new.append(_magnitude_token(encode_name(path), value))
+                    continue
+                present += code.expected
                 (known if code.crossed else new).append(_scaled(code, value))
                 continue
-            position = bisect_right(code.edges, value)
-            (known if code.crossed else new).append(code.tokens[position])
-            if code.coarse is not None:
-                coarse.append(code.coarse[position])
-            if code.places is not None:
-                places.append(code.places[position])
+            present += code.expected
+            token, broad, place = code.bins[bisect_right(code.edges, value)]
+            (known if code.crossed else new).append(token)
+            if broad is not None:
+                coarse.append(broad)
+            if place is not None:
+                places.append(place)
             continue
         elif value is None:
             continue
@@ -329,7 +331,11 @@ def _tally(tallies: dict[str, FeatureTally], features: Features) -> None:
         tally = tallies.get(path)
         if tally is None:
             tally = tallies[path] = FeatureTally()
-        tally.add(value)
+        kind = type(value)
+        if (kind is float or kind is int) and -NUMBER_MAX < value < NUMBER_MAX:
+            tally.numbers.append(value)
+        else:
+            tally.add(value)
 
 
 def _is_crossed(spec: FeatureSpec) -> bool:
@@ -352,26 +358,32 @@ def _has_levels(spec: FeatureSpec, encoding: Encoding) -> bool:
 
 def _code(spec: FeatureSpec, encoding: Encoding, doubled: bool, *, placed: bool) -> _Coded:
     token = encode_name(spec.path)
-    bins = len(spec.edges) + 1
-    coarse = None
-    if _has_levels(spec, encoding):
-        coarse = [f"{token}@c{index * COARSE_BINS // bins}" for index in range(bins)]
-    places = None
-    if placed and encoding.numbers == "bins" and bins > 2 and _is_crossed(spec):
-        places = [f"{token}@r:{(2 * index + 1) / bins - 1:.4f}" for index in range(bins)]
     numeric = "number" in spec.kinds
+    zscore = numeric and encoding.numbers == "zscore"
     return _Coded(
         token=token,
         edges=spec.edges,
-        tokens=[f"{token}@b{index}" for index in range(bins)],
-        coarse=coarse,
-        places=places,
+        bins=_bins(spec, encoding, token, placed=placed) if numeric and not zscore else None,
         doubled=doubled and _is_crossed(spec),
-        zscore=(spec.mean, spec.deviation) if encoding.numbers == "zscore" and numeric else None,
-        numeric=numeric,
+        zscore=(spec.mean, spec.deviation) if zscore else None,
         crossed=_is_crossed(spec),
         expected=spec.expected,
     )
+
+
+def _bins(
+    spec: FeatureSpec, encoding: Encoding, token: str, *, placed: bool
+) -> list[tuple[str, str | None, str | None]]:
+    bins, levels = len(spec.edges) + 1, _has_levels(spec, encoding)
+    placed = placed and bins > 2 and _is_crossed(spec)
+    return [
+        (
+            f"{token}@b{index}",
+            f"{token}@c{index * COARSE_BINS // bins}" if levels else None,
+            f"{token}@r:{(2 * index + 1) / bins - 1:.4f}" if placed else None,
+        )
+        for index in range(bins)
+    ]
 
 
 def _scaled(code: _Coded, value: float) -> str:

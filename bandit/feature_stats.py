@@ -43,7 +43,10 @@ class FeatureSpec(msgspec.Struct):
 
 @dataclass(slots=True)
 class FeatureTally:
-    """What a fit has seen of one feature so far; `kinds` counts all but numbers, which are kept."""
+    """What a fit has seen of one feature so far; `kinds` counts all but numbers, which are kept.
+
+    Finite numbers within ±1e30, by far the most common values, may be appended to `numbers` as they are.
+    """
 
     kinds: Counter[str] = field(default_factory=Counter)
     numbers: list[float] = field(default_factory=list)
@@ -51,12 +54,9 @@ class FeatureTally:
 
     def add(self, value: Any) -> None:
         """Count one value, unless it is absent."""
-        kind = type(value)
-        if (kind is float or kind is int) and -NUMBER_MAX < value < NUMBER_MAX:  # by far the most common
-            self.numbers.append(float(value))
-        elif is_absent(value):
+        if is_absent(value):
             return
-        elif (name := kind_of(value)) == "number":
+        if (name := kind_of(value)) == "number":
             self.numbers.append(number_of(value))
         else:
             self.kinds[name] += 1
@@ -119,7 +119,7 @@ def without(features: Features, below: tuple[str, ...], prefix: str = "") -> dic
 
 def specify(path: str, tally: FeatureTally, rows: int, bins: int) -> FeatureSpec:
     """The specification of one feature out of what was seen of it in `rows` rows."""
-    numbers = tally.numbers
+    numbers = list(map(float, tally.numbers))
     mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / len(numbers)) if numbers else 0.0
     kinds = dict(tally.kinds) | ({"number": len(numbers)} if numbers else {})

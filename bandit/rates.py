@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bandit.encoder import FeatureEncoder
 from bandit.example_text import RowTexts
 from bandit.settings import Learning
-from bandit.types import Interaction
+from bandit.types import Context, Interaction
 from bandit.vw_options import trial_arguments
 from bandit.vw_workspace import VWWorkspace
 
@@ -43,9 +43,12 @@ def choose_rate(
     rows: Sequence[Interaction],
     costs: Sequence[float],
     *,
+    lines: Sequence[str] | None = None,
     passes_over: bool = True,
 ) -> float:
     """The rate at which a regression of `costs`, shape (n,), on n rows foretells their second half well.
+
+    `lines` are those of the rows' contexts, where they are at hand.
 
     The largest one whose correlation is not worse than the best one's by more than the standard error of the
     difference, √(2(1 − ρ)/effective rows), ρ being the correlation of what both foretold (Steiger 1980, "Tests
@@ -55,7 +58,10 @@ def choose_rate(
     over none (`passes_over=False`).
     """
     texts = RowTexts(encoder)
-    examples = [texts.of(row.context, row.actions, row.index, whole=False) for row in rows]
+    contexts: Sequence[Context | str] = lines or [row.context for row in rows]
+    examples = [
+        texts.of(context, row.actions, row.index, whole=False) for context, row in zip(contexts, rows, strict=True)
+    ]
     later = slice(len(rows) // 2, None)
     came = np.array(costs)[later]
     weights = np.array([min(1.0 / row.propensity, IMPORTANCE_MAX) for row in rows[later]])

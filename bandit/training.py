@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -243,16 +244,19 @@ class Learning:
             self._learn_all(rows[position:end], scored if score else None)
             position = end
 
-    def _learn_all(self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1) -> None:
+    def _learn_all(
+        self, rows: Sequence[Interaction], scored: Scoring | None, passes: int = 1, first_lines: Sequence[str] = ()
+    ) -> None:
         """Learn rows, block by block, in policy and reward model; with `scored` each is scored first.
 
-        The models learn a block side by side, or one after the other, as both don't fit a cache.
+        `first_lines` are those of the first contexts, no more than a block's, as many as are at hand. The models learn
+        a block side by side, or one after the other, as both don't fit a cache.
         """
         size = TEXTS_MAX if passes == 1 else max(len(rows), 1)
         told = scored is not None
         blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
         start = self._way_to_learn_rewards(len(rows), told=told)
-        examples = self._examples(blocks[0], None, told=told) if blocks else []
+        examples = self._examples(blocks[0], first_lines, told=told) if blocks else []
         due: Callable[[], None] | None = None
         for block, following in zip(blocks, [*blocks[1:], []], strict=True):
             for _ in range(1, passes):
@@ -265,17 +269,17 @@ class Learning:
             pmfs = self.policy.learn_rows(examples, told=told)
             self.rows_learnt += len(block)
             costs, lines = finish()
-            examples = self._examples(following, lines, told=told)
+            examples = self._examples(following, lines or (), told=told)
             if scored is not None:
                 due = partial(scored.add, block, pmfs, self._scale.rewards(costs))
         if due is not None:
             due()
 
-    def _examples(self, rows: Sequence[Interaction], lines: Sequence[str] | None, *, told: bool) -> list[LabelledRow]:
-        """Rows as text; `lines` are those of their contexts, where they are at hand."""
+    def _examples(self, rows: Sequence[Interaction], lines: Sequence[str], *, told: bool) -> list[LabelledRow]:
+        """Rows as text; `lines` are those of the first contexts, as many as are at hand."""
         whole = told or self.policy.learns_whole_texts
         text, cost = self._texts.of, self._scale.cost
-        shared = map(self.encoder.context_line, (row.context for row in rows)) if lines is None else lines
+        shared = chain(lines, map(self.encoder.context_line, (row.context for row in rows[len(lines) :])))
         return [
             (text(line, row.actions, row.index, whole=whole), cost(row.reward), row)
             for line, row in courteously(zip(shared, rows, strict=True))
@@ -329,12 +333,13 @@ class Learning:
         self._scale = RewardScale.of(settings.rewards)
         self.rows_learnt = 0
         encoder = _fit(settings, rows)
+        lines = [encoder.context_line(row.context) for row in courteously(rows[:TRIED_ROWS_MAX])]
         if not (self.keeps_rate and settings.learning.learning_rate == "auto"):
-            self.rate, self.keeps_rate = _rate(settings, encoder, rows, passes_over=passes_over), False
+            self.rate, self.keeps_rate = _rate(settings, encoder, rows, lines, passes_over=passes_over), False
         self._start(encoder, None)
         passes = settings.learning.passes if len(rows) <= REPEATED_ROWS_MAX else 1
         self.reread_rows = len(rows) if passes > 1 else 0
-        self._learn_all(rows, None, passes)
+        self._learn_all(rows, None, passes, lines)
         self._refit_at = max(2 * len(rows), FIRST_REFIT_ROWS)
 
 
@@ -344,11 +349,19 @@ def _fit(settings: ExperimentSettings, rows: Sequence[Interaction]) -> FeatureEn
 
 
 def _rate(
-    settings: ExperimentSettings, encoder: FeatureEncoder, rows: Sequence[Interaction], *, passes_over: bool
+    settings: ExperimentSettings,
+    encoder: FeatureEncoder,
+    rows: Sequence[Interaction],
+    lines: Sequence[str] | None = None,
+    *,
+    passes_over: bool,
 ) -> float | None:
-    """The learning rate that suits the first of `rows`, None where the settings say one or there are no rows."""
+    """The learning rate that suits the first of `rows`, None where the settings say one or there are no rows.
+
+    `lines` are those of the first contexts, as many as are tried.
+    """
     if settings.learning.learning_rate != "auto" or not rows:
         return None
     first, scale = rows[:TRIED_ROWS_MAX], RewardScale.of(settings.rewards)
     costs = [scale.cost(row.reward) for row in first]
-    return choose_rate(encoder, settings.learning, first, costs, passes_over=passes_over)
+    return choose_rate(encoder, settings.learning, first, costs, lines=lines, passes_over=passes_over)

@@ -234,8 +234,9 @@ def canonical(body: Mapping[str, Any]) -> bytes:
 
 
 def _sealed(body: dict[str, Any]) -> dict[str, Any]:
-    sealed: dict[str, Any] = json.loads(canonical(body))
-    sealed["digest"] = _digest(sealed)
+    text = canonical(body)
+    sealed: dict[str, Any] = json.loads(text)
+    sealed["digest"] = hashlib.sha256(text).hexdigest()
     return sealed
 
 
