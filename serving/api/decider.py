@@ -345,8 +345,8 @@ class ExperimentServer:
         )
 
     def _load(self, current: State | None) -> State:
-        settings = self.experiment.settings
-        catalogue = self.experiment.catalogue()
+        version, settings, declared = self.experiment.in_force
+        catalogue = self.experiment.catalogue(declared) if declared is not None else None
         model = choose_model(self.registry, settings.serving, serving=current.model if current else None)
         trial = choose_trial(self.registry, settings.serving, model, serving=current.trial if current else None)
         if model.fallback is not None or (trial is not None and trial.problem is not None):
@@ -355,9 +355,9 @@ class ExperimentServer:
             self._retry.worked()
         return State(
             settings=settings,
-            settings_version=self.experiment.settings_version,
+            settings_version=version,
             catalogue=catalogue,
-            catalogue_version=self.experiment.catalogue_version,
+            catalogue_version=declared,
             listed={action.id: action for action in catalogue or ()},
             model=model,
             trial=trial,

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
-from rewardloop_client import EvalScore, ExperimentManager, NotFound, Refused, Unavailable
+from rewardloop_client import EvalScore, ExperimentManager, NotEncodable, NotFound, Refused, Unavailable
 
 from bandit import errors
 from bandit.experiment import ExperimentPaths
@@ -98,6 +99,8 @@ def test_the_first_model_is_made_by_the_step_and_not_by_the_schedule_before_it(s
     with ExperimentManager("first", settings=quick, **urls) as manager:
         with pytest.raises(Refused, match="no rows"):
             manager.initialize_first_model([])
+        with pytest.raises(NotEncodable, match=r"context\.age is of the type numpy\.int64"):
+            manager.initialize_first_model([row, row | {"context": {"age": np.int64(7)}}])
         assert not manager.status().schedule_paused
         model_id = manager.initialize_first_model([row] * 40)
         assert manager.status().last_model == model_id

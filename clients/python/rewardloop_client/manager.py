@@ -7,7 +7,6 @@ to itself. The same experiment name goes on where it stood, whoever worked on it
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from rewardloop_client.client import Client
 from rewardloop_client.errors import Refused, Unavailable, UnexpectedAnswer, rejection
 from rewardloop_client.forks import begins_anew_when_forked
 from rewardloop_client.types import Offer
+from rewardloop_client.wire import encode
 
 _T = TypeVar("_T")
 Rows = Iterable[Mapping[str, Any]]
@@ -214,9 +214,10 @@ class ExperimentManager:
 
         `data` are rows `{"context", "action", "probability", "reward", "actions"?, …}`, or the path of an NDJSON file
         of them. There is nothing to beat yet, so this model is deployed at once, outside the gate. Raises `Refused`
-        when there is a model already, and (409) when fewer than 20 rows have been imported, which stay.
+        when there is a model already, and (409) when fewer than 20 rows have been imported, which stay; `NotEncodable`
+        for a row that JSON cannot say.
         """
-        lines = Path(data).read_bytes() if isinstance(data, (str, Path)) else b"\n".join(_line(row) for row in data)
+        lines = Path(data).read_bytes() if isinstance(data, (str, Path)) else b"\n".join(map(encode, data))
 
         def work() -> str:
             if self._status()["champion"] is not None:  # asked first: what is imported stays
@@ -407,10 +408,6 @@ class ExperimentManager:
             return admin.request(method, path, **options)
         except httpx.HTTPError as error:
             raise Unavailable(f"the admin API does not answer ({type(error).__name__})") from error
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _checked(answer: httpx.Response) -> dict[str, Any]:
