@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bandit.settings_reference import settings_reference
+from bandit.settings.reference import settings_reference
 from benchmarks.bench import BENCHES
 from benchmarks.claims import MARK, read
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from bandit.errors import InvalidRequest
 from bandit.features import check_event_id, check_features, check_name, child
 from bandit.settings import Limits
-from bandit.settings_words import members_at, unknown_member
+from bandit.settings.words import members_at, unknown_member
 from bandit.types import Action
 from serving.api.known_actions import KnownActions, WireAction
 from serving.api.problems import MalformedBody

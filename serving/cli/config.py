@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from bandit.errors import InvalidInput, InvalidSettings
 from bandit.loopback import is_loopback
 from bandit.settings import ExperimentSettings, check_experiment_name, merge_settings, parse_settings
-from bandit.settings_words import explain
+from bandit.settings.words import explain
 
 PREFIX = "REWARDLOOP_"
 OPTIONS = ("DATA_DIR", "CONFIG", "EXPERIMENT", "API_KEY")

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from bandit.errors import Conflict, InvalidInput
 from bandit.files import write_atomically
 from bandit.keys import KeyRing, create_key
-from bandit.settings_reference import settings_reference
+from bandit.settings.reference import settings_reference
 from serving.cli.common import DEFAULT_EXPERIMENT, Common, common_with, now, print_json, say
 from serving.cli.config import Service
 

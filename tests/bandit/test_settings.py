@@ -19,7 +19,7 @@ from bandit.settings import (
     settings_to_dict,
     stored_settings,
 )
-from bandit.settings_reference import MEANING, settings_reference
+from bandit.settings.reference import MEANING, settings_reference
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from bandit.settings import ExperimentSettings, settings_to_dict
-from bandit.settings_words import in_words
+from bandit.settings.checks import settings_to_dict
+from bandit.settings.declared import ExperimentSettings
+from bandit.settings.words import in_words
 
 MEANING: dict[str, str] = {
     "rewards.window_s": "seconds after a decision during which its rewards count",

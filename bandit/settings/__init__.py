@@ -1,0 +1,57 @@
+"""Settings of one experiment: what can be declared, how it is checked and told, and how it changes."""
+
+from bandit.settings.changes import differing, lay_over, merge_settings, patch_settings, same
+from bandit.settings.checks import (
+    EXPERIMENT_NAME,
+    check_experiment_name,
+    encoding_to_dict,
+    parse_settings,
+    settings_to_dict,
+    stored_settings,
+)
+from bandit.settings.declared import (
+    Aggregation,
+    Algorithm,
+    Challenger,
+    Encoding,
+    EventReward,
+    ExperimentSettings,
+    Exploration,
+    Learning,
+    Limits,
+    Mode,
+    Rewards,
+    Rollback,
+    Serving,
+    Slice,
+    Training,
+)
+
+__all__ = [
+    "EXPERIMENT_NAME",
+    "Aggregation",
+    "Algorithm",
+    "Challenger",
+    "Encoding",
+    "EventReward",
+    "ExperimentSettings",
+    "Exploration",
+    "Learning",
+    "Limits",
+    "Mode",
+    "Rewards",
+    "Rollback",
+    "Serving",
+    "Slice",
+    "Training",
+    "check_experiment_name",
+    "differing",
+    "encoding_to_dict",
+    "lay_over",
+    "merge_settings",
+    "parse_settings",
+    "patch_settings",
+    "same",
+    "settings_to_dict",
+    "stored_settings",
+]
