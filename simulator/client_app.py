@@ -55,7 +55,8 @@ class ClientApp:
     ) -> list[Answer]:
         """Ask all questions and post all their rewards; returns when the last reward is on disk.
 
-        Raises the first error that any user or reporter met (of `rewardloop_client.errors`).
+        Raises the first error that any user or reporter met (of `rewardloop_client.errors`); an interrupt ends all of
+        them after the request that they are at.
         """
         postbox = _Postbox()
         answers: list[Answer | None] = [None] * len(questions)
@@ -83,11 +84,14 @@ class ClientApp:
                     self._client.rewards(rewards)
                 time.sleep(REPORT_EVERY_S)
 
-        with postbox.guarded(reporter, self._reporters) as reporters:
-            with postbox.guarded(user, self._users) as users:
+        with postbox.guarded(reporter, self._reporters) as reporters, postbox.guarded(user, self._users) as users:
+            try:
                 users.join()
-            postbox.close()
-            reporters.join()
+                postbox.close()
+                reporters.join()
+            except BaseException as error:  # such as Ctrl-C: nobody asks or reports any more
+                postbox.fail(error)
+                raise
         postbox.raise_failure()
         return [answer for answer in answers if answer is not None]
 

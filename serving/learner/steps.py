@@ -40,16 +40,17 @@ def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 
         raise InvalidInput(
             min(unknown), f"is not an argument of the step {step}", ", ".join(sorted(known[step])) or "none"
         )
+    model_id, override = arguments.get("model_id"), arguments.get("override", False)
+    if "model_id" in known[step] and not isinstance(model_id, str):
+        raise InvalidInput("model_id", "must be the id of a model")
+    if not isinstance(override, bool):
+        raise InvalidInput("override", "must be true or false")
     cycle.workspace.pause(True, reason="stepping through the loop")
     if step == "initialize":
         return initialize(cycle, wait_s=wait_s)
     if step == "train":
         return train(cycle, wait_s=wait_s)
-    model_id, override = arguments.get("model_id"), arguments.get("override", False)
-    if not isinstance(model_id, str):
-        raise InvalidInput("model_id", "must be the id of a model")
-    if not isinstance(override, bool):
-        raise InvalidInput("override", "must be true or false")
+    assert isinstance(model_id, str), "checked above"
     if step == "evaluate":
         return evaluate(cycle, model_id, wait_s=wait_s)
     return deploy(cycle, model_id, override=override, wait_s=wait_s)

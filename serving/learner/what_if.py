@@ -148,7 +148,7 @@ def _plain(text: str) -> Any:
     """A number or a truth value where the text is one in JSON (`.1`, `5.` and `+1` are numbers, too), else the text."""
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return float(text) if _NUMBER.fullmatch(text) else text
 
 

@@ -83,6 +83,23 @@ def test_rewards_are_sent_again_under_the_same_id_and_the_queue_is_bounded(serve
     assert (recommender.counters.rewards_sent, recommender.counters.rewards_dropped) == (1, 2)
 
 
+def test_a_full_queue_lets_go_of_what_waits_and_not_of_what_is_on_its_way(server: Any) -> None:
+    server.script, server.delay_s = [taken], 0.3
+
+    async def host() -> AsyncRecommender:
+        async with AsyncRecommender(server.url, "shop", rewards_max=1) as recommender:
+            recommender.reward(SHOWN, 0.0)
+            while not server.seen:
+                await asyncio.sleep(0.01)
+            recommender.reward(SHOWN, 1.0)
+            assert not await recommender.flush(timeout_s=0.01) and await recommender.flush()
+        return recommender
+
+    counters = asyncio.run(host()).counters
+    assert [reward["reward"] for reward in rewards_seen(server)] == [0.0, 1.0]
+    assert (counters.rewards_sent, counters.rewards_dropped) == (2, 0)
+
+
 def test_a_batch_refused_as_a_whole_goes_in_halves_in_order_and_the_next_ones_are_smaller(server: Any) -> None:
     service = Service(422, items_max=30, poison="e37")
     server.script = [service]

@@ -91,6 +91,17 @@ def test_managers_that_make_the_same_experiment_at_once_all_get_it(service: Serv
         assert all(pool.map(make, range(4)))
 
 
+@pytest.mark.parametrize(("step", "wrong"), [("evaluate", {"model_id": 5}), ("deploy", {"override": True})])
+def test_a_step_refused_for_its_arguments_leaves_the_schedule_alone(
+    service: Service, step: str, wrong: dict[str, object]
+) -> None:
+    urls = {"url": str(service.api.base_url), "admin_url": service.learner.url}
+    with ExperimentManager(f"refused-{step}", **urls) as manager:
+        answer = service.admin.post(f"{service.learner.url}/v1/experiments/refused-{step}/steps/{step}", json=wrong)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model_id")
+        assert not manager.status().schedule_paused
+
+
 def test_the_first_model_is_made_by_the_step_and_not_by_the_schedule_before_it(service: Service) -> None:
     # polls are so frequent that one falls between the import and the step
     quick = {"schedule": {"poll_s": 0.02, "interval_s": 0.1}}

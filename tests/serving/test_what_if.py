@@ -74,7 +74,9 @@ def test_options_are_numbers_however_people_write_them(text: str, epsilon: float
     assert given.exploration.epsilon == epsilon
 
 
-@pytest.mark.parametrize("text", ["1_0", "nan", "inf", "0x1", ".", "e3", "1e", "٣"])
+@pytest.mark.parametrize(
+    "text", ["1_0", "nan", "inf", "0x1", ".", "e3", "1e", "٣", pytest.param("[" * 5000, id="deep")]
+)
 def test_what_is_no_number_is_none(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"exploration\.epsilon: must be a number, not text"):
         training_settings(ExperimentSettings(), f"egreedy,epsilon={text}")

@@ -36,7 +36,7 @@ from serving.over_http import Admin, DecisionsOnly, OverHttp, Service
 from serving.sabotage import read_log
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
 from simulator.channel import Delay, Lost, Twice
-from simulator.client_app import ClientApp
+from simulator.client_app import USERS_DEFAULT, ClientApp
 from simulator.curves import summarise
 from simulator.runner import Run, Script, play
 from simulator.synthetic import LinearWorld
@@ -231,6 +231,27 @@ def test_a_client_app_activates_what_counts_whether_or_not_its_reward_is_lost() 
     sent = {"e": [Delivery(0.0, None), Delivery(0.0, 1.0)], "f": [Delivery(0.0, None)], "g": []}
     ClientApp(told).play(questions, lambda _, answer: sent[answer.event_id])  # type: ignore[arg-type]
     assert sorted(told.activated) == ["e", "f"] and told.rewarded == ["e"]
+
+
+def test_an_interrupt_ends_the_client_application_at_the_requests_it_is_at() -> None:
+    class Slow:
+        asked = 0
+
+        def recommend(self, *_: object, event_id: str, **__: object) -> Answer:
+            self.asked += 1
+            if self.asked == 30:
+                os.kill(os.getpid(), signal.SIGINT)
+            return Answer(event_id, "a", 1.0, "m")
+
+        def rewards(self, items: list[dict[str, Any]]) -> None:
+            del items
+
+    client = Slow()
+    questions = [Question(f"e{number}", {}) for number in range(100_000)]
+    app = ClientApp(client, rate_per_s=500.0)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        app.play(questions, lambda *_: [Delivery(3600.0, 1.0)])
+    assert client.asked < 30 + 2 * USERS_DEFAULT
 
 
 def test_without_history_every_pmf_is_exactly_uniform_until_the_first_model(tmp_path: Path) -> None:

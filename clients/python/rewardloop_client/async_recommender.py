@@ -64,6 +64,7 @@ class AsyncRecommender:
     def begin_anew(self) -> None:
         """In a forked process: an empty queue (the parent sends its own) and no task of the parent's loop."""
         self._queue: deque[dict[str, Any]] = deque()
+        self._sending = 0
         self._task: asyncio.Task[None] | None = None
         self._batch_max = BATCH_MAX
         self.counters = RecommenderCounters()
@@ -185,7 +186,7 @@ class AsyncRecommender:
         self._send_soon()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=timeout_s)
-        return not self._queue
+        return not self._queue and not self._sending
 
     async def close(self, timeout_s: float = PATIENCE_S) -> None:
         """Send what is queued, for at most `timeout_s`, and end; what is left then is counted as dropped."""
@@ -215,21 +216,30 @@ class AsyncRecommender:
                 self._task = asyncio.get_running_loop().create_task(self._report())
 
     async def _report(self) -> None:
-        """Send until the queue is empty; rewards stay in it until they have been taken or refused."""
+        """Send until the queue is empty; what was neither taken nor refused waits at its front again."""
         pauses = Pauses(self.counters)
         while self._queue:
             if len(self._queue) < self._batch_max and not self._closing:
                 await asyncio.sleep(LINGER_S)  # so that rewards travel together
-            batch = [self._queue[position] for position in range(min(self._batch_max, len(self._queue)))]
-            parts = Parts(batch)
+            parts = Parts([self._queue.popleft() for _ in range(min(self._batch_max, len(self._queue)))])
+            self._sending = len(parts.left())
             pause_s = 0.0
             try:
                 await self._send(parts)
                 pauses.over()
             except Exception as error:  # whatever it is, it must not end the reporting
                 pause_s = pauses.after(error, len(parts.left()))
-            self._batch_max = parts.next_batch_max(self._batch_max)
+            finally:  # also where it is cancelled
+                self._batch_max = parts.next_batch_max(self._batch_max)
+                self._put_back(parts.left())
             await asyncio.sleep(pause_s)
+
+    def _put_back(self, waiting: list[dict[str, Any]]) -> None:
+        """Have rewards wait at the front of the queue, as far as there is room."""
+        kept = waiting[max(0, len(waiting) - (self._rewards_max - len(self._queue))) :]
+        self.counters.rewards_dropped += len(waiting) - len(kept)
+        self._queue.extendleft(reversed(kept))
+        self._sending = 0
 
     async def _send(self, parts: Parts) -> None:
         """Send one batch, in parts where it is refused as a whole; raises what makes the rest worth another try."""
@@ -243,6 +253,4 @@ class AsyncRecommender:
             sent, refused = parts.settle(refusal)
             self.counters.rewards_sent += sent
             self.counters.rewards_refused += refused
-            settled = {id(item) for item in part} if sent + refused else set()
-            while self._queue and id(self._queue[0]) in settled:  # a full queue may have let go of some meanwhile
-                self._queue.popleft()
+            self._sending -= sent + refused
