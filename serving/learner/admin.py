@@ -38,6 +38,7 @@ from serving.learner.hosting import LearnerService
 from serving.learner.http import (
     Doorkeeper,
     JSONResponse,
+    check_content_type,
     install,
     read_body,
     read_object,
@@ -285,6 +286,7 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
     @app.post(PREFIX + "/import")
     async def import_rows(name: str, request: Request) -> Response:
         """Take in history, one JSON object a line."""
+        check_content_type(request, "application/x-ndjson", "application/json")
         body = await read_body(request, IMPORT_BYTES_MAX)
         cycle = service.cycle(name)
 

@@ -230,9 +230,7 @@ async def read_object(request: Request) -> dict[str, Any]:
     body = await read_body(request, BODY_BYTES_MAX)
     if not body.strip():
         return {}
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise InvalidInput("content-type", "must be application/json")
+    check_content_type(request, "application/json")
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -242,6 +240,13 @@ async def read_object(request: Request) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         raise InvalidInput("body", "must be a JSON object")
     return decoded
+
+
+def check_content_type(request: Request, *accepted: str) -> None:
+    """Raise `InvalidInput` for a body of another type: a page of another site can send only such without asking."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in accepted:
+        raise InvalidInput("content-type", f"must be {' or '.join(accepted)}")
 
 
 def refuse_unknown(body: dict[str, Any], *known: str) -> None:

@@ -165,6 +165,7 @@ def test_a_patch_of_named_events_and_challengers_leaves_the_others_and_null_remo
         ("POST", "/v1/experiments", {"content": b"{", "headers": {"content-type": "application/json"}}, 422),
         ("POST", "/v1/experiments", {"content": b"[]", "headers": {"content-type": "application/json"}}, 422),
         ("POST", "/v1/experiments", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 422),
+        ("POST", "/v1/experiments/default/import", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 422),
         ("POST", "/v1/experiments", {"json": {"name": 3}}, 422),
         ("POST", "/v1/experiments", {"content": b"[" * 10**5, "headers": {"content-type": "application/json"}}, 422),
         ("POST", "/v1/experiments/test/join", {"json": {"last": 5}}, 422),
