@@ -4,5 +4,4 @@ This package imports none of the others. It is rewardloop's; an unrelated linter
 shares its import name, and the command line refuses to start on that one.
 """
 
-PRODUCT = "rewardloop"
 __version__ = "0.1.0"

@@ -222,14 +222,6 @@ class Experiment:
             fsync_directory(paths.root.parent)
         return cls(name, paths)
 
-    @classmethod
-    def open_or_create(cls, data_dir: Path, name: str, settings: ExperimentSettings, *, now: datetime) -> Experiment:
-        """Open the experiment, or make it with `settings` when there is none."""
-        try:
-            return cls.open(data_dir, name)
-        except NotFound:
-            return cls.create(data_dir, name, settings, now=now)
-
     @staticmethod
     def names(data_dir: Path) -> list[str]:
         """The experiments of a data directory, sorted."""

@@ -34,23 +34,6 @@ def _keyed(secret: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
     return hashlib.sha256(bytes(byte ^ 0x36 for byte in key)), hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
 
-def normalise(weights: Sequence[float]) -> list[float]:
-    """Scale k non-negative finite weights to a pmf; raises ValueError when none is positive.
-
-    The result is what gets drawn from *and* logged, so it is computed once, before the draw.
-    """
-    total = 0.0
-    for weight in weights:
-        if not weight >= 0.0 or weight == float("inf"):
-            raise ValueError("weights must be finite and non-negative")
-        total += weight
-    if not 0.0 < total < float("inf"):
-        raise ValueError("at least one weight must be positive")
-    if total == 1.0:
-        return list(weights)
-    return [weight / total for weight in weights]
-
-
 def draw_index(pmf: Sequence[float], u: float) -> int:
     """The smallest index whose cumulative probability exceeds `u` in [0, 1); never one of probability 0."""
     last_possible = 0

@@ -156,11 +156,6 @@ def propensity_checks(rows: ScoredRows) -> list[Check]:
     return Audit.of(rows).checks()
 
 
-def weight_audits(rows: ScoredRows) -> dict[str, WeightAudit]:
-    """The audit of the mean weights of `rows`; see `Audit.weights`."""
-    return Audit.of(rows).weights()
-
-
 def _weight_sums(rows: ScoredRows, policy: Floats, logged: NDArray[np.bool_]) -> Floats:
     """Sums over rows of (w − m), its variance, its absolute third moment, rows judged without μ, w."""
     w = rows.at_action(policy) / rows.propensity

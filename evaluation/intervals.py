@@ -1,19 +1,17 @@
-"""Intervals for a mean: normal theory, bootstrap, and empirical Bernstein.
+"""Intervals for a mean beside that of normal theory, which every estimate has: bootstrap and empirical Bernstein.
 
-The normal interval is what the gate builds on. The bootstrap makes no symmetry assumption; the empirical Bernstein
-bound holds at every n for values in a known range, and is wide: the price of assuming nothing.
+The bootstrap makes no symmetry assumption; the empirical Bernstein bound holds at every n for values in a known range,
+and is wide: the price of assuming nothing.
 """
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.estimators import Estimate
-from evaluation.lift import mean_with_se
 
 Floats = NDArray[np.float64]
 
@@ -22,19 +20,12 @@ BOOTSTRAP_VALUES_MAX = 1 << 22
 """Resampling counts drawn at a time (runs × rows): bounds the memory whatever n is."""
 
 
-def normal_interval(values: Floats, *, level: float = 0.95) -> tuple[float, float]:
-    """Mean ± z·s/√n; fails for few or very skewed values.
-
-    >>> [round(end, 3) for end in normal_interval(np.array([0.0, 1.0, 0.0, 1.0]))]
-    [-0.066, 1.066]
-    """
-    estimate = mean_with_se(values)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    return estimate.value - z * estimate.se, estimate.value + z * estimate.se
-
-
 class Bootstrap:
-    """The resampled means of one or several numbers per row that come bit by bit; the same however they are cut."""
+    """The resampled means of one or several numbers per row that come bit by bit; the same however they are cut.
+
+    Each row enters a resample Poisson(1) times, so that it vectorises; means are taken over the rows that did. Assumes
+    independent rows.
+    """
 
     def __init__(self, rng: np.random.Generator, *, runs: int = BOOTSTRAP_RUNS, columns: int = 1) -> None:
         self._rng = rng
@@ -73,30 +64,12 @@ def percentile_interval(resampled: Floats, *, level: float = 0.95) -> tuple[floa
     return float(low), float(high)
 
 
-def bootstrap_interval(
-    values: Floats, rng: np.random.Generator, *, level: float = 0.95, runs: int = BOOTSTRAP_RUNS
-) -> tuple[float, float]:
-    """Percentile interval of means over resampled rows (Efron 1979), by Poisson counts so that it vectorises.
-
-    Each row enters a resample Poisson(1) times; means are taken over the rows that did. Assumes independent rows.
-    """
-    bootstrap = Bootstrap(rng, runs=runs)
-    bootstrap.add(values)
-    return percentile_interval(bootstrap.means()[:, 0], level=level)
-
-
-def bernstein_interval(values: Floats, *, low: float, high: float, level: float = 0.95) -> tuple[float, float]:
-    """Mean ± √(2 s² ln(4/δ)/n) + 7(high − low) ln(4/δ)/(3(n − 1)), for values known to lie in [low, high].
-
-    Maurer & Pontil 2009, arXiv 0907.3740, theorem 4, on both sides. Raises ValueError when a value lies outside.
-    """
-    if len(values) and (float(values.min()) < low or float(values.max()) > high):
-        raise ValueError("a value lies outside the declared range")
-    return bernstein_of(mean_with_se(values), low=low, high=high, level=level)
-
-
 def bernstein_of(estimate: Estimate, *, low: float, high: float, level: float = 0.95) -> tuple[float, float]:
-    """The same from a mean and its standard error s/√n, for values that are known to have been in [low, high]."""
+    """Mean ± √(2 s² ln(4/δ)/n) + 7(high − low) ln(4/δ)/(3(n − 1)), for n values known to lie in [low, high].
+
+    `estimate` has their mean and its standard error s/√n (Maurer & Pontil 2009, arXiv 0907.3740, theorem 4, on both
+    sides).
+    """
     n = estimate.n
     if n < 2:
         return math.nan, math.nan

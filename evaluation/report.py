@@ -19,7 +19,6 @@ import jinja2
 
 from evaluation import svg
 from evaluation.certificate import FLOORS_ALONE_SINCE, NAMED_SINCE, rules_version
-from evaluation.scored import ScoredRows
 
 ACTIONS_SHOWN, ACTIONS_LISTED = 12, 50
 DAYS_SHOWN = 31
@@ -58,10 +57,8 @@ _TITLES = {
 }
 
 
-def render_report(certificate: Mapping[str, Any], rows: ScoredRows | None = None) -> str:
-    """The HTML page of a certificate; `rows` is not needed (a certificate carries the figures' numbers)."""
-    del rows
-    cert = certificate
+def render_report(cert: Mapping[str, Any]) -> str:
+    """The HTML page of a certificate, which carries the numbers of the figures, too."""
     initial = cert["kind"] == "initial"
     diagnostics = cert.get("diagnostics") or {}
     placebo, named = cert.get("placebo"), diagnostics.get("named_actions")

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from bandit.types import Action, Features, Policy
+from bandit.types import Action, Features
 
 Vector = npt.NDArray[np.float64]
 
@@ -117,11 +117,6 @@ def true_value(
         raise ValueError("this world has no finite list of rounds: a generator is needed")
     values = [_expected(pmf, environment.draw(rng, step)) for _ in range(draws)]
     return Value(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))))
-
-
-def value_of(policy: Policy, environment: Environment, **options: object) -> Value:
-    """`true_value` of a policy object."""
-    return true_value(environment, policy.pmf, **options)  # type: ignore[arg-type]
 
 
 def _expected(pmf: PolicyFunction, one: Round) -> float:

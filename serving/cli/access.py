@@ -66,14 +66,6 @@ def owner(data_dir: Path, *, wait_for_lock: bool = True) -> Address | None:
         time.sleep(0.1)
 
 
-def require_learner(common: Common) -> Address:
-    """The running learner's address; raises `Refused` when none runs."""
-    address = owner(common.data_dir, wait_for_lock=False)
-    if address is None:
-        raise Refused("no learner runs on this data directory; start it with `rewardloop up`")
-    return address
-
-
 def _in_process(common: Common, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from serving.learner.operations import run_operation
     from serving.learner.workspace import Workspace

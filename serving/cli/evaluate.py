@@ -6,7 +6,6 @@ promoted (or, with several policies, when an answer was given), 1 when the answe
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +91,6 @@ def command(
 
     if not scored.is_file():
         raise InvalidInput("--scored", "is not a file")
-    for name, value in (("clip", clip), ("switch", switch), ("shrinkage", shrinkage)):
-        if math.isnan(value):
-            raise InvalidInput(f"--{name}", "is not a number")
     seed, challengers = int(rules.pop("seed")), int(rules.pop("challengers"))
     rows = ScoredFile(scored)
     hyper = Hyper(clip=clip, switch=switch, shrinkage=shrinkage)

@@ -92,7 +92,7 @@ def file_evaluation(
             metadata={"evaluation_id": evaluation_id},
             using=(warehouse.cursor(), warehouse.scratch) if len(look.rows) < FEW_ROWS else None,
         )
-        _write(incoming / REPORT, render_report(content, look.rows).encode(), workspace.durable)
+        _write(incoming / REPORT, render_report(content).encode(), workspace.durable)
         if workspace.durable:
             fsync_directory(incoming)
         shutil.rmtree(place, ignore_errors=True)

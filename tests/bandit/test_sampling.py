@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandit.sampling import draw_index, mix, normalise, uniform_draw
+from bandit.exploration import scaled
+from bandit.sampling import draw_index, mix, uniform_draw
 
 SECRET = b"s" * 32
 weights = st.lists(st.floats(0, 1e6), min_size=1, max_size=50).filter(lambda values: sum(values) > 1e-300)
@@ -42,21 +43,21 @@ def test_actions_are_drawn_as_often_as_their_probability_says() -> None:
 
 @given(weights)
 def test_a_normalised_pmf_sums_to_one_and_keeps_its_order(values: list[float]) -> None:
-    pmf = normalise(values)
+    pmf = scaled(values)
     assert math.isclose(sum(pmf), 1.0, abs_tol=1e-12)
     assert [p > 0 for p in pmf] == [v / sum(values) > 0 for v in values]
 
 
 @given(weights, st.floats(0, 1, exclude_max=True))
 def test_an_action_of_probability_zero_is_never_drawn(values: list[float], u: float) -> None:
-    pmf = normalise(values)
+    pmf = scaled(values)
     assert pmf[draw_index(pmf, u)] > 0
 
 
 @pytest.mark.parametrize("values", [[], [0.0, 0.0], [float("nan"), 1.0], [-1.0, 2.0], [float("inf"), 1.0]])
 def test_weights_that_are_no_distribution_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="weight"):
-        normalise(values)
+        scaled(values)
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_branches() -> None:

@@ -192,7 +192,7 @@ def test_an_experiment_is_never_silently_reset(tmp_path: Path) -> None:
     created = Experiment.create(tmp_path, "shop", parse_settings({"gate": {"alpha": 0.01}}), now=NOW)
     with pytest.raises(Conflict):
         Experiment.create(tmp_path, "shop", ExperimentSettings(), now=NOW)
-    opened = Experiment.open_or_create(tmp_path, "shop", ExperimentSettings(), now=NOW)
+    opened = Experiment.open(tmp_path, "shop")
     assert opened.settings.gate.alpha == 0.01
     assert opened.secret == created.secret and len(opened.secret) == 32
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.audit import propensity_checks, weight_audits
+from evaluation.audit import Audit, propensity_checks
 from evaluation.checks import Check, without_support
 from evaluation.diagnostics import Segments, diagnose, lift_by_segment, weight_histogram
 from evaluation.gate import GateRules, judge
-from evaluation.intervals import bernstein_interval, bootstrap_interval, normal_interval
-from evaluation.lift import clustered_mean
+from evaluation.intervals import Bootstrap, bernstein_of, percentile_interval
+from evaluation.lift import clustered_mean, mean_with_se
 from evaluation.scored import ScoredRows
 
 K = 7
@@ -91,19 +91,19 @@ def test_actions_drawn_otherwise_than_logged_are_an_alarm() -> None:
 
 
 def test_a_policy_that_is_the_logger_has_weights_of_exactly_one() -> None:
-    audit = weight_audits(greedy_log(np.random.default_rng(7), 1000, 0.1))["champion"]
+    audit = Audit.of(greedy_log(np.random.default_rng(7), 1000, 0.1)).weights()["champion"]
     assert audit.z == 0.0
     assert audit.mean == pytest.approx(1.0)
 
 
 def test_the_bootstrap_and_normal_theory_agree_on_many_rows_and_bernstein_is_wider() -> None:
     values = np.random.default_rng(8).uniform(size=4000)
-    normal, boot = normal_interval(values), bootstrap_interval(values, np.random.default_rng(9))
-    assert boot == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
-    wide = bernstein_interval(values, low=0.0, high=1.0)
+    mean, bootstrap = mean_with_se(values), Bootstrap(np.random.default_rng(9))
+    normal = mean.lower, mean.upper
+    bootstrap.add(values)
+    assert percentile_interval(bootstrap.means()) == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
+    wide = bernstein_of(mean, low=0.0, high=1.0)
     assert wide[0] < normal[0] < normal[1] < wide[1]
-    with pytest.raises(ValueError, match="range"):
-        bernstein_interval(values, low=0.0, high=0.5)
 
 
 def test_diagnostics_add_up() -> None:
