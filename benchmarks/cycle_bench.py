@@ -41,9 +41,9 @@ from joiner.history import import_history
 from serving.api.decider import ExperimentServer
 from serving.api.requests import RecommendRequest, RewardItem
 from serving.learner.cycle import Cycle
-from serving.learner.priority import lower_learner
 from serving.learner.reports import RunReport
-from serving.learner.trainer import TrainerPool
+from serving.learner.training.priority import lower_learner
+from serving.learner.training.trainer import TrainerPool
 from serving.learner.workspace import Workspace
 from serving.supervisor import ONE_THREAD
 

@@ -29,7 +29,7 @@ from serving.api.decider import ExperimentServer
 from serving.api.requests import RecommendRequest, RewardItem, check_recommend
 from serving.learner.cycle import Cycle
 from serving.learner.reports import RunReport, to_plain
-from serving.learner.trainer import HelpedTrainer, InlineTrainer
+from serving.learner.training.trainer import HelpedTrainer, InlineTrainer
 from serving.learner.workspace import Workspace
 from simulator.transport import Answer, Deliveries, Delivery, Question, Settled
 

@@ -22,7 +22,7 @@ from typing import Any
 from bandit.errors import DurabilityLost, InvalidInput, RewardloopError
 from bandit.settings import ExperimentSettings, merge_settings
 from serving.in_process import QUESTION_EVERY_S, in_process
-from serving.learner.trainer import GC_THRESHOLD, end_with_parent, interrupts_held_back
+from serving.learner.training.trainer import GC_THRESHOLD, end_with_parent, interrupts_held_back
 from simulator.channel import Channel, Delay
 from simulator.environment import Environment
 from simulator.runner import Run, Script, play

@@ -10,13 +10,24 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = ("bandit", "joiner", "evaluation", "serving", "simulator", "rewardloop_client")
 
+BELOW_THE_LEARNER = ("bandit", "joiner", "evaluation")
 # package → which of ours it may import; a dotted entry allows that module alone
 ALLOWED: dict[str, set[str]] = {
     "bandit": {"bandit"},
     "evaluation": {"evaluation", "bandit.errors"},
     "joiner": {"joiner", "bandit"},
     "serving.api": {"serving.api", "bandit"},
-    "serving.learner": {"serving.learner", "bandit", "joiner", "evaluation"},
+    "serving.learner": {"serving.learner", *BELOW_THE_LEARNER},
+    "serving.learner.training": {"serving.learner.training", "serving.learner.scores", *BELOW_THE_LEARNER},
+    "serving.learner.challengers": {
+        *(f"serving.learner.{part}" for part in ("challengers", "reports", "scores", "workspace")),
+        *BELOW_THE_LEARNER,
+    },
+    "serving.learner.verdicts": {
+        *(f"serving.learner.{part}" for part in ("verdicts", "challengers", "training", "training_step")),
+        *(f"serving.learner.{part}" for part in ("reports", "retention", "workspace")),
+        *BELOW_THE_LEARNER,
+    },
     "simulator": {"simulator", "rewardloop_client", "bandit.types"},
     "rewardloop_client": {"rewardloop_client"},
 }
@@ -32,6 +43,7 @@ SOURCES = sorted(
     for folder in ("bandit", "joiner", "evaluation", "serving", "simulator")
     for path in (ROOT / folder).rglob("*.py")
 ) + sorted((ROOT / "clients/python/rewardloop_client").rglob("*.py"))
+PACKAGES = (*OURS, "serving.learner")
 
 
 def module_name(path: Path) -> str:
@@ -50,7 +62,7 @@ def imports_of(path: Path) -> list[tuple[int, str]]:
             assert node.level == 0, f"{path}:{node.lineno} imports relatively; name the package"
             base = node.module or ""
             # `from bandit import errors` names a module, `from bandit.errors import X` a thing inside one
-            found += [(node.lineno, f"{base}.{alias.name}" if base in OURS else base) for alias in node.names]
+            found += [(node.lineno, f"{base}.{alias.name}" if base in PACKAGES else base) for alias in node.names]
     return found
 
 

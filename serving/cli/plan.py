@@ -201,7 +201,7 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
     from datetime import datetime
 
     from joiner.parquet import read_parquet
-    from serving.learner.certificates import CERTIFICATE, SCORED
+    from serving.learner.verdicts.certificates import CERTIFICATE, SCORED
     from simulator.planning import exploration_cost, rows_needed
 
     experiment = common.open_experiment()
@@ -242,7 +242,7 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
 def _newest(evaluations: Any, name: str) -> dict[str, Any]:
     """The newest evaluation whose rows tell a variance: one below the gate's floors says nothing of any but them."""
     from bandit.errors import CorruptModel, NotFound
-    from serving.learner.certificates import read_certificate
+    from serving.learner.verdicts.certificates import read_certificate
 
     without = ""
     for path in sorted(evaluations.glob(f"e*/{name}"), reverse=True):

@@ -22,7 +22,7 @@ from serving.cli.start import (
     worker_options,
 )
 from serving.learner.address import ServiceAddress
-from serving.learner.first_question import curl
+from serving.learner.admin.first_question import curl
 from serving.supervisor import Supervisor
 
 

@@ -21,9 +21,9 @@ import uvicorn
 from bandit.errors import RewardloopError
 from bandit.service_log import log_to_stderr
 from serving.learner.address import Address, write_address
-from serving.learner.admin import create_admin
+from serving.learner.admin.routes import create_admin
 from serving.learner.hosting import LearnerService
-from serving.learner.priority import lower_learner
+from serving.learner.training.priority import lower_learner
 
 
 def serve(data_dir: Path, *, listener: socket.socket, host: str) -> int:

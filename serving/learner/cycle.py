@@ -26,22 +26,23 @@ from bandit.types import ORIGIN_IMPORT, ORIGIN_LIVE
 from joiner.export import EVERYTHING, RowFilter, learnt_rows
 from joiner.history import import_is_under_way
 from serving.learner import recovery, reports
-from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers.field import plan_field
+from serving.learner.challengers.former import plan_former
+from serving.learner.challengers.offered import plan_offered
+from serving.learner.challengers.remembered import mend_retired
+from serving.learner.challengers.standing import plan_standing
+from serving.learner.challengers.store import STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers.unweighed import rows_before_tenure
 from serving.learner.cron import next_after
-from serving.learner.fallen import FreshStart, plan_after_fall
-from serving.learner.field import plan_field
-from serving.learner.guard import plan_guard
 from serving.learner.initial import publish_initial, short_of_initial, wants_initial
 from serving.learner.intake import Intake, take_in
-from serving.learner.judging import Look, judge_all
-from serving.learner.offered import plan_offered
-from serving.learner.promotion import expect_champion, passed_over, promote, set_back
-from serving.learner.remembered import mend_retired
 from serving.learner.reports import Judgement, RunReport
-from serving.learner.trainer import Trainer
-from serving.learner.training_step import advance_all, plan_standing
-from serving.learner.trial import update_trial
-from serving.learner.unweighed import rows_before_tenure
+from serving.learner.training.trainer import Trainer
+from serving.learner.training_step import advance_all
+from serving.learner.verdicts.fallen import FreshStart, plan_after_fall
+from serving.learner.verdicts.judging import Look, judge_all
+from serving.learner.verdicts.promotion import expect_champion, passed_over, promote, set_back
+from serving.learner.verdicts.trial import update_trial
 from serving.learner.watch import Watch
 from serving.learner.workspace import Workspace
 
@@ -342,7 +343,7 @@ class Cycle:
         plans = [plan_standing(self.workspace, self.store, champion)]
         plans += plan_field(self.workspace, self.store, champion)
         plans += plan_offered(self.workspace, self.store, champion)
-        plans += plan_guard(self.workspace, self.store, champion)
+        plans += plan_former(self.workspace, self.store, champion)
         done = advance_all(self.workspace, self.store, self.trainer, plans, watermark=watermark)
         report.rows, report.unscored = done[0].rows, done[0].unscored
         if done[0].error is not None:

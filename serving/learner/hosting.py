@@ -28,11 +28,11 @@ from bandit.experiment import Experiment
 from serving.learner.address import COMMAND_S, address_path, take_lock
 from serving.learner.clock_watch import CLOCK, STEADY_S, Boot, ClockWatch, this_boot
 from serving.learner.cycle import Cycle
-from serving.learner.evaluator import Evaluator
 from serving.learner.every import Every
 from serving.learner.leftovers import remove_leftovers
 from serving.learner.operations.compact import retain
-from serving.learner.trainer import TrainerPool
+from serving.learner.training.evaluator import Evaluator
+from serving.learner.training.trainer import TrainerPool
 from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")

@@ -18,14 +18,15 @@ from evaluation.gate import RULES_VERSION, GateRules, judge
 from evaluation.scored import ScoredRows
 from joiner.export import learnt_rows
 from serving.learner import reports
-from serving.learner.certificates import file_evaluation
-from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore, Origin
-from serving.learner.jobs import UNIFORM, Job, Outcome
-from serving.learner.judging import Look
-from serving.learner.promotion import no_promotion_because, publish_learning, stand_on
+from serving.learner.challengers.plans import new_state
+from serving.learner.challengers.store import STANDING, ChallengerState, ChallengerStore, Origin
 from serving.learner.reports import Judgement, RunReport
-from serving.learner.trainer import Trainer
-from serving.learner.training_step import new_state, rows_file
+from serving.learner.training.jobs import UNIFORM, Job, Outcome
+from serving.learner.training.trainer import Trainer
+from serving.learner.training_step import rows_file
+from serving.learner.verdicts.certificates import file_evaluation
+from serving.learner.verdicts.judging import Look
+from serving.learner.verdicts.promotion import no_promotion_because, publish_learning, stand_on
 from serving.learner.workspace import Workspace
 
 INITIAL_ROWS_MIN = 20

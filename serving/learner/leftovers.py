@@ -18,7 +18,7 @@ from bandit.files import is_abandoned, is_locked
 from bandit.registry import ModelRegistry
 from bandit.scratch import PREFIX, remove_abandoned
 from joiner.archive import remove_half_archives
-from serving.learner.certificates import SCORED, remove_unfinished
+from serving.learner.verdicts.certificates import SCORED, remove_unfinished
 
 _SEGMENT = re.compile(rf"\.(?P<writer>.+)-\d{{8,}}({re.escape(SEALED_SUFFIX)}|{re.escape(OPEN_SUFFIX)})")
 """How the name of a half-written file begins that is to become a segment, or what was cut off from one."""

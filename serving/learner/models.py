@@ -13,10 +13,10 @@ import msgspec
 from bandit.encoder import FeatureEncoder
 from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import REMADE, UNSET, Manifest
-from serving.learner.challengers import FORMER, ChallengerStore
-from serving.learner.guard import start_guard
-from serving.learner.promotion import move_pointer, passed_over
-from serving.learner.trainer import Trainer
+from serving.learner.challengers.former import watch_former
+from serving.learner.challengers.store import FORMER, ChallengerStore
+from serving.learner.training.trainer import Trainer
+from serving.learner.verdicts.promotion import move_pointer, passed_over
 from serving.learner.workspace import Workspace
 
 
@@ -207,7 +207,7 @@ def _set_champion(
         if back:
             store.drop(FORMER)
         else:
-            start_guard(workspace, store, swapped, previous)
+            watch_former(workspace, store, swapped, previous)
         workspace.registry.history.record(
             kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason
         )

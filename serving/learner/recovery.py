@@ -15,10 +15,10 @@ from bandit.decoding import Undecodable, decode
 from bandit.files import write_atomically
 from bandit.registry import CHANGES, Champion
 from serving.learner import reports
-from serving.learner.certificates import evaluations
-from serving.learner.challengers import FORMER, ChallengerStore
-from serving.learner.guard import start_guard
+from serving.learner.challengers.former import watch_former
+from serving.learner.challengers.store import FORMER, ChallengerStore
 from serving.learner.reports import RunReport
+from serving.learner.verdicts.certificates import evaluations
 from serving.learner.workspace import Workspace
 
 
@@ -76,7 +76,7 @@ def _record_champion(workspace: Workspace, store: ChallengerStore) -> dict[str, 
     }
     watched = store.load(FORMER)
     if not champion.restored and (watched is None or watched.champion != champion.model_id):
-        start_guard(workspace, store, champion, previous)
+        watch_former(workspace, store, champion, previous)
     registry.history.record(kind, now=workspace.clock(), **entry)
     return {"kind": kind, **entry}
 

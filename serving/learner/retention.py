@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from serving.learner.challengers import KIND_TRIAL, ChallengerStore
+from serving.learner.challengers.store import KIND_TRIAL, ChallengerStore
 from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")

@@ -16,18 +16,18 @@ from bandit.errors import Conflict, InvalidInput, NotFound, NotYet, Refused
 from bandit.registry import Champion
 from serving.learner import models, reports
 from serving.learner.catch_up import catch_up
-from serving.learner.certificates import file_evaluation, read_certificate
-from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState
+from serving.learner.challengers.offered import PREFIX, offer, plan_offered
+from serving.learner.challengers.store import KIND_LEARNING, STANDING, ChallengerState
+from serving.learner.challengers.unweighed import rows_before_tenure
 from serving.learner.cycle import Cycle
 from serving.learner.initial import short_of_initial, wants_initial
-from serving.learner.judging import Look, carry_on, judge_all
-from serving.learner.offered import PREFIX, offer, plan_offered
-from serving.learner.promotion import best_of, crown, publish_learning, stand_on, worth_filing
 from serving.learner.reports import EVALUATION, Judgement, RunReport
 from serving.learner.retention import remove_old_models
 from serving.learner.training_step import advance_all
-from serving.learner.trial import update_trial
-from serving.learner.unweighed import rows_before_tenure
+from serving.learner.verdicts.certificates import file_evaluation, read_certificate
+from serving.learner.verdicts.judging import Look, carry_on, judge_all
+from serving.learner.verdicts.promotion import best_of, crown, publish_learning, stand_on, worth_filing
+from serving.learner.verdicts.trial import update_trial
 
 
 def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 0.0) -> dict[str, Any]:

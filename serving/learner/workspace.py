@@ -23,8 +23,8 @@ from joiner.archive import dropped, forget_dropped, ingest_archives
 from joiner.doctor import DATABASE_ERRORS
 from joiner.rebuild import RebuildReport, rebuild
 from joiner.warehouse import Warehouse
-from serving.learner.evaluator import Evaluator
-from serving.learner.trainer import InlineTrainer, Trainer
+from serving.learner.training.evaluator import Evaluator
+from serving.learner.training.trainer import InlineTrainer, Trainer
 
 log = logging.getLogger("rewardloop.learner")
 

@@ -16,7 +16,10 @@ from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
 from bandit.registry import Champion
 from bandit.settings import ExperimentSettings, parse_settings
-from serving.learner.challengers import (
+from serving.learner.challengers.field import _drop_undeclared
+from serving.learner.challengers.offered import OFFERED_MAX, PREFIX, offer, withdraw
+from serving.learner.challengers.remembered import spent_by_the_gone
+from serving.learner.challengers.store import (
     KIND_FROZEN,
     KIND_GUARD,
     KIND_LEARNING,
@@ -25,10 +28,7 @@ from serving.learner.challengers import (
     ChallengerState,
     ChallengerStore,
 )
-from serving.learner.field import _drop_undeclared
-from serving.learner.judging import alpha_of, rules_for
-from serving.learner.offered import OFFERED_MAX, PREFIX, offer, withdraw
-from serving.learner.remembered import spent_by_the_gone
+from serving.learner.verdicts.judging import alpha_of, rules_for
 from tests.serving.learner_support import World, begun, twin_of, world
 from tests.serving.test_changed_settings import change
 

@@ -18,10 +18,10 @@ from bandit.errors import Busy
 from joiner.warehouse import Warehouse
 from serving.in_process import InProcess
 from serving.learner import cycle as cycles
-from serving.learner import promotion
-from serving.learner.challengers import STANDING
-from serving.learner.guard import FORMER
-from serving.learner.metrics import learner_metrics
+from serving.learner.admin.metrics import learner_metrics
+from serving.learner.challengers.former import FORMER
+from serving.learner.challengers.store import STANDING
+from serving.learner.verdicts import promotion
 from tests.serving.learner_support import BEST, history, world
 from tests.serving.service_support import Service, served
 from tests.serving.test_tenure import WIDE, crown_a_bad_model

@@ -13,13 +13,13 @@ import pytest
 from bandit.scoring import segments_of, segments_of_any
 from bandit.settings import merge_settings
 from evaluation.scored import ScoredRows
-from serving.learner.certificates import CERTIFICATE, REPORT, evaluations
-from serving.learner.challengers import STANDING, ChallengerState, ChallengerStore
-from serving.learner.field import settings_of_challenger
-from serving.learner.jobs import Job
+from serving.learner.challengers.field import settings_of_challenger
+from serving.learner.challengers.plans import new_state
+from serving.learner.challengers.store import STANDING, ChallengerState, ChallengerStore
 from serving.learner.operations import value, verify
-from serving.learner.trainer import InlineTrainer
-from serving.learner.training_step import new_state
+from serving.learner.training.jobs import Job
+from serving.learner.training.trainer import InlineTrainer
+from serving.learner.verdicts.certificates import CERTIFICATE, REPORT, evaluations
 from simulator.transport import Answer, Delivery, Question
 from tests.serving.learner_support import ACTIONS, BEST, World, world
 from tests.serving.test_cycle import digest, learn_until_promoted

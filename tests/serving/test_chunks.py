@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bandit.types import Action
-from serving.learner import jobs
-from serving.learner.desk import Desk
+from serving.learner.training import jobs
+from serving.learner.training.desk import Desk
 
 
 def write(path: Path, offers: Sequence[int | None]) -> None:

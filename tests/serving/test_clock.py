@@ -19,7 +19,7 @@ from bandit.eventlog import EventLogWriter
 from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import hosting
-from serving.learner.admin import create_admin
+from serving.learner.admin.routes import create_admin
 from serving.learner.cycle import WAITING_MAX, Cycle
 from serving.learner.every import Every
 from serving.learner.hosting import LearnerService

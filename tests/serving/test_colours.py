@@ -9,7 +9,7 @@ from pathlib import Path
 from evaluation.history import render_history
 
 ROOT = Path(__file__).parent.parent.parent
-CONSOLE, REPORT = ROOT / "serving/learner/pages/base.html", ROOT / "evaluation/report.html.j2"
+CONSOLE, REPORT = ROOT / "serving/learner/admin/pages/base.html", ROOT / "evaluation/report.html.j2"
 BADGE = re.compile(r"([^{}]*)\{ color:(#\w+); background:(#\w+) \}")
 RED = "#b42318"
 

@@ -16,12 +16,12 @@ from evaluation.certificate import verify_certificate
 from evaluation.scored import ScoredRows
 from joiner.parquet import read_parquet
 from serving.learner import models
-from serving.learner.challengers import STANDING
+from serving.learner.challengers.offered import offer
+from serving.learner.challengers.store import STANDING
 from serving.learner.cycle import Cycle
-from serving.learner.desk import Desk
-from serving.learner.jobs import Job, advance
-from serving.learner.offered import offer
-from serving.learner.trainer import InlineTrainer
+from serving.learner.training.desk import Desk
+from serving.learner.training.jobs import Job, advance
+from serving.learner.training.trainer import InlineTrainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import ACTIONS, World, twin_of, world

@@ -13,11 +13,11 @@ import pytest
 from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from serving.cli.common import now
-from serving.learner.admin import create_admin
-from serving.learner.certificates import CERTIFICATE, _sweep
+from serving.learner.admin.routes import create_admin
 from serving.learner.hosting import LearnerService
 from serving.learner.models import promote_by_hand, roll_back, unset
 from serving.learner.operations.doctor import run as doctor
+from serving.learner.verdicts.certificates import CERTIFICATE, _sweep
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import copy_of, paths_of, played, twin_of
 
@@ -144,7 +144,7 @@ def test_a_certificate_that_is_damaged_is_passed_over_and_kept(
     answer = asked(learner, "/v1/experiments/test/evaluations")
     assert [each["id"] for each in answer.json()["evaluations"]] == whole[:-1]
     assert asked(learner, "/experiments/test").status_code == 200
-    monkeypatch.setattr("serving.learner.certificates.KEPT_MAX", 0)
+    monkeypatch.setattr("serving.learner.verdicts.certificates.KEPT_MAX", 0)
     _sweep(paths_of(data_dir))
     assert place.exists()
 

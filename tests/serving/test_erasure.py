@@ -29,7 +29,7 @@ from serving.cli.common import now
 from serving.in_process import in_process
 from serving.learner import intake as intake_module
 from serving.learner import recovery
-from serving.learner.challengers import STANDING, ChallengerStore
+from serving.learner.challengers.store import STANDING, ChallengerStore
 from serving.learner.cycle import Cycle
 from serving.learner.hosting import LearnerService
 from serving.learner.leftovers import remove_leftovers
@@ -37,7 +37,7 @@ from serving.learner.operations import erase as erase_module
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.reports import RunReport
-from serving.learner.trainer import InlineTrainer
+from serving.learner.training.trainer import InlineTrainer
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question
 from tests.serving.learner_support import copy_of, full_disk, paths_of, settings, world

@@ -20,7 +20,7 @@ from bandit.errors import Busy, Refused
 from bandit.scratch import IN_MEMORY, PREFIX
 from bandit.settings import Training
 from serving.learner.address import running_learner
-from serving.learner.evaluator import Evaluator
+from serving.learner.training.evaluator import Evaluator
 from tests.serving.learner_support import history, paths_of
 from tests.serving.service_support import Service, served
 

@@ -14,8 +14,8 @@ import pytest
 from bandit.registry import ModelRegistry
 from bandit.settings import parse_settings, settings_to_dict
 from joiner.history import import_history
-from serving.learner.admin import create_admin
-from serving.learner.challengers import STANDING
+from serving.learner.admin.routes import create_admin
+from serving.learner.challengers.store import STANDING
 from serving.learner.hosting import LearnerService
 from serving.learner.status import experiment_status
 from tests.serving.learner_support import paths_of, world

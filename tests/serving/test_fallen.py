@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from evaluation.change import champion_values, find_fall
-from serving.learner.challengers import STANDING
+from serving.learner.admin.metrics import learner_metrics
+from serving.learner.challengers.store import STANDING
 from serving.learner.cycle import Cycle
-from serving.learner.metrics import learner_metrics
 from tests.serving.learner_support import BEST, Kept, World, back_in, world
 from tests.serving.test_changed_settings import play_as, standing
 

@@ -15,7 +15,7 @@ import pytest
 
 from bandit.experiment import Experiment
 from bandit.settings import parse_settings
-from serving.learner import first_question
+from serving.learner.admin import first_question
 from tests.serving.service_support import Service, served
 
 pytestmark = pytest.mark.external

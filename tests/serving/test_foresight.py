@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from serving.learner.certificates import CERTIFICATE, evaluation_folder
-from serving.learner.challengers import STANDING
+from serving.learner.challengers.store import STANDING
 from serving.learner.operations import verify
+from serving.learner.verdicts.certificates import CERTIFICATE, evaluation_folder
 from tests.serving.learner_support import BEST, World, world
 
 

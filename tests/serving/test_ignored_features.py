@@ -10,10 +10,10 @@ import msgspec
 from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import models
-from serving.learner.certificates import evaluations
-from serving.learner.challengers import STANDING
+from serving.learner.challengers.store import STANDING
 from serving.learner.operations import verify
 from serving.learner.operations.erase import run as erase
+from serving.learner.verdicts.certificates import evaluations
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, world
 from tests.serving.test_changed_settings import change, play_as, standing

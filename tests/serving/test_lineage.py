@@ -16,12 +16,13 @@ from bandit.errors import Refused
 from bandit.policies import read_state
 from bandit.rates import choose_rate
 from evaluation.gate import Verdict, judge
-from serving.learner import judging, promotion, steps
-from serving.learner.certificates import CERTIFICATE, evaluations
-from serving.learner.challengers import FORMER, STANDING
+from serving.learner import steps
+from serving.learner.challengers.plans import incarnation
+from serving.learner.challengers.store import FORMER, STANDING
 from serving.learner.operations import verify
 from serving.learner.reports import RunReport
-from serving.learner.training_step import incarnation
+from serving.learner.verdicts import judging, promotion
+from serving.learner.verdicts.certificates import CERTIFICATE, evaluations
 from tests.bandit.test_rates import favourites
 from tests.serving.learner_support import World, world
 from tests.serving.test_changed_settings import change, standing
@@ -307,7 +308,7 @@ def test_a_promotion_whose_run_failed_is_recorded_and_watched_by_the_next_run(
         registry, store = here.transport.cycle.workspace.registry, here.transport.cycle.store
         former = champion_of(here)
         with monkeypatch.context() as patched:
-            patched.setattr(promotion, "start_guard", full)
+            patched.setattr(promotion, "watch_former", full)
             assert run(here, 300).outcome == "failed"
         crowned = champion_of(here)
         assert crowned != former and FORMER not in store.names()

@@ -17,8 +17,8 @@ from rewardloop_client import EvalScore, ExperimentManager, NotEncodable, NotFou
 from bandit import errors
 from bandit.experiment import ExperimentPaths
 from serving.learner import steps
-from serving.learner.challengers import STANDING
-from serving.learner.offered import OFFERED_MAX, withdraw
+from serving.learner.challengers.offered import OFFERED_MAX, withdraw
+from serving.learner.challengers.store import STANDING
 from tests.serving.learner_support import World, world
 from tests.serving.service_support import Service, served
 from tests.serving.test_fallen import FIELD, Turning

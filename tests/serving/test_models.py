@@ -13,7 +13,7 @@ from bandit.types import COLD_START_MODEL_ID
 from serving.cli import run
 from serving.learner import models
 from serving.learner.operations import run_operation
-from serving.learner.trainer import ChildTrainer, InlineTrainer
+from serving.learner.training.trainer import ChildTrainer, InlineTrainer
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import begun, world
 from tests.serving.test_tenure import crown_a_bad_model
@@ -73,7 +73,7 @@ def test_a_learner_loads_no_model_itself_to_compare_promote_and_roll_back(
         bad, good = crown_a_bad_model(here)
         running, children = here.transport.cycle.workspace, ChildTrainer()
         learner = Workspace(running.experiment, running.clock, warehouse=running.warehouse, trainer=children)
-        monkeypatch.setattr("serving.learner.desk.Desk._load", _never)
+        monkeypatch.setattr("serving.learner.training.desk.Desk._load", _never)
         try:
             assert run_operation(learner, "models", {"action": "diff", "model_id": good, "other": bad})["choices"]
             back = run_operation(learner, "models", {"action": "rollback"})

@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from bandit.registry import ModelRegistry
-from serving.learner import offered
-from serving.learner.admin import create_admin
-from serving.learner.challengers import ChallengerState, ChallengerStore
+from serving.learner.admin.routes import create_admin
+from serving.learner.challengers import offered
+from serving.learner.challengers.offered import OFFERED_MAX, PREFIX, offer
+from serving.learner.challengers.store import ChallengerState, ChallengerStore
 from serving.learner.hosting import LearnerService
-from serving.learner.offered import OFFERED_MAX, PREFIX, offer
 from serving.learner.retention import remove_old_models
 from tests.serving.learner_support import paths_of, played, twin_of, world
 

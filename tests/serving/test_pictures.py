@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from joiner.pulse import Stretch
-from serving.learner.board import age
-from serving.learner.pictures import bars, interval, lift_scale, reward_picture
+from serving.learner.admin.board import age
+from serving.learner.admin.pictures import bars, interval, lift_scale, reward_picture
 from tests.joiner.logs import START
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 AUTOGROUP = Path("/proc/self/autogroup")
 SAY = (
-    "import os; from pathlib import Path; from serving.learner.priority import lower_learner, lower_trainer\n"
+    "import os; from pathlib import Path; from serving.learner.training.priority import lower_learner, lower_trainer\n"
     "lower_learner(); learner = os.nice(0)\n"
     "lower_trainer(); trainer = os.nice(0)\n"
     "group = Path('/proc/self/autogroup')\n"

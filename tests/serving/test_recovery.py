@@ -10,12 +10,13 @@ import pytest
 
 from bandit.registry import CHANGES, ModelRegistry
 from serving.learner import cycle as cycles
-from serving.learner import models, promotion
-from serving.learner.challengers import STANDING
+from serving.learner import models
+from serving.learner.challengers.former import FORMER
+from serving.learner.challengers.offered import offer
+from serving.learner.challengers.store import STANDING
 from serving.learner.cycle import Cycle
-from serving.learner.guard import FORMER
-from serving.learner.offered import offer
-from serving.learner.trainer import InlineTrainer
+from serving.learner.training.trainer import InlineTrainer
+from serving.learner.verdicts import promotion
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import Kept, World, back_in, begun, twin_of, world
 from tests.serving.test_tenure import crown_a_bad_model
@@ -54,7 +55,7 @@ def restarted(here: World) -> Cycle:
         (ModelRegistry, "publish"),
         (promotion, "file_evaluation"),
         (ModelRegistry, "swap"),
-        (promotion, "start_guard"),
+        (promotion, "watch_former"),
         (promotion, "stand_on"),
         (cycles, "update_trial"),
     ],

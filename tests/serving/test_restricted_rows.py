@@ -10,7 +10,7 @@ import pytest
 from bandit.errors import InvalidSettings
 from bandit.settings import parse_settings, settings_to_dict
 from joiner.ledger import trace
-from serving.learner.challengers import STANDING, ChallengerState
+from serving.learner.challengers.store import STANDING, ChallengerState
 from serving.learner.operations import verify
 from tests.serving.learner_support import World, world
 

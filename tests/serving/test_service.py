@@ -29,7 +29,7 @@ from fastapi import FastAPI, Request
 from bandit.keys import KeyRing, create_key, keys_path
 from serving.cli.common import now
 from serving.learner.address import Address, running_learner
-from serving.learner.http import Doorkeeper, install
+from serving.learner.admin.http import Doorkeeper, install
 from tests.serving.api.support import url_as_older_starlette_reads_it
 from tests.serving.learner_support import BEST, history
 from tests.serving.service_support import Service, served

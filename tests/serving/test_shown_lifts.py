@@ -14,8 +14,8 @@ from bandit.experiment import ExperimentPaths
 from evaluation.history import render_history
 from evaluation.report import render_report
 from serving.cli.status import _verdict
-from serving.learner.board import board
-from serving.learner.metrics import learner_metrics
+from serving.learner.admin.board import board
+from serving.learner.admin.metrics import learner_metrics
 from serving.learner.reports import bounded
 from simulator.console import verdict_text
 from simulator.transport import Settled

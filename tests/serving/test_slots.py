@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from serving.api.requests import RecommendRequest, RewardItem
-from serving.learner import challengers
-from serving.learner.certificates import CERTIFICATE, evaluations
-from serving.learner.challengers import STANDING, concatenate
-from serving.learner.http import JSONResponse
+from serving.learner.admin.http import JSONResponse
+from serving.learner.challengers import store as challengers
+from serving.learner.challengers.store import STANDING
 from serving.learner.operations import value, verify
+from serving.learner.scores import concatenate, read_scores, write_scores
+from serving.learner.verdicts.certificates import CERTIFICATE, evaluations
 from tests.serving.learner_support import ACTIONS, BEST, World, begun, world
 
 
@@ -85,8 +86,8 @@ def test_scores_that_an_older_version_stored_are_clustered_too(tmp_path: Path) -
         scores = concatenate(list(store.scores(state)))
         assert scores is not None and scores.cluster is not None and len(set(scores.cluster)) == 20
         for before in (None, scores.event_id):
-            challengers._write_scores(tmp_path / "older.npz", scores._replace(cluster=before), durable=False)
-            assert challengers._read(tmp_path / "older.npz").cluster == scores.cluster
+            write_scores(tmp_path / "older.npz", scores._replace(cluster=before), durable=False)
+            assert read_scores(tmp_path / "older.npz").cluster == scores.cluster
 
 
 def test_stored_scores_tell_their_actions_by_name_and_those_of_an_older_version_none(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_stored_scores_tell_their_actions_by_name_and_those_of_an_older_version_
         assert again.offers == scores.offers and (again.offer == scores.offer).all()
         assert {name for offer in scores.offers for name in offer} == set(BEST.values())
         older = store.root / STANDING / state.chunks[0]
-        challengers._write_scores(older, challengers._read(older)._replace(offers=None, offer=None), durable=False)
+        write_scores(older, read_scores(older)._replace(offers=None, offer=None), durable=False)
         fresh = challengers.ChallengerStore(here.transport.experiment.paths)
         without = concatenate(fresh.scores(state))
         assert without is not None and without.offers is None and without.offer is None

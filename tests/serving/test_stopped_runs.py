@@ -12,11 +12,11 @@ import pytest
 from bandit.experiment import Experiment
 from serving.cli.common import now
 from serving.learner import reports
-from serving.learner.challengers import STANDING
+from serving.learner.admin.metrics import learner_metrics
+from serving.learner.challengers.store import STANDING
 from serving.learner.cycle import Cycle, _trailing_failures
-from serving.learner.metrics import learner_metrics
 from serving.learner.status import experiment_status
-from serving.learner.trainer import ChildTrainer, InlineTrainer, TrainerPool
+from serving.learner.training.trainer import ChildTrainer, InlineTrainer, TrainerPool
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import paths_of, world
 from tests.serving.service_support import served

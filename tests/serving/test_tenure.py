@@ -17,13 +17,14 @@ from bandit.errors import InvalidSettings, NotFound, Refused
 from bandit.registry import Trial
 from bandit.settings import parse_settings, settings_to_dict
 from serving.learner import cycle as cycles
-from serving.learner import models, promotion
-from serving.learner.certificates import CERTIFICATE, evaluations
-from serving.learner.challengers import KIND_TRIAL, STANDING, ChallengerStore
-from serving.learner.guard import FORMER, plan_guard
+from serving.learner import models
+from serving.learner.challengers.former import FORMER, plan_former
+from serving.learner.challengers.store import KIND_TRIAL, STANDING, ChallengerStore
 from serving.learner.operations import run_operation
 from serving.learner.operations.doctor import run as doctor
 from serving.learner.retention import KEPT_MAX, remove_old_models
+from serving.learner.verdicts import promotion
+from serving.learner.verdicts.certificates import CERTIFICATE, evaluations
 from serving.learner.workspace import Workspace
 from tests.serving.learner_support import World, begun, twin_of, world
 from tests.serving.test_changed_settings import change
@@ -269,12 +270,12 @@ def test_a_champion_set_by_hand_during_a_run_is_watched_like_any_other(tmp_path:
         assert under_way is not None and under_way.champion == second
         third = crown_copies(here, 1)[-1]
         cycle.store.save(under_way)  # as the run does that read it before
-        [plan] = plan_guard(workspace, cycle.store, workspace.registry.champion())
+        [plan] = plan_former(workspace, cycle.store, workspace.registry.champion())
         assert plan.state.champion == third and plan.state.model_id == second
         under_way = plan.state
         models.roll_back(workspace, cycle.store, cycle.trainer)
         cycle.store.save(under_way)
-        assert not plan_guard(workspace, cycle.store, workspace.registry.champion()), "what came back is not watched"
+        assert not plan_former(workspace, cycle.store, workspace.registry.champion()), "what came back is not watched"
 
 
 def test_a_model_states_the_settings_it_learnt_with_although_others_came_during_its_run(

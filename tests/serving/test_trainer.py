@@ -21,9 +21,16 @@ from bandit.experiment import Experiment
 from bandit.scratch import IN_MEMORY, PREFIX
 from bandit.settings import ExperimentSettings, Training, parse_settings, settings_to_dict
 from serving.cli.common import now
-from serving.learner.jobs import UNIFORM, Job
-from serving.learner.parcels import receive, send
-from serving.learner.trainer import Call, ChildTrainer, HelpedTrainer, InlineTrainer, TrainerPool, end_with_parent
+from serving.learner.training.jobs import UNIFORM, Job
+from serving.learner.training.parcels import receive, send
+from serving.learner.training.trainer import (
+    Call,
+    ChildTrainer,
+    HelpedTrainer,
+    InlineTrainer,
+    TrainerPool,
+    end_with_parent,
+)
 
 
 def test_a_killed_training_process_fails_one_job_and_is_started_again() -> None:
@@ -241,7 +248,7 @@ def test_large_answers_come_whole_and_leave_no_file_behind() -> None:
 
 
 def test_small_answers_need_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.learner.parcels.scratch_folder", None)
+    monkeypatch.setattr("serving.learner.training.parcels.scratch_folder", None)
     ours, theirs = multiprocessing.Pipe()
     with contextlib.ExitStack() as until_read:
         send(theirs, np.arange(1000), until_read)
@@ -252,7 +259,7 @@ def test_large_answers_come_through_the_pipe_where_there_is_no_room_for_a_file(m
     def full(room_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("serving.learner.parcels.scratch_folder", full)
+    monkeypatch.setattr("serving.learner.training.parcels.scratch_folder", full)
     ours, theirs = multiprocessing.Pipe()
     numbers = np.arange(400_000, dtype=np.float64)
     with contextlib.ExitStack() as until_read:

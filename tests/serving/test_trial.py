@@ -22,9 +22,9 @@ from bandit.types import SLICE_POLICY, SLICE_TRIAL
 from evaluation.gate import GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from serving.learner import models
-from serving.learner import trial as trials
-from serving.learner.promotion import publish_learning
-from serving.learner.trial import share_for
+from serving.learner.verdicts import trial as trials
+from serving.learner.verdicts.promotion import publish_learning
+from serving.learner.verdicts.trial import share_for
 from tests.serving.learner_support import World, world
 
 FEW = 30

@@ -10,7 +10,7 @@ import pytest
 from bandit.errors import InvalidInput, NotFound
 from bandit.registry import ModelRegistry
 from bandit.settings import ExperimentSettings
-from serving.learner.what_if import Answered, Asked, as_table, score_policies, training_settings
+from serving.learner.training.what_if import Answered, Asked, as_table, score_policies, training_settings
 from serving.sabotage import reversed_challenger
 from tests.serving.learner_support import ACTIONS, World, world
 
@@ -58,7 +58,7 @@ def test_a_table_may_say_the_same_twice_and_is_refused_by_the_event_of_which_it_
 def test_a_policy_that_is_not_there_is_refused_before_anything_is_learnt(
     policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.learner.what_if.Learner", None)
+    monkeypatch.setattr("serving.learner.training.what_if.Learner", None)
     with world(tmp_path, rewards=SLOW) as here:
         here.play(20)
         here.transport.settle()

@@ -31,7 +31,7 @@ from joiner.warehouse import Warehouse
 from serving.cli import cli
 from serving.in_process import InProcess, in_process, secret_of
 from serving.learner.cycle import Cycle
-from serving.learner.trainer import ChildTrainer
+from serving.learner.training.trainer import ChildTrainer
 from serving.over_http import Admin, DecisionsOnly, OverHttp, Service
 from serving.sabotage import read_log
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings

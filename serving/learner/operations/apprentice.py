@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.apprentice import watched
 from evaluation.scored import ScoredRows
-from serving.learner.challengers import STANDING, ChallengerStore
+from serving.learner.challengers.store import STANDING, ChallengerStore
 from serving.learner.workspace import Workspace
 
 

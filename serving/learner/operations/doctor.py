@@ -27,9 +27,9 @@ from evaluation.scored import ScoredRows
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
 from serving.learner.address import learner_is_meant_to_run
-from serving.learner.certificates import SCORED, damaged_certificates, evaluations, read_certificate
 from serving.learner.clock_watch import CLOCK, STEADY_S, waits_until
 from serving.learner.operations.erase import ERASED
+from serving.learner.verdicts.certificates import SCORED, damaged_certificates, evaluations, read_certificate
 from serving.learner.workspace import Workspace
 
 REPLAYS_MAX = 1_000_000

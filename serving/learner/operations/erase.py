@@ -31,9 +31,9 @@ from bandit.scratch import folder_in
 from joiner.archive import PARQUET, Archive, archives, holds_any, unpack, unpack_into_log
 from joiner.connection import remove_database
 from joiner.parquet import read_parquet, write_parquet
-from serving.learner.certificates import REPORT, SCORED
-from serving.learner.challengers import ChallengerStore
+from serving.learner.challengers.store import ChallengerStore
 from serving.learner.leftovers import remove_leftovers
+from serving.learner.verdicts.certificates import REPORT, SCORED
 from serving.learner.workspace import Workspace
 
 ERASED = "erased.json"

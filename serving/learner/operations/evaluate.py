@@ -15,8 +15,8 @@ from evaluation.scored import ScoredRows
 from joiner.parquet import read_parquet
 from joiner.window import window
 from serving.learner.catch_up import catch_up
+from serving.learner.training.what_if import Answered, Asked, as_table, check_names
 from serving.learner.training_step import selected_rows_file
-from serving.learner.what_if import Answered, Asked, as_table, check_names
 from serving.learner.workspace import Workspace
 
 if TYPE_CHECKING:

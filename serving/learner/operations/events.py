@@ -9,7 +9,7 @@ import msgspec
 from bandit.errors import NotFound
 from joiner.ledger import trace
 from serving.learner.catch_up import catch_up
-from serving.learner.unweighed import why_not_evaluated
+from serving.learner.challengers.unweighed import why_not_evaluated
 from serving.learner.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from bandit.training import Learning
 from joiner.copy import copy_warehouse
 from joiner.dsjson_export import export_dsjson
 from serving.learner.catch_up import catch_up
-from serving.learner.training_step import model_time
+from serving.learner.challengers.plans import model_time
 from serving.learner.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from bandit.errors import InvalidInput
 from serving.learner import models
-from serving.learner.challengers import ChallengerStore
+from serving.learner.challengers.store import ChallengerStore
 from serving.learner.workspace import Workspace
 
 

@@ -21,11 +21,12 @@ from bandit.types import COLD_START_MODEL_ID
 from evaluation.certificate import ANSWERS_COUNT_SINCE, RATES_PASSED_OVER_SINCE, made_by_other_rules, rules_version
 from evaluation.scored import ScoredRows
 from serving.learner.catch_up import catch_up
-from serving.learner.certificates import evaluation_folder, read_certificate
-from serving.learner.challengers import Origin
-from serving.learner.field import settings_of_challenger
-from serving.learner.jobs import UNIFORM, Job, Outcome
-from serving.learner.training_step import incarnation, rows_file
+from serving.learner.challengers.field import settings_of_challenger
+from serving.learner.challengers.plans import incarnation
+from serving.learner.challengers.store import Origin
+from serving.learner.training.jobs import UNIFORM, Job, Outcome
+from serving.learner.training_step import rows_file
+from serving.learner.verdicts.certificates import evaluation_folder, read_certificate
 from serving.learner.workspace import Workspace
 
 

@@ -19,7 +19,10 @@ from evaluation.checks import Check
 from evaluation.gate import RULES_VERSION, GateRules, Verdict, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger
-from serving.learner.challengers import (
+from serving.learner.challengers.offered import OFFERED_MAX, PREFIX
+from serving.learner.challengers.plans import model_time, same_model_settings
+from serving.learner.challengers.remembered import mend_retired, spent_by_the_gone
+from serving.learner.challengers.store import (
     KIND_FROZEN,
     KIND_GUARD,
     KIND_LEARNING,
@@ -28,12 +31,9 @@ from serving.learner.challengers import (
     ChallengerStore,
     Origin,
 )
-from serving.learner.foresight import foresee
-from serving.learner.offered import OFFERED_MAX, PREFIX
-from serving.learner.remembered import mend_retired, spent_by_the_gone
 from serving.learner.reports import Judgement
-from serving.learner.trainer import Trainer
-from serving.learner.training_step import model_time, same_model_settings
+from serving.learner.training.trainer import Trainer
+from serving.learner.verdicts.foresight import foresee
 from serving.learner.workspace import Workspace
 
 STANDING_PARTS = 8

@@ -10,11 +10,12 @@ from typing import Any
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from joiner.pulse import reward_curve, traffic
-from serving.learner import first_question, reports
+from serving.learner import reports
 from serving.learner.address import running_service
+from serving.learner.admin import first_question
+from serving.learner.admin.metrics import COUNTED
+from serving.learner.admin.pictures import bars, interval, lift_scale, reward_picture
 from serving.learner.cycle import Cycle
-from serving.learner.metrics import COUNTED
-from serving.learner.pictures import bars, interval, lift_scale, reward_picture
 from serving.learner.status import experiment_status
 
 CURVE_ROWS, CURVE_STRETCHES = 6000, 120

@@ -25,9 +25,9 @@ from evaluation.certificate import certificate, initial_certificate
 from evaluation.report import render_report
 from evaluation.sequential import AlphaLedger
 from joiner.parquet import write_parquet
-from serving.learner.field import learnt_under
-from serving.learner.judging import Look
-from serving.learner.training_step import model_options
+from serving.learner.challengers.field import learnt_under
+from serving.learner.challengers.plans import model_options
+from serving.learner.verdicts.judging import Look
 from serving.learner.workspace import Workspace
 
 CERTIFICATE = "certificate.json"

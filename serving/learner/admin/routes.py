@@ -29,13 +29,9 @@ from bandit.settings import ExperimentSettings, merge_settings, patch_settings, 
 from evaluation.report import with_way_back
 from joiner.history import import_history
 from serving.learner import models, reports, steps
-from serving.learner.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
-from serving.learner.console import add_console
-from serving.learner.cron import check_schedule
-from serving.learner.docs_page import add_docs
-from serving.learner.evaluator import ASKER
-from serving.learner.hosting import LearnerService
-from serving.learner.http import (
+from serving.learner.admin.console import add_console
+from serving.learner.admin.docs_page import add_docs
+from serving.learner.admin.http import (
     Doorkeeper,
     JSONResponse,
     check_content_type,
@@ -44,10 +40,14 @@ from serving.learner.http import (
     read_object,
     refuse_unknown,
 )
-from serving.learner.metrics import CONTENT_TYPE, learner_metrics
-from serving.learner.offered import offer, withdraw
+from serving.learner.admin.metrics import CONTENT_TYPE, learner_metrics
+from serving.learner.challengers.offered import offer, withdraw
+from serving.learner.cron import check_schedule
+from serving.learner.hosting import LearnerService
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
+from serving.learner.training.evaluator import ASKER
+from serving.learner.verdicts.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
 from serving.learner.workspace import Workspace
 
 RUN_WAIT_S = 1800.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 
-from serving.learner.console import page
+from serving.learner.admin.console import page
 
 
 def add_docs(app: FastAPI) -> None:

@@ -11,10 +11,10 @@ from bandit.settings import settings_to_dict
 from bandit.types import COLD_START_MODEL_ID
 from evaluation.checks import Check, newest_check
 from joiner.export import learnt_rows
-from serving.learner.challengers import ChallengerState, ChallengerStore
-from serving.learner.field import learnt_under
-from serving.learner.jobs import Job
-from serving.learner.trainer import Trainer
+from serving.learner.challengers.field import learnt_under
+from serving.learner.challengers.store import ChallengerState, ChallengerStore
+from serving.learner.training.jobs import Job
+from serving.learner.training.trainer import Trainer
 from serving.learner.training_step import rows_file
 from serving.learner.workspace import Workspace
 

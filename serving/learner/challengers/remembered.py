@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from bandit.registry import UNSET, Champion
-from serving.learner.challengers import FORMER, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
+from serving.learner.challengers.store import FORMER, KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
 from serving.learner.reports import EVALUATION, RUN
 from serving.learner.workspace import Workspace
 

@@ -22,11 +22,11 @@ from bandit.errors import CorruptModel, NotFound
 from bandit.registry import Champion, ModelRegistry, Trial
 from bandit.settings import Serving
 from evaluation.gate import Verdict
-from serving.learner.challengers import KIND_LEARNING, KIND_TRIAL, STANDING, ChallengerState, ChallengerStore
-from serving.learner.judging import Look
-from serving.learner.promotion import publish_learning
-from serving.learner.trainer import Trainer
-from serving.learner.training_step import incarnation
+from serving.learner.challengers.plans import incarnation
+from serving.learner.challengers.store import KIND_LEARNING, KIND_TRIAL, STANDING, ChallengerState, ChallengerStore
+from serving.learner.training.trainer import Trainer
+from serving.learner.verdicts.judging import Look
+from serving.learner.verdicts.promotion import publish_learning
 from serving.learner.workspace import Workspace
 
 log = logging.getLogger("rewardloop.learner")

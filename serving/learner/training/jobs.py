@@ -26,9 +26,9 @@ from bandit.settings import ExperimentSettings, stored_settings
 from bandit.training import Learning, Scores
 from bandit.tried import Tried
 from bandit.types import COLD_START_MODEL_ID, Action, Interaction, Policy
-from serving.learner import what_if
-from serving.learner.challengers import concatenate
-from serving.learner.desk import Desk
+from serving.learner.scores import concatenate
+from serving.learner.training import what_if
+from serving.learner.training.desk import Desk
 
 CHUNK_ROWS = 50_000
 """How many rows are in memory at a time."""

@@ -12,9 +12,9 @@ from bandit.errors import Conflict, NotFound, NotYet, Refused
 from bandit.files import locked
 from bandit.frozen import REWARD_MODEL
 from bandit.registry import Champion
-from serving.learner.challengers import KIND_FROZEN, ChallengerState, ChallengerStore
-from serving.learner.remembered import mend_retired
-from serving.learner.training_step import Plan, is_damaged, model_time, scored_again
+from serving.learner.challengers.plans import Plan, is_damaged, model_time, scored_again
+from serving.learner.challengers.remembered import mend_retired
+from serving.learner.challengers.store import KIND_FROZEN, ChallengerState, ChallengerStore
 from serving.learner.workspace import Workspace
 
 OFFERED_MAX = 4

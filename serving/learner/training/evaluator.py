@@ -15,7 +15,7 @@ from typing import Any
 
 from bandit.errors import BeyondLimits, Busy, Refused, TrainingFailed
 from bandit.settings import Training
-from serving.learner.trainer import ChildTrainer
+from serving.learner.training.trainer import ChildTrainer
 
 ASKER: ContextVar[object] = ContextVar("asker", default=None)
 """Who asks in this context, where that may go away before the answer."""

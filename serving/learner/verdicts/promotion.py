@@ -15,8 +15,10 @@ from bandit.policies import read_state
 from bandit.registry import Champion, Manifest
 from evaluation.gate import RULES_VERSION
 from serving.learner import reports
-from serving.learner.certificates import file_evaluation
-from serving.learner.challengers import (
+from serving.learner.challengers.field import learnt_under
+from serving.learner.challengers.former import watch_former
+from serving.learner.challengers.plans import incarnation, model_options
+from serving.learner.challengers.store import (
     FORMER,
     KIND_FROZEN,
     KIND_GUARD,
@@ -26,13 +28,11 @@ from serving.learner.challengers import (
     ChallengerStore,
     Origin,
 )
-from serving.learner.field import learnt_under
-from serving.learner.guard import start_guard
-from serving.learner.judging import Look, carry_on
 from serving.learner.reports import Judgement
 from serving.learner.retention import remove_old_models
-from serving.learner.trainer import Trainer
-from serving.learner.training_step import incarnation, model_options
+from serving.learner.training.trainer import Trainer
+from serving.learner.verdicts.certificates import file_evaluation
+from serving.learner.verdicts.judging import Look, carry_on
 from serving.learner.workspace import Workspace
 
 
@@ -50,7 +50,7 @@ def promote(
     """
     guards = [look for look in looks if look.state.kind == KIND_GUARD]
     for look in guards:
-        if _judge_guard(workspace, store, trainer, look, champion):
+        if _judge_former(workspace, store, trainer, look, champion):
             return look
     looks = [look for look in looks if look not in guards]
     if reason := no_promotion_because(workspace):
@@ -136,7 +136,7 @@ def crown(
     assert model_id is not None, "only what is published can be crowned"
     with workspace.lock:  # whoever undoes it has its entry after this one
         crowned = move_pointer(workspace, model_id, expected=parent, reason=judgement.reason)
-        start_guard(workspace, store, crowned, parent)
+        watch_former(workspace, store, crowned, parent)
         workspace.registry.history.record(
             "promotion",
             now=workspace.clock(),
@@ -158,7 +158,7 @@ def crown(
     remove_old_models(workspace, store)
 
 
-def _judge_guard(
+def _judge_former(
     workspace: Workspace, store: ChallengerStore, trainer: Trainer, look: Look, champion: Champion | None
 ) -> bool:
     """Bring the former champion back when it proved better; end the watch when it proved worse, or proves nothing."""

@@ -4,7 +4,7 @@ Such a challenger learns the newest `window_interactions` rows (or those of the 
 settings, then goes on learning, scored
 progressively, until `every_interactions` rows later it starts anew on what is then the newest window, with fresh
 scores and what is left of its α. The default member relearns the recent past: when the world drifts, the champion's
-plain continuation is slow to forget. After a fall (see `serving.learner.fallen`) no window reaches back over it.
+plain continuation is slow to forget. After a fall (see `verdicts.fallen`) no window reaches back over it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from bandit.registry import Champion
 from bandit.settings import Challenger, ExperimentSettings
 from joiner.export import RowFilter, learnt_rows
 from joiner.warehouse import Warehouse
-from serving.learner.challengers import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
-from serving.learner.remembered import known_state
-from serving.learner.training_step import Plan, inherited, is_damaged, made_of, model_time, new_state
+from serving.learner.challengers.plans import Plan, inherited, is_damaged, made_of, model_time, new_state
+from serving.learner.challengers.remembered import known_state
+from serving.learner.challengers.store import KIND_LEARNING, STANDING, ChallengerState, ChallengerStore
 from serving.learner.workspace import Workspace
 
 

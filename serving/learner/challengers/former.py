@@ -10,12 +10,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from bandit.registry import Champion
-from serving.learner.challengers import FORMER, KIND_GUARD, ChallengerState, ChallengerStore
-from serving.learner.training_step import Plan, is_damaged, model_time
+from serving.learner.challengers.plans import Plan, is_damaged, model_time
+from serving.learner.challengers.store import FORMER, KIND_GUARD, ChallengerState, ChallengerStore
 from serving.learner.workspace import Workspace
 
 
-def start_guard(workspace: Workspace, store: ChallengerStore, champion: Champion, previous: str | None) -> None:
+def watch_former(workspace: Workspace, store: ChallengerStore, champion: Champion, previous: str | None) -> None:
     """Watch `champion`, which has just taken the place of `previous`."""
     store.drop(FORMER)
     if previous is None or not workspace.experiment.settings.rollback.enabled:
@@ -34,7 +34,7 @@ def start_guard(workspace: Workspace, store: ChallengerStore, champion: Champion
     )
 
 
-def plan_guard(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
+def plan_former(workspace: Workspace, store: ChallengerStore, champion: Champion | None) -> list[Plan]:
     """How the former champion is scored next; none without one."""
     state = store.load(FORMER)
     if state is None:
@@ -43,7 +43,7 @@ def plan_guard(workspace: Workspace, store: ChallengerStore, champion: Champion 
     if champion is not None and state.champion != champion.model_id:
         # a run saved it that was under way while somebody set another champion: the watch on that one is made good
         earlier = workspace.registry.champions()
-        start_guard(workspace, store, champion, earlier[0].model_id if earlier and not champion.restored else None)
+        watch_former(workspace, store, champion, earlier[0].model_id if earlier and not champion.restored else None)
         state = store.load(FORMER)
     if champion is None or state is None or not settings.rollback.enabled:
         store.drop(FORMER)

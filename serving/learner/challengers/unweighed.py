@@ -11,8 +11,8 @@ from datetime import datetime
 from bandit.errors import CorruptModel, NotFound
 from bandit.registry import Champion
 from joiner.export import learnt_rows
-from serving.learner.challengers import STANDING, ChallengerStore
-from serving.learner.training_step import model_time
+from serving.learner.challengers.plans import model_time
+from serving.learner.challengers.store import STANDING, ChallengerStore
 from serving.learner.workspace import Workspace
 
 

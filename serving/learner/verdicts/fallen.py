@@ -16,11 +16,11 @@ import msgspec
 from bandit.registry import Champion
 from evaluation.change import Fall, Stretch, champion_values, find_fall, find_fall_since
 from joiner.export import learnt_rows
-from serving.learner.challengers import STANDING, ChallengerStore
-from serving.learner.field import settings_of, start_anew
-from serving.learner.judging import Look
-from serving.learner.remembered import known_state
-from serving.learner.training_step import Plan
+from serving.learner.challengers.field import settings_of, start_anew
+from serving.learner.challengers.plans import Plan
+from serving.learner.challengers.remembered import known_state
+from serving.learner.challengers.store import STANDING, ChallengerStore
+from serving.learner.verdicts.judging import Look
 from serving.learner.workspace import Workspace
 
 

@@ -10,24 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from bandit.decoding import Undecodable, decode
 from bandit.errors import CorruptModel
 from bandit.experiment import ExperimentPaths
-from bandit.files import SyncedInPieces, fsync_directory, is_plain_name, write_atomically
-from bandit.scoring import clusters
+from bandit.files import fsync_directory, is_plain_name, write_atomically
 from bandit.training import Scores
-from evaluation.offers import KnownOffers, joined_offers
-from evaluation.scored import joined_subjects
+from evaluation.offers import KnownOffers
+from serving.learner.scores import read_scores, write_scores
 
 STANDING = "standing"
 """The champion's plain continuation, which every experiment has."""
@@ -169,7 +165,7 @@ class ChallengerStore:
         names, chunks = self._scores.get(state.name, ([], []))
         known = dict(zip(names, chunks, strict=True))
         chunks = [
-            known[name] if name in known else self._shared(state.name, _read(self.root / state.name / name))
+            known[name] if name in known else self._shared(state.name, read_scores(self.root / state.name / name))
             for name in state.chunks
         ]
         self._scores[state.name] = (list(state.chunks), chunks)
@@ -202,7 +198,7 @@ class ChallengerStore:
             _write_folder(home / state.folder, files, durable=self.durable)
         if scores is not None and len(scores.event_id):
             name = f"scores-{state.sequence:08d}.npz"
-            _write_scores(home / name, scores, durable=self.durable)
+            write_scores(home / name, scores, durable=self.durable)
             remembered_names, remembered = self._scores.get(state.name, ([], []))
             self._scores[state.name] = ([*remembered_names, name], [*remembered, self._shared(state.name, scores)])
             state.chunks = [*state.chunks, name]
@@ -308,89 +304,6 @@ class ChallengerStore:
 def _by_name(retired: _Retired) -> dict[str, float]:
     unnamed = retired.spent - sum(retired.by.values())
     return retired.by | ({"": unnamed} if unnamed > 1e-12 else {})
-
-
-def concatenate(chunks: Sequence[Scores]) -> Scores | None:
-    """One `Scores` out of consecutive chunks, None when there is no row."""
-    chunks = [chunk for chunk in chunks if len(chunk.event_id)]
-    if not chunks:
-        return None
-    if len(chunks) == 1:
-        return chunks[0]
-    starts = np.cumsum([0, *(int(chunk.offsets[-1]) for chunk in chunks)])
-    offsets = [chunk.offsets[1:] + start for chunk, start in zip(chunks, starts, strict=False)]
-    slots = any(chunk.slot for chunk in chunks)
-    offers, offer = joined_offers([(chunk.offers, chunk.offer) for chunk in chunks])
-    return Scores(
-        event_id=[event_id for chunk in chunks for event_id in chunk.event_id],
-        decided_at=np.concatenate([chunk.decided_at for chunk in chunks]),
-        offsets=np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
-        candidate=np.concatenate([chunk.candidate for chunk in chunks]),
-        champion=np.concatenate([chunk.champion for chunk in chunks]),
-        q=np.concatenate([chunk.q for chunk in chunks]),
-        pmf=np.concatenate([chunk.pmf for chunk in chunks]),
-        action=np.concatenate([chunk.action for chunk in chunks]),
-        reward=np.concatenate([chunk.reward for chunk in chunks]),
-        propensity=np.concatenate([chunk.propensity for chunk in chunks]),
-        cluster=joined_subjects([chunk.cluster for chunk in chunks], [chunk.event_id for chunk in chunks]),
-        segment=_joined([chunk.segment for chunk in chunks]),
-        slot=_joined([chunk.slot or [""] * len(chunk.event_id) for chunk in chunks]) if slots else None,
-        offers=offers,
-        offer=offer,
-    )
-
-
-def _joined(columns: Sequence[list[str] | None]) -> list[str] | None:
-    """One column out of those of consecutive chunks; None where one of them lacks it."""
-    return None if any(c is None for c in columns) else [name for c in columns if c is not None for name in c]
-
-
-_ARRAYS = ("decided_at", "offsets", "candidate", "champion", "q", "pmf", "action", "reward", "propensity")
-
-
-def _write_scores(path: Path, scores: Scores, *, durable: bool) -> None:
-    columns = ("event_id", "cluster", "segment", "slot", "offers")
-    names = {column: getattr(scores, column) for column in columns}
-    arrays = {name: getattr(scores, name) for name in _ARRAYS}
-    if scores.offer is not None:
-        arrays["offer"] = scores.offer
-    temporary = path.with_name(f".{path.name}")
-    with SyncedInPieces(temporary) if durable else temporary.open("wb") as file:
-        np.savez(file, names=np.frombuffer(msgspec.json.encode(names), dtype=np.uint8), **arrays)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-class _Names(msgspec.Struct):
-    event_id: list[str]
-    cluster: list[str] | None
-    segment: list[str] | None = None
-    slot: list[str] | None = None
-    offers: list[tuple[str, ...]] | None = None
-
-
-_UNREADABLE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError)
-
-
-def _read(path: Path) -> Scores:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            names = msgspec.json.decode(stored["names"].tobytes(), type=_Names)
-            arrays = {name: stored[name] for name in (*_ARRAYS, *(["offer"] if names.offers is not None else []))}
-    except _UNREADABLE as error:
-        raise CorruptModel(f"the scores in {path.parent.name}/{path.name} cannot be read ({error})") from None
-    return Scores(**msgspec.structs.asdict(names) | {"cluster": _clusters(names)}, **arrays)
-
-
-def _clusters(names: _Names) -> list[str] | None:
-    """The clusters of stored scores; up to rule version 4, slots of one answer were stored as rows of their own."""
-    if names.slot is None:
-        return names.cluster
-    known = names.cluster or names.event_id
-    subjects = [None if name == own else name for name, own in zip(known, names.event_id, strict=True)]
-    return clusters(names.event_id, subjects, names.slot) or names.cluster
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

@@ -1,6 +1,6 @@
 """The admin console at `/`: a page to leave open, made on the server, without anything from elsewhere.
 
-It shows the board of each experiment (`serving.learner.board`) and offers the few things one does by hand. The one
+It shows the board of each experiment (see `board`) and offers the few things one does by hand. The one
 script fetches the page again and swaps the board; without it the page works as it is. Forms post back to the same
 origin (the doorkeeper checks) and lead to the page they came from, with one line that says what came of it.
 """
@@ -21,10 +21,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from bandit.errors import NotFound, RewardloopError
 from serving.learner import models
-from serving.learner.board import board
-from serving.learner.certificates import evaluations
+from serving.learner.admin.board import board
 from serving.learner.cycle import Cycle
 from serving.learner.hosting import LearnerService
+from serving.learner.verdicts.certificates import evaluations
 
 MODELS_SHOWN = 20
 EVALUATIONS_SHOWN = 20

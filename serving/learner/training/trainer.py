@@ -32,10 +32,10 @@ from bandit.errors import (
     TrainingStopped,
 )
 from bandit.settings import Training
-from serving.learner.desk import Desk
-from serving.learner.jobs import JOBS
-from serving.learner.parcels import receive, send
-from serving.learner.priority import lower_trainer
+from serving.learner.training.desk import Desk
+from serving.learner.training.jobs import JOBS
+from serving.learner.training.parcels import receive, send
+from serving.learner.training.priority import lower_trainer
 
 _TRAVELLING = (TrainingFailed, CorruptModel, InvalidInput, NotFound)
 """Errors that keep their class on the way to the parent; any other arrives as a `TrainingFailed` that names it."""
@@ -63,7 +63,7 @@ class Call:
 
 
 class Trainer(Protocol):
-    """Runs a job of `serving.learner.jobs` by name, within limits, and gives its answer; raises what the job raises."""
+    """Runs a job of `jobs` by name, within limits, and gives its answer; raises what the job raises."""
 
     def run(self, job: str, /, *arguments: Any, limits: Training = DEFAULT) -> Any: ...
 

@@ -1,0 +1,1 @@
+"""What the learner shows and takes over HTTP: admin API, console and metrics."""

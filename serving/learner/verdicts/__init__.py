@@ -1,0 +1,1 @@
+"""What comes of a comparison: verdict, certificate, promotion, and a trial for the undecided."""
