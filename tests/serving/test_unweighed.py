@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from bandit.errors import NotYet
+from bandit.settings import merge_settings
 from serving.cli import run
 from serving.learner import cycle as cycles
 from serving.learner import models, steps
+from serving.learner.challengers.store import STANDING
 from serving.learner.operations import run_operation
 from serving.learner.status import experiment_status
 from tests.serving.learner_support import World, world
@@ -42,6 +44,28 @@ def come_back_within_a_run(here: World, monkeypatch: pytest.MonkeyPatch) -> str:
     champion = cycle.workspace.registry.champion()
     assert champion is not None and champion.model_id == good and champion.restored
     return good
+
+
+def test_rows_from_before_a_rollback_prove_nothing_though_settings_of_the_model_changed_meanwhile(
+    tmp_path: Path,
+) -> None:
+    with world(tmp_path, exploration=WIDE) as here:
+        here.transport.warm_start(here.history(60))
+        here.play(60)
+        here.transport.settle()
+        cycle, experiment = here.transport.cycle, here.transport.experiment
+        crown_a_bad_model(here)
+        floor = {"exploration": {"probability_floor": 0.02}}
+        experiment.change(merge_settings(experiment.settings, floor), now=here.transport.clock())
+        here.play(200)
+        here.transport.settle()
+        models.roll_back(cycle.workspace, cycle.store, cycle.trainer)
+        here.play(50)
+        here.transport.settle()
+        state = cycle.store.load(STANDING)
+        assert state is not None and here.transport.last_report is not None
+        assert here.transport.last_report.rows == state.scored == 50
+        assert state.learnt >= 60 + 60 + 200 + 50
 
 
 def test_the_run_after_a_rollback_says_how_many_rows_it_learnt_and_does_not_weigh(

@@ -25,7 +25,8 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
 
     It resumes where its state agrees with champion and settings. Otherwise it starts again: from the champion (with
     the rows since the champion's cut), from nothing when there is no champion, or from nothing over the whole log
-    when settings of the model itself changed (rows up to the old cut are then learnt unscored).
+    when settings of the model itself changed (rows up to the old cut, or from before this tenure, are then learnt
+    unscored).
     """
     experiment = workspace.experiment
     in_force = experiment.in_force
@@ -47,14 +48,14 @@ def plan_standing(workspace: Workspace, store: ChallengerStore, champion: Champi
         return replace(plan, gate=gate)
     stored = workspace.registry.load(champion.model_id)
     cut = model_time(stored.manifest.data, "cut")
-    if not same_model_settings(experiment, stored.manifest.settings_version, in_force):
-        after = _later(cut, scored_after)
-        return Plan(fresh, settings, learn_until=after, score_after=after, starts=True, fresh_epoch=True, gate=gate)
-    fresh.learnt = int(stored.manifest.data.get("rows", 0))
-    fresh.since = model_time(stored.manifest.data, "since")
     # rows from before this tenure (the champion came back, or was set by hand) taught something, but prove nothing, and
     # neither do those that an epoch used up
     after = _later(champion.since if cut is not None else None, scored_after)
+    if not same_model_settings(experiment, stored.manifest.settings_version, in_force):
+        until = _later(cut, after)
+        return Plan(fresh, settings, learn_until=until, score_after=until, starts=True, fresh_epoch=True, gate=gate)
+    fresh.learnt = int(stored.manifest.data.get("rows", 0))
+    fresh.since = model_time(stored.manifest.data, "since")
     late = after is not None and (cut is None or cut < after)
     return Plan(
         fresh,
