@@ -23,8 +23,10 @@ from bandit.errors import Conflict, CorruptSecret, InvalidSettings, NotFound
 from bandit.files import fsync_directory, locked, write_atomically
 from bandit.settings import (
     ExperimentSettings,
+    added,
     check_experiment_name,
     differing,
+    lay_over,
     merge_settings,
     same,
     settings_to_dict,
@@ -120,7 +122,8 @@ class ExperimentPaths:
 class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
     """Settings with the version that decisions carry, and the time since when they hold.
 
-    `laid_in` is the digest of the configuration that a start laid over them last, None where none did.
+    `laid_in` is the digest of the configuration that a start laid over them last, None where none did, and
+    `configuration` what it declared; only the last one is kept, and earlier releases kept none.
     """
 
     version: int
@@ -128,6 +131,7 @@ class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
     settings: dict[str, Any]
     catalogue_version: int | None = None
     laid_in: str | None = None
+    configuration: dict[str, Any] | None = None
 
 
 class InForce(NamedTuple):
@@ -143,12 +147,14 @@ class LaidIn:
     """The settings that a start's configuration changed, and those that differed from what the last one had left.
 
     `since` are the settings changed between the last start that laid in a configuration and this one: over the API.
-    `repeated` says that it was the same configuration, which is not laid in again.
+    `kept` are those of them that the configuration declares otherwise, but as it did then, so that they stay.
+    `repeated` says that it is the same configuration as then.
     """
 
     repeated: bool = False
     changed: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def overridden(self) -> tuple[str, ...]:
@@ -217,7 +223,11 @@ class Experiment:
             ):
                 folder.mkdir(exist_ok=True)
             write_atomically(paths.secret, secret.hex().encode(), mode=0o600)
-            version = _new_version(paths, None, settings, now, laid_in=digest_of(configuration or {}))
+            version = _new_version(paths, None, settings, now)
+            if configuration:
+                version = msgspec.structs.replace(
+                    version, laid_in=digest_of(configuration), configuration=dict(configuration)
+                )
             _write(paths, _ExperimentFile(name=name, created_at=now, versions=[version]))
             fsync_directory(paths.root.parent)
         return cls(name, paths)
@@ -308,31 +318,34 @@ class Experiment:
             self._take_own(file)
         return self.settings_version
 
-    def lays_in(self, configuration: Mapping[str, Any]) -> bool:
-        """Whether a start with this configuration lays it over the settings: it is not the one laid in last."""
-        return _is_new(configuration, _laid_in_last(self._file))
+    def laid_over(self, configuration: Mapping[str, Any]) -> ExperimentSettings:
+        """The settings that a start with this configuration puts in force; raises `InvalidSettings`."""
+        return _laid_over(self._file, configuration)
 
     def lay_in(self, configuration: Mapping[str, Any], *, now: datetime) -> LaidIn:
-        """Lay a start's configuration over the settings in force, unless it is the one that was laid in last.
+        """Lay what a start's configuration declares otherwise than the last one did over the settings in force.
 
         It is remembered with the version that is then in force. Raises `InvalidSettings`, and OSError as `change` does.
         """
         with locked(self.paths.lock):
             file = self._read()
-            laid, current = _laid_in_last(file), stored_settings(file.versions[-1].settings)
-            before = settings_to_dict(current)
+            laid, before = _laid_in_last(file), settings_to_dict(stored_settings(file.versions[-1].settings))
             since = differing(settings_to_dict(stored_settings(laid.settings)), before) if laid is not None else ()
-            if not _is_new(configuration, laid):
-                self._take_own(file)
-                return LaidIn(repeated=bool(configuration), since=since)
-            settings = merge_settings(current, configuration)
+            settings = _laid_over(file, configuration)
             changed = differing(before, settings_to_dict(settings))
             if changed:
                 file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
-            file.versions[-1] = msgspec.structs.replace(file.versions[-1], laid_in=digest_of(configuration))
-            _write(self.paths, file)
+            if _is_new(configuration, laid):
+                file.versions = [msgspec.structs.replace(version, configuration=None) for version in file.versions]
+                file.versions[-1] = msgspec.structs.replace(
+                    file.versions[-1], laid_in=digest_of(configuration), configuration=dict(configuration)
+                )
+                _write(self.paths, file)
             self._take_own(file)
-            return LaidIn(changed=changed, since=since)
+            unlike = _unlike(settings, configuration)
+            kept = tuple(key for key in since if key in unlike and key not in changed)
+            repeated = bool(configuration) and not _is_new(configuration, laid)
+            return LaidIn(repeated, changed, since, kept)
 
     # -- catalogue and secret ----------------------------------------------------------------------------
 
@@ -402,13 +415,30 @@ def _is_new(configuration: Mapping[str, Any], laid: SettingsVersion | None) -> b
     return bool(configuration) and (laid is None or laid.laid_in != digest_of(configuration))
 
 
+def _laid_over(file: _ExperimentFile, configuration: Mapping[str, Any]) -> ExperimentSettings:
+    """The settings in force with that of a configuration laid over them which the one laid in last did not declare."""
+    laid, current = _laid_in_last(file), stored_settings(file.versions[-1].settings)
+    if not _is_new(configuration, laid):
+        return current
+    before = laid.configuration if laid is not None else None
+    return merge_settings(current, added(configuration, before or {}))
+
+
+def _unlike(settings: ExperimentSettings, configuration: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings of which a configuration says something else."""
+    plain = settings_to_dict(settings)
+    try:
+        declared = settings_to_dict(merge_settings(settings, configuration))
+    except InvalidSettings:  # it does not go with the settings as they are
+        declared = lay_over(plain, configuration)
+    return differing(plain, declared)
+
+
 def _new_version(
     paths: ExperimentPaths,
     previous: SettingsVersion | None,
     settings: ExperimentSettings,
     now: datetime,
-    *,
-    laid_in: str | None = None,
 ) -> SettingsVersion:
     plain = settings_to_dict(settings)
     catalogue_version = previous.catalogue_version if previous else None
@@ -423,7 +453,6 @@ def _new_version(
         since=now,
         settings=_as_written(plain),
         catalogue_version=catalogue_version,
-        laid_in=laid_in,
     )
 
 

@@ -1,6 +1,6 @@
 """Settings of one experiment: what can be declared, how it is checked and told, and how it changes."""
 
-from bandit.settings.changes import differing, lay_over, merge_settings, patch_settings, same
+from bandit.settings.changes import added, differing, lay_over, merge_settings, patch_settings, same
 from bandit.settings.checks import (
     EXPERIMENT_NAME,
     check_experiment_name,
@@ -44,6 +44,7 @@ __all__ = [
     "Serving",
     "Slice",
     "Training",
+    "added",
     "check_experiment_name",
     "differing",
     "encoding_to_dict",

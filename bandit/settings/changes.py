@@ -42,6 +42,23 @@ def lay_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
+def added(configuration: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration another one, from before, did not declare, or declared otherwise.
+
+    >>> added({"gate": {"alpha": 0.1, "margin": 0.2}}, {"gate": {"alpha": 0.1}})
+    {'gate': {'margin': 0.2}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in configuration.items():
+        known = before.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping) and key not in NAMED_BY_THE_USER:
+            if below := added(value, known):
+                found[key] = below
+        elif key not in before or not same(value, known):
+            found[key] = value
+    return found
+
+
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> tuple[str, ...]:
     """The dotted keys at which two plain settings differ; a table that is named by the user counts as one.
 

@@ -74,17 +74,17 @@ def plan_experiments(
         planned[name] = lay_over(changes, QUICK) if quick else changes
         if name not in present:
             merge_settings(ExperimentSettings(), planned[name])
-        elif (experiment := Experiment.open(common.data_dir, name)).lays_in(planned[name]):
-            merge_settings(experiment.settings, planned[name])
+        else:
+            Experiment.open(common.data_dir, name).laid_over(planned[name])
     return planned
 
 
 def prepare_experiments(common: Common, configuration: Configuration, *, quick: bool = False) -> None:
     """Make or update the declared experiments as planned: all of them, or none where one is refused.
 
-    Settings that differ are a new version; a configuration that was laid in last changes nothing again, so that what
-    was changed over the API since stays. `up` and `learn` call this once they own the directory, `serve` once it has
-    its port.
+    Settings that differ are a new version; what the configuration laid in last declared, too, changes nothing again, so
+    that what was changed over the API since stays. `up` and `learn` call this once they own the directory, `serve` once
+    it has its port.
     """
     for name, changes in plan_experiments(common, configuration, quick=quick).items():
         _prepare(common.data_dir, name, changes)
@@ -132,15 +132,21 @@ def _prepare(data_dir: Path, name: str, changes: Mapping[str, Any]) -> None:
         return
     experiment = Experiment.open(data_dir, name)
     laid = experiment.lay_in(changes, now=now())
+    meanwhile = "changed over the API or by command since"
+    if laid.repeated:
+        if laid.since:
+            kept = _some(laid.since)
+            say(f"Experiment {name}: the configuration is unchanged, so what was {meanwhile} stays: {kept}")
+        return
+    told = []
     if laid.changed:
-        told = f"settings changed, now version {experiment.settings_version} ({_some(laid.changed)})"
-        if laid.overridden:
-            told += "; this overrides what was changed over the API or by command since the last start: "
-            told += _some(laid.overridden)
-        say(f"Experiment {name}: {told}")
-    elif laid.repeated and laid.since:
-        told = "the configuration is unchanged, so what was changed over the API or by command since stays"
-        say(f"Experiment {name}: {told}: {_some(laid.since)}")
+        told.append(f"settings changed, now version {experiment.settings_version} ({_some(laid.changed)})")
+    if laid.overridden:
+        told.append(f"this overrides what was {meanwhile} the last start: {_some(laid.overridden)}")
+    if laid.kept:
+        told.append(f"what was {meanwhile} stays where the configuration says what it said then: {_some(laid.kept)}")
+    if told:
+        say(f"Experiment {name}: {'; '.join(told)}")
 
 
 def _some(keys: Sequence[str]) -> str:

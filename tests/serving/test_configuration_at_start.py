@@ -94,22 +94,36 @@ def test_a_catalogue_changed_over_the_api_is_served_after_a_restart_with_the_sam
         assert "settings changed, now version 3 (actions); this overrides what was changed" in log.read_text()
 
 
-def test_a_file_that_changed_says_which_settings_it_changes_and_which_of_them_the_api_had_changed(
+def test_a_file_that_changed_puts_in_force_what_it_says_otherwise_than_before_and_nothing_else(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(data_dir, FILE)
     experiment = Experiment.open(data_dir, "default")
     assert capsys.readouterr().err == ""
-    change(experiment, {"rewards": {"window_s": 9.0}, "gate": {"alpha": 0.1}})
+    change(experiment, {"rewards": {"window_s": 9.0}, "gate": {"alpha": 0.1}, "actions": [{"id": "salad"}]})
     start(data_dir, FILE + "\n[schedule]\ninteractions = 70\n")
-    told = capsys.readouterr().err
-    assert told == (
-        "Experiment default: settings changed, now version 3 (rewards.window_s, schedule.interactions); this overrides "
-        "what was changed over the API or by command since the last start: rewards.window_s\n"
+    assert capsys.readouterr().err == (
+        "Experiment default: settings changed, now version 3 (schedule.interactions); what was changed over the API or "
+        "by command since stays where the configuration says what it said then: rewards.window_s, actions\n"
+    )
+    assert names(experiment) == ["salad"]
+    settings = experiment.settings
+    assert (settings.rewards.window_s, settings.gate.alpha, settings.schedule.interactions) == (9.0, 0.1, 70)
+
+
+def test_a_file_that_changes_what_the_api_had_changed_overrides_it_and_says_so(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(data_dir, FILE)
+    experiment = Experiment.open(data_dir, "default")
+    change(experiment, {"rewards": {"window_s": 9.0}, "gate": {"alpha": 0.1}})
+    start(data_dir, FILE.replace("window_s = 5", "window_s = 6") + "\n[gate]\nalpha = 0.1\n")
+    assert capsys.readouterr().err == (
+        "Experiment default: settings changed, now version 3 (rewards.window_s); this overrides what was changed over "
+        "the API or by command since the last start: rewards.window_s\n"
     )
     experiment.refresh()
-    settings = experiment.settings
-    assert (settings.rewards.window_s, settings.gate.alpha, settings.schedule.interactions) == (5.0, 0.1, 70)
+    assert (experiment.settings.rewards.window_s, experiment.settings.gate.alpha) == (6.0, 0.1)
 
 
 def test_many_changed_settings_are_named_up_to_a_number(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +154,7 @@ def test_environment_and_options_are_part_of_the_configuration(data_dir: Path) -
     assert (experiment.settings.gate.alpha, experiment.settings.rewards.window_s) == (0.2, 9.0)
     start(data_dir, FILE, GATE__ALPHA="0.15")
     experiment.refresh()
-    assert (experiment.settings.gate.alpha, experiment.settings.rewards.window_s) == (0.15, 5.0)
+    assert (experiment.settings.gate.alpha, experiment.settings.rewards.window_s) == (0.15, 9.0)
     change(experiment, {"rewards": {"window_s": 9.0}})
     start(data_dir, FILE, quick=True, GATE__ALPHA="0.15")
     experiment.refresh()
