@@ -16,6 +16,7 @@ import pytest
 
 from bandit.experiment import Experiment
 from bandit.settings import merge_settings
+from serving.cli import run
 from serving.cli.common import Common, now
 from serving.cli.config import load_configuration
 from serving.cli.start import prepare_experiments
@@ -124,6 +125,24 @@ def test_a_file_that_changes_what_the_api_had_changed_overrides_it_and_says_so(
     )
     experiment.refresh()
     assert (experiment.settings.rewards.window_s, experiment.settings.gate.alpha) == (6.0, 0.1)
+
+
+def test_validate_tells_what_a_start_would_change(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(data_dir, FILE)
+    experiment = Experiment.open(data_dir, "default")
+    change(experiment, {"rewards": {"window_s": 9.0}})
+    config = data_dir.parent / "rewardloop.toml"
+    command = ["validate", "--config", str(config), "--data-dir", str(data_dir)]
+    for more, told in (
+        ("", "would change nothing"),
+        ("\n[gate]\nalpha = 0.1\n", "would change gate.alpha"),
+        ("\n[learning]\nbits = 17\n", "would change learning.bits, so that challengers learn anew"),
+    ):
+        config.write_text(FILE + more)
+        assert run(command) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"default: a start on {data_dir} {told}"
+    assert run([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"] == {"default": ["learning.bits"]}
 
 
 def test_many_changed_settings_are_named_up_to_a_number(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
