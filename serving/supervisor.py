@@ -29,6 +29,7 @@ import msgspec
 
 from bandit.errors import Busy, InvalidInput, RewardloopError
 from bandit.files import FileLock, write_atomically
+from serving.api.shares import ConnectionShares
 from serving.learner.address import (
     COMMAND_S,
     ServiceAddress,
@@ -71,6 +72,7 @@ class _Child:
     restart_at: float = 0.0
     crashes: int = 0
     once_ready: bool = False
+    worker: int | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ class Supervisor:
     _signal: int | None = None
     _socket: socket.socket | None = None
     _admin_socket: socket.socket | None = None
+    _shares: ConnectionShares | None = None
     _mark: FileLock | None = None
 
     def run(self) -> int:
@@ -172,11 +175,13 @@ class Supervisor:
             command = [*module, "serving.learner", *place, "--fd", str(descriptor), "--host", self.admin_host]
             children.append(_Child("learner", command, (descriptor,)))
         if self._socket is not None:
-            descriptor = self._socket.fileno()
+            self._shares = ConnectionShares.among(self.workers)
+            descriptors = (self._socket.fileno(), self._shares.descriptor)
+            shared = ["--fd", str(descriptors[0]), "--shares", str(descriptors[1])]
             for number in range(self.workers):
-                command = [*module, "serving.api.run", *place, "--worker", str(number), "--fd", str(descriptor)]
+                command = [*module, "serving.api.run", *place, "--worker", str(number), *shared]
                 command += ["--host", self.host, "--port", str(self.port), *self.worker_options]
-                children.append(_Child(f"worker {number}", command, (descriptor,)))
+                children.append(_Child(f"worker {number}", command, descriptors, worker=number))
         return children
 
     def _start(self, child: _Child) -> None:
@@ -226,6 +231,8 @@ class Supervisor:
             if child.process is not None and child.process.poll() is not None:
                 code = child.process.returncode
                 child.process = None
+                if child.worker is not None and self._shares is not None:
+                    self._shares.absent(child.worker)
                 if code == MISUSE and not child.once_ready:
                     return False
                 if now - child.started > STABLE_S:

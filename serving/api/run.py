@@ -23,6 +23,7 @@ from bandit.loopback import LOOPBACK_NAMES, is_loopback
 from bandit.service_log import log_to_stderr
 from serving.api.app import create_app
 from serving.api.server import HotServer, configure
+from serving.api.shares import ConnectionShares
 from serving.api.sparing_log import SparingFilter
 
 GC_THRESHOLD = (50_000, 50, 100)
@@ -40,9 +41,11 @@ def run_worker(
     allowed_hosts: Sequence[str] = (),
     default_experiment: str | None = None,
     insecure: bool = False,
+    shares: ConnectionShares | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on an inherited listening socket (`fd`) or a new one; raises `OSError`.
 
+    `shares` are those of the workers that have the same socket.
     Where other machines can connect nobody may ask without a key, unless `insecure` says so.
     """
     _raise_file_limit()
@@ -56,6 +59,7 @@ def run_worker(
         closed=not is_loopback(host) and not insecure,
     )
     server = _Server(configure(app))
+    server.worker, server.shares = worker, shares
     # uvicorn raises the signal again when it is done; without a handler that would end the process by signal
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -101,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--worker", type=int, default=0, help="the worker's number")
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--shares", type=int, help="inherited memory in which workers tell their connections")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--allow-host", action="append", default=[], help="a further Host header to answer for")
@@ -122,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allowed_hosts=chosen.allow_host,
         default_experiment=chosen.default_experiment,
         insecure=chosen.insecure,
+        shares=ConnectionShares(chosen.shares) if chosen.shares is not None else None,
     )
 
 

@@ -1,7 +1,8 @@
 """uvicorn's server with two differences that many connections and several workers ask for.
 
-Connections are taken one at a time, so that workers which share a listener share its connections too. And instead of
-a timer for each request, one look a second closes connections that have kept the server waiting.
+Connections are taken one at a time, by the worker that has fewest, so that workers which share a listener share its
+connections too. And instead of a timer for each request, one look a second closes connections that have kept the server
+waiting.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import uvicorn
 
 from serving.api.app import DecisionApp
 from serving.api.protocol import HotProtocol
+from serving.api.shares import ConnectionShares
 
 log = logging.getLogger("rewardloop.api")
 
 ACCEPT_AGAIN_S = 1.0
+LEAVE_S = 0.003
+"""A worker that has more connections than another leaves a new one to that for so long, in case it is busy or hangs."""
+
 DRAIN_S_MAX = 5
 PATIENCE_S = 75
 """So long may a client keep a connection idle, a request unfinished, or answers unread."""
@@ -43,19 +48,50 @@ def configure(app: DecisionApp, *, patience_s: int = PATIENCE_S) -> uvicorn.Conf
 
 
 class Acceptor:
-    """Takes connections one at a time from a listener that several workers share.
+    """Takes connections one at a time from a listener that several workers share, in turn with them by `shares`.
 
     A loop's own server takes all that wait at once: of connections that arrive together one worker would have most.
     """
 
-    def __init__(self, listener: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        make: Callable[[], asyncio.Protocol],
+        *,
+        held: Callable[[], int] = lambda: 0,
+        worker: int = 0,
+        shares: ConnectionShares | None = None,
+    ) -> None:
+        """Take connections from now on; `held` gives how many this worker has, beside those it is just taking."""
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._make = make
+        self._held = held
+        self._worker = worker
+        self._shares = shares
         self.opening: set[asyncio.Task[Any]] = set()
         self._closed = False
         listener.setblocking(False)
-        self._loop.add_reader(listener, self._accept)
+        self._loop.add_reader(listener, self._ready)
+        self.tell()
+
+    def tell(self) -> None:
+        """Let the other workers know how many connections this one has."""
+        if self._shares is not None and not self._closed:
+            self._shares.tell(self._worker, self._held() + len(self.opening))
+
+    def _ready(self) -> None:
+        self.tell()
+        if self._shares is not None and self._shares.has_more(self._worker):
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(LEAVE_S, self._accept_what_was_left)
+        else:
+            self._accept()
+
+    def _accept_what_was_left(self) -> None:
+        if not self._closed:
+            self._listen_again()
+            self._accept()
 
     def _accept(self) -> None:
         try:
@@ -72,15 +108,18 @@ class Acceptor:
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
         self.opening.add(task)
         task.add_done_callback(self.opening.discard)
+        self.tell()
 
     def _listen_again(self) -> None:
         if not self._closed and self._listener.fileno() >= 0:
-            self._loop.add_reader(self._listener, self._accept)
+            self._loop.add_reader(self._listener, self._ready)
 
     def close(self) -> None:
         """Take no more."""
         self._closed = True
         self._loop.remove_reader(self._listener)
+        if self._shares is not None:
+            self._shares.absent(self._worker)
 
     async def wait_closed(self) -> None:
         """Wait until every connection taken is among the server's: only those does a drain reach."""
@@ -89,7 +128,13 @@ class Acceptor:
 
 
 class HotServer(uvicorn.Server):
-    """uvicorn's server over such connections; `timeout_keep_alive` bounds every wait for a client."""
+    """uvicorn's server over such connections; `timeout_keep_alive` bounds every wait for a client.
+
+    `shares` are those of the service that it is a `worker` of.
+    """
+
+    worker: int = 0
+    shares: ConnectionShares | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take connections from the given listeners."""
@@ -98,6 +143,9 @@ class HotServer(uvicorn.Server):
             acceptor = Acceptor(
                 listener,
                 lambda: HotProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
+                held=lambda: len(self.server_state.connections),
+                worker=self.worker,
+                shares=self.shares,
             )
             self.servers.append(acceptor)  # type: ignore[arg-type]
 
@@ -109,7 +157,10 @@ class HotServer(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; each second look for connections to close."""
+        """Ten times a second tell the other workers what connections are left; each second look for some to close."""
+        for acceptor in self.servers:
+            assert isinstance(acceptor, Acceptor)
+            acceptor.tell()
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
