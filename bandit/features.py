@@ -48,7 +48,7 @@ def check_event_id(event_id: str, path: str, limits: Limits) -> None:
 
 def child(path: str, name: str, position: int) -> str:
     """The path of a member: by name where that is a plain word, else by its place (counted from 1)."""
-    return f"{path}.{name}" if _PLAIN.match(name) else f"{path}.(member {position})"
+    return f"{path}.{name}" if _PLAIN.fullmatch(name) else f"{path}.(member {position})"
 
 
 def _check(features: Mapping[str, Any], path: str, limits: Limits, depth: int) -> int:

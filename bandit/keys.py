@@ -137,7 +137,7 @@ class KeyRing:
         """The live key that `secret` is, else None; the comparison takes as long whatever differs."""
         if len(secret) > SECRET_LENGTH_MAX:
             return None
-        found = _SECRET.match(secret)
+        found = _SECRET.fullmatch(secret)
         expected, key = self._live.get(found[1] if found else "", (_NOBODY, None))
         shown = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
         return key if hmac.compare_digest(expected, shown) else None
@@ -164,7 +164,7 @@ def create_key(
     Two keys of one name may live at once, so that a client can be moved from one to the next. Raises
     `InvalidInput` for a bad name, scope or experiment, `Conflict` for a third live key of the name.
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidInput("name", "is not a valid name", _NAME.pattern)
     chosen = sorted(set(scopes), key=lambda scope: SCOPES.index(scope) if scope in SCOPES else -1)
     if not chosen or any(scope not in SCOPES for scope in chosen):

@@ -450,7 +450,7 @@ def _check_names(files: Mapping[str, bytes]) -> None:
     if not files:
         raise ValueError("a model needs at least one file")
     for name in files:
-        if not _FILE_NAME.match(name) or name == MANIFEST:
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
             raise ValueError("a model's files have plain lower-case names, and the manifest is not one of them")
 
 

@@ -76,7 +76,7 @@ class Group:
 
 def check_writer_id(writer_id: str) -> str:
     """Give `writer_id` back when it may name a writer; raises `InvalidSettings` otherwise."""
-    if not WRITER_ID.match(writer_id):
+    if not WRITER_ID.fullmatch(writer_id):
         raise InvalidSettings("writer_id", "is not a valid name", WRITER_ID.pattern)
     return writer_id
 
@@ -88,7 +88,7 @@ def segment_name(writer_id: str, sequence: int) -> str:
 
 def parse_segment_name(path: Path) -> tuple[str, int]:
     """Writer and sequence in a segment's file name; raises `CorruptLog` when it is not one."""
-    found = _NAME.match(path.name.removesuffix(SEALED_SUFFIX).removesuffix(OPEN_SUFFIX))
+    found = _NAME.fullmatch(path.name.removesuffix(SEALED_SUFFIX).removesuffix(OPEN_SUFFIX))
     if not found:
         raise CorruptLog(f"segment {path.name}: its name is not <writer>-<sequence>")
     return found["writer"], int(found["sequence"])
@@ -97,7 +97,7 @@ def parse_segment_name(path: Path) -> tuple[str, int]:
 def is_segment_name(name: str) -> bool:
     """Whether a file of the log's folder is a segment, sealed or open, by its name."""
     return any(
-        name.endswith(suffix) and _NAME.match(name.removesuffix(suffix)) for suffix in (SEALED_SUFFIX, OPEN_SUFFIX)
+        name.endswith(suffix) and _NAME.fullmatch(name.removesuffix(suffix)) for suffix in (SEALED_SUFFIX, OPEN_SUFFIX)
     )
 
 
@@ -110,7 +110,7 @@ def segments_with_suffix(events: Path, suffix: str, *, but: Container[str] = ())
         return []
     with os.scandir(events) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(suffix) and entry.name not in but)
-    return [events / name for name in names if _NAME.match(name.removesuffix(suffix))]
+    return [events / name for name in names if _NAME.fullmatch(name.removesuffix(suffix))]
 
 
 # -- writing ---------------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def _least(word: str) -> int:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, str) and _TIME.match(value):
+    if isinstance(value, str) and _TIME.fullmatch(value):
         return f"{value[:10]} {value[11:19]}"
     return str(value)
 

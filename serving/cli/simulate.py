@@ -147,7 +147,7 @@ def _names_of_runs(name: str, seeds: list[int]) -> list[str]:
         return [name]
     names = [f"{name}-{seed}" for seed in seeds]
     longest = max(names, key=len)
-    if not EXPERIMENT_NAME.match(longest):
+    if not EXPERIMENT_NAME.fullmatch(longest):
         ending = longest.removeprefix(name)
         raise InvalidInput("--experiment", f"is too long for several seeds: each run adds its own, such as {ending}")
     return names

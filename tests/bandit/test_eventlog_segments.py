@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit.errors import CorruptLog
+from bandit.errors import CorruptLog, InvalidSettings
 from bandit.eventlog import read_events, verify_segment
 from bandit.eventlog.recovery import recover_segment
-from bandit.eventlog.segment import commit_line, header_line, whole_commits
+from bandit.eventlog.segment import (
+    check_writer_id,
+    commit_line,
+    header_line,
+    is_segment_name,
+    parse_segment_name,
+    segments_with_suffix,
+    whole_commits,
+)
 from bandit.events import RewardEvent, encode_event
 from tests.bandit.eventlog_support import (
     START,
@@ -81,6 +89,16 @@ def test_a_segment_under_another_segments_name_is_refused(tmp_path: Path) -> Non
     shutil.copy(segment, other)
     with pytest.raises(CorruptLog, match="another segment"):
         verify_segment(other)
+
+
+def test_a_name_with_a_line_feed_at_its_end_is_none_of_a_writer_or_a_segment(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings):
+        check_writer_id("w0\n")
+    strange = tmp_path / "w0-00000001\n.jsonl"
+    strange.touch()
+    assert not is_segment_name(strange.name) and segments_with_suffix(tmp_path, ".jsonl") == []
+    with pytest.raises(CorruptLog, match="its name is not"):
+        parse_segment_name(strange)
 
 
 def _line_ends_and_some(data: bytes) -> list[int]:

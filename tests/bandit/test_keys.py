@@ -148,4 +148,6 @@ def test_bad_names_scopes_and_experiments_are_refused_by_field(tmp_path: Path) -
         assert refused.value.problems[0].field == field
     with pytest.raises(InvalidInput):
         create_key(tmp_path, name="x", scopes=[], now=START)
+    with pytest.raises(InvalidInput):
+        create_key(tmp_path, name="shop\n", scopes=["read"], now=START)
     assert list_keys(tmp_path) == []

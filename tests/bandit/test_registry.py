@@ -107,7 +107,7 @@ def test_what_does_not_exist_is_not_found(tmp_path: Path) -> None:
 
 def test_files_with_names_that_are_not_plain_are_refused(tmp_path: Path) -> None:
     registry = ModelRegistry(ExperimentPaths(tmp_path))
-    for name in ("../policy.vw", "a/b", "manifest.json", "", "Policy"):
+    for name in ("../policy.vw", "a/b", "manifest.json", "", "Policy", "policy.vw\n"):
         with pytest.raises(ValueError, match="plain"):
             _publish(registry, {name: b"x"})
     with pytest.raises(ValueError, match="at least one"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bandit.errors import Refused
+from bandit.errors import NotFound, Refused
 from bandit.types import COLD_START_MODEL_ID
 from serving.cli import run
 from serving.learner import models
@@ -38,6 +38,8 @@ def test_two_models_that_learnt_different_rows_are_compared_on_the_canaries_of_b
             assert sum(choice["left"]) == pytest.approx(1) and sum(choice["right"]) == pytest.approx(1)
         assert max(choice["distance"] for choice in answer["choices"]) > 0.3
         run_operation(workspace, "models", {"action": "rollback"})
+        with pytest.raises(NotFound, match="no such operation"):
+            run_operation(workspace, "models\n", {"action": "rollback"})
         with pytest.raises(Refused, match="--override"):
             run_operation(workspace, "models", {"action": "promote", "model_id": bad, "override": False})
 

@@ -28,7 +28,7 @@ def run_operation(workspace: Workspace, name: str, arguments: dict[str, Any]) ->
     Raises `NotFound` for an unknown one and `InvalidInput` for arguments that it does not take, of another type, or
     missing.
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise NotFound("there is no such operation")
     module_name = f"{__name__}.{name}_" if keyword.iskeyword(name) else f"{__name__}.{name}"
     if importlib.util.find_spec(module_name) is None:

@@ -54,6 +54,7 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"context":{"t":"\\u0000zzyzx"}}', 422, "context.t"),
     (b'{"context":{"zzyzx\\ud800":1}}', 422, "context.(member 1)"),
     (b'{"context":{"zzyzx\\u0007":1}}', 422, "context.(member 1)"),
+    (b'{"context":{"zzyzx\\n":1}}', 422, "context.(member 1)"),
     (b'{"context":{"":1}}', 422, "context.(member 1)"),
     (b'{"context":{"' + b"n" * 257 + b'":1}}', 422, "context.(member 1)"),
     (b'{"context":{"t":"' + b"n" * 1025 + b'"}}', 422, "context.t"),
