@@ -29,10 +29,12 @@ from bandit.eventlog.recovery import QUARANTINE
 from bandit.eventlog.segment import OPEN_SUFFIX, SEALED_SUFFIX, SegmentInfo, segment_name
 from bandit.experiment import Experiment, ExperimentPaths
 from bandit.files import fsync_directory
+from bandit.settings import EXPERIMENT_NAME
 
 FORMAT = 1
 CONTENTS = "backup.json"
-PRIVATE = ("secret", "keys.json")
+KEYS = "keys.json"
+PRIVATE = ("secret", KEYS)
 NOT_SAVED = ("warehouse.", "scratch", ".")
 """What a backup leaves out of an experiment's folder, by the beginning of the name: views, leftovers, locks."""
 
@@ -136,7 +138,7 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
     written, `Busy` when the log was moved about all the time. The file is readable by its owner alone: it holds the
     secrets of the draws.
     """
-    names = Experiment.names(data_dir)
+    names = [name for name in Experiment.names(data_dir) if EXPERIMENT_NAME.fullmatch(name)]
     if not names:
         raise NotFound(f"no experiment in {data_dir}: there is nothing to back up")
     if out.exists():
@@ -204,14 +206,7 @@ def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir()
     try:
-        contents, size = _extract(backup, incoming)
-        for name in contents.experiments:
-            paths = ExperimentPaths(incoming / "experiments" / name)
-            _tidy(paths)
-            if missing := sorted(set(contents.segments.get(name, ())) - _segments_in(paths)):
-                raise CorruptLog(f"{backup.name} lacks {len(missing)} segment(s) of the log, first {name}/{missing[0]}")
-        for folder in (incoming, *(path for path in incoming.rglob("*") if path.is_dir())):
-            fsync_directory(folder)
+        contents, size = _bring(backup, incoming)
         if data_dir.exists():
             data_dir.rmdir()
         incoming.rename(data_dir)
@@ -227,7 +222,7 @@ def _everything(data_dir: Path, logs: Mapping[str, _Log]) -> Iterator[tuple[Path
     for log in logs.values():
         yield from ((path, log) for path in log.files())
         yield from ((path, None) for path in _all_but_the_log(log.paths))
-    keys = data_dir / "keys.json"
+    keys = data_dir / KEYS
     if keys.exists():
         yield keys, None
 
@@ -320,6 +315,22 @@ def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> tuple[str, i
     return hashlib.sha256(data).hexdigest(), len(data)
 
 
+def _bring(backup: Path, incoming: Path) -> tuple[Contents, int]:
+    """Make a data directory of a backup in the folder `incoming`, on disk when this ends; raises `CorruptLog`."""
+    try:
+        contents, size = _extract(backup, incoming)
+        for name in contents.experiments:
+            paths = ExperimentPaths(incoming / "experiments" / name)
+            _tidy(paths)
+            if missing := sorted(set(contents.segments.get(name, ())) - _segments_in(paths)):
+                raise CorruptLog(f"{backup.name} lacks {len(missing)} segment(s) of the log, first {name}/{missing[0]}")
+    except (FileExistsError, IsADirectoryError, NotADirectoryError):
+        raise CorruptLog(f"{backup.name} is not a backup: it holds a file in the place of a folder") from None
+    for folder in (incoming, *(path for path in incoming.rglob("*") if path.is_dir())):
+        fsync_directory(folder)
+    return contents, size
+
+
 def _extract(backup: Path, incoming: Path) -> tuple[Contents, int]:
     digests: dict[str, str] = {}
     contents: Contents | None = None
@@ -327,7 +338,8 @@ def _extract(backup: Path, incoming: Path) -> tuple[Contents, int]:
     try:
         with tarfile.open(backup, mode="r|*") as archive:
             for member in archive:
-                source = archive.extractfile(member) if member.isreg() else None
+                plain = member.isreg() and not member.issparse()  # a few bytes of a sparse one can fill the disk
+                source = archive.extractfile(member) if plain else None
                 if source is None or contents is not None:
                     raise CorruptLog(f"{backup.name} is not a backup: it holds more than plain files and their list")
                 if member.name == CONTENTS:
@@ -350,13 +362,19 @@ def _extract(backup: Path, incoming: Path) -> tuple[Contents, int]:
     )
     if different:
         raise CorruptLog(f"{backup.name} is damaged: {len(different)} file(s) differ, first {different[0]}")
+    held = {PurePosixPath(name).parts[1] for name in digests if name != KEYS}
+    if not held or held != set(contents.experiments):
+        raise CorruptLog(f"{backup.name} is not a backup: the experiments that it names are not those that it holds")
     return contents, size
 
 
 def _checked(name: str, backup: Path) -> PurePosixPath:
+    """The place of a member, which is the keys or a file of an experiment."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("experiments",), ("keys.json",)):
-        raise CorruptLog(f"{backup.name} is not a backup: a member lies outside the data directory")
+    folder, experiment = path.parts[:2] if len(path.parts) > 2 else ("", "")
+    of_an_experiment = folder == "experiments" and EXPERIMENT_NAME.fullmatch(experiment)
+    if name != KEYS and (not of_an_experiment or ".." in path.parts or "\0" in name):
+        raise CorruptLog(f"{backup.name} is not a backup: a member is no file of a data directory")
     return path
 
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bandit import backup
@@ -241,6 +242,79 @@ def test_a_backup_that_is_cut_short_is_refused_and_leaves_nothing_behind(
         with pytest.raises(CorruptLog):
             restore_backup(backup, tmp_path / "back")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def _crafted(out: Path, files: dict[str, bytes], experiments: list[str]) -> Path:
+    """A backup of these files that names these experiments."""
+    contents = backup.Contents(
+        format=1,
+        created_at=now(),
+        rewardloop="0",
+        experiments=experiments,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in [*files.items(), (backup.CONTENTS, msgspec.json.encode(contents))]:
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(data), {"path": name}
+            archive.addfile(info, io.BytesIO(data))
+    return out
+
+
+@pytest.mark.parametrize("named", [["../../victim"], ["{}/victim"], ["a", "../../victim"], ["a/../../../victim"], []])
+def test_a_backup_that_names_other_experiments_than_it_holds_touches_nothing_and_is_refused(
+    tmp_path: Path, named: list[str]
+) -> None:
+    photo = tmp_path / "victim" / "archive" / "photos" / "a.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.touch()
+    before = sorted(tmp_path.rglob("*"))
+    for files in ({}, {"experiments/a/experiment.json": b"{}"}):
+        evil = _crafted(tmp_path / "evil.tar", files, [name.format(tmp_path) for name in named])
+        with pytest.raises(CorruptLog, match="the experiments that it names are not those that it holds"):
+            restore_backup(evil, tmp_path / "data")
+        evil.unlink()
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["experiments/a/x", "experiments/a/x/y"],
+        ["experiments/a/x/y", "experiments/a/x"],
+        ["experiments/a/events"],
+        ["experiments/a/archive/b/manifest.json/c", "experiments/a/archive/b/log.parquet"],
+        ["experiments/a/b\0c"],
+        ["experiments/a/../b/c"],
+        ["experiments/My Shop/experiment.json"],
+        ["experiments/./.."],
+        ["experiments/a"],
+        ["keys.json/a"],
+        ["run/learner.json"],
+    ],
+)
+def test_files_that_no_backup_holds_are_refused_and_leave_nothing_behind(tmp_path: Path, names: list[str]) -> None:
+    strange = _crafted(tmp_path / "b.tar", dict.fromkeys(["experiments/a/experiment.json", *names], b"{}"), ["a"])
+    with pytest.raises(CorruptLog, match="is not a backup"):
+        restore_backup(strange, tmp_path / "data")
+    assert list(tmp_path.iterdir()) == [strange]
+
+
+def test_a_member_that_would_be_larger_on_disk_than_in_the_backup_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("experiments/a/secret")
+        info.size, info.pax_headers = 1, {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**50)}
+        archive.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(CorruptLog, match="more than plain files"):
+        restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_can_be_no_experiment_keeps_no_backup_from_being_restored(data_dir: Path, tmp_path: Path) -> None:
+    source = copy_of(data_dir, tmp_path)
+    shutil.copytree(paths_of(source).root, source / "experiments" / "test.bak")
+    assert write_backup(source, tmp_path / "b.tar", now=now()).experiments == ["test"]
+    assert restore_backup(tmp_path / "b.tar", tmp_path / "back").experiments == ["test"]
 
 
 def test_members_outside_the_directory_or_that_are_no_files_are_refused(tmp_path: Path) -> None:
