@@ -15,7 +15,8 @@ RUN /opt/rewardloop/bin/pip install --no-cache-dir --disable-pip-version-check -
 
 FROM python:3.11-slim
 COPY --from=build /opt/rewardloop /opt/rewardloop
-RUN useradd --uid 10001 --create-home --home-dir /data rewardloop
+RUN useradd --uid 10001 --no-create-home --home-dir /data rewardloop \
+ && install --directory --owner rewardloop --group rewardloop /data
 ENV PATH=/opt/rewardloop/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     REWARDLOOP_DATA_DIR=/data \

@@ -15,6 +15,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -28,15 +29,19 @@ from bandit.errors import Busy, CorruptLog, InvalidInput, NotFound
 from bandit.eventlog.recovery import QUARANTINE
 from bandit.eventlog.segment import OPEN_SUFFIX, SEALED_SUFFIX, SegmentInfo, segment_name
 from bandit.experiment import Experiment, ExperimentPaths
-from bandit.files import fsync_directory
+from bandit.files import FileLock, fsync_directory
 from bandit.settings import EXPERIMENT_NAME
 
 FORMAT = 1
 CONTENTS = "backup.json"
 KEYS = "keys.json"
+EXPERIMENTS = "experiments"
 PRIVATE = ("secret", KEYS)
 NOT_SAVED = ("warehouse.", "scratch", ".")
 """What a backup leaves out of an experiment's folder, by the beginning of the name: views, leftovers, locks."""
+
+RESTORING = ".restoring"
+"""The folder of a data directory in which a restore makes what it then moves up, `experiments` last."""
 
 _MANIFEST = "manifest.json"
 """What an archive of segments says of itself: written last, removed first."""
@@ -148,7 +153,7 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
     partial = out.with_name(f".{out.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     digests: dict[str, str] = {}
-    logs = {name: _Log(ExperimentPaths(data_dir / "experiments" / name)) for name in names}
+    logs = {name: _Log(ExperimentPaths(data_dir / EXPERIMENTS / name)) for name in names}
     size = vanished = 0
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -196,25 +201,58 @@ def write_backup(data_dir: Path, out: Path, *, now: datetime) -> BackupReport:
 def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
     """Bring a backup back into `data_dir`, which must be empty or absent; every byte is checked before it is used.
 
-    Raises `InvalidInput` when `data_dir` is not empty, `CorruptLog` when the backup is damaged, cut short, or does not
-    hold a segment that it should.
+    All experiments appear at once, at the end. What a restore left that was cut short is removed first. Raises
+    `InvalidInput` when `data_dir` is not empty, `CorruptLog` when the backup is damaged, cut short, or does not hold a
+    segment that it should, `Busy` while another restore fills `data_dir`.
     """
-    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
-        raise InvalidInput("--data-dir", "must be an empty or absent folder")
-    data_dir.parent.mkdir(parents=True, exist_ok=True)
-    incoming = data_dir.with_name(f".{data_dir.name}.restoring")
-    shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir()
+    place = data_dir.resolve()
+    there = place.exists()
+    _check_free(place)
+    lock = FileLock(place / RESTORING / ".lock")
     try:
-        contents, size = _bring(backup, incoming)
-        if data_dir.exists():
-            data_dir.rmdir()
-        incoming.rename(data_dir)
-        fsync_directory(data_dir.parent)
-    except BaseException:
+        lock.acquire()
+    except Busy:
+        raise Busy(f"another process is restoring into {data_dir}") from None
+    incoming = lock.path.with_name("data")
+    try:
+        _check_free(place)  # another restore may have come to its end just now
+        (place / KEYS).unlink(missing_ok=True)
         shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir()
+        contents, size = _bring(backup, incoming)
+        if (incoming / KEYS).exists():  # before what they guard
+            (incoming / KEYS).rename(place / KEYS)
+            fsync_directory(place)
+        (incoming / EXPERIMENTS).rename(place / EXPERIMENTS)
+    except BaseException:
+        if is_half_restored(place):
+            (place / KEYS).unlink(missing_ok=True)
+        shutil.rmtree(lock.path.parent, ignore_errors=True)
+        if not there:
+            with suppress(OSError):
+                place.rmdir()
         raise
+    finally:
+        lock.release()
+    shutil.rmtree(lock.path.parent)
+    fsync_directory(place)
+    if not there:
+        fsync_directory(place.parent)
     return BackupReport(data_dir, contents.experiments, len(contents.files), size, contents.created_at)
+
+
+def is_half_restored(data_dir: Path) -> bool:
+    """Whether a restore into this directory is under way, or was cut short: nothing else belongs there until then."""
+    return (data_dir / RESTORING).is_dir() and not (data_dir / EXPERIMENTS).exists()
+
+
+def _check_free(place: Path) -> None:
+    """Refuse what is no folder, or holds more than a restore left and a file system keeps in its own root."""
+    if not place.exists():
+        return
+    left = {RESTORING, KEYS} if is_half_restored(place) else set()
+    if not place.is_dir() or {path.name for path in place.iterdir()} - left - {"lost+found"}:
+        raise InvalidInput("--data-dir", "must be an empty or absent folder")
 
 
 def _everything(data_dir: Path, logs: Mapping[str, _Log]) -> Iterator[tuple[Path, _Log | None]]:
@@ -320,7 +358,7 @@ def _bring(backup: Path, incoming: Path) -> tuple[Contents, int]:
     try:
         contents, size = _extract(backup, incoming)
         for name in contents.experiments:
-            paths = ExperimentPaths(incoming / "experiments" / name)
+            paths = ExperimentPaths(incoming / EXPERIMENTS / name)
             _tidy(paths)
             if missing := sorted(set(contents.segments.get(name, ())) - _segments_in(paths)):
                 raise CorruptLog(f"{backup.name} lacks {len(missing)} segment(s) of the log, first {name}/{missing[0]}")
@@ -372,7 +410,7 @@ def _checked(name: str, backup: Path) -> PurePosixPath:
     """The place of a member, which is the keys or a file of an experiment."""
     path = PurePosixPath(name)
     folder, experiment = path.parts[:2] if len(path.parts) > 2 else ("", "")
-    of_an_experiment = folder == "experiments" and EXPERIMENT_NAME.fullmatch(experiment)
+    of_an_experiment = folder == EXPERIMENTS and EXPERIMENT_NAME.fullmatch(experiment)
     if name != KEYS and (not of_an_experiment or ".." in path.parts or "\0" in name):
         raise CorruptLog(f"{backup.name} is not a backup: a member is no file of a data directory")
     return path

@@ -50,6 +50,11 @@ def test_the_variables_of_the_image_are_settings_under_which_the_service_is_reac
     assert re.search(r"^VOLUME /data$", dockerfile, re.M)
 
 
+def test_the_volume_of_the_image_begins_empty_so_that_a_backup_can_be_restored_into_it(dockerfile: str) -> None:
+    assert "--no-create-home" in dockerfile and "--create-home" not in dockerfile.replace("--no-create-home", "")
+    assert re.search(r"install --directory --owner rewardloop .* /data$", dockerfile, re.M)
+
+
 def test_the_ports_of_image_and_composition_are_those_the_service_listens_on(dockerfile: str) -> None:
     ports = {str(Service().port), str(Service().admin_port)}
     exposed = re.search(r"^EXPOSE (.*)$", dockerfile, re.M)

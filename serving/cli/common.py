@@ -64,9 +64,13 @@ class Common:
         return self.data_dir
 
     def check_data_dir(self) -> None:
-        """Raise `InvalidInput` when something else than a folder has the data directory's name."""
+        """Raise `InvalidInput` when something else than a folder has its name, or a restore into it has not ended."""
+        from bandit.backup import is_half_restored
+
         if self.data_dir.exists() and not self.data_dir.is_dir():
             raise InvalidInput("--data-dir", "is not a folder")
+        if is_half_restored(self.data_dir):
+            raise InvalidInput("--data-dir", "is only half restored: restore again, unless a restore is under way")
 
     def experiment_name(self) -> str:
         """The experiment asked for, or the only one; raises `InvalidInput` or `NotFound`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -23,7 +25,9 @@ from bandit.errors import Busy, CorruptLog, InvalidInput, NotFound
 from bandit.eventlog import read_events, survey
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import Experiment
+from bandit.files import locked
 from bandit.keys import KeyRing, create_key
+from bandit.settings import ExperimentSettings
 from joiner.archive import archives, compact, drop, unpack_into_log
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
@@ -303,7 +307,7 @@ def test_files_that_no_backup_holds_are_refused_and_leave_nothing_behind(tmp_pat
 def test_a_member_that_would_be_larger_on_disk_than_in_the_backup_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("experiments/a/secret")
-        info.size, info.pax_headers = 1, {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**50)}
+        info.size, info.pax_headers = 1, {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**20)}
         archive.addfile(info, io.BytesIO(b"x"))
     with pytest.raises(CorruptLog, match="more than plain files"):
         restore_backup(tmp_path / "b.tar", tmp_path / "back")
@@ -343,6 +347,114 @@ def test_nothing_is_overwritten(data_dir: Path, tmp_path: Path) -> None:
         write_backup(tmp_path / "nothing", tmp_path / "c.tar", now=now())
     assert not (tmp_path / "c.tar").exists()
     assert sealed_segments(paths_of(data_dir).events)
+
+
+@pytest.fixture
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of one experiment and a key."""
+    folder = tmp_path_factory.mktemp("small")
+    Experiment.create(folder / "data", "test", ExperimentSettings(), now=now())
+    create_key(folder / "data", name="shop", scopes=["read"], now=now())
+    return write_backup(folder / "data", folder / "b.tar", now=now()).path
+
+
+@pytest.mark.parametrize("given", ["here", "link", "link to nothing", "."])
+def test_any_empty_folder_and_any_name_of_one_will_do(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    here = tmp_path / "here"
+    (tmp_path / "link").symlink_to(here)
+    (tmp_path / "link to nothing").symlink_to(here)
+    if given != "link to nothing":
+        here.mkdir()
+        monkeypatch.chdir(here if given == "." else tmp_path)
+    restored = restore_backup(small, Path(given) if given == "." else tmp_path / given)
+    assert restored.experiments == ["test"]
+    assert sorted(path.name for path in here.iterdir()) == ["experiments", "keys.json"]
+    assert Experiment.names(here) == ["test"] and not KeyRing(here).empty
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_mounted_disk_will_do_with_what_its_file_system_keeps_there(small: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], check=True, capture_output=True)
+    except subprocess.CalledProcessError:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        (disk / "lost+found").mkdir()
+        restore_backup(small, disk)
+        assert sorted(path.name for path in disk.iterdir()) == ["experiments", "keys.json", "lost+found"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_refused_backup_leaves_an_empty_folder_empty(small: Path, tmp_path: Path) -> None:
+    small.write_bytes(small.read_bytes()[: small.stat().st_size // 2])
+    (tmp_path / "here").mkdir()
+    with pytest.raises(CorruptLog):
+        restore_backup(small, tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from bandit.backup import restore_backup
+moves, rename = [], pathlib.Path.rename
+def move(path, target):
+    moves.append(path)
+    if len(moves) <= int(sys.argv[3]):
+        rename(path, target)
+    if len(moves) >= int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.rename = move
+restore_backup(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_restore_that_is_killed_has_brought_nothing_or_all_and_can_be_made_again(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], moved: int, there: bool
+) -> None:
+    place = tmp_path / "data"
+    if there:
+        place.mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(small), str(place), str(moved)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    if moved == 2:
+        assert Experiment.names(place) == ["test"] and not KeyRing(place).empty
+        assert run(["keys", "create", "ops", "--data-dir", str(place)]) == 0
+        with pytest.raises(InvalidInput):
+            restore_backup(small, place)
+        return
+    assert Experiment.names(place) == []
+    for command in (["up"], ["serve"], ["learn"], ["keys", "create", "ops"], ["status"]):
+        assert run([*command, "--data-dir", str(place)]) == 2
+        assert "--data-dir: is only half restored" in capsys.readouterr().err
+    restore_backup(small, place)
+    assert sorted(path.name for path in place.iterdir()) == ["experiments", "keys.json"]
+
+
+def test_what_a_killed_restore_brought_is_not_mixed_with_another_backup(
+    small: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(small), str(tmp_path / "back"), "1"], check=False)
+    assert (tmp_path / "back" / "keys.json").exists()
+    source = copy_of(data_dir, tmp_path)
+    (source / "keys.json").unlink(missing_ok=True)
+    restore_backup(write_backup(source, tmp_path / "b.tar", now=now()).path, tmp_path / "back")
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["experiments"]
+
+
+def test_one_restore_at_a_time_fills_a_folder(small: Path, tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "back" / backup.RESTORING / ".lock"),
+        pytest.raises(Busy, match="another process is restoring"),
+    ):
+        restore_backup(small, tmp_path / "back")
+    restore_backup(small, tmp_path / "back")
 
 
 def test_the_commands_answer_with_exit_codes_and_json(
