@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import duckdb
 import pytest
 
+import bandit.doctor
+import joiner.doctor
 from bandit.eventlog import Heartbeat, beat, verify_segment
 from bandit.eventlog.open_segment import OpenSegment
 from bandit.eventlog.segment import seal_line, whole_commits
@@ -22,11 +25,13 @@ from bandit.experiment import Experiment
 from bandit.files import locked
 from bandit.keys import create_key, keys_path
 from bandit.registry import ModelRegistry
+from joiner.archive import archives, compact, unpack_into_log
 from joiner.warehouse import Warehouse
 from serving.cli import run
 from serving.cli.common import now
 from serving.learner.intake import Intake, take_in
 from serving.learner.operations.doctor import run as doctor
+from serving.learner.operations.erase import run as erase
 from serving.learner.workspace import Workspace
 from tests.joiner.logs import decision, write
 from tests.serving.learner_support import copy_of, paths_of, played
@@ -387,6 +392,75 @@ def test_what_a_running_service_seals_and_joins_meanwhile_is_nothing_wrong(
         workspace.close()
     assert list(_wrong(answer)) == []
     assert answer["checked"]["interactions_rebuilt"] == 241
+
+
+def _compact(workspace: Workspace) -> None:
+    until = workspace.warehouse.joined_until()
+    assert until is not None
+    compact(workspace.warehouse, older_than=until + timedelta(days=1), now=until + timedelta(days=1))
+
+
+def _unpack(workspace: Workspace) -> None:
+    for archive in archives(workspace.experiment.paths):
+        unpack_into_log(workspace.experiment.paths, archive)
+
+
+def _erase(workspace: Workspace) -> None:
+    assert erase(workspace, event_ids=["event-7"], confirmed=True)["records"] == 2
+
+
+LOOKED_AT: dict[Callable[[Workspace], None], tuple[ModuleType, str]] = {
+    _compact: (bandit.doctor, "sealed_segments"),
+    _unpack: (joiner.doctor, "archives"),
+    _erase: (joiner.doctor, "unreadable_segments"),
+}
+
+
+def _examine_while(
+    move: Callable[[Workspace], None], workspace: Workspace, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> dict[str, Any]:
+    """Have the log moved about once, right after the doctor has looked at what is moved."""
+    module, name = LOOKED_AT[move]
+    look, moved = getattr(module, name), []
+
+    def looked(*arguments: object) -> object:
+        found = look(*arguments)
+        if not moved:
+            moved.append(name)
+            move(workspace)
+        return found
+
+    monkeypatch.setattr(module, name, looked)
+    answer = doctor(workspace, **options)
+    assert moved
+    return answer
+
+
+@pytest.mark.parametrize(("move", "rows"), [(_compact, 240), (_unpack, 240), (_erase, 239)])
+def test_what_retention_or_an_erasure_moves_meanwhile_is_nothing_wrong(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, move: Callable[[Workspace], None], rows: int
+) -> None:
+    workspace = Workspace(Experiment.open(data_dir, "test"), now)
+    try:
+        if move is _unpack:
+            _compact(workspace)
+        answer = _examine_while(move, workspace, monkeypatch, deep=True)
+    finally:
+        workspace.close()
+    assert list(_wrong(answer)) == []
+    assert answer["checked"]["interactions_rebuilt"] == rows
+
+
+def test_a_segment_that_is_lost_is_told_although_others_are_archived_meanwhile(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lose_a_segment(data_dir)
+    workspace = Workspace(Experiment.open(data_dir, "test"), now)
+    try:
+        (told,) = _wrong(_examine_while(_compact, workspace, monkeypatch))
+    finally:
+        workspace.close()
+    assert told.startswith("database: 1 segment(s) that it was made from are not in the log any more")
 
 
 def test_segments_that_are_sealed_and_opened_between_two_looks_are_no_strays_and_leave_no_gap(

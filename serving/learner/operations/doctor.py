@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from bandit.doctor import Findings, check_log, check_models, check_replays, check_settings, salvageable
@@ -24,6 +25,7 @@ from bandit.experiment import ExperimentPaths
 from bandit.registry import ModelRegistry
 from evaluation.certificate import made_by_other_rules, verify_certificate
 from evaluation.scored import ScoredRows
+from joiner.archive import MANIFEST
 from joiner.doctor import DATABASE_ERRORS, REBUILD, check_archives, check_database, check_rebuild, check_set_aside
 from joiner.parquet import read_parquet
 from serving.learner.address import learner_is_meant_to_run
@@ -41,13 +43,25 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     """Check one experiment; gives `healthy`, `findings` (area, wrong, what, cure) and how much was `checked`."""
     if not isinstance(replays, int) or not 0 <= replays <= REPLAYS_MAX:
         raise InvalidInput("replays", "is out of range", f"0 to {REPLAYS_MAX}")
+    repaired = Findings()
+    if repair:
+        with workspace.lock:
+            _repair(workspace, repaired)
+    before = _files_of_log(workspace.experiment.paths)
+    findings = _examine(workspace, replays=replays, deep=deep)
+    if not findings.healthy and _moved_since(before, workspace.experiment.paths):
+        with workspace.lock:  # retention and erasures hold it: what they moved on the way may have seemed lost
+            findings = _examine(workspace, replays=replays, deep=deep)
+    findings.found[:0] = repaired.found
+    return _answer(workspace.experiment.name, findings)
+
+
+def _examine(workspace: Workspace, *, replays: int, deep: bool) -> Findings:
+    """Everything that can be checked, one after the other."""
     experiment = workspace.experiment
     findings = Findings()
     with _or_told("settings", findings):
         experiment.refresh()
-    if repair:
-        with workspace.lock:
-            _repair(workspace, findings)
     check_settings(experiment, findings)
     sound = _check_files(experiment.paths, findings, now=workspace.clock())
     with _or_told("replay", findings):
@@ -65,7 +79,22 @@ def run(workspace: Workspace, *, replays: int = 500, deep: bool = False, repair:
     except DATABASE_ERRORS as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         findings.wrong("database", f"it cannot be read: {first}", REBUILD)
-    return _answer(experiment.name, findings)
+    return findings
+
+
+def _files_of_log(paths: ExperimentPaths) -> dict[Path, tuple[int, int]]:
+    """The sealed segments and archives that there are, with what differs once one is replaced."""
+    found = {}
+    for path in (*sealed_segments(paths.events), *paths.archive.glob(f"*/{MANIFEST}")):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            found[path] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+def _moved_since(before: Mapping[Path, tuple[int, int]], paths: ExperimentPaths) -> bool:
+    """Whether anything of the log has gone elsewhere, or was replaced; what came since does not count."""
+    return not before.items() <= _files_of_log(paths).items()
 
 
 def without_settings(paths: ExperimentPaths, problem: str, *, now: datetime) -> dict[str, Any]:
