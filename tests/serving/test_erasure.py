@@ -38,6 +38,7 @@ from serving.learner.operations.doctor import run as doctor
 from serving.learner.operations.erase import run as erase
 from serving.learner.reports import RunReport
 from serving.learner.training.trainer import InlineTrainer
+from serving.learner.verdicts.certificates import CERTIFICATE
 from serving.learner.workspace import Workspace
 from simulator.transport import Delivery, Question
 from tests.serving.learner_support import copy_of, full_disk, paths_of, settings, world
@@ -48,19 +49,22 @@ PERSON = "person-3-of-seven"
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _of_seven(tmp_path_factory.mktemp("erasure") / "data")
+
+
+def _of_seven(data_dir: Path, **serving: str) -> Path:
     """Seven people, 280 decisions, a model learnt from them with its certificate, and history of theirs."""
-    data_dir = tmp_path_factory.mktemp("erasure") / "data"
-    declared = settings(serving={"subject_field": "user"})
+    declared = settings(serving={"subject_field": "user"} | serving)
     with in_process(data_dir, "test", declared, 0) as transport:
         transport.warm_start(
             [
-                {"context": {"user": _name(n)}, "actions": [{"id": "left"}, {"id": "right"}], "action": "left",
+                {"context": _person(n), "actions": [{"id": "left"}, {"id": "right"}], "action": "left",
                  "probability": 0.5, "reward": 1.0}
                 for n in range(70)
             ]
         )  # fmt: skip
         for batch in range(2):
-            questions = [Question(f"b{batch}-e{n}", {"user": _name(n), "age": n}, ACTIONS) for n in range(140)]
+            questions = [Question(f"b{batch}-e{n}", _person(n) | {"age": n}, ACTIONS) for n in range(140)]
             transport.play(questions, lambda index, answer: [Delivery(0.1, float(answer.action == "left"))])
             transport.settle()
     return data_dir
@@ -73,6 +77,10 @@ def data_dir(original: Path, tmp_path: Path) -> Path:
 
 def _name(number: int) -> str:
     return f"person-{number % 7}-of-seven"
+
+
+def _person(number: int) -> dict[str, Any]:
+    return {"user": _name(number), "nickname": _name(number)}
 
 
 def _operate(data_dir: Path, operation: Any, **arguments: Any) -> Any:
@@ -103,6 +111,58 @@ def test_nothing_of_an_erased_subject_stays_outside_the_models_and_everything_el
     holding = [path for path in data_dir.rglob("*") if path.is_file() and PERSON.encode() in path.read_bytes()]
     assert {path.name for path in holding} <= {"encoder.json"}, "what a model learnt is not taken out of it"
     assert not any(b'b1-e3"' in path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("field", ["user", "nickname"])
+def test_no_certificate_and_no_report_names_an_erased_subject_as_a_segment(tmp_path: Path, field: str) -> None:
+    data_dir = _of_seven(tmp_path / "data", segment_field=field)
+    others = {_name(n) for n in range(7)} - {PERSON}
+    shown = _segments(data_dir)
+    assert shown and all(names == {*others, PERSON} for names in shown.values())
+    answer = _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    assert answer["evaluations"] == len(shown)
+    assert all(names == others for names in _segments(data_dir).values())
+    holding = [path for path in data_dir.rglob("*") if path.is_file() and PERSON.encode() in path.read_bytes()]
+    assert {path.name for path in holding} <= {"encoder.json"}
+    assert _operate(data_dir, doctor)["healthy"]
+
+
+def test_a_subject_that_is_a_segment_of_rows_of_other_subjects_goes_although_the_log_has_dropped_the_events(
+    tmp_path: Path,
+) -> None:
+    data_dir = _of_seven(tmp_path / "data", subject_field="household", segment_field="user")
+    experiment, paths = Experiment.open(data_dir, "test"), paths_of(data_dir)
+    experiment.change(settings(serving={"subject_field": "user"}), now=now())
+    for segment in sealed_segments(paths.events):
+        segment.unlink()
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["evaluations"] >= 1
+    for folder in (paths.evaluations, paths.challengers):
+        assert not any(PERSON.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert all(len(names) == 6 for names in _segments(data_dir).values())
+
+
+def test_the_names_of_segments_that_an_earlier_version_left_go_when_somebody_is_erased(tmp_path: Path) -> None:
+    data_dir = _of_seven(tmp_path / "data", segment_field="user")
+    kept = {path: path.read_bytes() for path in paths_of(data_dir).evaluations.glob("e*/*.*[nl]")}
+    _operate(data_dir, erase, subject=PERSON, confirmed=True)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    _operate(data_dir, erase, subject="nobody", confirmed=True)
+    assert not any(PERSON.encode() in path.read_bytes() for path in kept if path.exists())
+
+
+def test_a_damaged_certificate_keeps_nobody_from_being_erased(data_dir: Path) -> None:
+    certificates = list(paths_of(data_dir).evaluations.glob(f"e*/{CERTIFICATE}"))
+    for path in certificates:
+        path.write_bytes(b'{"diagnostics": null}')
+    assert _operate(data_dir, erase, subject=PERSON, confirmed=True)["evaluations"] == len(certificates)
+
+
+def _segments(data_dir: Path) -> dict[str, set[str]]:
+    """The segments that each evaluation's certificate names."""
+    paths = paths_of(data_dir).evaluations.glob(f"e*/{CERTIFICATE}")
+    read = {path.parent.name: json.loads(path.read_bytes()) for path in paths}
+    return {name: {each["segment"] for each in cert["diagnostics"]["segments"]} for name, cert in read.items()}
 
 
 def leave_rows(data_dir: Path) -> list[Path]:

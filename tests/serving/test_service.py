@@ -116,6 +116,18 @@ def test_evaluations_are_listed_and_shown_as_json_and_as_a_page(service: Service
     assert service.admin.get("/evaluations/..%2f..%2fmodels").status_code == 404
 
 
+def test_an_evaluation_whose_page_went_with_what_was_erased_says_so(service: Service) -> None:
+    found = service.admin.get("/evaluations").json()["evaluations"][0]["id"]
+    report = service.data_dir / "experiments/test/evaluations" / found / "report.html"
+    aside = report.rename(report.with_name("aside"))
+    try:
+        page = service.admin.get(f"/evaluations/{found}?format=html")
+        assert (page.status_code, "went with what was erased" in page.json()["detail"]) == (404, True)
+        assert service.admin.get(f"/evaluations/{found}").json()["verdict"]["reason"]
+    finally:
+        aside.rename(report)
+
+
 def test_a_new_experiment_is_served_and_learnt_within_seconds(service: Service) -> None:
     root = service.admin
     url = service.learner.url

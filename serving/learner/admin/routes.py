@@ -340,7 +340,11 @@ def _about_data(app: FastAPI, service: LearnerService) -> None:
         if folder is None:
             raise NotFound(f"there is no evaluation {evaluation_id}")
         if format == "html" or (format is None and "text/html" in request.headers.get("accept", "")):
-            page = (folder / REPORT).read_text(encoding="utf-8")
+            try:
+                page = (folder / REPORT).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                gone = "it went with what was erased, or is lost; the certificate is there as JSON"
+                raise NotFound(f"evaluation {evaluation_id} has no page: {gone}") from None
             return HTMLResponse(with_way_back(page, f"/experiments/{quote(name)}", f"Console of {name}"))
         return Response((folder / CERTIFICATE).read_bytes(), media_type="application/json")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bandit.decoding import Undecodable, decode
 from bandit.errors import Busy, CorruptModel, InvalidInput
 from bandit.eventlog import survey
 from bandit.eventlog.erasure import (
@@ -27,14 +28,19 @@ from bandit.eventlog.erasure import (
 from bandit.eventlog.survey import sealed_segments
 from bandit.events import DecisionEvent
 from bandit.files import link, write_atomically
+from bandit.scoring import Scores, segments_of
 from bandit.scratch import folder_in
+from evaluation.diagnostics import OTHER_SEGMENTS
 from joiner.archive import PARQUET, Archive, archives, holds_any, unpack, unpack_into_log
 from joiner.connection import remove_database
 from joiner.parquet import read_parquet, write_parquet
 from serving.learner.challengers.store import ChallengerStore
 from serving.learner.leftovers import remove_leftovers
-from serving.learner.verdicts.certificates import REPORT, SCORED
+from serving.learner.verdicts.certificates import CERTIFICATE, REPORT, SCORED
 from serving.learner.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ERASED = "erased.json"
 EVENT_IDS_MAX = 100_000
@@ -108,7 +114,7 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
     remove_leftovers(paths)
     lines = erase_from_quarantine(paths, _needles(marked, subject, fields))
     evaluations = sum(
-        _erase_from_evaluation(folder, marked.event_ids, subject, moment.isoformat())
+        _erase_from_evaluation(folder, marked.event_ids, subject, moment.isoformat(), fields)
         for folder in sorted(paths.evaluations.glob("e*"))
     )
 
@@ -117,6 +123,9 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
         names = subject is not None and any(as_text(context.get(name)) == subject for name in fields)
         return names or canonical(context) in marked.contexts
 
+    def scored(part: Scores) -> bool:
+        return not marked.event_ids.isdisjoint(part.event_id) or (subject is not None and _names(part, subject, fields))
+
     canaries = workspace.registry.erase_canaries(concerned)
     if marked.records:
         remove_database(paths.warehouse)  # if this is cut short, the next poll or start makes it from what is left
@@ -124,7 +133,7 @@ def _erase(workspace: Workspace, marked: Marked, subject: str | None, fields: Se
     for entry in paths.challengers.iterdir():  # they grow again from the champion
         # beside them lie the note of a run that was killed, which names nobody, and folders in use for a moment
         challenger = entry.is_dir() and not entry.name.startswith(".")
-        if challenger and (marked.records or _has_scored(store, entry.name, marked.event_ids, subject, concerned)):
+        if challenger and (marked.records or _has_scored(store, entry.name, concerned, scored)):
             store.erase(entry.name)
     if marked.records:
         # a decision tells whose the records of its event are, so decisions go last: erasing again finds the rest
@@ -157,11 +166,10 @@ def _unpack_concerned(
 def _has_scored(
     store: ChallengerStore,
     name: str,
-    event_ids: set[str],
-    subject: str | None,
     concerned: Callable[[Mapping[str, Any]], bool],
+    scored: Callable[[Scores], bool],
 ) -> bool:
-    """Whether a challenger's scores or canaries hold any of it, as they may after the log has dropped the events."""
+    """Whether a challenger's canaries or scores hold any of it, as they may after the log has dropped the events."""
     state = store.load(name)
     if state is None:
         return True
@@ -169,34 +177,72 @@ def _has_scored(
         scores = store.scores(state)
     except (FileNotFoundError, CorruptModel):
         return True
-    return any(map(concerned, state.canaries)) or any(
-        not event_ids.isdisjoint(part.event_id) or (subject is not None and subject in (part.cluster or ()))
-        for part in scores
-    )
+    return any(map(concerned, state.canaries)) or any(map(scored, scores))
 
 
-def _erase_from_evaluation(folder: Path, event_ids: set[str], subject: str | None, moment: str) -> int:
+def _names(part: Scores, subject: str, fields: Sequence[str]) -> bool:
+    """Whether scored rows name a subject: as whom they speak of, or as the segment that they belong to."""
+    segments = (segments_of(part.segment, len(part.event_id), name) or () for name in fields)
+    return subject in (part.cluster or ()) or any(subject in values for values in segments)
+
+
+class _Diagnostics(msgspec.Struct):
+    segments: list[dict[str, Any]] = []
+
+
+class _Certificate(msgspec.Struct):
+    """What of a certificate may name people: the lifts by segment, and the field that names those."""
+
+    segment_field: str | None = None
+    diagnostics: _Diagnostics = msgspec.field(default_factory=_Diagnostics)
+
+
+def _erase_from_evaluation(
+    folder: Path, event_ids: set[str], subject: str | None, moment: str, fields: Sequence[str] = ()
+) -> int:
     scored = folder / SCORED
     if not scored.exists():
         return 0
-    frame = read_parquet(scored)
+    frame, certificate = read_parquet(scored), _certificate(folder)
     concerned = frame["event_id"].isin(event_ids)
     if subject is not None and "cluster" in frame:  # also of events that the log has dropped by now
         concerned |= frame["cluster"] == subject
-    if not concerned.any():
+    if subject is not None and certificate.segment_field in fields and "segment" in frame:
+        concerned |= frame["segment"] == subject
+    earlier, rows = folder / ERASED, int(concerned.sum())
+    if not rows:
+        if earlier.exists():  # an earlier version left the names of segments
+            _forget_segments(folder, certificate, frame)
         return 0
-    rows = int(concerned.sum())
-    earlier = folder / ERASED
-    if earlier.exists():
-        rows += int(msgspec.json.decode(earlier.read_bytes())["rows"])
-    write_atomically(folder / ERASED, msgspec.json.encode({"at": moment, "rows": rows}))
-    replacement = folder / f".{SCORED}.tmp"
-    write_parquet(replacement, frame[~concerned], metadata={"evaluation_id": folder.name})
-    replacement.rename(scored)
+    before = int(msgspec.json.decode(earlier.read_bytes())["rows"]) if earlier.exists() else 0
+    write_atomically(earlier, msgspec.json.encode({"at": moment, "rows": before + rows}))
+    _forget_segments(folder, certificate, frame[~concerned])
     report = folder / REPORT
     if report.exists() and any(event_id in report.read_text() for event_id in frame["event_id"][concerned]):
         report.unlink()
+    replacement = folder / f".{SCORED}.tmp"  # last: where this is cut short, erasing again finds the rows once more
+    write_parquet(replacement, frame[~concerned], metadata={"evaluation_id": folder.name})
+    replacement.rename(scored)
     return 1
+
+
+def _certificate(folder: Path) -> _Certificate:
+    """The certificate of an evaluation; one that is lost or damaged, as `doctor` says, names nobody."""
+    try:
+        return decode((folder / CERTIFICATE).read_bytes(), _Certificate)
+    except (FileNotFoundError, Undecodable):
+        return _Certificate()
+
+
+def _forget_segments(folder: Path, certificate: _Certificate, left: pd.DataFrame) -> None:
+    """Take the segments of which no row is `left` out of a certificate, as they may name people; its page goes then."""
+    names = {OTHER_SEGMENTS, *(left["segment"].astype(str) if "segment" in left else ())}
+    kept = [each for each in certificate.diagnostics.segments if each.get("segment") in names]
+    if len(kept) < len(certificate.diagnostics.segments):
+        (folder / REPORT).unlink(missing_ok=True)
+        content = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
+        content["diagnostics"]["segments"] = kept
+        write_atomically(folder / CERTIFICATE, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
 
 def _wait_until_sealed(workspace: Workspace) -> None:
