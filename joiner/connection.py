@@ -7,6 +7,7 @@ directories, other databases, extensions and configuration changes are refused b
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import duckdb
 
-from bandit.errors import Busy, MemoryFull
+from bandit.errors import Busy, InvalidInput, MemoryFull
 from bandit.files import NO_ROOM
 
 DEFAULT_MEMORY_BYTES = 2_000_000_000
+
+_SPECIAL = re.compile(r"[\[*?]")
 
 
 def connect(
@@ -32,15 +35,17 @@ def connect(
     """Open `database` (None: in memory), able to read and write below `directories` alone.
 
     `scratch` is where DuckDB spills what exceeds `memory_bytes`; without it nothing is spilt. Raises `Busy` when
-    another process has the database open.
+    another process has the database open, `InvalidInput` for a directory that DuckDB cannot name.
     """
+    # a reader's pattern has to lie in an allowed directory as well as the file that it finds
+    names = (name for directory in directories for name in (str(directory.resolve()), as_pattern(directory)))
+    allowed = ", ".join(quote(f"{name}/") for name in names)
     try:
         connection = duckdb.connect(str(database) if database else ":memory:", read_only=read_only)
     except duckdb.IOException as error:
         if "lock" not in str(error).lower():
             raise
         raise Busy(f"{database.name if database else 'database'} is open in another process") from None
-    allowed = ", ".join(quote(f"{directory.resolve()}/") for directory in directories)
     # the order counts: once external access is off, the list of directories can no longer be set
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute(f"SET temp_directory = {quote(str(scratch)) if scratch else quote('')}")
@@ -109,6 +114,19 @@ def remove_write_ahead_logs(path: Path) -> None:
 def quote(text: str) -> str:
     """`text` as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def as_pattern(path: Path) -> str:
+    """The resolved path as DuckDB's readers have to be given it: they take a name for a pattern, which may be that of
+    other files. What DuckDB writes, and a database, goes by its plain name.
+
+    Raises `InvalidInput` for a path that no pattern names: within one DuckDB takes a backslash for a slash.
+    """
+    name = str(path.resolve())
+    pattern = _SPECIAL.sub(r"[\g<0>]", name)
+    if pattern != name and "\\" in name:
+        raise InvalidInput("file", f"the path of {path.name} has a backslash beside one of [ * ?; rename it")
+    return pattern
 
 
 def to_utc(moment: datetime) -> datetime:

@@ -24,7 +24,7 @@ from bandit.experiment import Experiment
 from bandit.reported_rewards import reported_number
 from bandit.settings import Rewards
 from joiner.cells import RefusedRow, is_number, read_name, read_time, too_deep
-from joiner.connection import connect, quote, without_zones
+from joiner.connection import as_pattern, connect, quote, without_zones
 from joiner.dsjson import history_rows
 from joiner.history import (
     ImportReport,
@@ -237,7 +237,7 @@ def _roles(columns: Columns | None) -> _Roles:
 
 
 def _source(connection: duckdb.DuckDBPyConnection, path: Path, form: str, roles: _Roles) -> str:
-    name = quote(str(path.resolve()))
+    name = quote(as_pattern(path))
     if form == "parquet":
         return f"read_parquet({name})"
     options = csv_options(connection, path)

@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 
 from bandit.errors import InvalidInput
-from joiner.connection import connect, quote, shortages
+from joiner.connection import as_pattern, connect, quote, shortages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ _NATIVE = {"BOOLEAN", "FLOAT", "DOUBLE", *_SIGNED, *(f"U{kind}" for kind in _SIG
 def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of a Parquet file, in order; list columns hold numpy arrays. Raises `InvalidInput` when it is none."""
     wanted = "*" if columns is None else ", ".join(_name(column) for column in columns)
-    return _query(path, f"SELECT {wanted} FROM read_parquet({quote(str(path.resolve()))})")
+    return _query(path, f"SELECT {wanted} FROM read_parquet({quote(as_pattern(path))})")
 
 
 def read_exactly(path: Path, column: str) -> list[Any]:
@@ -43,7 +43,7 @@ def read_exactly(path: Path, column: str) -> list[Any]:
     Numbers and truth values are Python's own, everything else is its text, a missing cell None. Raises `InvalidInput`.
     """
     with _reading(path) as connection:
-        relation = connection.sql(f"SELECT {_name(column)} FROM read_parquet({quote(str(path.resolve()))})")
+        relation = connection.sql(f"SELECT {_name(column)} FROM read_parquet({quote(as_pattern(path))})")
         kind = str(relation.types[0])
         native = kind in _NATIVE or kind.startswith("DECIMAL")
         cells = relation if native else relation.project(f"CAST({_name(column)} AS VARCHAR)")
@@ -52,21 +52,21 @@ def read_exactly(path: Path, column: str) -> list[Any]:
 
 def count_rows(path: Path) -> int:
     """How many rows a Parquet file has; raises `InvalidInput` when it is none."""
-    return int(_query(path, f"SELECT count(*) AS n FROM read_parquet({quote(str(path.resolve()))})")["n"][0])
+    return int(_query(path, f"SELECT count(*) AS n FROM read_parquet({quote(as_pattern(path))})")["n"][0])
 
 
 def read_chunks(path: Path, *, vectors: int = CHUNK_VECTORS) -> Iterator[pd.DataFrame]:
     """The rows of a Parquet file, in order, some thousands at a time, whatever its length; as `read_parquet` gives."""
     with _reading(path) as connection:
         # one thread: more would read ahead, and the memory is to stay what a chunk takes
-        connection.execute(f"SELECT * FROM read_parquet({quote(str(path.resolve()))})")
+        connection.execute(f"SELECT * FROM read_parquet({quote(as_pattern(path))})")
         while len(frame := connection.fetch_df_chunk(vectors)):
             yield frame
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The key-value metadata that `write_parquet` stored; raises `InvalidInput` when it is no Parquet file."""
-    found = _query(path, f"SELECT key, value FROM parquet_kv_metadata({quote(str(path.resolve()))})")
+    found = _query(path, f"SELECT key, value FROM parquet_kv_metadata({quote(as_pattern(path))})")
     return {bytes(key).decode(): bytes(value).decode() for key, value in zip(found["key"], found["value"], strict=True)}
 
 

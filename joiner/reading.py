@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from bandit.errors import MemoryFull
-from joiner.connection import connect, shortages
+from joiner.connection import as_pattern, connect, shortages
 from joiner.statements import READ_SEGMENTS, TRY_SEGMENTS
 
 REASON_LENGTH_MAX = 300
@@ -61,7 +61,7 @@ def unreadable_segments(segments: Sequence[Path]) -> dict[Path, str]:
 def _read(cursor: duckdb.DuckDBPyConnection, statement: str, paths: Sequence[str]) -> None:
     try:
         with shortages(Path(paths[0])):
-            cursor.execute(statement, [list(paths)])
+            cursor.execute(statement, [[as_pattern(Path(path)) for path in paths]])
     except _ABOUT_CONTENT as error:
         reason = str(error)
         for path in paths:

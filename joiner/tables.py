@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import duckdb
 
 from bandit.errors import InvalidInput
-from joiner.connection import connect, quote
+from joiner.connection import as_pattern, connect, quote
 from joiner.numerals import as_numbers
 from joiner.parquet import read_exactly, read_parquet
 
@@ -48,7 +48,7 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
     if not name.endswith(CSV_SUFFIXES):
         raise InvalidInput("file", f"{path.name} has an unknown ending", ".parquet, " + ", ".join(CSV_SUFFIXES))
     connection = connect(None, [path.parent])
-    file = quote(str(path.resolve()))
+    file = quote(as_pattern(path))
     try:
         options = csv_options(connection, path) + ", sample_size = -1" + (", all_varchar = true" if text else "")
         delimiter = _delimiter(connection, file)
@@ -73,7 +73,7 @@ def csv_options(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
     Left to itself it takes a file for one without quotes where the first rows have none, or one cell breaks their
     rules, and all cells keep theirs. Raises DuckDB's error for a file that cannot be read.
     """
-    sniffed = connection.execute(f"SELECT Quote FROM sniff_csv({quote(str(path.resolve()))})").fetchall()
+    sniffed = connection.execute(f"SELECT Quote FROM sniff_csv({quote(as_pattern(path))})").fetchall()
     mark = "'" if sniffed == [("'",)] else '"'
     return f"header = true, skip = 0, quote = {quote(mark)}"
 
@@ -141,7 +141,7 @@ def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -
 
     When looking for types DuckDB takes a file of uneven rows for one column rather than say so.
     """
-    file = quote(str(path.resolve()))
+    file = quote(as_pattern(path))
     for delimiter in DELIMITERS:
         if delimiter not in header:
             continue
@@ -180,4 +180,4 @@ def _read_plainly(connection: duckdb.DuckDBPyConnection, path: Path, header: str
     columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(names)))
     options = f"auto_detect = false, header = true, delim = {quote(delimiter)}, columns = {{{columns}}}"
     options += """, quote = '"', escape = '"'"""
-    connection.execute(f"SELECT count(*) FROM read_csv({quote(str(path.resolve()))}, {options})").fetchone()
+    connection.execute(f"SELECT count(*) FROM read_csv({quote(as_pattern(path))}, {options})").fetchone()

@@ -15,7 +15,7 @@ import pytest
 from bandit.errors import InvalidInput
 from joiner.connection import shortages
 from joiner.numerals import taken_as_text
-from joiner.parquet import read_metadata, read_parquet, write_parquet
+from joiner.parquet import count_rows, read_chunks, read_exactly, read_metadata, read_parquet, write_parquet
 from joiner.tables import read_table
 
 
@@ -51,6 +51,32 @@ def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path: Path) -> None:
         read_parquet(tmp_path / "x.parquet")
     with pytest.raises(InvalidInput, match="there is no file"):
         read_parquet(tmp_path / "y.parquet")
+
+
+PATTERNS = ["d[1]", "d*", "d?", "**", "d[!a]", "[d1]", "{d1,d2}", "d1\\file", "it's [1]", "d[1]/file", "d*/file"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_name_that_would_be_a_pattern_is_that_of_one_file(tmp_path: Path, name: str) -> None:
+    for number, neighbour in enumerate(("d1", "d2", "dx", "it's 1", "d1/file", "d2/file", name)):
+        parquet, table = tmp_path / f"{neighbour}.parquet", tmp_path / f"{neighbour}.csv"
+        parquet.parent.mkdir(exist_ok=True)
+        write_parquet(parquet, {"n": [number]})
+        table.write_text(f"n,label\n{number},x\n")
+    assert list(read_parquet(parquet)["n"]) == read_exactly(parquet, "n") == list(read_table(table)["n"]) == [number]
+    assert [list(chunk["n"]) for chunk in read_chunks(parquet)] == [[number]] and count_rows(parquet) == 1
+    table.write_text("n,label\n1,x\n1,x,y\n")
+    with pytest.raises(InvalidInput, match="Line: 3"):
+        read_table(table, label="label")
+
+
+def test_a_path_that_duckdb_would_take_for_another_is_refused_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("d/[1].csv", "d\\[1].csv"):
+        (tmp_path / name).write_text("n\n1\n")
+    assert len(read_table(tmp_path / "d/[1].csv")) == 1
+    with pytest.raises(InvalidInput, match=r"the path of d\\\[1\]\.csv has a backslash"):
+        read_table(tmp_path / "d\\[1].csv")
 
 
 def test_csv_keeps_numbers_numbers_and_text_text(tmp_path: Path) -> None:

@@ -63,6 +63,14 @@ def test_the_same_rows_come_in_from_ndjson_parquet_and_csv(tmp_path: Path) -> No
         pd.testing.assert_frame_equal(frames[0], frame)  # for which a missing share is equal to a missing share
 
 
+def test_the_file_of_the_name_comes_in_though_the_name_is_a_pattern_that_others_match(tmp_path: Path) -> None:
+    for name, rows in (("d1.csv", 3), ("d[1].csv", 2)):
+        pd.DataFrame([ROW | {"context": "{}", "actions": '["a", "b"]'}] * rows).to_csv(tmp_path / name, index=False)
+        write_parquet((tmp_path / name).with_suffix(".parquet"), pd.read_csv(tmp_path / name))
+    for name in ("d[1].csv", "d[1].parquet"):
+        assert bring_in(experiment(tmp_path / f"of {name}"), tmp_path / name)["imported"] == 2
+
+
 def test_missing_cells_are_missing_values(tmp_path: Path) -> None:
     target = experiment(tmp_path, default=-0.25)
     (tmp_path / "h.csv").write_text(

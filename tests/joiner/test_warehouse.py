@@ -15,6 +15,7 @@ from bandit.eventlog.erasure import as_text
 from bandit.experiment import Experiment
 from bandit.rows import read_interactions
 from bandit.settings import merge_settings, parse_settings
+from joiner.archive import archives, compact, holds_any
 from joiner.parquet import read_metadata, read_parquet
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
@@ -32,6 +33,21 @@ def test_a_segment_goes_in_exactly_once_however_often_it_is_offered(tmp_path: Pa
         report = warehouse.ingest(segments)
         assert (report.segments, report.known) == (0, 1)
         assert warehouse.counts()["decision_records"] == 1
+
+
+@pytest.mark.parametrize("name", ["of [1]", "of *", "**", "it's {a,b}"])
+def test_a_data_directory_may_have_a_name_that_is_a_pattern(tmp_path: Path, name: str) -> None:
+    elsewhere = experiment(tmp_path / "of 1")
+    write(elsewhere, [decision("elsewhere", 0)])
+    target = experiment(tmp_path / name)
+    with Warehouse(target) as warehouse:
+        assert warehouse.ingest(write(target, [decision("e", 0), reward("e", 1, 1.0)])).events == 2
+        warehouse.join(FAR)
+        assert warehouse.export(tmp_path / name / "out.parquet", what="interactions", form="parquet") == 1
+        assert compact(warehouse, older_than=FAR, now=FAR).segments == 1
+    assert list(read_parquet(tmp_path / name / "out.parquet")["event_id"]) == ["e"]
+    assert holds_any(archives(target.paths)[0], ['"e"'])
+    assert rebuild(target, watermark=FAR).interactions == 1
 
 
 def test_records_are_numbered_one_after_the_other_over_any_number_of_batches(tmp_path: Path) -> None:
