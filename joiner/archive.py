@@ -28,7 +28,7 @@ from bandit.eventlog.segment import SEALED_SUFFIX, segment_name
 from bandit.eventlog.survey import sealed_segments
 from bandit.experiment import ExperimentPaths
 from bandit.files import fsync_directory, write_atomically
-from joiner.connection import as_pattern, connect, from_utc, quote, shortages, to_utc
+from joiner.connection import as_pattern, connect, from_utc, parquet_rows, quote, shortages, to_utc
 from joiner.warehouse import Warehouse, in_batches
 
 FORMAT = 1
@@ -190,7 +190,7 @@ def unpack(archive: Archive, folder: Path) -> list[Path]:
         for info in archive.manifest.segments:
             name = segment_name(info.writer_id, info.sequence)
             lines = connection.execute(
-                f"SELECT line FROM read_parquet({quote(as_pattern(parquet))}) WHERE segment = ? ORDER BY position",
+                f"SELECT line FROM {parquet_rows(parquet)} WHERE segment = ? ORDER BY position",
                 [name],
             ).fetchall()
             segment = folder / f"{name}{SEALED_SUFFIX}"
@@ -215,7 +215,7 @@ def holds_any(archive: Archive, texts: Sequence[str]) -> bool:
     connection = connect(None, [archive.folder])
     try:
         row = connection.execute(
-            f"SELECT count(*) FROM read_parquet({quote(as_pattern(archive.folder / PARQUET))}) "
+            f"SELECT count(*) FROM {parquet_rows(archive.folder / PARQUET)} "
             "SEMI JOIN (SELECT unnest(?::VARCHAR[]) AS text) ON contains(line, text)",
             [list(texts)],
         ).fetchone()
@@ -280,7 +280,7 @@ def _is_in_the_log(paths: ExperimentPaths, parquet: Path) -> bool:
     connection = connect(None, [parquet.parent])
     try:
         names = names.union(*(archive.names for archive in archives(paths)))
-        found = connection.execute(f"SELECT DISTINCT segment FROM read_parquet({quote(as_pattern(parquet))})")
+        found = connection.execute(f"SELECT DISTINCT segment FROM {parquet_rows(parquet)}")
         return {name for (name,) in found.fetchall()} <= names
     except (CorruptLog, duckdb.Error):
         return False

@@ -20,6 +20,9 @@ from bandit.files import NO_ROOM
 
 DEFAULT_MEMORY_BYTES = 2_000_000_000
 
+OWN_COLUMNS = "hive_partitioning = false"
+"""An option of every reader: DuckDB makes columns of directories called `name=value`, in place of the file's own."""
+
 _SPECIAL = re.compile(r"[\[*?]")
 
 
@@ -38,7 +41,8 @@ def connect(
     another process has the database open, `InvalidInput` for a directory that DuckDB cannot name.
     """
     # a reader's pattern has to lie in an allowed directory as well as the file that it finds
-    names = (name for directory in directories for name in (str(directory.resolve()), as_pattern(directory)))
+    resolved = (directory.resolve() for directory in directories)
+    names = (name for directory in resolved for name in (directory, as_pattern(directory)))
     allowed = ", ".join(quote(f"{name}/") for name in names)
     try:
         connection = duckdb.connect(str(database) if database else ":memory:", read_only=read_only)
@@ -60,6 +64,11 @@ def connect(
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def connect_to(file: Path, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Open a database in memory that can read `file`, also where that is a link into another directory."""
+    return connect(None, [file.parent, file.resolve().parent], threads=threads)
 
 
 class Statements:
@@ -117,16 +126,22 @@ def quote(text: str) -> str:
 
 
 def as_pattern(path: Path) -> str:
-    """The resolved path as DuckDB's readers have to be given it: they take a name for a pattern, which may be that of
+    """The path of a file as DuckDB's readers have to be given it: they take a name for a pattern, which may be that of
     other files. What DuckDB writes, and a database, goes by its plain name.
 
-    Raises `InvalidInput` for a path that no pattern names: within one DuckDB takes a backslash for a slash.
+    A link keeps its own name, whose ending tells what is compressed. Raises `InvalidInput` for a path that no pattern
+    names: within one DuckDB takes a backslash for a slash.
     """
-    name = str(path.resolve())
+    name = str(path.parent.resolve() / path.name)
     pattern = _SPECIAL.sub(r"[\g<0>]", name)
     if pattern != name and "\\" in name:
         raise InvalidInput("file", f"the path of {path.name} has a backslash beside one of [ * ?; rename it")
     return pattern
+
+
+def parquet_rows(path: Path) -> str:
+    """The rows of a Parquet file, to select from."""
+    return f"read_parquet({quote(as_pattern(path))}, {OWN_COLUMNS})"
 
 
 def to_utc(moment: datetime) -> datetime:

@@ -24,7 +24,7 @@ from bandit.experiment import Experiment
 from bandit.reported_rewards import reported_number
 from bandit.settings import Rewards
 from joiner.cells import RefusedRow, is_number, read_name, read_time, too_deep
-from joiner.connection import as_pattern, connect, quote, without_zones
+from joiner.connection import as_pattern, connect_to, parquet_rows, quote, without_zones
 from joiner.dsjson import history_rows
 from joiner.history import (
     ImportReport,
@@ -183,7 +183,7 @@ def _lines(text: Iterable[bytes], form: str) -> Lines:
 def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row | RefusedRow]:
     if not path.is_file():
         raise InvalidInput("FILE", f"there is no file {path.name}")
-    connection = connect(None, [path.parent])
+    connection = connect_to(path)
     try:
         named = _roles(columns)
         relation = without_zones(connection.sql(f"SELECT * FROM {_source(connection, path, form, named)}"))
@@ -199,7 +199,7 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row 
                 if form == "csv":
                     row |= {name: _number(row[name]) for name in named.numbers if isinstance(row.get(name), str)}
                 yield _read(row, columns)
-    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
+    except duckdb.Error as error:
         problem = csv_problem(connection, path, error) if form == "csv" else str(error).splitlines()[0]
         raise InvalidInput("FILE", f"{path.name} cannot be read ({problem})") from None
     finally:
@@ -237,9 +237,9 @@ def _roles(columns: Columns | None) -> _Roles:
 
 
 def _source(connection: duckdb.DuckDBPyConnection, path: Path, form: str, roles: _Roles) -> str:
-    name = quote(as_pattern(path))
     if form == "parquet":
-        return f"read_parquet({name})"
+        return parquet_rows(path)
+    name = quote(as_pattern(path))
     options = csv_options(connection, path)
     header = connection.sql(f"SELECT * FROM read_csv({name}, {options}, all_varchar = true)").columns
     texts = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in dict.fromkeys(roles.texts) if column in header)

@@ -15,7 +15,7 @@ from bandit.errors import NotFound
 from bandit.experiment import ExperimentPaths
 from bandit.registry import ModelRegistry
 from bandit.settings import Learning
-from joiner.connection import as_pattern, connect, from_utc, quote
+from joiner.connection import connect, from_utc, parquet_rows
 from joiner.export import learnt_rows, lets_through
 from joiner.statements import ORDER, REWARD_OUTCOMES
 from joiner.warehouse import Warehouse
@@ -157,7 +157,7 @@ def _evaluations(paths: ExperimentPaths, event_id: str) -> list[str]:
         connection = connect(None, [paths.evaluations])
         try:
             for path in files:
-                source = f"read_parquet({quote(as_pattern(path))})"
+                source = parquet_rows(path)
                 names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
                 if "event_id" not in names:
                     continue

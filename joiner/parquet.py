@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 
 from bandit.errors import InvalidInput
-from joiner.connection import as_pattern, connect, quote, shortages
+from joiner.connection import as_pattern, connect, connect_to, parquet_rows, quote, shortages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ _NATIVE = {"BOOLEAN", "FLOAT", "DOUBLE", *_SIGNED, *(f"U{kind}" for kind in _SIG
 def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of a Parquet file, in order; list columns hold numpy arrays. Raises `InvalidInput` when it is none."""
     wanted = "*" if columns is None else ", ".join(_name(column) for column in columns)
-    return _query(path, f"SELECT {wanted} FROM read_parquet({quote(as_pattern(path))})")
+    return _query(path, f"SELECT {wanted} FROM {parquet_rows(path)}")
 
 
 def read_exactly(path: Path, column: str) -> list[Any]:
@@ -43,7 +43,7 @@ def read_exactly(path: Path, column: str) -> list[Any]:
     Numbers and truth values are Python's own, everything else is its text, a missing cell None. Raises `InvalidInput`.
     """
     with _reading(path) as connection:
-        relation = connection.sql(f"SELECT {_name(column)} FROM read_parquet({quote(as_pattern(path))})")
+        relation = connection.sql(f"SELECT {_name(column)} FROM {parquet_rows(path)}")
         kind = str(relation.types[0])
         native = kind in _NATIVE or kind.startswith("DECIMAL")
         cells = relation if native else relation.project(f"CAST({_name(column)} AS VARCHAR)")
@@ -52,14 +52,14 @@ def read_exactly(path: Path, column: str) -> list[Any]:
 
 def count_rows(path: Path) -> int:
     """How many rows a Parquet file has; raises `InvalidInput` when it is none."""
-    return int(_query(path, f"SELECT count(*) AS n FROM read_parquet({quote(as_pattern(path))})")["n"][0])
+    return int(_query(path, f"SELECT count(*) AS n FROM {parquet_rows(path)}")["n"][0])
 
 
 def read_chunks(path: Path, *, vectors: int = CHUNK_VECTORS) -> Iterator[pd.DataFrame]:
     """The rows of a Parquet file, in order, some thousands at a time, whatever its length; as `read_parquet` gives."""
     with _reading(path) as connection:
         # one thread: more would read ahead, and the memory is to stay what a chunk takes
-        connection.execute(f"SELECT * FROM read_parquet({quote(as_pattern(path))})")
+        connection.execute(f"SELECT * FROM {parquet_rows(path)}")
         while len(frame := connection.fetch_df_chunk(vectors)):
             yield frame
 
@@ -116,7 +116,7 @@ def _query(path: Path, query: str) -> pd.DataFrame:
 def _reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     if not path.is_file():
         raise InvalidInput("file", f"there is no file {path.name}")
-    connection = connect(None, [path.parent], threads=1)
+    connection = connect_to(path, threads=1)
     try:
         yield connection
     except duckdb.Error as error:  # a damaged file may fail anywhere within the reader

@@ -7,6 +7,8 @@ before `matures_at`; imported history is mature at once and takes the records im
 
 from __future__ import annotations
 
+from joiner.connection import OWN_COLUMNS
+
 RECORD_COLUMNS: dict[str, str] = {
     "type": "VARCHAR",
     "event_id": "VARCHAR",
@@ -42,7 +44,7 @@ _COLUMNS_SQL = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in RECORD_CO
 # one row per line of the segments in $1 (events, headers, commits, seals); rowid is the order of lines, but starts
 # anywhere (at 2^55 within a transaction)
 _LINES = f"""
-SELECT * FROM read_json($1, format = 'newline_delimited', columns = {_COLUMNS_SQL}, filename = true,
+SELECT * FROM read_json($1, format = 'newline_delimited', columns = {_COLUMNS_SQL}, filename = true, {OWN_COLUMNS},
                         maximum_object_size = 67108864)
 """
 READ_SEGMENTS = f"CREATE OR REPLACE TEMP TABLE incoming AS {_LINES}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import duckdb
 
 from bandit.errors import InvalidInput
-from joiner.connection import as_pattern, connect, quote
+from joiner.connection import OWN_COLUMNS, as_pattern, connect_to, quote
 from joiner.numerals import as_numbers
 from joiner.parquet import read_exactly, read_parquet
 
@@ -47,7 +47,7 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
         return frame
     if not name.endswith(CSV_SUFFIXES):
         raise InvalidInput("file", f"{path.name} has an unknown ending", ".parquet, " + ", ".join(CSV_SUFFIXES))
-    connection = connect(None, [path.parent])
+    connection = connect_to(path)
     file = quote(as_pattern(path))
     try:
         options = csv_options(connection, path) + ", sample_size = -1" + (", all_varchar = true" if text else "")
@@ -60,7 +60,7 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
                 raise InvalidInput("file", f"{path.name} is empty")
             check_rows(connection, path, str(frame.columns[0]))
         return frame if text else _with_numbers(frame, label, decimal_comma=delimiter == ";")
-    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
+    except duckdb.Error as error:
         problem = csv_problem(connection, path, error)
         raise InvalidInput("file", f"{path.name} cannot be read as CSV ({problem})") from None
     finally:
@@ -75,7 +75,7 @@ def csv_options(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
     """
     sniffed = connection.execute(f"SELECT Quote FROM sniff_csv({quote(as_pattern(path))})").fetchall()
     mark = "'" if sniffed == [("'",)] else '"'
-    return f"header = true, skip = 0, quote = {quote(mark)}"
+    return f"header = true, skip = 0, quote = {quote(mark)}, {OWN_COLUMNS}"
 
 
 def _read_csv(connection: duckdb.DuckDBPyConnection, file: str, options: str, label: str | None) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def _check_label(connection: duckdb.DuckDBPyConnection, file: str, delimiter: st
     """Raise `InvalidInput` where several columns have the label's name: DuckDB would rename all but the first, and what
     is to be found out would be told as a feature.
     """
-    options = f"header = false, all_varchar = true, delim = {quote(delimiter)}"
+    options = f"header = false, all_varchar = true, delim = {quote(delimiter)}, {OWN_COLUMNS}"
     header = connection.execute(f"SELECT * FROM read_csv({file}, {options}) LIMIT 1").fetchall()
     named = [str(name) for line in header for name in line if str(name).casefold() == label.casefold()]
     if len(named) > 1:
@@ -179,5 +179,5 @@ def _read_plainly(connection: duckdb.DuckDBPyConnection, path: Path, header: str
     names = next(csv.reader([header], delimiter=delimiter), [])
     columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(names)))
     options = f"auto_detect = false, header = true, delim = {quote(delimiter)}, columns = {{{columns}}}"
-    options += """, quote = '"', escape = '"'"""
+    options += f""", quote = '"', escape = '"', {OWN_COLUMNS}"""
     connection.execute(f"SELECT count(*) FROM read_csv({quote(as_pattern(path))}, {options})").fetchone()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from joiner.connection import as_pattern, quote
+from joiner.connection import OWN_COLUMNS, as_pattern, quote
 
 _VECTOR_ROWS = 2048
 _VECTOR_COPIES = 32
@@ -119,7 +119,7 @@ def lines_to_parquet(
         widest = max((len(line) for line in file), default=0)
     types = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in columns.items())
     source = (
-        f"read_json({quote(as_pattern(lines))}, format = 'newline_delimited', columns = {{{types}}}, "
+        f"read_json({quote(as_pattern(lines))}, format = 'newline_delimited', columns = {{{types}}}, {OWN_COLUMNS}, "
         f"maximum_object_size = {max(widest + 1, _OBJECT_BYTES_MIN)})"
     )
     options += f", ROW_GROUP_SIZE {_GROUP_ROWS}"

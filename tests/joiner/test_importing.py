@@ -18,6 +18,7 @@ from bandit.experiment import Experiment
 from bandit.settings import parse_settings
 from joiner.importing import Columns, guess_format, import_file, import_rewards, parse_columns
 from joiner.parquet import write_parquet
+from joiner.tables import read_table
 from joiner.warehouse import Warehouse
 from tests.joiner.logs import FAR, START, at, decision, experiment, reward, write
 from tests.joiner.test_history import ROW, joined
@@ -69,6 +70,45 @@ def test_the_file_of_the_name_comes_in_though_the_name_is_a_pattern_that_others_
         write_parquet((tmp_path / name).with_suffix(".parquet"), pd.read_csv(tmp_path / name))
     for name in ("d[1].csv", "d[1].parquet"):
         assert bring_in(experiment(tmp_path / f"of {name}"), tmp_path / name)["imported"] == 2
+
+
+@pytest.mark.parametrize("folder", ["reward=0", "env=prod", "event_id=7", "x=1"])
+def test_a_table_has_its_own_columns_alone_whatever_its_folder_is_called(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    table = pd.DataFrame({"action": ["a"], "probability": [0.5], "reward": [1.0], "actions": ['["a"]'], "x": [3]})
+    table.to_csv(tmp_path / folder / "h.csv", index=False)
+    write_parquet(tmp_path / folder / "h.parquet", table)
+    for name in ("h.csv", "h.parquet"):
+        target = experiment(tmp_path / f"of {name}")
+        assert bring_in(target, tmp_path / folder / name)["rewards"] == 1
+        [row] = joined(target).to_dict("records")
+        assert (row["reward"], json.loads(row["context"])) == (1.0, {"x": 3})
+        assert row["event_id"].startswith("import-")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_a_link_into_another_folder_is_the_file_that_it_leads_to(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "links").mkdir()
+    table = pd.DataFrame([ROW | {"context": "{}", "actions": '["a", "b"]'}] * 2)
+    if suffix == ".parquet":
+        write_parquet(tmp_path / "blobs" / "0", table)
+    else:
+        text = table.to_csv(index=False).encode()
+        (tmp_path / "blobs" / "0").write_bytes(gzip.compress(text) if suffix == ".csv.gz" else text)
+    link = tmp_path / "links" / f"h{suffix}"
+    link.symlink_to("../blobs/0")
+    assert bring_in(experiment(tmp_path), link)["imported"] == 2
+    assert len(read_table(link)) == 2
+
+
+def test_a_parquet_file_whose_columns_cannot_be_told_is_refused_by_name(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "h.parquet", pd.DataFrame([ROW]))
+    whole = (tmp_path / "h.parquet").read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    (tmp_path / "h.parquet").write_bytes(whole[: -8 - length] + b"\x20" * length + whole[-8:])
+    with pytest.raises(InvalidInput, match=r"FILE: h\.parquet cannot be read"):
+        bring_in(experiment(tmp_path), tmp_path / "h.parquet")
 
 
 def test_missing_cells_are_missing_values(tmp_path: Path) -> None:

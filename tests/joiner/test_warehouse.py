@@ -35,8 +35,8 @@ def test_a_segment_goes_in_exactly_once_however_often_it_is_offered(tmp_path: Pa
         assert warehouse.counts()["decision_records"] == 1
 
 
-@pytest.mark.parametrize("name", ["of [1]", "of *", "**", "it's {a,b}"])
-def test_a_data_directory_may_have_a_name_that_is_a_pattern(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["of [1]", "of *", "**", "it's {a,b}", "event_id=7", "line=x"])
+def test_a_data_directory_may_have_a_name_that_is_a_pattern_or_says_what_a_column_is(tmp_path: Path, name: str) -> None:
     elsewhere = experiment(tmp_path / "of 1")
     write(elsewhere, [decision("elsewhere", 0)])
     target = experiment(tmp_path / name)
