@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bandit.errors import Busy
+from bandit.errors import Busy, InvalidInput
 from bandit.eventlog import EventLogWriter
 from bandit.events import ActionRecord, DecisionEvent, Event, RewardEvent
 from bandit.experiment import Experiment, ExperimentPaths
@@ -115,6 +115,10 @@ def import_history(
     )
 
 
+class BrokenOff(Exception):
+    """The rows of a file come to no proper end; the message says why."""
+
+
 class Lines:
     """The rows of a text: of each line that is not empty its JSON object, or what `read` makes of that.
 
@@ -180,14 +184,21 @@ def append_rows(
     """Turn rows into events and append them in batches of one stamp each, one import of an experiment at a time.
 
     The log's writer lives from when a batch has been read until it is sealed: who waits for rows, however long, must
-    not keep the log from being complete.
+    not keep the log from being complete. Raises `InvalidInput` where the rows are `BrokenOff`, with how many are in the
+    log by then.
     """
     report = ImportReport()
     with _only_import(experiment.paths):
-        for batch in _batches(rows):
-            _append_batch(experiment, batch, events, report, clock=clock, durable=durable)
-            if progress is not None:
-                progress(report.rows)
+        try:
+            for batch in _batches(rows):
+                _append_batch(experiment, batch, events, report, clock=clock, durable=durable)
+                if progress is not None:
+                    progress(report.rows)
+        except BrokenOff as error:
+            kept = "nothing was imported"
+            if report.imported:
+                kept = f"{report.imported:,} rows were imported before, and count once when the mended file is imported"
+            raise InvalidInput("FILE", f"{error}; {kept}") from None
     return report
 
 

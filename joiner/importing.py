@@ -6,10 +6,8 @@ is not otherwise declared is a feature of the context.
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +25,7 @@ from joiner.cells import RefusedRow, is_number, read_name, read_time, too_deep
 from joiner.connection import as_pattern, connect_to, parquet_rows, quote, without_zones
 from joiner.dsjson import history_rows
 from joiner.history import (
+    BrokenOff,
     ImportReport,
     Lines,
     LoggingPolicy,
@@ -34,7 +33,7 @@ from joiner.history import (
     append_rows,
     import_rows,
 )
-from joiner.tables import check_rows, csv_options, csv_problem
+from joiner.tables import UNPACKING, check_rows, csv_options, csv_problem, open_plain, packing_problem
 
 FORMATS = ("ndjson", "parquet", "csv", "dsjson")
 _FETCH_ROWS = 4096
@@ -94,12 +93,11 @@ def import_file(
 ) -> ImportReport:
     """Import history from a file (or an open one: text formats only) of one of `FORMATS`.
 
-    Raises `InvalidInput` when the file cannot be read at all; single rows are refused and counted.
+    Single rows are refused and counted. Raises `InvalidInput` when the file cannot be read, or not to its end, and says
+    how many rows were imported until then; of a compressed one that is damaged, none are.
     """
-    with _rows(source, form, columns or Columns()) as rows:
-        return import_rows(
-            experiment, rows, clock=clock, logging_policy=logging_policy, durable=durable, progress=progress
-        )
+    rows = _rows(source, form, columns or Columns())
+    return import_rows(experiment, rows, clock=clock, logging_policy=logging_policy, durable=durable, progress=progress)
 
 
 def import_rewards(
@@ -121,8 +119,7 @@ def import_rewards(
     def events(row: Row, number: int, stamp: datetime) -> Sequence[Event]:
         return [_reward(row, stamp, rules)]
 
-    with _rows(source, form, None) as rows:
-        return append_rows(experiment, rows, events, clock=clock, durable=durable, progress=progress)
+    return append_rows(experiment, _rows(source, form, None), events, clock=clock, durable=durable, progress=progress)
 
 
 def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:
@@ -156,28 +153,26 @@ def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:
 # -- reading ---------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _rows(source: Path | IO[bytes], form: str, columns: Columns | None) -> Iterator[Iterable[Row | RefusedRow]]:
-    """The rows of a source; `columns` None leaves a table's rows as they are."""
+def _rows(source: Path | IO[bytes], form: str, columns: Columns | None) -> Iterable[Row | RefusedRow]:
+    """The rows of a source; `columns` None leaves a table's rows as they are. Reading them may raise `BrokenOff`."""
     if form not in FORMATS:
         raise InvalidInput("--format", "is not known", ", ".join(FORMATS))
+    if isinstance(source, Path) and (problem := packing_problem(source)):
+        raise InvalidInput("FILE", f"{source.name} cannot be read ({problem}); nothing was imported")
     if form in ("parquet", "csv"):
         if not isinstance(source, Path):
             raise InvalidInput("FILE", f"{form} is read from a file, not from a stream")
-        yield _table_rows(source, form, columns)
-        return
-    if not isinstance(source, Path):
-        yield _lines(source, form)
-        return
-    try:
-        with gzip.open(source) if source.suffix == ".gz" else source.open("rb") as file:
-            yield _lines(file, form)
-    except (OSError, EOFError) as error:
-        raise InvalidInput("FILE", f"{source.name} cannot be read ({error})") from None
-
-
-def _lines(text: Iterable[bytes], form: str) -> Lines:
+        return _table_rows(source, form, columns)
+    text = _text(source) if isinstance(source, Path) else source
     return Lines(text, history_rows) if form == "dsjson" else Lines(text)
+
+
+def _text(path: Path) -> Iterator[bytes]:
+    try:
+        with open_plain(path) as file:
+            yield from file
+    except UNPACKING as error:
+        raise BrokenOff(f"{path.name} cannot be read ({error})") from None
 
 
 def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row | RefusedRow]:
@@ -201,7 +196,7 @@ def _table_rows(path: Path, form: str, columns: Columns | None) -> Iterator[Row 
                 yield _read(row, columns)
     except duckdb.Error as error:
         problem = csv_problem(connection, path, error) if form == "csv" else str(error).splitlines()[0]
-        raise InvalidInput("FILE", f"{path.name} cannot be read ({problem})") from None
+        raise BrokenOff(f"{path.name} cannot be read ({problem})") from None
     finally:
         connection.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 DELIMITERS = (",", "\t", ";", "|")
+
+UNPACKING = (OSError, EOFError, zlib.error)
+"""What reading a compressed file raises where it is damaged."""
+
+_PIECE_BYTES = 1 << 20
 
 _CAUSES = ("Expected Number", "Value with unterminated quote")
 """How the lines begin in which DuckDB says what is wrong with a row."""
@@ -47,6 +53,8 @@ def read_table(path: Path, *, text: bool = False, label: str | None = None) -> p
         return frame
     if not name.endswith(CSV_SUFFIXES):
         raise InvalidInput("file", f"{path.name} has an unknown ending", ".parquet, " + ", ".join(CSV_SUFFIXES))
+    if problem := packing_problem(path):
+        raise InvalidInput("file", f"{path.name} cannot be read ({problem})")
     connection = connect_to(path)
     file = quote(as_pattern(path))
     try:
@@ -128,12 +136,29 @@ def _check_label(connection: duckdb.DuckDBPyConnection, file: str, delimiter: st
 
 def _is_blank(path: Path) -> bool:
     """Whether a CSV holds nothing but white space; DuckDB makes up a column for it."""
-    with _open(path) as file:
+    with open_plain(path) as file:
         return not any(line.decode("utf-8-sig", "replace").strip() for line in file)
 
 
-def _open(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BinaryIO:
+    """The bytes of a file, those of a compressed one unpacked; what reading them raises is `UNPACKING`."""
     return cast("BinaryIO", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def packing_problem(path: Path) -> str | None:
+    """What is wrong with a compressed file, which is unpacked to its end to find out; None for any other.
+
+    The checksum stands at the end. DuckDB does not compare it, and who reads line by line has used all of them by then.
+    """
+    if path.suffix.lower() != ".gz":
+        return None
+    try:
+        with open_plain(path) as file:
+            while file.read(_PIECE_BYTES):
+                pass
+    except UNPACKING as error:
+        return str(error)
+    return None
 
 
 def check_rows(connection: duckdb.DuckDBPyConnection, path: Path, header: str) -> None:
@@ -161,12 +186,12 @@ def csv_problem(connection: duckdb.DuckDBPyConnection, path: Path, error: duckdb
     """
     if "Error when sniffing file" in str(error):
         try:
-            with _open(path) as file:
+            with open_plain(path) as file:
                 header = file.readline().decode("utf-8-sig").rstrip("\r\n")
             _read_plainly(connection, path, header, max(DELIMITERS, key=header.count))
         except duckdb.InvalidInputException as found:
             error = found
-        except (duckdb.Error, csv.Error, OSError, EOFError, ValueError):
+        except (duckdb.Error, csv.Error, *UNPACKING, ValueError):
             pass  # what was found first has to do
     lines = str(error).splitlines()
     if any("not utf-8" in line.lower() for line in lines):

@@ -70,6 +70,14 @@ def test_a_name_that_would_be_a_pattern_is_that_of_one_file(tmp_path: Path, name
         read_table(table, label="label")
 
 
+def test_a_compressed_table_that_is_damaged_is_refused_by_name_though_its_rows_can_be_told(tmp_path: Path) -> None:
+    packed = gzip.compress(b"n,label\n" + b"1,x\n" * 1000)
+    for broken in (packed[:-8] + bytes(4) + packed[-4:], packed[:20] + b"\xff" * 8, packed[:-20]):
+        (tmp_path / "t.csv.gz").write_bytes(broken)
+        with pytest.raises(InvalidInput, match=r"file: t\.csv\.gz cannot be read"):
+            read_table(tmp_path / "t.csv.gz", label="label")
+
+
 def test_a_path_that_duckdb_would_take_for_another_is_refused_by_its_file(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for name in ("d/[1].csv", "d\\[1].csv"):

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bandit.errors import Busy
+from bandit.errors import Busy, InvalidInput
 from bandit.eventlog import read_events, survey
 from bandit.events import DecisionEvent
 from bandit.experiment import Experiment
 from bandit.files import FileLock
 from bandit.settings import parse_settings
-from joiner.history import LOCK, ImportReport, import_history, import_is_under_way
+from joiner.history import LOCK, BrokenOff, ImportReport, import_history, import_is_under_way, import_rows
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from tests.joiner.logs import START, at, decision, experiment, reward, write
@@ -253,6 +253,24 @@ def test_an_import_whose_file_breaks_off_keeps_its_whole_batches_and_is_made_goo
     assert [isinstance(event, DecisionEvent) for path in segments for event in read_events(path)] == [True, False] * 2
     bring_in(target, whole)
     assert [context["x"] for context in map(json.loads, joined(target)["context"])] == [0, 1, 2, 3, 4]
+
+
+def test_rows_that_break_off_are_refused_with_how_many_were_imported_and_once_mended_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 2)
+    target = experiment(tmp_path)
+    rows = [ROW | {"context": {"x": number}, "probability": 2.0 if number == 1 else 0.25} for number in range(6)]
+
+    def broken(after: int) -> Iterator[dict[str, Any]]:
+        yield from rows[:after]
+        raise BrokenOff("h.parquet cannot be read")
+
+    for after, told in ((1, "nothing was imported"), (5, "3 rows were imported before, and count once")):
+        with pytest.raises(InvalidInput, match=f"FILE: h.parquet cannot be read; {told}"):
+            import_rows(target, broken(after), clock=lambda: START, durable=False)
+    bring_in(target, rows)
+    assert [context["x"] for context in map(json.loads, joined(target)["context"])] == [0, 2, 3, 4, 5]
 
 
 def test_whoever_looks_whether_an_import_is_under_way_keeps_none_from_starting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pandas as pd
 import pytest
 
 from bandit.errors import InvalidInput
+from bandit.eventlog import read_events
+from bandit.events import DecisionEvent
 from bandit.experiment import Experiment
 from bandit.settings import parse_settings
 from joiner.importing import Columns, guess_format, import_file, import_rewards, parse_columns
@@ -109,6 +112,68 @@ def test_a_parquet_file_whose_columns_cannot_be_told_is_refused_by_name(tmp_path
     (tmp_path / "h.parquet").write_bytes(whole[: -8 - length] + b"\x20" * length + whole[-8:])
     with pytest.raises(InvalidInput, match=r"FILE: h\.parquet cannot be read"):
         bring_in(experiment(tmp_path), tmp_path / "h.parquet")
+
+
+def damaged(packed: bytes, how: str) -> bytes:
+    if how == "cut short":
+        return packed[: len(packed) // 2]
+    if how == "another checksum":
+        return packed[:-8] + bytes(4) + packed[-4:]
+    return packed[: len(packed) // 2] + b"\xff" * 400 + packed[len(packed) // 2 + 400 :]
+
+
+@pytest.mark.parametrize("how", ["cut short", "another checksum", "overwritten"])
+@pytest.mark.parametrize("name", ["h.ndjson.gz", "h.csv.gz", "H.NDJSON.GZ"])
+def test_of_a_compressed_file_that_is_damaged_nothing_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 10)
+    target = experiment(tmp_path)
+    rows = [ROW | {"context": {"x": number}, "event_id": f"{number * 7919 % 1009}"} for number in range(1000)]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if ".csv" in name:
+        cells = [row | {"context": json.dumps(row["context"]), "actions": '["a", "b"]'} for row in rows]
+        text = pd.DataFrame(cells).to_csv(index=False).encode()
+    (tmp_path / name).write_bytes(damaged(gzip.compress(text), how))
+    with pytest.raises(InvalidInput, match=rf"FILE: {name} cannot be read \(.*\); nothing was imported"):
+        bring_in(target, tmp_path / name)
+    assert write(target, []) == []
+    (tmp_path / name).write_bytes(gzip.compress(text))
+    assert bring_in(target, tmp_path / name)["imported"] == 1000
+
+
+def test_a_parquet_file_damaged_within_is_refused_with_how_many_rows_were_imported_and_comes_in_once_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joiner.history.BATCH_ROWS_MAX", 250)
+    monkeypatch.setattr("joiner.importing._FETCH_ROWS", 500)
+    target, path = experiment(tmp_path), tmp_path / "h.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(
+            "COPY (SELECT 'a' AS action, 0.5 AS probability, 1.0 AS reward, '[\"a\"]' AS actions, n AS x, "
+            "repeat(md5(n::VARCHAR), 100) AS wide FROM range(8000) rows(n)) "
+            f"TO '{path}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"
+        )
+        found = connection.execute(f"SELECT max(data_page_offset) FROM parquet_metadata('{path}')").fetchone()
+    whole = path.read_bytes()
+    start = (found or (0,))[0] + 100
+    path.write_bytes(whole[:start] + b"\xff" * 100 + whole[start + 100 :])
+    with pytest.raises(InvalidInput, match="cannot be read") as refusal:
+        bring_in(target, path)
+    told = re.search(
+        r"; (nothing was|[\d,]+ rows were) imported", str(refusal.value)
+    )  # by how far DuckDB had read ahead
+    decisions = [event for path in write(target, []) for event in read_events(path) if isinstance(event, DecisionEvent)]
+    assert told is not None and len(decisions) == int(re.sub(r"\D", "", told[1]) or 0) < 8000
+    path.write_bytes(whole)
+    assert bring_in(target, path)["imported"] == 8000
+    assert sorted(json.loads(context)["x"] for context in joined(target)["context"]) == list(range(8000))
+
+
+def test_a_line_that_is_cut_at_the_end_of_a_file_spoils_itself_alone(tmp_path: Path) -> None:
+    (tmp_path / "h.ndjson").write_text(f"{json.dumps(ROW)}\n{json.dumps(ROW)}\n{json.dumps(ROW)[:-5]}")
+    report = bring_in(experiment(tmp_path), tmp_path / "h.ndjson")
+    assert (report["imported"], report["refused"]) == (2, {"not_json": 1}) and report["examples"][0][:6] == "line 3"
 
 
 def test_missing_cells_are_missing_values(tmp_path: Path) -> None:
