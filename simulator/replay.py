@@ -108,16 +108,17 @@ class LoggedWorld:
 def logged_world(rows: Iterable[Any], *, name: str = "replayed log", refusal: Refusal | None = None) -> LoggedWorld:
     """A world from objects as exports and imports have them: context, actions, action, probability, reward.
 
-    Rows that name no actions are offered all actions that any row chose; rows without a usable probability, reward
-    or list of actions are left out, and counted by reason, as are those for which `refusal` gives one. Raises
-    `UnusableLog` when nothing is left.
+    Rows that name no actions are offered all actions that any row chose, and those without a reward earned 0; ids may
+    be whole numbers. Rows without a usable probability, reward or list of actions are left out, and counted by reason,
+    as are those for which `refusal` gives one. Raises `UnusableLog` when nothing is left.
     """
     every = list(rows)
     decisions = [row for row in every if _is_decision(row)]
     left_out: Counter[str] = Counter()
     kept = []
     for row in decisions:
-        reason = refusal(row["context"], _offered(row.get("actions")) or (Action(row["action"]),)) if refusal else None
+        offered = _offered(row.get("actions")) or (Action(str(row["action"])),)
+        reason = refusal(row["context"], offered) if refusal else None
         if reason is None:
             kept.append(row)
         else:
@@ -156,14 +157,15 @@ def _decoded(line: bytes, where: str) -> Any:
 
 
 def _is_decision(row: Any) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("context"), dict) and isinstance(row.get("action"), str)
+    return isinstance(row, dict) and isinstance(row.get("context"), dict) and _id(row.get("action")) is not None
 
 
 def _usable(row: Mapping[str, Any], catalogue: tuple[Action, ...]) -> LoggedRow | str:
     """The row, or why it cannot be used."""
-    actions = _offered(row.get("actions")) if row.get("actions") else catalogue
-    index = next((position for position, action in enumerate(actions) if action.id == row["action"]), None)
-    propensity, reward = _number(row.get("probability")), _number(row.get("reward") or 0.0)
+    actions = catalogue if row.get("actions") is None else _offered(row["actions"])
+    chosen, reported = str(row["action"]), row.get("reward")
+    index = next((position for position, action in enumerate(actions) if action.id == chosen), None)
+    propensity, reward = _number(row.get("probability")), 0.0 if reported is None else _number(reported)
     if index is None:
         return NO_ACTIONS
     if propensity is None or not 0 < propensity <= 1:
@@ -173,10 +175,19 @@ def _usable(row: Mapping[str, Any], catalogue: tuple[Action, ...]) -> LoggedRow 
     return NO_REWARD if reward is None else LoggedRow(row["context"], actions, index, propensity, reward)
 
 
+def _id(given: Any) -> str | None:
+    """An id, which another system may have kept as a whole number, as text; None for anything else."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    return given if isinstance(given, str) else None
+
+
 def _number(given: Any) -> float | None:
-    """A finite number; None for anything else."""
+    """A finite number; None for anything else, truth values too."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return None
     try:
-        return float(given) if isinstance(given, int | float) and math.isfinite(given) else None
+        return float(given) if math.isfinite(given) else None
     except OverflowError:  # JSON's whole numbers have no end
         return None
 
@@ -185,11 +196,9 @@ def _offered(named: Any) -> tuple[Action, ...]:
     """The actions that a row names; none when they are not what exports and imports have."""
     actions: dict[str, Action] = {}
     for entry in named if isinstance(named, list) else ():
-        named_one: Any = {"id": entry} if isinstance(entry, str) else entry
-        if not (isinstance(named_one, dict) and isinstance(named_one.get("id"), str)):
-            return ()
-        ident, features = named_one["id"], named_one.get("features") or {}
-        if ident in actions or not isinstance(features, dict):
+        named_one: Mapping[str, Any] = entry if isinstance(entry, dict) else {"id": entry}
+        ident, features = _id(named_one.get("id")), named_one.get("features") or {}
+        if ident is None or ident in actions or not isinstance(features, dict):
             return ()
         actions[ident] = Action(ident, features)
     return tuple(actions.values())

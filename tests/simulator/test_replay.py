@@ -139,18 +139,37 @@ def test_a_file_is_read_and_rows_without_support_are_left_out(tmp_path: Path) ->
         {"reward": 10**400},
         {"reward": float("inf")},
         {"reward": "1"},
+        {"reward": ""},
+        {"reward": []},
+        {"reward": False},
+        {"reward": True},
+        {"probability": True},
         {"probability": 10**400},
         {"probability": None},
         {"actions": [{"id": "a", "features": "red"}, {"id": "b"}]},
         {"actions": ["a", "b", "a"]},
         {"actions": ["b", "c"]},
         {"actions": "ab"},
+        {"actions": []},
+        {"actions": [True, "a"]},
+        {"action": True},
     ],
 )
 def test_a_row_that_cannot_be_used_is_left_out_and_the_others_stay(wrong: dict) -> None:
-    right = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": True}
+    right = {"context": {}, "actions": ["a", "b"], "action": "a", "probability": 0.5, "reward": 1.0}
     log = logged_world([right, right | wrong, right])
     assert [row.reward for row in log.logged()] == [1.0, 1.0]
+
+
+def test_ids_may_be_whole_numbers_as_in_an_import_and_a_row_without_reward_earned_nothing() -> None:
+    row = {"context": {}, "actions": [10, {"id": 2}], "action": 2, "probability": 0.5, "reward": None}
+    log = logged_world([row, row | {"actions": ["10", "2"], "action": "2", "reward": 1}])
+    assert [(row.index, row.reward) for row in log.logged()] == [(1, 0.0), (1, 1.0)]
+    assert log.catalogue == (Action("10"), Action("2"))
+    assert logged_world([row | {"actions": None}, row | {"actions": None, "action": "a"}]).catalogue == (
+        Action("2"),
+        Action("a"),
+    )
 
 
 def test_a_file_nested_beyond_reading_is_refused_as_one_that_is_no_ndjson(tmp_path: Path) -> None:
