@@ -69,7 +69,7 @@ def plain_line(row: Interaction) -> str:
     """One interaction with its own features; what VW would take for labels or comments is left out."""
     context = _features(row.context)
     context["_multi"] = [
-        {"_tag": action.id, "i": {"id": action.id}, **_features(action.features)} for action in row.actions
+        {"_tag": action.id, "i": {"id": action.id}, **_features(action.features, ["i"])} for action in row.actions
     ]
     return _line(row, json.dumps(context, ensure_ascii=False), 0.0 - row.reward, row.propensity)
 
@@ -113,18 +113,32 @@ def _filled(row: Interaction, k: int) -> Sequence[float]:
     return [row.propensity if place == row.index else rest for place in range(k)]
 
 
-def _features(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Features in forms that VW's reader understands: sets become objects, nulls and reserved names go."""
+def _features(features: Mapping[str, Any], taken: Iterable[str] = ()) -> dict[str, Any]:
+    """Features in forms that VW's reader understands: sets become objects, nulls go, and names are `_plain_names`."""
     found: dict[str, Any] = {}
-    for name, value in features.items():
-        plain = name.lstrip("_") or "_"
+    told = {name: value for name, value in features.items() if value is not None}
+    names = _plain_names(told, taken)
+    for name, value in told.items():
         if isinstance(value, list):
-            found[plain] = {str(entry): 1 for entry in value}
-        elif isinstance(value, Mapping):
-            found[plain] = _features(value)
-        elif value is not None:
-            found[plain] = value
+            value = {str(entry): 1 for entry in value}
+        found[names[name]] = _features(value) if isinstance(value, Mapping) else value
     return found
+
+
+def _plain_names(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Each name without the `_` before it, and with so many behind it that it is no other's and not `taken`.
+
+    Names that have none before them choose first, whatever the order of features.
+    """
+    plain: dict[str, str] = {}
+    used = set(taken)
+    for name in sorted(names, key=lambda name: (name.startswith("_"), name)):
+        free = name.lstrip("_") or "_"
+        while free in used:
+            free += "_"
+        used.add(free)
+        plain[name] = free
+    return plain
 
 
 def _namespaces(line: str) -> list[str]:

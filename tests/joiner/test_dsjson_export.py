@@ -127,6 +127,36 @@ def test_the_plain_export_comes_back_through_our_own_import(tmp_path: Path) -> N
     assert [list(pmf) for pmf in after["pmf"]] == [list(pmf) for pmf in before["pmf"]]
 
 
+def test_features_whose_names_would_be_one_are_exported_under_two(tmp_path: Path) -> None:
+    line = {
+        **{"Timestamp": "2026-03-01T12:00:00Z", "EventId": "e", "VWState": {"m": "x"}},
+        "c": {"slot_": 7, "_multi": [{"i": {"x": 1}}], "_slots": [{"pos": {"top": 1}}]},
+        "_outcomes": [{"_label_cost": -1, "_a": [0], "_p": [1.0], "_o": []}],
+    }
+    (tmp_path / "in.dsjson").write_text(json.dumps(line) + "\n")
+    target = experiment(tmp_path)
+    import_file(target, tmp_path / "in.dsjson", form="dsjson", clock=lambda: START, durable=False)
+    context = {"_a": 1, "a": 2, "__a": 3, "_b": None, "b": 4, "tags": ["_t", "t"], "n": {"_y": 5, "y": 6}}
+    write(target, [decision("f", 0, context=context), decision("g", 1, context=dict(reversed(context.items())))])
+    with Warehouse(target) as warehouse:
+        warehouse.ingest(write(target, []))
+        warehouse.join(FAR)
+        assert export_dsjson(warehouse, tmp_path / "out.dsjson") == 3
+    imported, *live = (json.loads(text)["c"] for text in (tmp_path / "out.dsjson").read_text().splitlines())
+    assert {name: value for name, value in imported.items() if name != "_multi"} == {
+        "slot": {"pos": {"top": 1}},
+        "slot_": 7,
+        "slot__": "1",
+    }
+    assert imported["_multi"] == [{"_tag": "1", "i": {"id": "1"}, "i_": {"x": 1}}]
+    for features in live:
+        assert {name: value for name, value in features.items() if name != "_multi"} == {
+            **{"a": 2, "a_": 3, "a__": 1, "b": 4},
+            "tags": {"t": 1, "t_": 1},
+            "n": {"y": 6, "y_": 5},
+        }
+
+
 def test_an_empty_warehouse_gives_an_empty_file(tmp_path: Path) -> None:
     with Warehouse(experiment(tmp_path)) as warehouse:
         assert export_dsjson(warehouse, tmp_path / "log.dsjson") == 0
