@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -29,10 +29,6 @@ from joiner.views import AS_LOGGED
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-What = Literal["decisions", "rewards", "interactions"]
-Format = Literal["ndjson", "parquet"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 
 from bandit.errors import InvalidInput
-from joiner.connection import as_pattern, connect, connect_to, parquet_rows, quote, shortages
+from joiner.connection import connect, connect_to, parquet_rows, quote, shortages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,12 +62,6 @@ def read_chunks(path: Path, *, vectors: int = CHUNK_VECTORS) -> Iterator[pd.Data
         connection.execute(f"SELECT * FROM {parquet_rows(path)}")
         while len(frame := connection.fetch_df_chunk(vectors)):
             yield frame
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The key-value metadata that `write_parquet` stored; raises `InvalidInput` when it is no Parquet file."""
-    found = _query(path, f"SELECT key, value FROM parquet_kv_metadata({quote(as_pattern(path))})")
-    return {bytes(key).decode(): bytes(value).decode() for key, value in zip(found["key"], found["value"], strict=True)}
 
 
 def write_parquet(

@@ -15,8 +15,15 @@ import pytest
 from bandit.errors import InvalidInput
 from joiner.connection import shortages
 from joiner.numerals import taken_as_text
-from joiner.parquet import count_rows, read_chunks, read_exactly, read_metadata, read_parquet, write_parquet
+from joiner.parquet import count_rows, read_chunks, read_exactly, read_parquet, write_parquet
 from joiner.tables import read_table
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What the footer of a Parquet file says, as text."""
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT key, value FROM parquet_kv_metadata(?)", [str(path)]).fetchall()
+    return {key.decode(): value.decode() for key, value in found}
 
 
 def test_columns_lists_and_metadata_survive_a_parquet_file(tmp_path: Path) -> None:
@@ -35,7 +42,7 @@ def test_columns_lists_and_metadata_survive_a_parquet_file(tmp_path: Path) -> No
     assert (np.stack(list(frame["matrix"])) == columns["matrix"]).all()
     assert list(frame["text"].fillna("missing")) == ["ü", "missing", "x"]
     assert frame["at"][0].isoformat() == "2026-01-01T00:00:00.123456+00:00"
-    assert read_metadata(path) == {"window": "72h", "rows": '{"n": 3}'}
+    assert metadata_of(path) == {"window": "72h", "rows": '{"n": 3}'}
     assert list(read_parquet(path, columns=["text", "n"]).columns) == ["text", "n"]
 
 

@@ -18,12 +18,13 @@ from bandit.experiment import Experiment
 from bandit.registry import ModelRegistry
 from joiner.copy import copy_warehouse
 from joiner.ledger import trace
-from joiner.parquet import read_metadata, read_parquet
+from joiner.parquet import read_parquet
 from joiner.query import run_query
 from joiner.warehouse import Warehouse
 from joiner.window import join, parse_duration, summarise, window, write
 from tests.joiner import logs
 from tests.joiner.logs import START, activation, at, decision, experiment, reward
+from tests.joiner.test_files import metadata_of
 
 NOW = START + timedelta(hours=100)
 DOCUMENTED_VIEWS = ("decisions", "rewards", "interactions", "runs", "models", "health", "delays")
@@ -66,7 +67,7 @@ def test_a_window_is_stated_in_the_files_metadata(target: Experiment, tmp_path: 
         summary = summarise(warehouse, rows, now=NOW)
         count = write(warehouse, tmp_path / "w.parquet", rows, summary, form="parquet")
         assert write(warehouse, tmp_path / "w.ndjson", rows, summary, form="ndjson") == count
-    metadata = read_metadata(tmp_path / "w.parquet")
+    metadata = metadata_of(tmp_path / "w.parquet")
     assert metadata["since"] == "2026-03-02T00:00:00+00:00" and metadata["until"] == "2026-03-03T00:00:00+00:00"
     assert metadata["model_id"] == "m1" and metadata["experiment"] == "test" and metadata["interactions"] == "48"
     assert json.loads(metadata["rewards"]) == {"counted": 16}

@@ -16,10 +16,11 @@ from bandit.experiment import Experiment
 from bandit.rows import read_interactions
 from bandit.settings import merge_settings, parse_settings
 from joiner.archive import archives, compact, holds_any
-from joiner.parquet import read_metadata, read_parquet
+from joiner.parquet import read_parquet
 from joiner.rebuild import rebuild
 from joiner.warehouse import Warehouse
 from tests.joiner.logs import FAR, START, at, decision, experiment, reward, write
+from tests.joiner.test_files import metadata_of
 
 AWKWARD = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, 2**53 + 2.0, 1e22, 123456789.12345679]
 
@@ -302,7 +303,7 @@ def test_exports_have_the_same_rows_in_both_formats(tmp_path: Path, what: str) -
     if what == "interactions":
         assert {"trial_model_id", "trial_share"} < set(lines[0])
     assert [line["event_id"] for line in lines] == list(frame["event_id"])
-    assert read_metadata(tmp_path / "out.parquet")["k"] == "v'"
+    assert metadata_of(tmp_path / "out.parquet")["k"] == "v'"
     if what != "rewards":
         assert lines[0]["decided_at"] == "2026-03-01T12:00:00.000000Z"
         assert frame["decided_at"][0] == START
