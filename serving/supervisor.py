@@ -108,8 +108,7 @@ class Supervisor:
         what `prepare` raises.
         """
         announced = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             try:
                 self._open()
@@ -140,6 +139,8 @@ class Supervisor:
                 service_path(self.data_dir).unlink(missing_ok=True)
             if self._mark is not None:
                 self._mark.release()
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
         log.info("stopped; everything acknowledged is on disk")
         return 0
 
