@@ -176,13 +176,17 @@ class Supervisor:
             command = [*module, "serving.learner", *place, "--fd", str(descriptor), "--host", self.admin_host]
             children.append(_Child("learner", command, (descriptor,)))
         if self._socket is not None:
-            self._shares = ConnectionShares.among(self.workers)
-            descriptors = (self._socket.fileno(), self._shares.descriptor)
-            shared = ["--fd", str(descriptors[0]), "--shares", str(descriptors[1])]
+            descriptors, shared = [self._socket.fileno()], ["--fd", str(self._socket.fileno())]
+            try:
+                self._shares = ConnectionShares.among(self.workers)
+                descriptors.append(self._shares.descriptor)
+                shared += ["--shares", str(self._shares.descriptor)]
+            except OSError as error:
+                log.warning("workers cannot tell each other how many connections they have (%s)", error)
             for number in range(self.workers):
                 command = [*module, "serving.api.run", *place, "--worker", str(number), *shared]
                 command += ["--host", self.host, "--port", str(self.port), *self.worker_options]
-                children.append(_Child(f"worker {number}", command, descriptors, worker=number))
+                children.append(_Child(f"worker {number}", command, tuple(descriptors), worker=number))
         return children
 
     def _start(self, child: _Child) -> None:

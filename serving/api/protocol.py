@@ -39,6 +39,9 @@ class HotProtocol(HttpToolsProtocol):
     unread: int = 0
     """Bytes that came since anything of a request was last complete: an endless head is refused by them."""
 
+    is_given_up: bool = False
+    """The next answer asks the client to connect anew: another worker has fewer connections."""
+
     ended: bool = False
     refused: ProblemBody | None = None
     """The connection's last answer; what still comes is thrown away."""
@@ -299,6 +302,8 @@ class HotCycle:
         transport = protocol.transport
         if self.disconnected or transport.is_closing():
             return
+        if protocol.is_given_up and not protocol.pipeline:
+            self.keep_alive = False
         if reply.status == 200 and self.keep_alive and not reply.headers and reply.content_type == JSON_TYPE:
             transport.write(_good.encoded(reply, protocol.server_state.default_headers))
             protocol.on_response_complete()

@@ -22,8 +22,11 @@ from serving.api.shares import ConnectionShares
 log = logging.getLogger("rewardloop.api")
 
 ACCEPT_AGAIN_S = 1.0
-LEAVE_S = 0.003
-"""A worker that has more connections than another leaves a new one to that for so long, in case it is busy or hangs."""
+LEAVE_S = 0.001
+"""A worker that has more connections than others leaves a new one to them for so long."""
+
+SLOW_S = 2.0
+"""Nothing more is left for so long to those who did not take it: they are busy, or hang."""
 
 DRAIN_S_MAX = 5
 PATIENCE_S = 75
@@ -69,6 +72,8 @@ class Acceptor:
         self._held = held
         self._worker = worker
         self._shares = shares
+        self._slow: dict[int, int] = {}
+        self._slow_until = 0.0
         self.opening: set[asyncio.Task[Any]] = set()
         self._closed = False
         listener.setblocking(False)
@@ -80,18 +85,33 @@ class Acceptor:
         if self._shares is not None and not self._closed:
             self._shares.tell(self._worker, self._held() + len(self.opening))
 
-    def _ready(self) -> None:
-        self.tell()
-        if self._shares is not None and self._shares.has_more(self._worker):
-            self._loop.remove_reader(self._listener)
-            self._loop.call_later(LEAVE_S, self._accept_what_was_left)
-        else:
-            self._accept()
+    def excess(self) -> int:
+        """How many connections this worker should give up to others, as far as these take any."""
+        return self._shares.excess(self._worker, self._known_as_slow()) if self._shares is not None else 0
 
-    def _accept_what_was_left(self) -> None:
+    def _ready(self) -> None:
+        """Take a connection, or leave it to those that have fewer and took the last one that was left to them."""
+        self.tell()
+        fewer = self._shares.fewer(self._worker) if self._shares is not None else {}
+        if fewer.items() <= self._known_as_slow().items():
+            self._accept()
+        else:
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(LEAVE_S, self._accept_what_was_left, fewer)
+
+    def _accept_what_was_left(self, fewer: dict[int, int]) -> None:
+        """Take what those with `fewer` have not, and remember it where they took none."""
+        assert self._shares is not None
+        unmoved = all(self._shares.count(worker) == connections for worker, connections in fewer.items())
+        if unmoved:
+            self._slow, self._slow_until = fewer, self._loop.time() + SLOW_S
         if not self._closed:
             self._listen_again()
             self._accept()
+
+    def _known_as_slow(self) -> dict[int, int]:
+        """The workers that lately took nothing when it was left to them, and how many connections they had."""
+        return self._slow if self._loop.time() < self._slow_until else {}
 
     def _accept(self) -> None:
         try:
@@ -158,12 +178,16 @@ class HotServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second tell the other workers what connections are left; each second look for some to close."""
+        excess = 0
         for acceptor in self.servers:
             assert isinstance(acceptor, Acceptor)
             acceptor.tell()
+            excess += acceptor.excess()
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 assert isinstance(connection, HotProtocol)
                 connection.close_if_stale(now)
+                connection.is_given_up = excess > 0
+                excess -= 1
         return await super().on_tick(counter)

@@ -2,16 +2,21 @@
 
 Workers accept from one listener, and whoever wakes first takes a connection: the same one again and again. Clients keep
 connections for hours, so that this one would answer nearly all. Here each says how many it has, and one that has more
-than another leaves the next to that one.
+than another leaves the next to that one for a moment.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
+from collections.abc import Collection
 
 ABSENT = -1
+SLACK = 8
+"""An eighth more than another is as many: of many connections that come at once nobody leaves each one to another."""
+
 _BYTES = 4
 
 
@@ -26,10 +31,9 @@ class ConnectionShares:
     @classmethod
     def among(cls, workers: int) -> ConnectionShares:
         """Counts for so many workers, all of them absent; raises OSError."""
-        with tempfile.TemporaryFile() as file:
-            file.write(ABSENT.to_bytes(_BYTES, "little", signed=True) * workers)
-            file.flush()
-            return cls(os.dup(file.fileno()))
+        descriptor = _memory()
+        os.write(descriptor, ABSENT.to_bytes(_BYTES, "little", signed=True) * workers)
+        return cls(descriptor)
 
     def tell(self, worker: int, connections: int) -> None:
         """Say how many connections a worker has."""
@@ -39,11 +43,33 @@ class ConnectionShares:
         """Say that a worker is not there: nobody leaves it anything."""
         self._counts[worker] = ABSENT
 
-    def has_more(self, worker: int) -> bool:
-        """Whether a worker has more connections than another one that is there."""
+    def fewer(self, worker: int) -> dict[int, int]:
+        """The workers that are there with clearly fewer connections than this one, and how many each has."""
         own = self._counts[worker]
-        return any(ABSENT < count < own for count in self._counts)
+        return {other: count for other, count in enumerate(self._counts) if ABSENT < count < own - own // SLACK}
+
+    def excess(self, worker: int, beside: Collection[int] = ()) -> int:
+        """How many more connections this worker has than its even share, 0 where it is within an eighth.
+
+        Workers named in `beside` do not count.
+        """
+        there = [count for other, count in enumerate(self._counts) if count > ABSENT and other not in beside]
+        own = self._counts[worker]
+        more = own - math.ceil(sum(there) / max(len(there), 1))
+        return more if more > own // SLACK else 0
+
+    def count(self, worker: int) -> int:
+        """How many connections a worker has, `ABSENT` where it is not there."""
+        return self._counts[worker]
 
     def close(self) -> None:
         """Let go of the descriptor."""
         os.close(self.descriptor)
+
+
+def _memory() -> int:
+    """A descriptor of an empty file that is in no folder."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("connections")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

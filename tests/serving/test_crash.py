@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,30 @@ def test_a_decision_worker_killed_mid_run_loses_and_doubles_nothing(tmp_path: Pa
     survey(paths_of(data_dir), now=now())
     assert len(clients.rewarded) > 180
     _assert_log_holds_what_was_acknowledged(data_dir, clients)
+
+
+def _decided_by(data_dir: Path) -> Counter[str]:
+    """How many decisions the log has of each writer."""
+    found: Counter[str] = Counter()
+    for path in paths_of(data_dir).events.glob("w*"):
+        with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
+            found[path.name.rpartition("-")[0]] += path.read_bytes().count(b'"type":"decision"')
+    return found
+
+
+def test_a_worker_in_the_place_of_a_killed_one_gets_its_part_of_clients_that_keep_their_connections(
+    tmp_path: Path,
+) -> None:
+    data_dir = tmp_path / "data"
+    with service(data_dir, workers=2) as address, Clients(address.url or "", threads=6):
+        wait_until(lambda: len(+_decided_by(data_dir)) == 2, 30, "both workers decide")
+        before = set(_decided_by(data_dir))
+        assert kill_worker(data_dir)
+        wait_until(
+            lambda: sum(count for writer, count in _decided_by(data_dir).items() if writer not in before) > 50,
+            30,
+            "the new worker decides",
+        )
 
 
 @pytest.fixture(scope="module")
