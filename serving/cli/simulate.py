@@ -178,8 +178,12 @@ def check_algorithm(name: str) -> None:
 
 def _check_playable(options: WorldOptions, url: str) -> None:
     """Raise `InvalidInput` for an address that is none, and for options that a running service decides itself."""
-    if not url.startswith(("http://", "https://")):
-        raise InvalidInput("--url", "is not the address of a service, such as http://127.0.0.1:8000")
+    from rewardloop_client.arguments import check_address
+
+    try:
+        check_address(url, "")
+    except ValueError as error:
+        raise InvalidInput("--url", str(error).removeprefix(": ")) from None
     if options.env == "replay":
         raise InvalidInput("--env", "replay needs the simulated clock; leave --url out")
     if options.warm_start and given("warm_start"):
