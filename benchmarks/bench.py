@@ -62,8 +62,8 @@ def sync_ms(folder: Path, times: int = 200) -> float:
     return 1000 * statistics.median(took)
 
 
-def run(module: str, arguments: list[str] | None = None) -> tuple[int, list[Claim]]:
-    """Run one module, show what it prints and keep it; returns its exit code and its claims."""
+def run(module: str, arguments: list[str] | None = None, *, kept: bool = True) -> tuple[int, list[Claim]]:
+    """Run one module, show what it prints and, if wanted, keep it; returns its exit code and its claims."""
     with tempfile.TemporaryDirectory(prefix="rewardloop-bench-") as folder:
         disk = f"fdatasync {sync_ms(Path(folder)):.3f} ms"
     command = [sys.executable, "-m", f"benchmarks.{module}", *(arguments or [])]
@@ -72,7 +72,7 @@ def run(module: str, arguments: list[str] | None = None) -> tuple[int, list[Clai
     sys.stdout.flush()
     done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
     sys.stdout.write(done.stdout)
-    if done.returncode == 0:
+    if kept and done.returncode == 0:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{module}.txt").write_text(f"$ {shown}\n# {machine()}, {disk}\n\n{done.stdout}", "utf-8")
     return done.returncode, read(done.stdout)

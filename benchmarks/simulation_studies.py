@@ -2,7 +2,8 @@
 
     python -m benchmarks.simulation_studies [--only drift,gate] [--seeds 0-4] [--quick] [--jobs 2]
 
-Every case of a study plays the same seeds, so that cases differ by what is studied and by nothing else.
+Every case of a study plays the same seeds, so that cases differ by what is studied and by nothing else. The pictures of
+docs/images are drawn by runs of full length alone; those of shorter ones land in a temporary folder, which is named.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +238,8 @@ def run_study(study: Study, script: Script, seeds: Sequence[int], processes: int
     return [runs[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(cases))]
 
 
-def report(study: Study, script: Script, runs: list[list[Run]]) -> None:
-    """Print the table of a study (Markdown) and draw its picture."""
+def report(study: Study, script: Script, runs: list[list[Run]], images: Path) -> None:
+    """Print the table of a study (Markdown) and draw its picture into the folder `images`."""
     cases = study.make(script.interactions)
     print(f"\n### {study.question}\n")
     if study.name == "seeds":
@@ -246,10 +248,21 @@ def report(study: Study, script: Script, runs: list[list[Run]]) -> None:
         _print_cases([case.label for case in cases], runs)
     if study.after is not None:
         study.after(cases, runs)
-    draw(study, script, runs, cases)
+    print(f"picture {draw(study, script, runs, cases, images)}", file=sys.stderr)
 
 
-def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Sequence[Case]) -> None:
+def images_of(study: Study, seeds: Sequence[int], interactions: int) -> Path:
+    """The folder for the study's picture: that of the docs where none of its seeds and interactions is left out."""
+    whole = set(parse_seeds(study.seeds)) <= set(seeds) and interactions >= study.length
+    return IMAGES if whole else _aside()
+
+
+@cache
+def _aside() -> Path:
+    return Path(tempfile.mkdtemp(prefix="rewardloop-studies-"))
+
+
+def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Sequence[Case], images: Path) -> Path:
     """The study's picture: one panel a world, because each has reference lines of its own."""
     panels: dict[str, list[Series]] = {}
     for case, series in zip(cases, runs, strict=True):
@@ -259,11 +272,11 @@ def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Seq
         main = label == LABELS["default"] if study.name == "exploration" else not panel
         colour = AGENT if main else RANDOM if label == LABELS["uniform"] else OTHERS[len(panel) % len(OTHERS)]
         panel.append(Series(label, series, colour, emphasis=main))
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    comparison_picture(
+    images.mkdir(parents=True, exist_ok=True)
+    return comparison_picture(
         [Panel(title if len(panels) > 1 else "", series) for title, series in panels.items()],
         None,
-        IMAGES / f"study-{study.name}.png",
+        images / f"study-{study.name}.png",
         title=study.question,
         subtitle=f"{script.interactions:,} interactions in batches of {script.batch} after {script.warm_start} rows of "
         f"uniform history; mean and range over {len(runs[0])} seed{'s' if len(runs[0]) > 1 else ''}",
@@ -306,7 +319,7 @@ def main() -> int:
     parser.add_argument("--seeds", help="default: each study's own")
     parser.add_argument("--interactions", type=int, help="default: each study's own")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="one seed, 1,000 interactions")
+    parser.add_argument("--quick", action="store_true", help="one seed, 1,000 interactions; no picture of the docs")
     arguments = parser.parse_args()
     names = [name for name in arguments.only.split(",") if name]
     unknown = set(names) - {study.name for study in STUDIES}
@@ -319,7 +332,7 @@ def main() -> int:
         script = Script(1000 if arguments.quick else arguments.interactions or study.length)
         started = time.monotonic()
         runs = run_study(study, script, seeds, arguments.jobs)
-        report(study, script, runs)
+        report(study, script, runs, images_of(study, seeds, script.interactions))
         took_s, named = time.monotonic() - started, ", ".join(map(str, seeds))
         print(f"\nSeeds {named}; {script.interactions:,} interactions; {took_s:.0f} s.", flush=True)
     return 0

@@ -1,7 +1,8 @@
 """`make studies`: every study, one after the other, each in a process of its own; what they print is kept.
 
 A study plays simulated worlds with known answers (or real labelled tables) against the loop. Results land in
-`benchmarks/results/`, headed by the command and the machine, pictures in `docs/images/`; the docs quote them.
+`benchmarks/results/`, headed by the command and the machine, pictures in `docs/images/`; the docs quote them. What
+`--quick` plays is shown, and replaces neither.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few seeds and short runs, to see that they work")
     arguments = parser.parse_args()
     names = arguments.studies or [name for name in STUDIES if find_spec(f"benchmarks.{name}") is not None]
-    return sum(run(name, ["--quick"] if arguments.quick else [])[0] != 0 for name in names)
+    short = ["--quick"] if arguments.quick else []
+    return sum(run(name, short, kept=not short)[0] != 0 for name in names)
 
 
 if __name__ == "__main__":
