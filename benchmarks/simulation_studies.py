@@ -24,13 +24,14 @@ from bandit.settings import ExperimentSettings
 from benchmarks.study_worlds import Arriving, Hostile
 from serving.cli.compare import LABELS, PANEL_TITLES
 from serving.cli.compare import configuration as published_configuration
+from serving.cli.simulate import fixed_label
 from serving.cli.worlds import statlog_world
 from serving.simulation import Job, parse_seeds, run_jobs, simulated_settings
 from simulator.channel import Channel, Delay, Lost
 from simulator.charts import Panel, Series, comparison_picture
 from simulator.curves import Summary, over_seeds, summarise
 from simulator.drift import Drifting, Permuted
-from simulator.environment import Environment
+from simulator.environment import Enumerable, Environment, Referenced, ReferenceLines, reference_lines
 from simulator.news import NewsWorld
 from simulator.runner import Run, Script
 from simulator.style import AGENT, RANDOM, SERIES
@@ -273,15 +274,23 @@ def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Seq
         colour = AGENT if main else RANDOM if label == LABELS["uniform"] else OTHERS[len(panel) % len(OTHERS)]
         panel.append(Series(label, series, colour, emphasis=main))
     images.mkdir(parents=True, exist_ok=True)
+    lines = shared_lines(cases)
     return comparison_picture(
         [Panel(title if len(panels) > 1 else "", series) for title, series in panels.items()],
-        None,
+        lines,
         images / f"study-{study.name}.png",
         title=study.question,
         subtitle=f"{script.interactions:,} interactions in batches of {script.batch} after {script.warm_start} rows of "
         f"uniform history; mean and range over {len(runs[0])} seed{'s' if len(runs[0]) > 1 else ''}",
-        fixed_label="",
+        fixed_label=fixed_label(lines),
     )
+
+
+def shared_lines(cases: Sequence[Case]) -> ReferenceLines | None:
+    """The reference lines of a study whose cases all play one world, which stays as it is and knows them; else None."""
+    world = cases[0].world
+    same = all(case.world is world for case in cases)
+    return reference_lines(world) if same and isinstance(world, Referenced | Enumerable) else None
 
 
 def _print_seeds(gated: Sequence[Summary], ungated: Sequence[Summary]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import simulation_studies, studies
-from benchmarks.simulation_studies import Study, images_of
+from benchmarks.simulation_studies import STUDIES, Study, images_of, shared_lines
 
 STUDY = Study("s", "?", lambda _: [], length=1000, seeds="0-1")
 
@@ -38,3 +38,9 @@ def test_what_is_played_quickly_replaces_no_result(
     monkeypatch.setattr("benchmarks.bench.RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["studies", "claims", *options])
     assert studies.main() == 0 and [path.name for path in tmp_path.iterdir()] == kept
+
+
+def test_studies_in_one_constant_world_show_its_best_single_action_and_no_other_study_does() -> None:
+    lines = {study.name: shared_lines(study.make(1000)) for study in STUDIES}
+    assert {name for name, found in lines.items() if found} == {"seeds", "exploration", "delay", "cost"}
+    assert lines["exploration"] is not None and 0.78 < lines["exploration"].fixed < 0.79
