@@ -14,6 +14,7 @@ from serving.cli.common import Common, Number, common, print_json, print_table, 
 from serving.cli.simulate import given
 
 if TYPE_CHECKING:
+    from bandit.settings import Rewards
     from simulator.planning import Assumptions
 
 SECONDS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400,
@@ -210,6 +211,7 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
     if not found.get("se") or not found.get("n"):
         raise InvalidInput("--actions", "is required: the newest evaluation compared equal policies, without variance")
     value = certificate["estimators"]["dr"]["champion"]["value"]
+    _check_possible(lift, value, experiment.settings.rewards)
     deviation = found["se"] * found["n"] ** 0.5
     rows = max(rows_needed(deviation, lift * abs(value)), certificate["rules"]["rows_min"])
     if traffic is not None:
@@ -237,6 +239,15 @@ def _from_log(common: Common, lift: float, traffic: str | None) -> None:
     )  # fmt: skip
     say("One planned look at α = .05 with power .8; a challenger that differs more varies more.")
     say("Explored away: what always taking the favourite of each decision would have earned more (± standard error).")
+
+
+def _check_possible(lift: float, value: float, rewards: Rewards) -> None:
+    """Raise `InvalidInput` for a lift that not even the greatest reward each time would make; sums have no greatest."""
+    room = rewards.max - value
+    if rewards.aggregation != "sum" and lift * abs(value) > room:
+        most = max(0.0, math.floor(1e4 * room / abs(value)) / 1e4)
+        problem = f"cannot be had: the champion earns {value:.4g}, and rewards.max is {rewards.max:g}"
+        raise InvalidInput("--lift", problem, f"at most {most:.4g}")
 
 
 def _newest(evaluations: Any, name: str) -> dict[str, Any]:

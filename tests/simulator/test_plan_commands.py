@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,16 @@ def test_a_plan_rests_on_the_newest_evaluation_that_had_enough_evidence_and_on_n
 
 
 def test_a_plan_names_no_fewer_rows_than_the_gate_looks_at(simulated: Path) -> None:
-    assert said(rewardloop("plan", "--data-dir", str(simulated), "--lift", "50", "--json"))["rows"] == 200
+    assert said(rewardloop("plan", "--data-dir", str(simulated), "--lift", "0.3", "--json"))["rows"] == 200
+
+
+def test_a_lift_for_which_the_greatest_reward_is_too_small_is_refused_with_the_greatest_lift(simulated: Path) -> None:
+    command = ("plan", "--data-dir", str(simulated), "--json")
+    refused = str(rewardloop(*command, "--lift", "50").exception)
+    most = re.search(r"^--lift: .* rewards.max is 1 \(limit: at most (.*)\)$", refused)
+    assert most is not None
+    answer = said(rewardloop(*command, "--lift", most[1]))
+    assert answer["value"] * (1 + float(most[1])) == pytest.approx(1, abs=1e-3)
 
 
 UNLIKELY = ("plan", "--actions", "100", "--traffic", "1000/day", "--exploration", "0.001")
