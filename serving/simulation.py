@@ -75,7 +75,7 @@ def run_jobs(
     `on_progress` is told how many more interactions were played. Raises what the first failing job raised; then, and
     when interrupted, the other runs end after the question, or the run of the learner, that they are at.
     """
-    with _interrupts_noted() as answer_interrupt:
+    with _interrupts_noted(data_dir) as answer_interrupt:
         return _run_all(worlds, jobs, data_dir, processes, on_progress or (lambda _: None), answer_interrupt)
 
 
@@ -197,8 +197,9 @@ def _little_garbage() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_noted() -> Iterator[Callable[[], None]]:
-    """Ctrl-C in the block is noted, and raised by what the block gets; a second one ends the process where it is.
+def _interrupts_noted(data_dir: Path) -> Iterator[Callable[[], None]]:
+    """Ctrl-C in the block is noted, and raised by what the block gets; a second one names `data_dir` and
+    ends the process where it is.
 
     Raised wherever it lands, it would be taken for an error of DuckDB's and counted as a failed run, or stop a write
     half way. Where it is ignored, or another thread answers it, nothing changes.
@@ -207,7 +208,7 @@ def _interrupts_noted() -> Iterator[Callable[[], None]]:
 
     def note(number: int, _: Any) -> None:
         if pressed:
-            os.write(2, b"\nrewardloop: interrupted\n")
+            os.write(2, os.fsencode(f"\ndata    {data_dir}\nrewardloop: interrupted\n"))
             os._exit(INTERRUPTED)
         pressed.append(number)
 

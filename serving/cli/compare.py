@@ -109,9 +109,9 @@ def command(*, options: WorldOptions, algorithms: str, encoders: str, gate: str 
     world, source = options.changing(base_world), source_of(base_world, options)
     settings = [simulated_settings(world, base, one.changes) for one in chosen]
     tell_source(source)
-    data_dir = fresh_data_dir(common, "rewardloop-comparison-")
-    runs = _play(world, options, seeds, chosen, settings, data_dir)
-    summaries = _present(world, options, chosen, runs, data_dir, source, as_json=common.as_json)
+    with fresh_data_dir(common, "rewardloop-comparison-") as data_dir:
+        runs = _play(world, options, seeds, chosen, settings, data_dir)
+        summaries = _present(world, options, chosen, runs, data_dir, source, as_json=common.as_json)
     failed = bool(tell_failures(_named(chosen, summaries)))
     settle_data_dir(common, data_dir, ended_well=not failed)
     if failed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from serving.demonstration import DemoResult
     from serving.over_http import Service
 
+EXPERIMENTS = "experiments"
 _FRESH = "Where everything is kept: a folder that is new or empty.  [default: a temporary one, {}]"
 FRESH_DATA_DIR = _FRESH.format("of which picture and page stay")
 STAYING_DATA_DIR = _FRESH.format("which stays")
@@ -52,8 +55,7 @@ def command(
     options = DemoOptions(interactions, min(batch, interactions), seed=seed, algorithm=algorithm, sabotage=sabotage)
     base = common.configuration().settings_for(EXPERIMENT)
     world = statlog_world()
-    data_dir = fresh_data_dir(common, "rewardloop-demo-")
-    with RunDisplay(interactions) as display:
+    with fresh_data_dir(common, "rewardloop-demo-") as data_dir, RunDisplay(interactions) as display:
         result = demonstrate(world, data_dir, options, display, base=base, keep_running=_hold if keep_running else None)
     if common.as_json:
         print_json(result.to_dict())
@@ -63,14 +65,42 @@ def command(
         say(f"The temporary folder {data_dir} stays, with the report in it: remove it when you have seen enough.")
 
 
-def fresh_data_dir(common: Common, prefix: str) -> Path:
-    """The data directory asked for, which has to be empty, or a new temporary one; raises `InvalidInput`."""
-    if not common.data_dir_given:
-        return Path(tempfile.mkdtemp(prefix=prefix))
+@contextmanager
+def fresh_data_dir(common: Common, prefix: str) -> Iterator[Path]:
+    """The data directory asked for, which has to be empty, or a new temporary one; raises `InvalidInput`.
+
+    A temporary one that the block leaves by Ctrl-C or an error is named where batches were played, else removed.
+    """
+    if common.data_dir_given:
+        yield _given_data_dir(common)
+        return
+    data_dir = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield data_dir
+    except BaseException:
+        if _worth_keeping(data_dir):
+            say(f"data    {data_dir}")
+        else:
+            shutil.rmtree(data_dir, ignore_errors=True)
+        raise
+
+
+def _given_data_dir(common: Common) -> Path:
     data_dir = common.make_data_dir()
     if any(data_dir.iterdir()):
         raise InvalidInput("--data-dir", "is not empty; name a new folder, or leave the option out")
     return data_dir.resolve()
+
+
+def _worth_keeping(data_dir: Path) -> bool:
+    """Whether a picture, a page or a log is there, or an experiment whose learner has run after a batch."""
+    from bandit.experiment import ExperimentPaths
+    from bandit.history import History
+
+    if any(path.name != EXPERIMENTS for path in data_dir.iterdir()):
+        return True
+    runs = (History(ExperimentPaths(root)).entries("run") for root in data_dir.glob(f"{EXPERIMENTS}/*"))
+    return any(run["trigger"] != "history" for entries in runs for run in entries)
 
 
 def settle_data_dir(common: Common, data_dir: Path, *, ended_well: bool) -> None:
@@ -78,7 +108,7 @@ def settle_data_dir(common: Common, data_dir: Path, *, ended_well: bool) -> None
 
     Picture and page stay: the output names them, and they need nothing else.
     """
-    experiments = data_dir / "experiments"
+    experiments = data_dir / EXPERIMENTS
     if common.data_dir_given or not ended_well:
         say(f"data    {data_dir}")
     elif experiments.is_dir():

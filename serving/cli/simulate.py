@@ -105,14 +105,14 @@ def command(
     world, source = options.changing(base), source_of(base, options)
     settings = None if declared is None else simulated_settings(world, declared, changes)
     tell_source(source)
-    data_dir = fresh_data_dir(common, "rewardloop-simulation-")
     stopped = ""
-    if url is not None:
-        runs, stopped = _play_over_http(world, options, seeds, url, common)
-    else:
-        assert settings is not None
-        runs = _play_in_process(world, options, seeds, settings, data_dir, names)
-    summaries = _present(world, options, runs, data_dir, common, source, stopped)
+    with fresh_data_dir(common, "rewardloop-simulation-") as data_dir:
+        if url is not None:
+            runs, stopped = _play_over_http(world, options, seeds, url, common)
+        else:
+            assert settings is not None
+            runs = _play_in_process(world, options, seeds, settings, data_dir, names)
+        summaries = _present(world, options, runs, data_dir, common, source, stopped)
     if stopped:
         say(f"rewardloop: {stopped}; what was played until then is what is shown")
     failed = bool(tell_failures((f"seed {one.seed}", one) for one in summaries) or stopped)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from click import ClickException
+from click import Abort, ClickException
 
 from bandit.errors import InvalidInput
 from bandit.experiment import Experiment
@@ -265,6 +265,31 @@ def test_a_temporary_folder_is_left_whole_where_a_run_failed(tmp_path: Path, mon
     assert rewardloop("simulate", "--env", "linear", *BRIEF).return_value == 1
     (folder,) = tmp_path.iterdir()
     assert (folder / "experiments").is_dir()
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+@pytest.mark.parametrize(("before", "kept"), [(1, False), (2, True)])
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_ends_a_command_early_leaves_a_temporary_folder_only_with_batches_in_it_and_names_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    before: int,
+    kept: bool,
+    ending: BaseException,
+) -> None:
+    def end(number: int) -> None:
+        if number == before:
+            raise ending
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("serving.simulation.play", partial(play, before_batch=end))
+    one = ("--algorithm", "uniform", "--encoder", "bins", "--seeds", "0", "--env", "linear", *SMALL)
+    told = rewardloop(command, *one)
+    assert isinstance(told.exception, Abort | OSError)
+    folders = list(tmp_path.iterdir())
+    assert [f"data    {folder}" for folder in folders] == told.stderr.split("\n")[: len(folders)]
+    assert bool(folders) is kept
 
 
 @pytest.mark.parametrize("command", ["simulate", "compare", "demo"])
