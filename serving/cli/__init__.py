@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from serving.cli.guard import check_packages
+from serving.cli.streams import open_closed_streams
 
 HERE = Path(__file__).parent
 
@@ -86,6 +87,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `rewardloop` command; leaves through `sys.exit`."""
+    open_closed_streams()
     check_packages()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 

@@ -307,6 +307,16 @@ def test_a_key_for_an_experiment_that_does_not_exist_is_refused(
     assert json.loads(capsys.readouterr().out)["experiments"] == ["shop"]
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_standard_streams_are_closed_ends_as_with_open_ones(closed: str, tmp_path: Path) -> None:
+    Experiment.create(tmp_path, "shop", ExperimentSettings(), now=now())
+    code = "import os, sys\nfrom serving.cli import main\ntry:\n main()\nfinally:\n [os.fstat(n) for n in (0, 1, 2)]"
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", code, "status", "--data-dir"]
+    for data_dir, ending in ((tmp_path, 0), (tmp_path / "nowhere", 2)):
+        done = subprocess.run([*command, str(data_dir)], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == ending and "Traceback" not in done.stderr
+
+
 def test_a_foreign_package_named_bandit_is_told_in_one_sentence(tmp_path: Path) -> None:
     foreign = tmp_path / "bandit"
     foreign.mkdir()
