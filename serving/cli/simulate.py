@@ -177,13 +177,16 @@ def check_algorithm(name: str) -> None:
 
 
 def _check_playable(options: WorldOptions, url: str) -> None:
-    """Raise `InvalidInput` for an address that is none, and for options that a running service decides itself."""
+    """Raise `InvalidInput` for an address or key that is none, and for options that a running service decides."""
     from rewardloop_client.arguments import check_address
 
     try:
         check_address(url, "")
     except ValueError as error:
         raise InvalidInput("--url", str(error).removeprefix(": ")) from None
+    key = os.environ.get(API_KEY, "")
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidInput(API_KEY, "is no key of a service: it has characters that are no printable ASCII")
     if options.env == "replay":
         raise InvalidInput("--env", "replay needs the simulated clock; leave --url out")
     if options.warm_start and given("warm_start"):

@@ -167,6 +167,15 @@ def test_misuse_names_the_option(arguments: tuple[str, ...], names: str) -> None
     assert names in (error.format_message() if isinstance(error, ClickException) else str(error))
 
 
+@pytest.mark.parametrize("key", ["clé", "a\nb", "\udce9"])
+def test_a_key_that_no_header_can_carry_is_refused_by_the_name_of_its_variable(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REWARDLOOP_API_KEY", key)
+    refused = rewardloop("simulate", "--env", "linear", "--url", "http://127.0.0.1:1").exception
+    assert isinstance(refused, InvalidInput) and str(refused).startswith("REWARDLOOP_API_KEY: is no key")
+
+
 @pytest.fixture
 def shops(tmp_path: Path) -> Path:
     """A configuration that declares one experiment by name: without a gate, by uniform choice."""
