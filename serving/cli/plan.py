@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,11 @@ SECONDS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600
            "week": 604800}  # fmt: skip
 EXPLORATIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SIMULATED_RUNS = 12
-SIMULATED_ROWS_MAX = 60_000
-SIMULATED_CELLS_MAX = 1_000_000
-"""Rows × actions of a simulated log: of many actions it is shorter, so that a plan takes seconds and little memory."""
+SIMULATED_ROWS_MIN = 60_000
+SIMULATED_SHARE = 2.0
+"""How many times the rows that one look needs a simulated log has: looking again and again takes more."""
+SIMULATED_CELLS_MAX = 2_000_000
+"""Rows × actions of a simulated log: with more of them it is shorter, so that a plan takes half a minute at most."""
 LIFT_MIN = SHARE_MIN = 1e-6
 ASSUMED = ("value", "exploration", "differing", "seed")
 TRAFFIC = re.compile(r"\s*((?:[0-9]{1,3}(?:[,_][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?)\s*/\s*([a-z]+)\s*")
@@ -111,7 +114,7 @@ def command(
         ],
     )  # fmt: skip
     say("One planned look at α = .05 with power .8 and a perfect reward model.")
-    _say_simulation(found, exploration, per_day)
+    _say_simulation(found, assumed, per_day)
 
 
 def parse_traffic(text: str) -> float:
@@ -149,29 +152,45 @@ def _plan(plan: Assumptions, exploration: float, per_day: float) -> dict[str, An
 def _simulate(assumed: Assumptions, seed: int) -> dict[str, Any]:
     """Let the gate look at growing simulated logs: how often and how soon it promotes, and the equal twin's fate."""
     from simulator.console import progress_bar
+    from simulator.planning import rows_needed
 
     equal = replace(assumed, lift=0.0)
-    rows_max = min(SIMULATED_ROWS_MAX, SIMULATED_CELLS_MAX // assumed.actions)
+    needed = rows_needed(assumed.deviation(), assumed.lift * assumed.served)
+    wanted = max(SIMULATED_ROWS_MIN, math.ceil(SIMULATED_SHARE * needed))
+    rows_max = min(wanted, SIMULATED_CELLS_MAX // assumed.actions)
     first: list[tuple[int | None, str]] = []
     with progress_bar("simulating", 2 * SIMULATED_RUNS) as advance:
         for run in range(2 * SIMULATED_RUNS):
-            first.append(_first_promotion(assumed if run < SIMULATED_RUNS else equal, seed, run, rows_max))
+            one = assumed if run < SIMULATED_RUNS else equal
+            first.append(_first_promotion(one, seed, run, rows_max, worth_finding=assumed.lift))
             advance(1)
     found, false = first[:SIMULATED_RUNS], first[SIMULATED_RUNS:]
-    promoted = sorted(rows for rows, _ in found if rows is not None)
-    middle = promoted[len(found) // 2] if len(promoted) > len(found) // 2 else None
     return {
         "runs": SIMULATED_RUNS,
+        "rows_needed": needed,
         "rows_max": rows_max,
-        "promoted": len(promoted),
-        "rows_median": middle,
+        "too_short": rows_max < needed,
+        "promoted": sum(rows is not None for rows, _ in found),
+        "rows_median": rows_of_half([rows for rows, _ in found]),
         "equal_promoted": sum(rows is not None for rows, _ in false),
         "unmet": next((reason for rows, reason in found if rows is None), None),
     }
 
 
-def _first_promotion(assumed: Assumptions, seed: int, run: int, rows_max: int) -> tuple[int | None, str]:
-    """Rows after which the real gate, with its default rules, first promotes; None within `rows_max`, and why not."""
+def rows_of_half(promoted_after: Sequence[int | None]) -> int | None:
+    """Rows after which half of the runs, or just more, were promoted; None where fewer than half were at all."""
+    rows = sorted(rows for rows in promoted_after if rows is not None)
+    half = (len(promoted_after) + 1) // 2
+    return rows[half - 1] if len(rows) >= half else None
+
+
+def _first_promotion(
+    assumed: Assumptions, seed: int, run: int, rows_max: int, *, worth_finding: float
+) -> tuple[int | None, str]:
+    """Rows after which the real gate, with its default rules, first promotes; None within `rows_max`, and why not.
+
+    Its forecasts are for the lift `worth_finding`; rows that it keeps no longer belong to no further look.
+    """
     import numpy as np
 
     from evaluation.gate import GateRules, judge
@@ -179,23 +198,27 @@ def _first_promotion(assumed: Assumptions, seed: int, run: int, rows_max: int) -
     from simulator.planning import simulate_log
 
     log = simulate_log(assumed, rows_max, np.random.default_rng([seed, run]))
-    rules, ledger, rows = GateRules(), None, FIRST_LOOK_ROWS
+    rules, ledger = GateRules(detectable_lift=worth_finding), None
+    start, length = 0, FIRST_LOOK_ROWS
     while True:
-        seen = ScoredRows.from_matrices(
-            candidate=log.candidate[:rows],
-            champion=log.champion[:rows],
-            q=log.q[:rows],
-            action=log.action[:rows],
-            reward=log.reward[:rows],
-            propensity=log.propensity[:rows],
-            pmf=log.champion[:rows],
+        stop = min(start + length, rows_max)
+        seen = slice(start, stop)
+        rows = ScoredRows.from_matrices(
+            candidate=log.candidate[seen],
+            champion=log.champion[seen],
+            q=log.q[seen],
+            action=log.action[seen],
+            reward=log.reward[seen],
+            propensity=log.propensity[seen],
+            pmf=log.champion[seen],
         )
-        verdict = judge(seen, rules, ledger=ledger)
+        verdict = judge(rows, rules, ledger=ledger)
         if verdict.promote:
-            return rows, ""
-        if rows == rows_max:
+            return stop, ""
+        if stop == rows_max:
             return None, verdict.reason
-        ledger, rows = verdict.ledger, min(int(rows * LOOK_GROWTH), rows_max)
+        ledger = verdict.ledger
+        start, length = (start, int(length * LOOK_GROWTH)) if verdict.keep_rows else (stop, FIRST_LOOK_ROWS)
 
 
 def _from_log(common: Common, lift: float, traffic: str | None) -> None:
@@ -275,14 +298,19 @@ def _is_unmet(check: dict[str, Any]) -> bool:
     return bool(check["kind"] == "floor" and check["status"] != "pass")
 
 
-def _say_simulation(found: dict[str, Any], exploration: float, per_day: float) -> None:
+def _say_simulation(found: dict[str, Any], assumed: Assumptions, per_day: float) -> None:
     runs, rows = found["runs"], found["rows_median"]
     when = f", half of all after {rows:,} rows ({_span(rows / per_day)}) or sooner" if rows else ""
     say(
-        f"Simulated with {_percent(exploration)} exploration and a gate that looks again and again: within "
+        f"Simulated with {_percent(assumed.exploration)} exploration and a gate that looks again and again: within "
         f"{found['rows_max']:,} rows it promoted {found['promoted']} of {runs} such challengers{when}; "
         f"of equal ones {found['equal_promoted']}."
     )
+    if found["too_short"]:
+        say(
+            f"That is too short to tell: one look takes {found['rows_needed']:,} rows, and with {assumed.actions:,} "
+            f"actions more than {found['rows_max']:,} would take too long to simulate. Go by the table."
+        )
     if found["unmet"] is not None:
         say(f"Of those not promoted the first had, in the end: {found['unmet']}")
 

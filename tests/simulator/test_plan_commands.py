@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from serving.cli.plan import parse_traffic
+from serving.cli.plan import _first_promotion, parse_traffic, rows_of_half
 from simulator.planning import Assumptions, ImpossiblePlan, exploration_cost, rows_needed, simulate_log
 from tests.simulator.command_support import rewardloop, said
 
@@ -103,11 +103,41 @@ def test_plan_says_rows_time_and_cost_and_what_the_gate_does_with_them() -> None
     assert gate["equal_promoted"] <= 2
 
 
-def test_a_plan_for_many_actions_looks_at_shorter_logs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_for_many_actions_looks_at_shorter_logs_and_says_that_they_are_too_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
     command = ("plan", "--actions", "1000", "--traffic", "1000/day")
-    assert said(rewardloop(*command, "--json"))["gate"]["rows_max"] == 1000
-    assert "within 1,000 rows" in rewardloop(*command).stderr
+    gate = said(rewardloop(*command, "--json"))["gate"]
+    assert gate["rows_max"] == 2000 < gate["rows_needed"] and gate["too_short"]
+    told = rewardloop(*command).stderr
+    assert "within 2,000 rows" in told and f"too short to tell: one look takes {gate['rows_needed']:,} rows" in told
+
+
+def test_a_simulated_log_has_twice_the_rows_that_one_look_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
+    monkeypatch.setattr("serving.cli.plan.SIMULATED_ROWS_MIN", 0)
+    answer = said(rewardloop("plan", "--actions", "3", "--lift", "0.2", "--traffic", "1000/day", "--json"))
+    (row,) = (row for row in answer["explorations"] if row["exploration"] == 0.05)
+    gate = answer["gate"]
+    assert gate["rows_max"] == 2 * row["rows"] == 2 * gate["rows_needed"] and not gate["too_short"]
+
+
+@pytest.mark.parametrize(
+    ("promoted_after", "rows"),
+    [([7, None, 5, None], 7), ([7, None, None, None], None), ([9, 5, 7], 7), ([5], 5), ([None], None)],
+)
+def test_half_of_the_runs_are_promoted_once_half_of_them_are(
+    promoted_after: list[int | None], rows: int | None
+) -> None:
+    assert rows_of_half(promoted_after) == rows
+
+
+def test_a_simulated_gate_forgets_the_rows_that_it_keeps_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cli.plan.LOOK_GROWTH", 120)
+    equal = Assumptions(actions=2, lift=1e-6, exploration=0.5)
+    rows, why = _first_promotion(equal, seed=0, run=0, rows_max=62_000, worth_finding=0.1)
+    assert rows is None and "on 2,000 rows" in why and "show a lift of 10%" in why
 
 
 def test_a_plan_that_only_more_exploration_makes_impossible_is_made_with_a_dash_there(
@@ -137,6 +167,7 @@ def test_a_gate_that_promotes_nothing_says_what_was_missing(unlikely: Result, mo
     monkeypatch.setattr("serving.cli.plan.SIMULATED_RUNS", 1)
     unmet = said(rewardloop(*UNLIKELY, "--json"))["gate"]["unmet"]
     assert "promoted 0 of 1" in unlikely.stderr and "Not enough evidence" in unmet
+    assert "to show a lift of 10%" in unmet
     assert f"Of those not promoted the first had, in the end: {unmet}" in unlikely.stderr
 
 
