@@ -52,8 +52,8 @@ def comparison_picture(
     """Expected reward above, cumulative regret below, two panels beside each other; drawn to `path` (.png or .svg).
 
     Without `lines` (a drifting world has no constant ones, and each panel may show another world) the rolling means of
-    what random choice and the oracle would have earned in the panel's own rounds are drawn; nothing where nobody
-    knows that, in a replayed log, and then there is no regret either.
+    what random choice and the oracle would have earned in the panel's own rounds are drawn, their mean over the runs of
+    a series; nothing where nobody knows that, in a replayed log, and then there is no regret either.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -204,16 +204,16 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
         for value, _, colour in known:
             axes.axhline(value, **{**drawn, "color": colour})
         return [_Label(value, f"{label}  {value:.3f}", colour) for value, label, colour in known]
-    labels = []
-    run = panel.series[0].runs[0]
-    x = np.arange(1, run.played + 1)
-    start = first_drawn(run.played)
-    if np.isnan(run.oracle).any():
+    runs = panel.series[0].runs
+    if any(np.isnan(run.oracle).any() for run in runs):
         return []
-    for values, label, colour in ((run.oracle, "oracle", style.ORACLE), (run.random, "random", style.RANDOM)):
-        curve = rolling_mean(values)
-        axes.plot(x[start:], curve[start:], **{**drawn, "color": colour})
-        labels.append(_Label(float(curve[-1]), f"{label}  {values.mean():.3f}", colour))
+    labels = []
+    for name, colour in (("oracle", style.ORACLE), ("random", style.RANDOM)):
+        curve = band([rolling_mean(getattr(run, name)) for run in runs]).mean
+        start = first_drawn(len(curve))
+        axes.plot(np.arange(start + 1, len(curve) + 1), curve[start:], **{**drawn, "color": colour})
+        mean = float(np.mean([getattr(run, name).mean() for run in runs]))
+        labels.append(_Label(float(curve[-1]), f"{name}  {mean:.3f}", colour))
     return labels
 
 

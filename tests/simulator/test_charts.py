@@ -48,16 +48,32 @@ def test_a_series_looks_like_no_other_and_like_no_reference_line(people: str) ->
         assert np.linalg.norm(as_seen(one, SEEN_BY[people]) - as_seen(other, SEEN_BY[people])) > 19, (one, other)
 
 
-@pytest.mark.parametrize("played", [1, 2, 7, 20, 21, 39])
-def test_all_of_a_very_short_run_is_drawn(played: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Any] = []
-    monkeypatch.setattr("simulator.charts.style.save", lambda figure, path: (figures.append(figure), path)[1])
-    run = Run.empty(0, played)
-    for values in (run.rewards, run.expected, run.random, run.oracle, run.probabilities):
-        values[:] = 0.5
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that would be saved."""
+    saved: list[Any] = []
+    monkeypatch.setattr("simulator.charts.style.save", lambda figure, path: (saved.append(figure), path)[1])
+    return saved
+
+
+def flat_run(seed: int, played: int, *, random: float = 0.5, expected: float = 0.5, oracle: float = 0.5) -> Run:
+    """A run that earned the same all the time, always by action a."""
+    run = Run.empty(seed, played)
+    run.random[:], run.expected[:], run.oracle[:] = random, expected, oracle
+    run.rewards[:] = expected
+    run.probabilities[:] = 0.5
     run.actions = ["a"] * played
-    panel = Panel("", [Series("rewardloop", [run], style.AGENT)])
-    comparison_picture([panel], None, tmp_path / "c.png", title="", subtitle="", fixed_label="")
+    return run
+
+
+def drawn(panel: Panel, path: Path) -> None:
+    comparison_picture([panel], None, path / "c.png", title="", subtitle="", fixed_label="")
+
+
+@pytest.mark.parametrize("played", [1, 2, 7, 20, 21, 39])
+def test_all_of_a_very_short_run_is_drawn(played: int, tmp_path: Path, figures: list[Any]) -> None:
+    panel = Panel("", [Series("rewardloop", [flat_run(0, played)], style.AGENT)])
+    drawn(panel, tmp_path)
     shares_picture([panel], tmp_path / "s.png")
     compared, shares = figures
     for axes in compared.axes:
@@ -65,3 +81,12 @@ def test_all_of_a_very_short_run_is_drawn(played: int, tmp_path: Path, monkeypat
         assert len(line.get_xdata()) == played and (played > 1 or line.get_marker() == style.POINT)
     (area,) = shares.axes[0].collections
     assert np.ptp(area.get_paths()[0].vertices[:, 0]) > 0
+
+
+def test_the_lines_of_a_world_that_changes_are_means_over_the_seeds(tmp_path: Path, figures: list[Any]) -> None:
+    runs = [flat_run(0, 50, random=0.1, oracle=0.8), flat_run(1, 50, random=0.3, oracle=1.0)]
+    drawn(Panel("", [Series("rewardloop", runs, style.AGENT)]), tmp_path)
+    above = figures[0].axes[0]
+    ends = {line.get_color(): line.get_ydata()[-1] for line in above.lines}
+    assert ends[style.RANDOM] == pytest.approx(0.2) and ends[style.ORACLE] == pytest.approx(0.9)
+    assert {"oracle  0.900", "random  0.200"} <= {text.get_text() for text in above.texts}
