@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,14 +34,13 @@ from simulator.drift import Drifting, Permuted
 from simulator.environment import Enumerable, Environment, Referenced, ReferenceLines, reference_lines
 from simulator.news import NewsWorld
 from simulator.runner import Run, Script
-from simulator.style import AGENT, RANDOM, SERIES
+from simulator.style import colours_of
 from simulator.synthetic import LinearWorld, NonLinearWorld
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WINDOW_S = 2.0
 GATE_ON: dict[str, Any] = {}
 GATE_OFF: dict[str, Any] = {"gate": {"enabled": False}}
-OTHERS = tuple(colour for colour in SERIES if colour != AGENT)
 MODES = (("gate on", GATE_ON), ("gate off", GATE_OFF))
 
 
@@ -265,18 +264,15 @@ def _aside() -> Path:
 
 def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Sequence[Case], images: Path) -> Path:
     """The study's picture: one panel a world, because each has reference lines of its own."""
-    panels: dict[str, list[Series]] = {}
+    grouped: dict[str, dict[str, Sequence[Run]]] = {}
     for case, series in zip(cases, runs, strict=True):
         title = case.panel or case.world.name
-        panel = panels.setdefault(title, [])
-        label = case.short or case.label.removeprefix(f"{title}, ")
-        main = label == LABELS["default"] if study.name == "exploration" else not panel
-        colour = AGENT if main else RANDOM if label == LABELS["uniform"] else OTHERS[len(panel) % len(OTHERS)]
-        panel.append(Series(label, series, colour, emphasis=main))
+        grouped.setdefault(title, {})[case.short or case.label.removeprefix(f"{title}, ")] = series
+    panels = [Panel(title if len(grouped) > 1 else "", _series(study, group)) for title, group in grouped.items()]
     images.mkdir(parents=True, exist_ok=True)
     lines = shared_lines(cases)
     return comparison_picture(
-        [Panel(title if len(panels) > 1 else "", series) for title, series in panels.items()],
+        panels,
         lines,
         images / f"study-{study.name}.png",
         title=study.question,
@@ -284,6 +280,12 @@ def draw(study: Study, script: Script, runs: Sequence[Sequence[Run]], cases: Seq
         f"uniform history; mean and range over {len(runs[0])} seed{'s' if len(runs[0]) > 1 else ''}",
         fixed_label=fixed_label(lines),
     )
+
+
+def _series(study: Study, group: Mapping[str, Sequence[Run]]) -> list[Series]:
+    main = LABELS["default"] if study.name == "exploration" else next(iter(group))
+    colours = colours_of(list(group), {label: name for name, label in LABELS.items()}, main)
+    return [Series(label, runs, colours[label], emphasis=label == main) for label, runs in group.items()]
 
 
 def shared_lines(cases: Sequence[Case]) -> ReferenceLines | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,19 @@ ORACLE = "#16a34a"
 RANDOM = "#9ca3af"
 FIXED = "#d97706"
 PROMOTION = "#7c3aed"
-SERIES = (AGENT, "#be185d", "#312e81", "#0ea5e9", "#450a0a", "#7c2d12", "#111827", "#facc15")
-"""Told apart from each other and from the reference lines, by people who see no red or no green too."""
+ALGORITHMS = {
+    "default": AGENT,
+    "uniform": RANDOM,
+    "egreedy": "#cc44bb",
+    "bag": "#665500",
+    "cover": "#00bbff",
+    "softmax": "#882233",
+    "explore_first": "#007766",
+    "squarecb": "#444477",
+}
+"""Each algorithm's colour, in every picture; told apart at the width of a line from each other and from the reference
+lines, by people who see no red or no green too."""
+SERIES = tuple(colour for colour in ALGORITHMS.values() if colour != RANDOM)
 LAYERS = ("#1d4ed8", "#60a5fa", "#f59e0b", "#10b981", "#a78bfa", "#f472b6", "#22d3ee", "#84cc16", "#fb7185")
 POINT = "o"
 """What marks a curve of a single point, which has no line."""
@@ -52,6 +65,17 @@ def _written_out(char: str) -> str:
     if kind == "Cf" or char in _VARIANTS:  # these only shape what stands beside them
         return ""
     return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+
+
+def colours_of(labels: Sequence[str], algorithms: Mapping[str, str], main: str) -> dict[str, str]:
+    """A colour for each label: the agent's for `main`, its own for each of `algorithms` (label → name), else another.
+
+    Only where there are more labels than colours does one come again.
+    """
+    known = {label: ALGORITHMS[name] for label, name in algorithms.items()} | {main: AGENT}
+    taken = {known[label] for label in labels if label in known}
+    left = cycle([colour for colour in SERIES if colour not in taken] or SERIES)
+    return {label: known[label] if label in known else next(left) for label in labels}
 
 
 def new_figure(width: float, height: float) -> Figure:

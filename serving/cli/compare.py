@@ -234,16 +234,12 @@ def _named(
 
 def _panels(chosen: list[Configuration], runs: dict[tuple[str, str], list[Run]]) -> list[Panel]:
     from simulator.charts import Panel, Series
-    from simulator.style import AGENT, RANDOM, SERIES
+    from simulator.style import ALGORITHMS
 
-    names = list(dict.fromkeys(one.name for one in chosen))
-    palette = iter(colour for colour in SERIES * len(names) if colour != AGENT)
-    fixed = {"default": AGENT, "uniform": RANDOM}
-    colours = {name: fixed.get(name) or next(palette) for name in names}
     panels = []
     for encoder in dict.fromkeys(one.encoder for one in chosen):
         series = [
-            Series(one.label, runs[one.name, encoder], colours[one.name], emphasis=one.name == "default")
+            Series(one.label, runs[one.name, encoder], ALGORITHMS[one.name], emphasis=one.name == "default")
             for one in chosen
             if one.encoder == encoder
         ]
