@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -26,6 +27,9 @@ _ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each le
 _ENTRY_LINE = 0.2  # inches of a line of the legend
 _NAME_LENGTH = 18  # letters of an action's name in the legend
 _LABEL_GAP = 0.058  # of the height of a panel, between two labels
+_LEADER = (2.0, 15.0)  # points to the right of a plot where the line to a label away from its own begins and ends
+_EDGE = 0.25  # inches left free beside title and subtitle
+_TITLE_LINE, _SUBTITLE_LINE = 0.28, 0.19  # inches from one line to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,21 @@ def comparison_picture(
     longest = max(len(fixed_label), *(len(series.label) for panel in panels for series in panel.series))
     plot = _PLOT if columns == 1 else _PLOT_OF_TWO
     cell = plot + max(2.05, 1.35 + _LETTER * longest)
-    width, height = 0.7 + cell * columns, 1.0 + 5.7 * rows
+    width = 0.7 + cell * columns
+    titles = style.wrapped(title, width - 2 * _EDGE, 15, "bold")
+    subtitles = style.wrapped(subtitle, width - 2 * _EDGE, 10)
+    head = _TITLE_LINE * (len(titles) - 1) + _SUBTITLE_LINE * (len(subtitles) - 1)
+    height = 1.0 + head + 5.7 * rows
     figure = style.new_figure(width, height)
-    figure.text(0.25 / width, 1 - 0.42 / height, title, fontsize=15, fontweight="bold", color=style.INK)
-    figure.text(0.25 / width, 1 - 0.7 / height, subtitle, fontsize=10, color=style.MUTED)
+    for number, line in enumerate(titles):
+        y = height - 0.42 - _TITLE_LINE * number
+        figure.text(_EDGE / width, y / height, line, fontsize=15, fontweight="bold", color=style.INK)
+    for number, line in enumerate(subtitles):
+        y = height - 0.7 - _TITLE_LINE * (len(titles) - 1) - _SUBTITLE_LINE * number
+        figure.text(_EDGE / width, y / height, line, fontsize=10, color=style.MUTED)
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
-        left, top = 0.7 + cell * column, height - 1.35 - 5.7 * row
+        left, top = 0.7 + cell * column, height - 1.35 - head - 5.7 * row
         above: Any = figure.add_axes((left / width, (top - 2.95) / height, plot / width, 2.95 / height))
         below: Any = figure.add_axes((left / width, (top - 4.85) / height, plot / width, 1.6 / height), sharex=above)
         _draw_panel(above, below, panel, lines, fixed_label, first=column == 0)
@@ -163,12 +175,17 @@ def _stack(  # noqa: PLR0917
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """What stands to the right of a line: at which height it ends, its text and colour."""
+    """What stands to the right of a line: where it ends, its name, the mean that is printed, and its colour."""
 
     height: float
-    text: str
+    name: str
+    mean: float
     colour: str
     bold: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}  {self.mean:.3f}"
 
 
 def _draw_series(above: Any, below: Any, series: Series) -> _Label:
@@ -190,7 +207,7 @@ def _draw_series(above: Any, below: Any, series: Series) -> _Label:
             at, np.zeros(len(at)), linestyle="", marker="^", markersize=4, color=series.colour, clip_on=False, zorder=6
         )
     mean = float(np.mean([run.expected.mean() for run in series.runs]))
-    return _Label(float(rolling.mean[-1]), f"{series.label}  {mean:.3f}", series.colour, series.emphasis)
+    return _Label(float(rolling.mean[-1]), series.label, mean, series.colour, series.emphasis)
 
 
 def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_label: str) -> list[_Label]:
@@ -203,7 +220,7 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
         )
         for value, _, colour in known:
             axes.axhline(value, **{**drawn, "color": colour})
-        return [_Label(value, f"{label}  {value:.3f}", colour) for value, label, colour in known]
+        return [_Label(value, label, value, colour) for value, label, colour in known]
     runs = panel.series[0].runs
     if any(np.isnan(run.oracle).any() for run in runs):
         return []
@@ -213,29 +230,27 @@ def _references(axes: Any, panel: Panel, lines: ReferenceLines | None, fixed_lab
         start = first_drawn(len(curve))
         axes.plot(np.arange(start + 1, len(curve) + 1), curve[start:], **{**drawn, "color": colour})
         mean = float(np.mean([getattr(run, name).mean() for run in runs]))
-        labels.append(_Label(float(curve[-1]), f"{name}  {mean:.3f}", colour))
+        labels.append(_Label(float(curve[-1]), name, mean, colour))
     return labels
 
 
 def _place(axes: Any, labels: Sequence[_Label]) -> None:
-    """Write each label beside the end of its line, pushed apart so that none lies on another."""
+    """Write each label beside the end of its line, or where that is crowded near it, with a thin line to there."""
     low, high = axes.get_ylim()
     gap = (high - low) * _LABEL_GAP
-    ranked = sorted(labels, key=lambda label: label.height)
-    heights: list[float] = []
-    for label in ranked:
-        heights.append(max(label.height, heights[-1] + gap) if heights else max(label.height, low))
-    excess = heights[-1] - high
-    for number in reversed(range(len(heights))):
-        if excess > 0:
-            ceiling = high if number == len(heights) - 1 else heights[number + 1] - gap
-            heights[number] = min(heights[number], ceiling)
-    end = axes.get_xlim()[1]
-    for label, height in zip(ranked, heights, strict=True):
+    placed = spread(labels, gap, low, high)
+    end, away = axes.get_xlim()[1], [abs(label.height - height) > gap / 4 for label, height in placed]
+    across = 72 * axes.get_position().width * axes.figure.get_figwidth()  # of the plot, in points
+    for (label, height), led in zip(placed, away, strict=True):
+        if led:
+            x = (1 + _LEADER[0] / across, 1 + _LEADER[1] / across)
+            leader = Line2D(x, (label.height, height), transform=axes.get_yaxis_transform())
+            leader.set(color=label.colour, linewidth=0.6, solid_capstyle="butt")
+            axes.figure.add_artist(leader)
         axes.annotate(
             label.text,
             (end, height),
-            xytext=(7, 0),
+            xytext=(_LEADER[1] + 3 if any(away) else 7, 0),
             textcoords="offset points",
             color=label.colour,
             fontsize=8.5,
@@ -243,6 +258,31 @@ def _place(axes: Any, labels: Sequence[_Label]) -> None:
             va="center",
             annotation_clip=False,
         )
+
+
+def spread(labels: Sequence[_Label], gap: float, low: float, high: float) -> list[tuple[_Label, float]]:
+    """Each label with its height: that of its line, or where several would be closer than `gap`, spread around the mean
+    of their lines in the order of the numbers that they print; within `low` and `high` as long as there is room.
+    """
+    groups: list[list[_Label]] = []
+    for label in sorted(labels, key=lambda label: label.height):
+        groups.append([label])
+        while len(groups) > 1 and _foot(groups[-1], gap, low, high) - _foot(groups[-2], gap, low, high) < gap * len(
+            groups[-2]
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [
+        (label, _foot(group, gap, low, high) + gap * number)
+        for group in groups
+        for number, label in enumerate(sorted(group, key=lambda label: (label.mean, label.height)))
+    ]
+
+
+def _foot(group: Sequence[_Label], gap: float, low: float, high: float) -> float:
+    """The height of a group's lowest label."""
+    reach = gap * (len(group) - 1)
+    middle = float(np.mean([label.height for label in group]))
+    return max(low, min(middle - reach / 2, high - reach))
 
 
 def _mean_shares(runs: Sequence[Run]) -> dict[str, Vector]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 INK = "#1f2937"
 MUTED = "#6b7280"
@@ -56,6 +58,17 @@ def label(text: str, length: int) -> str:
     drawn = drawable(text)
     longest = length if drawn == text else 2 * length
     return drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
+
+
+def wrapped(text: str, inches: float, size: float, weight: str = "normal") -> list[str]:
+    """`text` as it can be drawn at `size` points, in lines that are no wider than that."""
+    font = FontProperties(size=size, weight=weight)
+    drawn = drawable(text, font)
+    width, _, _ = text_to_path.get_text_width_height_descent(drawn, font, ismath=False)
+    if width <= 72 * inches:
+        return [drawn]
+    letters = int(0.9 * len(drawn) * 72 * inches / width)  # some lines have wider letters than others
+    return textwrap.wrap(drawn, max(1, letters))
 
 
 def _written_out(char: str) -> str:

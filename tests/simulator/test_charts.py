@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -103,3 +103,34 @@ def test_the_lines_of_a_world_that_changes_are_means_over_the_seeds(tmp_path: Pa
     ends = {line.get_color(): line.get_ydata()[-1] for line in above.lines}
     assert ends[style.RANDOM] == pytest.approx(0.2) and ends[style.ORACLE] == pytest.approx(0.9)
     assert {"oracle  0.900", "random  0.200"} <= {text.get_text() for text in above.texts}
+
+
+def test_labels_of_lines_that_end_together_stand_around_them_in_the_order_of_their_numbers(
+    tmp_path: Path, figures: list[Any]
+) -> None:
+    series = []
+    for number, (before, after) in enumerate([(0.9, 0.52), (0.1, 0.53), (0.5, 0.51)]):
+        run = flat_run(0, 400, random=0.1, oracle=0.95)
+        run.expected[:200], run.expected[200:] = before, after
+        series.append(Series(f"s{number}", [run], style.SERIES[number]))
+    drawn(Panel("", series), tmp_path)
+    above = figures[0].axes[0]
+    told = sorted((text.xy[1], text.get_text()) for text in above.texts)
+    heights = {text.split()[0]: height for height, text in told}
+    assert [text.split()[0] for _, text in told] == ["random", "s1", "s2", "s0", "oracle"]
+    assert heights["s1"] < 0.51 < heights["s2"] < 0.53 < heights["s0"]
+    assert (heights["random"], heights["oracle"]) == pytest.approx((0.1, 0.95))
+    colours = {leader.get_color(): leader.get_ydata() for leader in figures[0].artists}
+    assert set(colours) >= {style.SERIES[0], style.SERIES[1]} and style.ORACLE not in colours
+    assert tuple(colours[style.SERIES[0]]) == pytest.approx((0.52, heights["s0"]))
+
+
+def test_long_titles_are_broken_rather_than_cut_off(tmp_path: Path, figures: list[Any]) -> None:
+    panel = Panel("", [Series("rewardloop", [flat_run(0, 50)], style.AGENT)])
+    long = {"title": f"rewardloop on {'w' * 120}.csv", "subtitle": "many more words than there is room for, " * 5}
+    comparison_picture([panel], None, tmp_path / "c.png", **long, fixed_label="")
+    (figure,) = figures
+    texts = [text.get_window_extent() for text in figure.texts]
+    assert len(texts) > 4 and all(0 <= box.x0 < box.x1 <= figure.bbox.width for box in texts)
+    assert all(upper.y0 > lower.y1 - 1 for upper, lower in pairwise(texts))
+    assert texts[-1].y0 > figure.axes[0].get_window_extent().y1
