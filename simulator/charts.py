@@ -25,6 +25,8 @@ _PLOT, _PLOT_OF_TWO = 5.25, 3.5  # inches of a plot's width; of two less, since 
 _LETTER = 0.083  # inches of a label, besides what its number takes
 _ENTRY, _ENTRY_LETTER = 0.55, 0.07  # inches of a legend's entry, and of each letter in it
 _ENTRY_LINE = 0.2  # inches of a line of the legend
+_ENTRY_LINES_MAX = 4  # of the legend; a picture is made wider for them
+_CELL = 2.7  # inches of a column of shares
 _NAME_LENGTH = 18  # letters of an action's name in the legend
 _LABEL_GAP = 0.058  # of the height of a panel, between two labels
 _LEADER = (2.0, 15.0)  # points to the right of a plot where the line to a label away from its own begins and ends
@@ -120,19 +122,21 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
     shown, rest = ranked[:SHARES_MAX], ranked[SHARES_MAX:]
     colours = [*style.LAYERS[: len(shown)], *([style.GRID] if rest else [])]
     labels = [style.label(name, _NAME_LENGTH) for name in shown] + (["others"] if rest else [])
-    width = 2.7 * columns + 0.8
-    across = max(1, min(len(labels), int(width / (_ENTRY + _ENTRY_LETTER * max(map(len, labels))))))
-    foot = 0.8 + _ENTRY_LINE * (-(-len(labels) // across) - 1)
-    height = 2.2 * rows + 0.2 + foot
+    entry = _ENTRY + _ENTRY_LETTER * max(map(len, labels))
+    width = max(_CELL * columns + 0.8, entry * -(-len(labels) // _ENTRY_LINES_MAX))
+    across = max(1, min(len(labels), int(width / entry)))
+    foot = 0.65 + _ENTRY_LINE * -(-len(labels) // across)
+    above = 0.4 if any(panel.title for panel in panels) else 0.0  # of each row, for the panel's title
+    height = (2.2 + above) * rows + 0.2 + foot
     figure = style.new_figure(width, height)
     axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     figure.subplots_adjust(
         left=0.8 / width,
-        right=min(0.985, 1 - 0.2 / width),
-        top=1 - 0.4 / height,
+        right=1 - 0.25 / width,
+        top=1 - (0.4 + above) / height,
         bottom=foot / height,
-        wspace=0.1,
-        hspace=0.3,
+        wspace=0.17,
+        hspace=0.3 + above / 1.7,
     )
     for row, panel in enumerate(panels):
         for column in range(columns):
@@ -141,9 +145,13 @@ def shares_picture(panels: Sequence[Panel], path: Path) -> Path:
                 cell.set_visible(False)
                 continue
             series, one = panel.series[column], shares[row][column]
-            style.dress(cell, ylabel=panel.title.partition(",")[0] if column == 0 else "")
+            below = row + 1 == rows or column >= len(panels[row + 1].series)
+            style.dress(cell, xlabel="interactions" * below, ylabel="share of decisions" if column == 0 else "")
             _stack(cell, one, shown, rest, colours, series.runs[0].played)
             cell.set_title(series.label, loc="left", fontsize=9, color=style.INK)
+            if column == 0 and panel.title:
+                cell.annotate(panel.title, (0, 1), xytext=(0, 24), xycoords="axes fraction",
+                              textcoords="offset points", fontsize=10, fontweight="bold", color=style.INK)  # fmt: skip
     handles = [Patch(color=colour) for colour in colours]
     figure.legend(handles, labels, loc="lower center", ncols=across, frameon=False, fontsize=8)
     return style.save(figure, path)
@@ -163,12 +171,13 @@ def _stack(  # noqa: PLR0917
     layers = [one.get(name, zeros) for name in shown]
     if rest:
         layers.append(np.sum([one.get(name, zeros) for name in rest], axis=0))
-    x = (np.arange(bins) + 0.5) * played / bins
-    if bins == 1:  # one point has no area
-        x, layers = np.array([0.0, played]), [np.repeat(layer, 2) for layer in layers]
+    # a stretch's share stands in its middle; the first and the last ones reach to the ends
+    x = np.concatenate([[0.0], (np.arange(bins) + 0.5) * played / bins, [played]])
+    layers = [np.concatenate([layer[:1], layer, layer[-1:]]) for layer in layers]
     cell.stackplot(x, *layers, colors=colours, linewidth=0)
     cell.set_xlim(0, played)
     cell.set_ylim(0, 1)
+    cell.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10], integer=True))
     cell.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     cell.tick_params(labelsize=7)
 

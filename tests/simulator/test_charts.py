@@ -134,3 +134,38 @@ def test_long_titles_are_broken_rather_than_cut_off(tmp_path: Path, figures: lis
     assert len(texts) > 4 and all(0 <= box.x0 < box.x1 <= figure.bbox.width for box in texts)
     assert all(upper.y0 > lower.y1 - 1 for upper, lower in pairwise(texts))
     assert texts[-1].y0 > figure.axes[0].get_window_extent().y1
+
+
+def chosen_by_turns(names: list[str], played: int) -> Run:
+    """A run that chose one after the other."""
+    run = flat_run(0, played)
+    run.actions = [names[number % len(names)] for number in range(played)]
+    return run
+
+
+def test_shares_of_actions_have_named_axes_and_reach_from_the_first_interaction_to_the_last(
+    tmp_path: Path, figures: list[Any]
+) -> None:
+    several = [Series(name, [chosen_by_turns(["a", "b"], 10_000)], style.AGENT) for name in ("x", "y", "z")]
+    shares_picture([Panel("numbers in bins", several)], tmp_path / "s.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_ylabel() == "share of decisions"
+    assert "numbers in bins" in [text.get_text() for text in figure.axes[0].texts]
+    for cell in figure.axes:
+        x = cell.collections[0].get_paths()[0].vertices[:, 0]
+        assert cell.get_xlabel() == "interactions" and (x.min(), x.max()) == cell.get_xlim() == (0, 10_000)
+    ticks = [tick.get_window_extent() for cell in figure.axes for tick in cell.get_xticklabels()]
+    assert all(right.x0 - left.x1 > 5 for left, right in pairwise(ticks))
+
+
+@pytest.mark.parametrize("letters", [3, 40])
+def test_a_legend_is_no_taller_than_its_plot_and_within_the_picture(
+    letters: int, tmp_path: Path, figures: list[Any]
+) -> None:
+    names = [f"{number}-" + "\u4e00" * letters for number in range(14)]
+    shares_picture([Panel("", [Series("x", [chosen_by_turns(names, 140)], style.AGENT)])], tmp_path / "s.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    plot, legend = figure.axes[0].get_tightbbox(), figure.legends[0].get_window_extent()
+    assert legend.height < plot.height and legend.y1 < plot.y0 and 0 <= legend.x0 < legend.x1 <= figure.bbox.width
