@@ -22,6 +22,7 @@ from serving.cli.simulate import (
     declared_settings,
     fixed_label,
     number,
+    what_was_played,
 )
 from serving.cli.sources import names_table, source_json, source_of, source_table, tell_source
 from serving.cli.worlds import WorldOptions, world_options
@@ -183,12 +184,7 @@ def _present(  # noqa: PLR0917
     lines = constant_lines(world, options)
     panels = _panels(chosen, runs)
     title = f"Exploration strategies on {world.name}"
-    several = len(next(iter(runs.values()))) > 1
-    over = f"mean and range over seeds {options.seeds}" if several else f"seed {options.seeds}"
-    subtitle = (
-        f"{options.interactions:,} interactions in batches of {options.batch:,} after {options.warm_start} rows of "
-        f"uniform history; {over}{counted}"
-    )
+    subtitle = what_was_played(options, counted, several=len(next(iter(runs.values()))) > 1)
     picture = comparison_picture(
         panels, lines, data_dir / "comparison.png", title=title, subtitle=subtitle, fixed_label=fixed_label(lines)
     )
@@ -208,7 +204,11 @@ def _present(  # noqa: PLR0917
             (shares, "Share of each action over time."),
         ],
         tables=[
-            {"title": "Over all seeds: mean ± standard error", "columns": columns, "rows": rows},
+            {
+                "title": "Over all seeds: mean ± standard error, of rewards as they came",
+                "columns": columns,
+                "rows": rows,
+            },
             *failure_table(_named(chosen, summaries)),
             *source_table(source),
             *names_table([run for series in runs.values() for run in series]),

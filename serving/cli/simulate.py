@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,7 @@ def command(
     seeds = parse_seeds(options.seeds)
     if url is not None:
         _check_playable(options, url)
+        options = replace(options, warm_start=0)  # the service has a history of its own
     changes = setting_changes(algorithm, encoder, gate)
     name, declared = (None, None) if url is not None else declared_settings(common, EXPERIMENT)
     names = [] if name is None else _names_of_runs(name, seeds)
@@ -272,10 +273,7 @@ def _present(  # noqa: PLR0917
     means, errors = over_seeds(summaries)
     lines = constant_lines(world, options)
     panel = Panel("", [Series("rewardloop", runs, AGENT, emphasis=True)])
-    subtitle = (
-        f"{options.interactions:,} interactions in batches of {options.batch:,}, "
-        f"seed{'s' * (len(runs) > 1)} {options.seeds}{counted}{'; stopped half way' * bool(stopped)}"
-    )
+    subtitle = what_was_played(options, counted, several=len(runs) > 1) + "; stopped half way" * bool(stopped)
     picture = comparison_picture(
         [panel],
         lines,
@@ -291,11 +289,15 @@ def _present(  # noqa: PLR0917
         title=f"rewardloop on {world.name}",
         subtitle=subtitle if not stopped else f"{subtitle}: {stopped}",
         figures=[
-            (picture, "Reward and regret; triangles mark promotions, numbers are means over the whole run."),
+            (
+                picture,
+                "Above: expected reward, mean of the last 100; the numbers are means over the whole run. "
+                "Below: what the oracle would have earned more; triangles mark promotions.",
+            ),
             (shares, "Share of each action."),
         ],
         tables=[
-            {"title": "Summary", "columns": columns, "rows": rows},
+            {"title": "Summary, of rewards as they came", "columns": columns, "rows": rows},
             *failure_table((f"seed {one.seed}", one) for one in summaries),
             *source_table(source),
             *names_table(runs),
@@ -309,6 +311,14 @@ def _present(  # noqa: PLR0917
         print_table(None, columns, rows)
     say(f"picture {picture}\npage    {page}")
     return summaries
+
+
+def what_was_played(options: WorldOptions, counted: str, *, several: bool) -> str:
+    """The runs in a line: length, batches, history, seeds (with what the band over them is), and how many `counted`."""
+    played = f"{options.interactions:,} interactions in batches of {options.batch:,}"
+    if options.warm_start:
+        played += f" after {options.warm_start:,} rows of uniform history"
+    return f"{played}; " + ("mean and range over seeds " if several else "seed ") + f"{options.seeds}{counted}"
 
 
 def count_replayed(options: WorldOptions, runs: Sequence[Run]) -> str:

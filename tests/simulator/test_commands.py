@@ -57,6 +57,23 @@ def test_simulate_says_each_seed_their_mean_and_its_error_and_draws_them(tmp_pat
     assert (tmp_path / "actions.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("rows", "seeds", "told"),
+    [
+        ("40", "0-1", "batches of 20 after 40 rows of uniform history; mean and range over seeds 0-1"),
+        ("0", "3", "batches of 20; seed 3"),
+    ],
+)
+def test_a_picture_says_after_which_history_it_was_played_and_what_its_band_is(
+    rows: str, seeds: str, told: str, tmp_path: Path
+) -> None:
+    world = ("--env", "linear", *BRIEF, "--warm-start", rows, "--seeds", seeds, "--data-dir", str(tmp_path))
+    said(rewardloop("simulate", *world, "--json"))
+    page = (tmp_path / "simulation.html").read_text("utf-8")
+    assert f"<p>20 interactions in {told}</p>" in page
+    assert "expected reward" in page and "of rewards as they came" in page
+
+
 def damage_models_before_the_second_batch(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
     """Somebody empties every stored policy while the world is played, so that the learner's second run fails."""
 
