@@ -26,8 +26,20 @@ the value itself, because values come from outside and end in logs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+
+class OneOf(str):
+    """A limit that is a list of names, of which the value has to be one."""
+
+    __slots__ = ()
+
+
+def one_of(names: Iterable[str]) -> OneOf | None:
+    """The names as a limit; None where there is none."""
+    return OneOf(", ".join(names)) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,8 @@ class Problem:
     limit: str | None = None
 
     def __str__(self) -> str:
-        tail = f" (limit: {self.limit})" if self.limit is not None else ""
+        word = "one of" if isinstance(self.limit, OneOf) else "limit"
+        tail = f" ({word}: {self.limit})" if self.limit is not None else ""
         return f"{self.field}: {self.problem}{tail}"
 
 

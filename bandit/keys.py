@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from bandit.decoding import decode
-from bandit.errors import Conflict, InvalidInput, InvalidSettings, NotFound
+from bandit.errors import Conflict, InvalidInput, InvalidSettings, NotFound, one_of
 from bandit.files import locked, write_atomically
 from bandit.settings import check_experiment_name
 
@@ -168,7 +168,7 @@ def create_key(
         raise InvalidInput("name", "is not a valid name", _NAME.pattern)
     chosen = sorted(set(scopes), key=lambda scope: SCOPES.index(scope) if scope in SCOPES else -1)
     if not chosen or any(scope not in SCOPES for scope in chosen):
-        raise InvalidInput("scopes", "must be one or more known scopes", ", ".join(SCOPES))
+        raise InvalidInput("scopes", "must be one or more known scopes", one_of(SCOPES))
     if experiments is not None:
         if not experiments:
             raise InvalidInput("experiments", "must name at least one, or be left out for all")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, one_of
 from bandit.files import NO_ROOM
 from bandit.settings import Learning
 from bandit.types import SLICE_CONTROL, SLICE_POLICY
@@ -261,7 +261,7 @@ def export_table(
     another name or format.
     """
     if what not in COLUMNS:
-        raise InvalidInput("what", "is not something that can be exported", ", ".join(COLUMNS))
+        raise InvalidInput("what", "is not something that can be exported", one_of(COLUMNS))
     if form not in ("ndjson", "parquet"):
         raise InvalidInput("format", "is not known", "ndjson, parquet")
     text, order = _SOURCES[what]

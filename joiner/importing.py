@@ -16,7 +16,7 @@ from typing import IO, Any
 import duckdb
 import msgspec
 
-from bandit.errors import InvalidInput, InvalidRequest
+from bandit.errors import InvalidInput, InvalidRequest, one_of
 from bandit.events import Event, RewardEvent
 from bandit.experiment import Experiment
 from bandit.reported_rewards import reported_number
@@ -59,7 +59,7 @@ def parse_columns(declared: Mapping[str, str]) -> Columns:
     roles = [role.name for role in fields(Columns)]
     for role in declared:
         if role not in roles:
-            raise InvalidInput("column", "names an unknown role", ", ".join(roles))
+            raise InvalidInput("column", "names an unknown role", one_of(roles))
     return Columns(**declared)
 
 
@@ -77,7 +77,7 @@ def guess_format(path: Path) -> str:
     ):
         if name.endswith(ending):
             return form
-    raise InvalidInput("--format", "must be given, the file's ending does not tell it", ", ".join(FORMATS))
+    raise InvalidInput("--format", "must be given, the file's ending does not tell it", one_of(FORMATS))
 
 
 def import_file(
@@ -156,7 +156,7 @@ def _reward(row: Row, stamp: datetime, rules: Rewards) -> RewardEvent:
 def _rows(source: Path | IO[bytes], form: str, columns: Columns | None) -> Iterable[Row | RefusedRow]:
     """The rows of a source; `columns` None leaves a table's rows as they are. Reading them may raise `BrokenOff`."""
     if form not in FORMATS:
-        raise InvalidInput("--format", "is not known", ", ".join(FORMATS))
+        raise InvalidInput("--format", "is not known", one_of(FORMATS))
     if isinstance(source, Path) and (problem := packing_problem(source)):
         raise InvalidInput("FILE", f"{source.name} cannot be read ({problem}); nothing was imported")
     if form in ("parquet", "csv"):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, one_of
 from bandit.settings import Mode, Slice
 from bandit.types import ORIGIN_IMPORT, ORIGIN_LIVE
 from joiner.export import RowFilter
@@ -96,7 +96,7 @@ def window(
     named = (("mode", mode, get_args(Mode)), ("slice", slice, get_args(Slice)), ("origin", origin, origins))
     for field, value, known in named:
         if value is not None and value not in known:
-            raise InvalidInput(field, "is not one of the values there are", ", ".join(sorted(known)))
+            raise InvalidInput(field, "is not one of the values there are", one_of(sorted(known)))
     end = parse_moment(until, "until") if until is not None else None
     start = parse_moment(since, "since") if since is not None else None
     if last is not None:

@@ -10,6 +10,8 @@ import re
 
 from msgspec import Struct, inspect
 
+from bandit.errors import one_of
+
 _PATH = re.compile(r" - at `\$\.?([\w.\[\]]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?([\w.\[\]]*)`)?", re.DOTALL)
 _MEMBER = re.compile(r"\[(?:\.\.\.|\d+)\]")
@@ -28,7 +30,7 @@ def explain(message: str, root: type[Struct]) -> tuple[str, str, str | None]:
     """What msgspec said about a `root`, as dotted key, problem and limit in the words of a configuration file."""
     if unknown := unknown_member(message):
         path, name = unknown
-        return (f"{path}.{name}" if path else name), "is not a known setting", ", ".join(members_at(root, path)) or None
+        return (f"{path}.{name}" if path else name), "is not a known setting", one_of(members_at(root, path))
     found = _PATH.search(message)
     path = found.group(1) if found else ""
     problem = message[: found.start()] if found else message
@@ -62,7 +64,7 @@ def in_words(kind: inspect.Type) -> tuple[str, str | None]:
         limit = ", ".join(f"{sign} {_number(value)}" for sign, value in bounds if value is not None)
         return ("integer" if isinstance(kind, inspect.IntType) else "number"), limit or None
     if isinstance(kind, inspect.LiteralType):
-        return "one of", ", ".join(map(str, kind.values))
+        return "one of", one_of(map(str, kind.values))
     if isinstance(kind, inspect.UnionType):
         given = _given(kind)
         words, bound = in_words(given)

@@ -109,7 +109,7 @@ def _named(error: RewardloopError) -> tuple[Problem, ...]:
 def problem(kind: str, detail: str, problems: Sequence[Problem] = ()) -> ProblemBody:
     """A body of one of the kinds in `TITLES`."""
     status, title = TITLES[kind]
-    errors = [FieldProblem(entry.field, entry.problem, entry.limit) for entry in problems]
+    errors = [FieldProblem(entry.field, entry.problem, entry.limit and str(entry.limit)) for entry in problems]
     return ProblemBody(type=f"urn:rewardloop:problem:{kind}", title=title, status=status, detail=detail, errors=errors)
 
 

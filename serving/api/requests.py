@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from bandit.errors import InvalidRequest
+from bandit.errors import InvalidRequest, one_of
 from bandit.features import check_event_id, check_features, check_name, child
 from bandit.settings import Limits
 from bandit.settings.words import members_at, unknown_member
@@ -235,7 +235,7 @@ def _explain_type(message: str, wanted: Any) -> InvalidRequest:
     if unknown := unknown_member(message):
         path, name = unknown
         field = child(path, name, 0).replace("(member 0)", "(a member)").lstrip(".")
-        return InvalidRequest(field, "is not known here", ", ".join(members_at(wanted, path)) or None)
+        return InvalidRequest(field, "is not known here", one_of(members_at(wanted, path)))
     found = _PATH.search(message)
     path = found.group(1) if found else ""
     problem = message[: found.start()] if found else message

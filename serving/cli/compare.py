@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, one_of
 from serving.cli.common import Common, common_with, print_json, print_table, say
 from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir, settle_data_dir
 from serving.cli.failures import failure_table, tell_failures
@@ -124,7 +124,7 @@ def _names(text: str, option: str, allowed: tuple[str, ...] | None) -> list[str]
     if not names or len(set(names)) != len(names):
         raise InvalidInput(option, "names nothing, or something twice")
     if allowed is not None and not set(names) <= set(allowed):
-        raise InvalidInput(option, "names something unknown", ", ".join(allowed))
+        raise InvalidInput(option, "names something unknown", one_of(allowed))
     return names
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, one_of
 from serving.cli.common import Common, common_with, print_json, print_table, say
 from serving.cli.demo import FRESH_DATA_DIR, fresh_data_dir, settle_data_dir
 from serving.cli.failures import failure_table, tell_failures
@@ -136,7 +136,7 @@ def declared_settings(common: Common, otherwise: str) -> tuple[str, ExperimentSe
     name = common.experiment or (declared[0] if declared else otherwise)
     check_experiment_name(name)
     if declared and name not in declared and None not in configuration.experiments:
-        raise InvalidInput("--experiment", "is not declared in the configuration", ", ".join(declared))
+        raise InvalidInput("--experiment", "is not declared in the configuration", one_of(declared))
     return name, configuration.settings_for(name)
 
 
@@ -174,7 +174,7 @@ def check_algorithm(name: str) -> None:
     from bandit.settings import Algorithm
 
     if name not in get_args(Algorithm):
-        raise InvalidInput("--algorithm", "is not an exploration algorithm", ", ".join(get_args(Algorithm)))
+        raise InvalidInput("--algorithm", "is not an exploration algorithm", one_of(get_args(Algorithm)))
 
 
 def _check_playable(options: WorldOptions, url: str) -> None:

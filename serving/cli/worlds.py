@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bandit.errors import InvalidInput
+from bandit.errors import InvalidInput, one_of
 from serving.cli.common import Number
 from serving.cli.table_limits import check_table
 
@@ -145,8 +145,8 @@ class WorldOptions:
             raise InvalidInput(option, found.problem, found.limit) from None
         columns = {str(name): frame[name].tolist() for name in frame.columns}
         if self.label not in columns:
-            named = ", ".join(list(columns)[:COLUMNS_NAMED_MAX]) + ", …" * (len(columns) > COLUMNS_NAMED_MAX)
-            raise InvalidInput("--label", "is not a column of the table", named)
+            named = [*list(columns)[:COLUMNS_NAMED_MAX], *["…"] * (len(columns) > COLUMNS_NAMED_MAX)]
+            raise InvalidInput("--label", "is not a column of the table", one_of(named))
         labels = columns.pop(self.label)
         as_text = taken_as_text(frame.drop(columns=[self.label]))
         try:

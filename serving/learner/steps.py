@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bandit.errors import Conflict, InvalidInput, NotFound, NotYet, Refused
+from bandit.errors import Conflict, InvalidInput, NotFound, NotYet, Refused, one_of
 from bandit.registry import Champion
 from serving.learner import models, reports
 from serving.learner.catch_up import catch_up
@@ -38,7 +38,7 @@ def take(cycle: Cycle, step: str, arguments: dict[str, Any], *, wait_s: float = 
     unknown = arguments.keys() - known[step]
     if unknown:
         raise InvalidInput(
-            min(unknown), f"is not an argument of the step {step}", ", ".join(sorted(known[step])) or "none"
+            min(unknown), f"is not an argument of the step {step}", one_of(sorted(known[step])) or "none"
         )
     model_id, override = arguments.get("model_id"), arguments.get("override", False)
     if "model_id" in known[step] and not isinstance(model_id, str):

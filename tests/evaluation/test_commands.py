@@ -163,7 +163,7 @@ def test_options_are_trained_on_the_log_and_those_that_vw_may_not_see_are_refuse
     for wrong, said in (
         ("train:egreedy,epsilon=2", "exploration.epsilon: is out of range (limit: ≥ 0, ≤ 1)"),
         ("train:epsilon=much", "exploration.epsilon"),
-        ("train:best", "(limit: bag, cover, egreedy, explore_first, softmax, squarecb, uniform)"),
+        ("train:best", "(one of: bag, cover, egreedy, explore_first, softmax, squarecb, uniform)"),
         ("train:final_regressor=x", "NAME=VALUE of algorithm, epsilon"),
         ("train:egreedy,bag", "NAME=VALUE of algorithm, epsilon"),
         ("train:", "train:ALGORITHM,NAME=VALUE"),

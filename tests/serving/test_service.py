@@ -473,3 +473,9 @@ def test_up_answers_for_the_further_hosts_that_it_is_given(tmp_path: Path) -> No
             assert answer.status_code == 200, host
         refused = service.api.post("/v1/experiments/test/recommend", json=body, headers={"host": "evil.example"})
         assert refused.status_code == 421 and "--allow-host" in refused.json()["errors"][0]["limit"]
+        told = service.admin.post("/steps/train", json={"speed": 1}).json()
+        assert told["errors"] == [
+            {"field": "speed", "problem": "is not an argument of the step train", "limit": "none"}
+        ]
+        told = service.admin.post("/steps/evaluate", json={"speed": 1}).json()
+        assert told["detail"].endswith("(one of: model_id)") and told["errors"][0]["limit"] == "model_id"

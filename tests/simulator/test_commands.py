@@ -238,7 +238,7 @@ def test_of_several_declared_experiments_one_has_to_be_named(tmp_path: Path, sho
     out = ("--env", "linear", *BRIEF, "--config", str(shops), "--data-dir", str(tmp_path / "out"))
     assert "--experiment: must be named, several are declared: shop, kiosk" in str(rewardloop(command, *out).exception)
     other = rewardloop(command, *out, "--experiment", "market")
-    assert "--experiment: is not declared in the configuration (limit: shop, kiosk)" in str(other.exception)
+    assert "--experiment: is not declared in the configuration (one of: shop, kiosk)" in str(other.exception)
     assert not (tmp_path / "out").exists()
 
 

@@ -34,6 +34,7 @@ from bandit.errors import (
     Refused,
     RewardloopError,
     TrainingFailed,
+    one_of,
 )
 from bandit.files import NO_ROOM
 from bandit.keys import KeyRing
@@ -84,7 +85,9 @@ def install(app: FastAPI) -> None:
         del request
         errors = None
         if isinstance(error, InvalidInput):
-            errors = [{"field": p.field, "problem": p.problem, "limit": p.limit} for p in error.problems]
+            errors = [
+                {"field": p.field, "problem": p.problem, "limit": p.limit and str(p.limit)} for p in error.problems
+            ]
         for kind, status, title in _STATUS:
             if isinstance(error, kind):
                 return problem(status, title, str(error), errors)
@@ -253,7 +256,7 @@ def refuse_unknown(body: dict[str, Any], *known: str) -> None:
     """Raise `InvalidInput` for a key that is not known here: one with a typing error must not be as if left out."""
     unknown = body.keys() - set(known)
     if unknown:
-        raise InvalidInput(min(unknown), "is not known here", ", ".join(known))
+        raise InvalidInput(min(unknown), "is not known here", one_of(known))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

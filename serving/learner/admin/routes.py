@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from starlette.background import BackgroundTask
 
 from bandit.catalogue import catalogue_of, put_action, remove_action
-from bandit.errors import InvalidInput, NotFound
+from bandit.errors import InvalidInput, NotFound, one_of
 from bandit.experiment import Experiment
 from bandit.keys import KeyRing
 from bandit.loopback import LOOPBACK_NAMES, is_loopback
@@ -380,7 +380,7 @@ def _exported(workspace: Workspace, body: dict[str, Any]) -> Response:
     refuse_unknown(body, "what", "format")
     form = body.get("format", "ndjson")
     if not isinstance(form, str) or form not in EXPORT_TYPES:
-        raise InvalidInput("format", "is not known", ", ".join(EXPORT_TYPES))
+        raise InvalidInput("format", "is not known", one_of(EXPORT_TYPES))
     with ExitStack() as stack:
         path = stack.enter_context(folder_in(workspace.experiment.paths.challengers)) / "rows"
         arguments = {"what": body.get("what", "interactions"), "format": form, "out": str(path.resolve())}

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from bandit.errors import InvalidInput, NotFound
+from bandit.errors import InvalidInput, NotFound, one_of
 from serving.learner.workspace import Workspace
 
 _NAME = re.compile(r"^[a-z][a-z_]{0,30}$")
@@ -39,7 +39,7 @@ def run_operation(workspace: Workspace, name: str, arguments: dict[str, Any]) ->
     checked = {}
     for argument, value in arguments.items():
         if argument not in parameters:
-            raise InvalidInput(argument, f"is not an argument of operation '{name}'", ", ".join(parameters))
+            raise InvalidInput(argument, f"is not an argument of operation '{name}'", one_of(parameters))
         try:
             checked[argument] = msgspec.convert(value, types[argument])
         except msgspec.ValidationError:
