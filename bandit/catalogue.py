@@ -7,17 +7,26 @@ from datetime import datetime
 from typing import Any
 
 from bandit.errors import InvalidSettings, NotFound
-from bandit.experiment import Experiment
+from bandit.experiment import Experiment, Origin
 from bandit.features import check_features, check_name
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
 
 
-def put_action(experiment: Experiment, action_id: str, features: Mapping[str, Any], *, now: datetime) -> bool:
+def put_action(
+    experiment: Experiment,
+    action_id: str,
+    features: Mapping[str, Any],
+    *,
+    now: datetime,
+    origin: Origin | None = None,
+    key: str | None = None,
+) -> bool:
     """Put an action into the catalogue, in its place or else last; returns whether it is new there.
 
-    One that says the same already makes no new version. Raises `InvalidSettings`, and `InvalidRequest` for an id or
-    features that no request might give: those that name its id alone have them. A whole action in place of its features
-    is refused: they would be nested in one feature, where no request has them.
+    One that says the same already makes no new version; a new one states `origin` and the name of the `key`. Raises
+    `InvalidSettings`, and `InvalidRequest` for an id or features that no request might give: those that name its id
+    alone have them. A whole action in place of its features is refused: they would be nested in one feature, where no
+    request has them.
     """
     if not action_id:
         raise InvalidSettings("id", "must be the id of an action, which is not empty")
@@ -35,11 +44,13 @@ def put_action(experiment: Experiment, action_id: str, features: Mapping[str, An
         kept = [action if known["id"] == action_id else known for known in actions]
         return merge_settings(settings, {"actions": [*kept, action] if added else kept})
 
-    experiment.update(changed, now=now)
+    experiment.update(changed, now=now, origin=origin, key=key)
     return added
 
 
-def remove_action(experiment: Experiment, action_id: str, *, now: datetime) -> None:
+def remove_action(
+    experiment: Experiment, action_id: str, *, now: datetime, origin: Origin | None = None, key: str | None = None
+) -> None:
     """Remove an action from the catalogue; raises `NotFound`, or `InvalidSettings` where it is the last one."""
 
     def changed(settings: ExperimentSettings) -> ExperimentSettings:
@@ -54,7 +65,7 @@ def remove_action(experiment: Experiment, action_id: str, *, now: datetime) -> N
             )
         return merge_settings(settings, {"actions": kept})
 
-    experiment.update(changed, now=now)
+    experiment.update(changed, now=now, origin=origin, key=key)
 
 
 def catalogue_of(experiment: Experiment) -> dict[str, Any]:

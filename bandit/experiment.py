@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -119,11 +119,16 @@ class ExperimentPaths:
         return self.root / "evaluations"
 
 
+Origin = Literal["api", "command", "configuration"]
+"""Where a version of the settings came from."""
+
+
 class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
     """Settings with the version that decisions carry, and the time since when they hold.
 
     `laid_in` is the digest of the configuration that a start laid over them last, None where none did, and
-    `configuration` what it declared; only the last one is kept, and earlier releases kept none.
+    `configuration` what it declared; only the last one is kept, and earlier releases kept none. `origin` is where the
+    version came from, `key` the name of the API key that was shown for it; None where that is not known.
     """
 
     version: int
@@ -132,6 +137,8 @@ class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
     catalogue_version: int | None = None
     laid_in: str | None = None
     configuration: dict[str, Any] | None = None
+    origin: Origin | None = None
+    key: str | None = None
 
 
 class InForce(NamedTuple):
@@ -306,14 +313,25 @@ class Experiment:
         """
         return self.update(lambda _: settings, now=now)
 
-    def update(self, changing: Callable[[ExperimentSettings], ExperimentSettings], *, now: datetime) -> int:
-        """`change` to what `changing` makes of the settings in force; nobody else changes them meanwhile."""
+    def update(
+        self,
+        changing: Callable[[ExperimentSettings], ExperimentSettings],
+        *,
+        now: datetime,
+        origin: Origin | None = None,
+        key: str | None = None,
+    ) -> int:
+        """`change` to what `changing` makes of the settings in force; nobody else changes them meanwhile.
+
+        A new version states `origin` and the name of the `key`.
+        """
         with locked(self.paths.lock):
             file = self._read()
             before = stored_settings(file.versions[-1].settings)
             settings = changing(before)
             if not same(settings_to_dict(settings), settings_to_dict(before)):
-                file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
+                version = _new_version(self.paths, file.versions[-1], settings, now)
+                file.versions.append(msgspec.structs.replace(version, origin=origin, key=key))
                 _write(self.paths, file)
             self._take_own(file)
         return self.settings_version
@@ -334,7 +352,8 @@ class Experiment:
             settings = _laid_over(file, configuration)
             changed = differing(before, settings_to_dict(settings))
             if changed:
-                file.versions.append(_new_version(self.paths, file.versions[-1], settings, now))
+                version = _new_version(self.paths, file.versions[-1], settings, now)
+                file.versions.append(msgspec.structs.replace(version, origin="configuration"))
             if _is_new(configuration, laid):
                 file.versions = [msgspec.structs.replace(version, configuration=None) for version in file.versions]
                 file.versions[-1] = msgspec.structs.replace(

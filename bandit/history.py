@@ -55,10 +55,13 @@ class History:
         return [entry for entry in map(_entry, self._lines()) if kind is None or entry.get("kind") == kind]
 
     def newest(self, *kinds: str) -> Iterator[dict[str, Any]]:
-        """The entries of these kinds, newest first, read as far as somebody asks; raises as `entries` does."""
+        """The entries of these kinds, or of all where none is named, newest first, read as far as somebody asks.
+
+        Raises as `entries` does.
+        """
         for line in reversed(self._lines()):
             entry = _entry(line)
-            if entry.get("kind") in kinds:
+            if not kinds or entry.get("kind") in kinds:
                 yield entry
 
     def unfinished(self) -> int:

@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Look": {
         "status": "say what happens next, and why nothing changed yet",
+        "history": "list runs, champions and changed settings, and who asked for them",
         "events": "follow one event through the loop",
         "sql": "query the warehouse, read-only",
         "report": "verify evaluations, and see what champions earned",

@@ -44,7 +44,7 @@ def list_(common: Common) -> None:
 def put(common: Common, *, action_id: str, features: str) -> None:
     """Put the action ACTION_ID into the catalogue, or other features in place of those it has."""
     experiment = common.open_experiment()
-    put_action(experiment, _id(action_id), _object(features), now=now())
+    put_action(experiment, _id(action_id), _object(features), now=now(), origin="command")
     _tell(common, experiment)
 
 
@@ -54,7 +54,7 @@ def put(common: Common, *, action_id: str, features: str) -> None:
 def remove(common: Common, *, action_id: str) -> None:
     """Remove the action ACTION_ID from the catalogue."""
     experiment = common.open_experiment()
-    remove_action(experiment, _id(action_id), now=now())
+    remove_action(experiment, _id(action_id), now=now(), origin="command")
     _tell(common, experiment)
 
 

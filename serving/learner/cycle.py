@@ -37,6 +37,7 @@ from serving.learner.cron import next_after
 from serving.learner.initial import publish_initial, short_of_initial, wants_initial
 from serving.learner.intake import Intake, take_in
 from serving.learner.reports import Judgement, RunReport
+from serving.learner.settings_told import tell_settings
 from serving.learner.training.trainer import Trainer
 from serving.learner.training_step import advance_all
 from serving.learner.verdicts.fallen import FreshStart, plan_after_fall
@@ -108,6 +109,7 @@ class Cycle:
         self._attempted_at = min(self._attempted_at, self.workspace.clock())  # a clock that was ahead has been set back
         take_in(self.workspace, self.intake)
         self._watch_champion()
+        tell_settings(self.workspace)
         return self.intake
 
     def due(self) -> str | None:

@@ -13,6 +13,7 @@ import msgspec
 from bandit.encoder import FeatureEncoder
 from bandit.errors import Conflict, CorruptModel, NotFound, Refused
 from bandit.registry import REMADE, UNSET, Manifest
+from serving.learner.asked_with import asked_with
 from serving.learner.challengers.former import watch_former
 from serving.learner.challengers.store import FORMER, ChallengerStore
 from serving.learner.training.trainer import Trainer
@@ -186,7 +187,9 @@ def unset(workspace: Workspace, store: ChallengerStore) -> dict[str, Any]:
         workspace.registry.clear_trial()
         workspace.registry.unset(expected=champion.model_id)
         store.drop(FORMER)
-        workspace.registry.history.record(UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id)
+        workspace.registry.history.record(
+            UNSET, now=workspace.clock(), model_id=None, previous=champion.model_id, **asked_with()
+        )
     return {"champion": None, "previous": champion.model_id, "recorded": UNSET}
 
 
@@ -209,7 +212,7 @@ def _set_champion(
         else:
             watch_former(workspace, store, swapped, previous)
         workspace.registry.history.record(
-            kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason
+            kind, now=workspace.clock(), model_id=model_id, previous=previous, reason=reason, **asked_with()
         )
     return {"champion": swapped.model_id, "previous": previous, "generation": swapped.generation, "recorded": kind}
 

@@ -33,6 +33,9 @@ EVALUATION = "evaluation"
 FALL = "fall"
 """The kind in history of a fall of what the champion earns, with the challenger that starts anew."""
 
+SETTINGS = "settings"
+"""The kind in history of a change of the settings."""
+
 
 class Judgement(msgspec.Struct, kw_only=True):
     """The verdict on one challenger at one look.

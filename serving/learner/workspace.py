@@ -23,6 +23,7 @@ from joiner.archive import dropped, forget_dropped, ingest_archives
 from joiner.doctor import DATABASE_ERRORS
 from joiner.rebuild import RebuildReport, rebuild
 from joiner.warehouse import Warehouse
+from serving.learner.asked_with import asked_with
 from serving.learner.training.evaluator import Evaluator
 from serving.learner.training.trainer import InlineTrainer, Trainer
 
@@ -33,7 +34,10 @@ READERS_S = 60.0
 
 
 class Workspace:
-    """What operations and the cycle work on; `lock` makes those that write take turns; `run_lock` is held by a run."""
+    """What operations and the cycle work on; `lock` makes those that write take turns; `run_lock` is held by a run.
+
+    `telling` is held by who puts changes of the settings into history, up to the version `settings_told`.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class Workspace:
         self._evaluator = evaluator
         self._pinned: tuple[str | None] | None = None
         self._paused: bool | None = None
+        self.telling = threading.Lock()
+        self.settings_told: tuple[int, datetime] | None = None
 
     @property
     def warehouse(self) -> Warehouse:
@@ -156,7 +162,7 @@ class Workspace:
         """
         kind = "pin" if model_id else "unpin"
         with self.lock:
-            self.registry.history.record(kind, now=self.clock(), model_id=model_id, reason=reason)
+            self.registry.history.record(kind, now=self.clock(), model_id=model_id, reason=reason, **asked_with())
             self._pinned = (model_id,)
             if model_id is not None:
                 self.registry.clear_trial()
@@ -174,7 +180,8 @@ class Workspace:
         """Pause or resume the schedule; in history, unless it is so already."""
         with self.lock:
             if self.paused != paused:
-                self.registry.history.record("pause" if paused else "resume", now=self.clock(), reason=reason)
+                kind = "pause" if paused else "resume"
+                self.registry.history.record(kind, now=self.clock(), reason=reason, **asked_with())
                 self._paused = paused
 
     def _last_entry(self, *kinds: str) -> dict[str, Any] | None:

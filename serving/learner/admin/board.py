@@ -17,16 +17,21 @@ from serving.learner.admin.metrics import COUNTED
 from serving.learner.admin.pictures import bars, interval, lift_scale, reward_picture
 from serving.learner.cycle import Cycle
 from serving.learner.status import experiment_status
+from serving.learner.told import STEERED, in_words
 
 CURVE_ROWS, CURVE_STRETCHES = 6000, 120
 TRAFFIC_MINUTES = 30
 VERDICTS_SHOWN = 12
+CHANGES_SHOWN = 12
+CHANGES_SOUGHT = 2000
+"""Among so many of the newest entries of history changes are looked for, at each look at the page."""
+
 TROUBLE = frozenset({"late", "unknown", "conflicts", "action_mismatch"})
 """Counts that stay at 0 in a healthy loop."""
 
 
 def board(cycle: Cycle) -> dict[str, Any]:
-    """`state` (as `status` says it), curve, traffic, verdicts with their pictures, and the loop's health.
+    """`state` (as `status` says it), curve, traffic, verdicts with their pictures, changes, and the loop's health.
 
     Before the first decision `ask` has the commands to ask for one, afterwards None.
     """
@@ -47,6 +52,7 @@ def board(cycle: Cycle) -> dict[str, Any]:
             "rewards": (rewards[-1], bars(rewards, "rewards in each of the last 30 minutes")),
         },
         "verdicts": _verdicts(workspace.registry.history.newest(reports.RUN), state["at"]),
+        "changes": _changes(workspace.registry.history.newest(), state["at"]),
         "health": _health(state),
         "ask": None if state["counts"].get("decisions", 0) else _ask(cycle.workspace.experiment),
     }
@@ -105,6 +111,21 @@ def _verdicts(runs: Iterator[dict[str, Any]], now: datetime) -> list[dict[str, A
             "picture": interval(run, scale) if run in measured else None,
         }
         for run in shown
+    ]
+
+
+def _changes(entries: Iterator[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """What was changed at last among the first of `entries`, in words, with the key that was shown for it."""
+    found = (entry for entry in islice(entries, CHANGES_SOUGHT) if entry.get("kind") in STEERED)
+    return [
+        {
+            "at": entry["at"],
+            "ago": age(now, datetime.fromisoformat(entry["at"])),
+            "what": entry["kind"].replace("_", " "),
+            "key": entry.get("key"),
+            "said": in_words(entry),
+        }
+        for entry in islice(found, CHANGES_SHOWN)
     ]
 
 

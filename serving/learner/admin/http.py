@@ -38,6 +38,7 @@ from bandit.errors import (
 )
 from bandit.files import NO_ROOM
 from bandit.keys import KeyRing
+from serving.learner.asked_with import KEY_NAME
 
 log = logging.getLogger("rewardloop.learner")
 
@@ -159,6 +160,7 @@ class Doorkeeper:
         await (self.app if refusal is None else refusal)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
+        KEY_NAME.set(None)
         if request.scope["path"] in ("/livez", "/readyz"):
             return None
         shown = _bearer(request)
@@ -183,6 +185,7 @@ class Doorkeeper:
                 return refused
             if not (key.allows("admin", experiment) or (not changes and key.allows("read", experiment))):
                 return problem(403, "Refused", "this API key does not allow that")
+            KEY_NAME.set(key.name)
             return _foreign_origin(request) if changes else None
         if _host_name(request.headers.get("host", "")) not in self.hosts:
             return problem(403, "Refused", "the Host header is not an address of this learner")

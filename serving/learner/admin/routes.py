@@ -41,10 +41,12 @@ from serving.learner.admin.http import (
     refuse_unknown,
 )
 from serving.learner.admin.metrics import CONTENT_TYPE, learner_metrics
+from serving.learner.asked_with import asked_with
 from serving.learner.challengers.offered import offer, withdraw
 from serving.learner.cron import check_schedule
 from serving.learner.hosting import LearnerService
 from serving.learner.operations import run_operation
+from serving.learner.settings_told import tell_settings
 from serving.learner.status import experiment_status
 from serving.learner.training.evaluator import ASKER
 from serving.learner.verdicts.certificates import CERTIFICATE, REPORT, evaluation_folder, evaluations
@@ -136,15 +138,19 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
         it. Lists are replaced whole.
         """
         body = await read_object(request)
-        experiment = service.cycle(name).workspace.experiment
+        workspace = service.cycle(name).workspace
 
         def changed(settings: ExperimentSettings) -> ExperimentSettings:
             merged = patch_settings(settings, body)
             check_schedule(merged)
             return merged
 
-        await anyio.to_thread.run_sync(lambda: experiment.update(changed, now=service.clock()))
-        return JSONResponse(_shown(experiment))
+        def change() -> None:
+            workspace.experiment.update(changed, now=service.clock(), origin="api", **asked_with())
+            tell_settings(workspace)
+
+        await anyio.to_thread.run_sync(change)
+        return JSONResponse(_shown(workspace.experiment))
 
     @app.get(PREFIX + "/actions")
     def list_actions(name: str) -> Response:
@@ -158,17 +164,24 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
         `{"price": 4}`, without `id` and `features` around it, which is refused.
         """
         features = await read_object(request)
-        experiment = service.cycle(name).workspace.experiment
-        put = lambda: put_action(experiment, action_id, features, now=service.clock())  # noqa: E731
+        workspace = service.cycle(name).workspace
+        experiment = workspace.experiment
+
+        def put() -> bool:
+            added = put_action(experiment, action_id, features, now=service.clock(), origin="api", **asked_with())
+            tell_settings(workspace)
+            return added
+
         added = await anyio.to_thread.run_sync(put)
         return JSONResponse(catalogue_of(experiment), 201 if added else 200)
 
     @app.delete(PREFIX + "/actions/{action_id:path}")
     def remove_one_action(name: str, action_id: str) -> Response:
         """Take an action out of the catalogue."""
-        experiment = service.cycle(name).workspace.experiment
-        remove_action(experiment, action_id, now=service.clock())
-        return JSONResponse(catalogue_of(experiment))
+        workspace = service.cycle(name).workspace
+        remove_action(workspace.experiment, action_id, now=service.clock(), origin="api", **asked_with())
+        tell_settings(workspace)
+        return JSONResponse(catalogue_of(workspace.experiment))
 
     @app.get(PREFIX + "/status")
     def status(name: str) -> Response:
@@ -177,7 +190,7 @@ def _about_experiments(app: FastAPI, service: LearnerService) -> None:
 
     @app.get(PREFIX + "/history")
     def history(name: str, kind: str | None = None) -> Response:
-        """Runs, promotions and rollbacks; of one `kind` where it is given."""
+        """Runs, promotions and rollbacks, what was done by hand, changed settings; of one `kind` where it is given."""
         return JSONResponse({"history": service.cycle(name).workspace.registry.history.entries(kind)})
 
     @app.post(PREFIX + "/pause")
