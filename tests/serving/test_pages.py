@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
+from bandit.keys import create_key
 from serving.cli import cli
+from serving.cli.common import now
 from tests.browser import Browser, Visit
 from tests.serving.learner_support import BEST, history
 from tests.serving.service_support import Service, served
@@ -73,6 +75,17 @@ def test_the_console_shows_the_loop_and_keeps_itself_fresh(browser: Browser, ser
     fresh = browser.visit(url, width=DESK, stay_s=4.0)
     assert fresh.requests.count(url) == 2
     assert f"{before + 5:,}\nlive decisions" in fresh.text
+
+
+def test_the_console_stays_fresh_at_an_address_that_holds_the_key(browser: Browser, tmp_path: Path) -> None:
+    with served(tmp_path) as running:
+        _, secret = create_key(tmp_path, name="ops", scopes=["read"], now=now())
+        running.wait("the key is noticed", lambda: running.admin.get("/status").status_code == 401)
+        url = running.learner.url + "/"
+        ask = "[document.body.classList.contains('silent'), performance.getEntriesByType('resource').length]"
+        page = browser.visit(url.replace("://", f"://x:{secret}@"), width=DESK, stay_s=4.0, ask=ask)
+    assert "Health of the loop" in page.text
+    assert page.answer == [False, 1]
 
 
 def test_every_table_of_the_console_can_be_read_on_a_phone_without_scrolling_sideways(

@@ -8,7 +8,8 @@ function heard(answers) {
 async function refresh() {
   if (!document.hidden) {
     try {
-      const answer = await fetch(location.pathname, { cache: "no-store" });
+      // a path alone would be asked for with the name and password of the page's own address, which browsers refuse
+      const answer = await fetch(new URL(location.pathname, location.origin), { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.statusText);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const board = document.getElementById("board");
