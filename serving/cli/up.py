@@ -65,7 +65,12 @@ def command(
         admin_port=service.admin_port,
         prepare=lambda: prepare_experiments(common, configuration, quick=quick),
         on_ready=lambda address: _announce(
-            address, all_experiments(data_dir), access=access, key_needed=key_needed, quick=quick
+            address,
+            all_experiments(data_dir),
+            asked=common.experiment,
+            access=access,
+            key_needed=key_needed,
+            quick=quick,
         ),
     )
     log_to_stderr()
@@ -73,14 +78,21 @@ def command(
 
 
 def _announce(
-    address: ServiceAddress, experiments: list[Experiment], *, access: str, key_needed: bool, quick: bool
+    address: ServiceAddress,
+    experiments: list[Experiment],
+    *,
+    asked: str | None,
+    access: str,
+    key_needed: bool,
+    quick: bool,
 ) -> None:
     say(f"Decision API  {address.url}")
     say(f"Admin API     {address.admin_url}   (the console is at /)")
     say(f"Keys          {access}")
     for experiment in experiments:
         say(f"Experiment    {experiment.name}: {defaults_sentence(experiment.settings)}")
-    say(f"Ask with:     {curl(experiments[0], address.url, key_needed=key_needed)}")
+    first = next((each for each in experiments if each.name == asked), experiments[0])
+    say(f"Ask with:     {curl(first, address.url, key_needed=key_needed)}")
     say(f"Next:         it waits for decisions and rewards; `rewardloop status` says what happens then{_hint(quick)}.")
 
 

@@ -17,10 +17,12 @@ import pytest
 from bandit.experiment import Experiment
 from bandit.settings import merge_settings
 from serving.cli import run
+from bandit.settings import merge_settings, parse_settings
 from serving.cli.common import Common, now
 from serving.cli.config import load_configuration
-from serving.cli.start import prepare_experiments
-from serving.learner.address import running_learner
+from serving.cli.start import all_experiments, prepare_experiments
+from serving.cli.up import _announce
+from serving.learner.address import ServiceAddress, running_learner
 from serving.supervisor import running_service
 
 FILE = '[rewards]\nwindow_s = 5\n\n[[actions]]\nid = "tea"\n\n[[actions]]\nid = "soup"\n'
@@ -96,6 +98,20 @@ def test_a_catalogue_changed_over_the_api_is_served_after_a_restart_with_the_sam
 
 
 def test_a_file_that_changed_puts_in_force_what_it_says_otherwise_than_before_and_nothing_else(
+def test_a_start_shows_how_to_ask_the_experiment_that_it_was_given(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Experiment.create(data_dir, "default", parse_settings({}), now=now())
+    Experiment.create(data_dir, "shop", parse_settings({"actions": [{"id": "tea"}]}), now=now())
+    address = ServiceAddress(1, "http://127.0.0.1:8000", "http://127.0.0.1:8001")
+    for asked, name in ((None, "default"), ("shop", "shop")):
+        _announce(address, all_experiments(data_dir), asked=asked, access="", key_needed=False, quick=False)
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ask with:")]
+        assert f"/v1/experiments/{name}/recommend " in line
+        assert ("news" in line) is (asked is None), "the catalogue has the actions"
+
+
+def test_a_file_that_changed_says_which_settings_it_changes_and_which_of_them_the_api_had_changed(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(data_dir, FILE)
