@@ -72,6 +72,11 @@ class Estimate:
         """Upper end of the two-sided 95% interval."""
         return self.value + Z_95 * self.se
 
+    @property
+    def apart_from_0(self) -> bool:
+        """Whether 0 is outside the interval; where nothing is known of it, it is not."""
+        return self.lower > 0 or self.upper < 0
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:

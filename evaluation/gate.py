@@ -40,6 +40,9 @@ _GROWING = frozenset({"rows", "ess_candidate", "ess_champion", "informative_rewa
 
 _CONTRADICTS_Z = NormalDist().inv_cdf(0.95)
 
+ROWS_TOLD_MAX = 10**9
+"""Forecasts of rows are cut to so many."""
+
 RULES_VERSION = 8
 """Raise it when the same rows and rules may lead to another number or verdict than before; certificates carry it."""
 
@@ -93,7 +96,7 @@ class Verdict:
     promotion, a rejection and at the end of an epoch). `rows_needed`: further rows until the unmet floors are met, at
     the rates so far; None where none is unmet or nothing foretells it. `rows_to_show`: further rows that would show the
     lift worth finding ("detectable") and the one observed so far ("observed"), each None where no more would be needed
-    or nothing foretells it.
+    or nothing foretells it. Neither tells of more than `ROWS_TOLD_MAX`.
     """
 
     outcome: Outcome
@@ -233,8 +236,12 @@ class _Case:
         return self.evidence.caution
 
     @property
+    def champion(self) -> Estimate:
+        return self.totals.estimate("dr", "champion") if self.n else Estimate(math.nan, math.nan, 0)
+
+    @property
     def champion_value(self) -> float:
-        return self.totals.estimate("dr", "champion").value if self.n else math.nan
+        return self.champion.value
 
     @property
     def relative(self) -> float | None:
@@ -365,14 +372,15 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
         return ruling("hold", "Alarm: " + " ".join(check.text for check in alarms), rejected=True)
     if unmet:
         needed = case.rows_needed()
-        more = f" At the rates so far that takes about {needed:,} more rows." if needed else ""
+        more = f" At the rates so far that takes {rows_in_words(needed)} more rows." if needed else ""
         if (detectable := to_show["detectable"]) and detectable > (needed or 0):
             more += f" Forecast from these few: to show a lift of {100 * rules.detectable_lift:g}%, "
-            more += f"about {detectable:,} more."
+            more += f"{rows_in_words(detectable)} more."
         return ruling("insufficient", "Not enough evidence: " + " ".join(check.text for check in unmet) + more)
     if identical:
         return ruling("hold", f"Both policies chose alike in all {n:,} rows: there is nothing to promote.")
-    percent = "" if case.relative is None else f" ({case.relative:+.1%})"
+    told = case.relative is not None and case.champion.apart_from_0  # of next to nothing any lift is many percent
+    percent = f" ({case.relative:+.1%})" if told else ""
     numbers = f"lift {lift.value:+.4f} per decision{percent} on {n:,} rows"
     if not math.isclose(case.weighed.value, lift.value, rel_tol=1e-9, abs_tol=1e-12):
         numbers += f" ({case.weighed.value:+.4f} weighed by what each stretch of the log tells)"
@@ -399,19 +407,24 @@ def _rule(case: _Case, *, identical: bool) -> _Ruling:
     return ruling("hold", f"Not proven better: {numbers}, and its lower bound {lower:+.4f} is not {bound}.{forecast}")
 
 
+def rows_in_words(rows: int) -> str:
+    """A forecast of rows; one that was cut to `ROWS_TOLD_MAX` is none of any number."""
+    return f"about {rows:,}" if rows < ROWS_TOLD_MAX else "more than a billion"
+
+
 def _forecast(to_show: Mapping[str, int | None], rules: GateRules) -> str:
     """How many more rows would show the lift worth finding, and the one seen so far."""
     parts = []
     if detectable := to_show["detectable"]:
-        parts.append(f"about {detectable:,} more rows would show a lift of {100 * rules.detectable_lift:g}%")
+        parts.append(f"{rows_in_words(detectable)} more rows would show a lift of {100 * rules.detectable_lift:g}%")
     if observed := to_show["observed"]:
         more = "" if parts else " more rows would show"
-        parts.append(f"about {observed:,}{more} the one observed so far, if that is the true one")
+        parts.append(f"{rows_in_words(observed)}{more} the one observed so far, if that is the true one")
     return f" Forecast: {', '.join(parts)}." if parts else ""
 
 
 def _whole(rows: float) -> int | None:
-    return min(math.ceil(rows), 10**9) if rows > 0 and math.isfinite(rows) else None
+    return min(math.ceil(rows), ROWS_TOLD_MAX) if rows > 0 and math.isfinite(rows) else None
 
 
 def _carried(after: AlphaLedger, n: int, *, promoted: bool, ended: bool, rejected: bool) -> tuple[bool, AlphaLedger]:

@@ -19,6 +19,7 @@ import jinja2
 
 from evaluation import svg
 from evaluation.certificate import FLOORS_ALONE_SINCE, NAMED_SINCE, rules_version
+from evaluation.gate import rows_in_words
 
 ACTIONS_SHOWN, ACTIONS_LISTED = 12, 50
 DAYS_SHOWN = 31
@@ -121,21 +122,29 @@ def _template() -> jinja2.Template:
 
 
 def _headline(cert: Mapping[str, Any]) -> str:
-    outcome, lift = cert["verdict"]["outcome"], cert["lift"]
+    outcome = cert["verdict"]["outcome"]
     if outcome == "initial":
         return "The first model: nothing to beat yet"
     if outcome == "promote":
-        relative = lift.get("relative")
+        relative = _relative(cert)
         by = f" by {relative:.1%}" if relative is not None and relative > 0 else ""
         return f"The challenger beats the champion{by}" if by else "The challenger may replace the champion"
     if outcome == "insufficient":
         # before, it was the forecast for a small lift where that was more
         needed = cert["verdict"].get("rows_needed") if rules_version(cert) >= FLOORS_ALONE_SINCE else None
-        return "Too early to tell" + (f": about {needed:,} more rows are needed" if needed else "")
+        return "Too early to tell" + (f": {rows_in_words(needed)} more rows are needed" if needed else "")
     if cert["verdict"].get("rejected"):
         alarmed = any(c["kind"] == "alarm" and c["status"] == "fail" for c in cert["checks"])
         return "The log cannot be trusted: promotion is blocked" if alarmed else "The challenger is worse"
     return "Not proven better: the champion stays"
+
+
+def _relative(cert: Mapping[str, Any]) -> float | None:
+    """The lift as a share of the champion's value; None where that cannot be told from 0: any lift is many percent."""
+    value = cert["estimators"]["dr"]["champion"]
+    lower, upper = value["lower"], value["upper"]
+    relative: float | None = cert["lift"].get("relative")
+    return relative if lower is not None and (lower > 0 or upper < 0) else None
 
 
 def _models(cert: Mapping[str, Any]) -> str:
@@ -149,7 +158,7 @@ def _models(cert: Mapping[str, Any]) -> str:
 
 def _tiles(cert: Mapping[str, Any], initial: bool) -> list[dict[str, str]]:
     lift, rows = cert["lift"], cert["rows"]
-    relative = lift.get("relative")
+    relative = _relative(cert)
     against = "against uniform choice" if initial else "per decision, paired DR"
     tiles = [_tile("Lift", _signed(lift["value"]), against)]
     if not initial:
@@ -160,7 +169,7 @@ def _tiles(cert: Mapping[str, Any], initial: bool) -> list[dict[str, str]]:
             _tile(
                 "Relative lift",
                 "–" if relative is None else f"{relative:+.1%}".replace("-", "−"),
-                "of the champion's value",
+                "of the champion's value" + ("" if relative is not None else ", which may be 0"),
             )
         )
         rules = cert["rules"]

@@ -77,6 +77,26 @@ def test_a_certificate_of_rule_version_6_which_took_a_forecast_for_the_rows_need
     assert "<h1>Too early to tell</h1>" in render_report(old)
 
 
+def test_a_certificate_that_put_the_same_numbers_into_other_words_holds() -> None:
+    rows = make_world(31, lift=0.03).log(np.random.default_rng(1), 600)
+    centre = judge(rows, GateRules()).totals.estimate("dr", "champion").value
+    rows, rules = replace(rows, reward=rows.reward - centre, q=rows.q - centre), GateRules(detectable_lift=1e-6)
+    cert = certificate(rows, judge(rows, rules), rules)
+    assert " per decision on 600 rows" in cert["verdict"]["reason"]
+    page = render_report(cert)
+    assert "the champion&#39;s value, which may be 0" in page and "%</div>" not in page
+    older = json.loads(json.dumps(cert))
+    reason = older["verdict"]["reason"].replace("per decision", "per decision (-197.4%)")
+    older["verdict"]["reason"] = reason.replace("more than a billion", "about 1,000,000,000")
+    older["digest"] = certificates._digest(older)
+    assert older["verdict"]["reason"].count("000,000,000") == 1
+    assert verify_certificate(older, rows) == []
+    older["verdict"]["reason"] = reason.replace("600 rows", "601 rows")
+    older["digest"] = certificates._digest(older)
+    [line] = verify_certificate(older, rows)
+    assert line.startswith("verdict.reason: ")
+
+
 def test_a_certificate_made_by_other_rules_says_so_and_is_still_checked_for_tampering() -> None:
     rows, cert = evaluated()
     old = dict(cert, rules_version=1)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.gate_study import Tenures
 from benchmarks.gate_study import World as StudyWorld
 from evaluation.checks import Check, newest_check
-from evaluation.gate import GateRules, judge
+from evaluation.gate import ROWS_TOLD_MAX, GateRules, judge
 from evaluation.scored import ScoredRows
 from evaluation.sequential import AlphaLedger, confidence_sequence_z
 from tests.evaluation.worlds import World, make_world
@@ -151,6 +151,26 @@ def test_a_hold_on_a_loss_foretells_no_rows_that_would_show_a_gain() -> None:
     verdict = judge(make_world(14, lift=-0.01).log(np.random.default_rng(2), 600), RULES)
     assert verdict.outcome == "hold" and verdict.weighed.value < 0
     assert verdict.rows_to_show["observed"] is None and "observed so far" not in verdict.reason
+
+
+def test_a_forecast_beyond_all_bounds_is_given_no_number() -> None:
+    rows = make_world(14, lift=0.03).log(np.random.default_rng(1), 600)
+    for some, said in (
+        (rows, "Forecast: more than a billion more rows would show a lift of 0.0001%, about "),
+        (rows.slice(0, 120), "to show a lift of 0.0001%, more than a billion more."),
+    ):
+        verdict = judge(some, replace(RULES, detectable_lift=1e-6))
+        assert said in verdict.reason and "1,000,000,000" not in verdict.reason
+        assert verdict.rows_to_show["detectable"] == ROWS_TOLD_MAX
+
+
+def test_a_lift_over_next_to_nothing_is_not_told_in_percent() -> None:
+    rows = make_world(14, lift=0.03).log(np.random.default_rng(1), 600)
+    assert "%) on 600 rows" in judge(rows, RULES).reason
+    value = judge(rows, RULES).totals.estimate("dr", "champion").value
+    near_0 = judge(replace(rows, reward=rows.reward - value, q=rows.q - value), RULES)
+    assert near_0.relative is not None and abs(near_0.relative) > 1
+    assert " per decision on 600 rows" in near_0.reason
 
 
 def test_no_rows_at_all_are_insufficient() -> None:
