@@ -124,12 +124,9 @@ def test_history_names_the_api_key_of_whoever_changed_something_and_never_the_ke
     with served(tmp_path) as service:
         service.admin.post("/pause").raise_for_status()
         _, secret = create_key(tmp_path, name="ops", scopes=["admin"], now=now())
-
-        def let_in() -> bool:
-            return service.admin.post("/resume", headers={"authorization": f"Bearer {secret}"}).status_code == 200
-
-        service.wait("the key is known", let_in)
+        service.wait("the key is noticed", lambda: service.admin.get("/status").status_code == 401)
         keyed = httpx.Client(base_url=service.admin.base_url, auth=("console", secret), trust_env=False, timeout=60)
+        keyed.post("/resume").raise_for_status()
         keyed.patch(
             str(service.admin.base_url).rstrip("/"),
             json={"actions": [{"id": "a"}], "exploration": {"algorithm": "softmax"}},
