@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from bandit.errors import InvalidSettings, NotFound
-from bandit.experiment import Experiment, Origin
+from bandit.experiment import Experiment
 from bandit.features import check_features, check_name
 from bandit.settings import ExperimentSettings, merge_settings, settings_to_dict
+from bandit.settings.versions import Origin
 
 
 def put_action(

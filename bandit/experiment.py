@@ -6,7 +6,6 @@ own. Changes happen under one lock, by atomic replacement; nothing here is ever 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,14 +22,22 @@ from bandit.errors import Conflict, CorruptSecret, InvalidSettings, NotFound
 from bandit.files import fsync_directory, locked, write_atomically
 from bandit.settings import (
     ExperimentSettings,
-    added,
     check_experiment_name,
     differing,
-    lay_over,
-    merge_settings,
     same,
     settings_to_dict,
     stored_settings,
+)
+from bandit.settings.versions import (
+    LaidIn,
+    Origin,
+    SettingsVersion,
+    digest_of,
+    is_new,
+    laid_in_last,
+    laid_over,
+    remember,
+    unlike,
 )
 from bandit.types import Action
 
@@ -119,54 +126,12 @@ class ExperimentPaths:
         return self.root / "evaluations"
 
 
-Origin = Literal["api", "command", "configuration"]
-"""Where a version of the settings came from."""
-
-
-class SettingsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Settings with the version that decisions carry, and the time since when they hold.
-
-    `laid_in` is the digest of the configuration that a start laid over them last, None where none did, and
-    `configuration` what it declared; only the last one is kept, and earlier releases kept none. `origin` is where the
-    version came from, `key` the name of the API key that was shown for it; None where that is not known.
-    """
-
-    version: int
-    since: datetime
-    settings: dict[str, Any]
-    catalogue_version: int | None = None
-    laid_in: str | None = None
-    configuration: dict[str, Any] | None = None
-    origin: Origin | None = None
-    key: str | None = None
-
-
 class InForce(NamedTuple):
     """The settings in force at one moment, with their version and that of the declared catalogue (None: none is)."""
 
     version: int
     settings: ExperimentSettings
     catalogue_version: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LaidIn:
-    """The settings that a start's configuration changed, and those that differed from what the last one had left.
-
-    `since` are the settings changed between the last start that laid in a configuration and this one: over the API.
-    `kept` are those of them that the configuration declares otherwise, but as it did then, so that they stay.
-    `repeated` says that it is the same configuration as then.
-    """
-
-    repeated: bool = False
-    changed: tuple[str, ...] = ()
-    since: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-
-    @property
-    def overridden(self) -> tuple[str, ...]:
-        """Those changed over the API that this start changed again."""
-        return tuple(key for key in self.changed if key in self.since)
 
 
 class _ExperimentFile(msgspec.Struct):
@@ -338,7 +303,7 @@ class Experiment:
 
     def laid_over(self, configuration: Mapping[str, Any]) -> ExperimentSettings:
         """The settings that a start with this configuration puts in force; raises `InvalidSettings`."""
-        return _laid_over(self._file, configuration)
+        return laid_over(self._file.versions, configuration)
 
     def lay_in(self, configuration: Mapping[str, Any], *, now: datetime) -> LaidIn:
         """Lay what a start's configuration declares otherwise than the last one did over the settings in force.
@@ -347,24 +312,22 @@ class Experiment:
         """
         with locked(self.paths.lock):
             file = self._read()
-            laid, before = _laid_in_last(file), settings_to_dict(stored_settings(file.versions[-1].settings))
+            laid, before = laid_in_last(file.versions), settings_to_dict(stored_settings(file.versions[-1].settings))
             since = differing(settings_to_dict(stored_settings(laid.settings)), before) if laid is not None else ()
-            settings = _laid_over(file, configuration)
+            settings = laid_over(file.versions, configuration)
             changed = differing(before, settings_to_dict(settings))
             if changed:
                 version = _new_version(self.paths, file.versions[-1], settings, now)
                 file.versions.append(msgspec.structs.replace(version, origin="configuration"))
-            if _is_new(configuration, laid):
-                file.versions = [msgspec.structs.replace(version, configuration=None) for version in file.versions]
-                file.versions[-1] = msgspec.structs.replace(
-                    file.versions[-1], laid_in=digest_of(configuration), configuration=dict(configuration)
-                )
+            repeated = bool(configuration) and not is_new(configuration, laid)
+            if is_new(configuration, laid):
+                remember(file.versions, file.versions[-1], configuration)
+                _write(self.paths, file)
+            elif repeated and laid is not None and laid.configuration is None:
+                remember(file.versions, laid, configuration)
                 _write(self.paths, file)
             self._take_own(file)
-            unlike = _unlike(settings, configuration)
-            kept = tuple(key for key in since if key in unlike and key not in changed)
-            repeated = bool(configuration) and not _is_new(configuration, laid)
-            return LaidIn(repeated, changed, since, kept)
+            return LaidIn(repeated, changed, since, unlike(settings, configuration))
 
     # -- catalogue and secret ----------------------------------------------------------------------------
 
@@ -416,41 +379,6 @@ class Experiment:
             return decode(self.paths.settings.read_bytes(), _ExperimentFile)
         except Undecodable as error:
             raise InvalidSettings("experiment.json", f"cannot be read ({error}); {_FROM_BACKUP}") from None
-
-
-def digest_of(configuration: Mapping[str, Any]) -> str | None:
-    """The digest of what a configuration declares for an experiment, None where it declares nothing."""
-    if not configuration:
-        return None
-    return hashlib.sha256(msgspec.json.encode(configuration, order="deterministic")).hexdigest()
-
-
-def _laid_in_last(file: _ExperimentFile) -> SettingsVersion | None:
-    """The version that was in force when a start last laid its configuration in."""
-    return next((version for version in reversed(file.versions) if version.laid_in is not None), None)
-
-
-def _is_new(configuration: Mapping[str, Any], laid: SettingsVersion | None) -> bool:
-    return bool(configuration) and (laid is None or laid.laid_in != digest_of(configuration))
-
-
-def _laid_over(file: _ExperimentFile, configuration: Mapping[str, Any]) -> ExperimentSettings:
-    """The settings in force with that of a configuration laid over them which the one laid in last did not declare."""
-    laid, current = _laid_in_last(file), stored_settings(file.versions[-1].settings)
-    if not _is_new(configuration, laid):
-        return current
-    before = laid.configuration if laid is not None else None
-    return merge_settings(current, added(configuration, before or {}))
-
-
-def _unlike(settings: ExperimentSettings, configuration: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings of which a configuration says something else."""
-    plain = settings_to_dict(settings)
-    try:
-        declared = settings_to_dict(merge_settings(settings, configuration))
-    except InvalidSettings:  # it does not go with the settings as they are
-        declared = lay_over(plain, configuration)
-    return differing(plain, declared)
 
 
 def _new_version(

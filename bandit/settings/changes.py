@@ -54,7 +54,7 @@ def added(configuration: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
         if isinstance(value, Mapping) and isinstance(known, Mapping) and key not in NAMED_BY_THE_USER:
             if below := added(value, known):
                 found[key] = below
-        elif key not in before or not same(value, known):
+        elif key not in before or not (same(value, known) or _is_same_number(value, known)):
             found[key] = value
     return found
 
@@ -79,6 +79,12 @@ def same(one: Any, other: Any) -> bool:
     """Whether two plain values say the same in JSON, where true is not 1."""
     first, second = (msgspec.json.encode(value, order="deterministic") for value in (one, other))
     return first == second
+
+
+def _is_same_number(one: Any, other: Any) -> bool:
+    """Whether two values are one number, written otherwise: 5 and 5.0."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
+    return numbers and bool(one == other)
 
 
 def _changed(before: ExperimentSettings, raw: Mapping[str, Any]) -> ExperimentSettings:

@@ -132,19 +132,18 @@ def _prepare(data_dir: Path, name: str, changes: Mapping[str, Any]) -> None:
         return
     experiment = Experiment.open(data_dir, name)
     laid = experiment.lay_in(changes, now=now())
-    meanwhile = "changed over the API or by command since"
+    meanwhile, stays = "changed over the API or by command", _some(laid.unlike)
     if laid.repeated:
-        if laid.since:
-            kept = _some(laid.since)
-            say(f"Experiment {name}: the configuration is unchanged, so what was {meanwhile} stays: {kept}")
+        if laid.unlike:
+            say(f"Experiment {name}: the configuration is unchanged, so what was {meanwhile} since stays: {stays}")
         return
     told = []
     if laid.changed:
         told.append(f"settings changed, now version {experiment.settings_version} ({_some(laid.changed)})")
     if laid.overridden:
-        told.append(f"this overrides what was {meanwhile} the last start: {_some(laid.overridden)}")
-    if laid.kept:
-        told.append(f"what was {meanwhile} stays where the configuration says what it said then: {_some(laid.kept)}")
+        told.append(f"this overrides what was {meanwhile} since the last start: {_some(laid.overridden)}")
+    if laid.unlike:
+        told.append(f"what was {meanwhile} stays where the configuration says what it said before: {stays}")
     if told:
         say(f"Experiment {name}: {'; '.join(told)}")
 

@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from bandit.experiment import Experiment
-from bandit.settings import merge_settings
-from serving.cli import run
 from bandit.settings import merge_settings, parse_settings
+from serving.cli import run
 from serving.cli.common import Common, now
 from serving.cli.config import load_configuration
 from serving.cli.start import all_experiments, prepare_experiments
@@ -97,7 +96,6 @@ def test_a_catalogue_changed_over_the_api_is_served_after_a_restart_with_the_sam
         assert "settings changed, now version 3 (actions); this overrides what was changed" in log.read_text()
 
 
-def test_a_file_that_changed_puts_in_force_what_it_says_otherwise_than_before_and_nothing_else(
 def test_a_start_shows_how_to_ask_the_experiment_that_it_was_given(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +109,7 @@ def test_a_start_shows_how_to_ask_the_experiment_that_it_was_given(
         assert ("news" in line) is (asked is None), "the catalogue has the actions"
 
 
-def test_a_file_that_changed_says_which_settings_it_changes_and_which_of_them_the_api_had_changed(
+def test_a_file_that_changed_puts_in_force_what_it_says_otherwise_than_before_and_nothing_else(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(data_dir, FILE)
@@ -121,9 +119,12 @@ def test_a_file_that_changed_says_which_settings_it_changes_and_which_of_them_th
     start(data_dir, FILE + "\n[schedule]\ninteractions = 70\n")
     assert capsys.readouterr().err == (
         "Experiment default: settings changed, now version 3 (schedule.interactions); what was changed over the API or "
-        "by command since stays where the configuration says what it said then: rewards.window_s, actions\n"
+        "by command stays where the configuration says what it said before: rewards.window_s, actions\n"
     )
     assert names(experiment) == ["salad"]
+    start(data_dir, FILE + "\n[schedule]\ninteractions = 70\npoll_s = 2\n")
+    assert capsys.readouterr().err.endswith("says what it said before: rewards.window_s, actions\n")
+    experiment.refresh()
     settings = experiment.settings
     assert (settings.rewards.window_s, settings.gate.alpha, settings.schedule.interactions) == (9.0, 0.1, 70)
 
@@ -141,6 +142,47 @@ def test_a_file_that_changes_what_the_api_had_changed_overrides_it_and_says_so(
     )
     experiment.refresh()
     assert (experiment.settings.rewards.window_s, experiment.settings.gate.alpha) == (6.0, 0.1)
+
+
+def test_another_way_to_write_a_number_changes_nothing(data_dir: Path) -> None:
+    start(data_dir, FILE)
+    experiment = Experiment.open(data_dir, "default")
+    change(experiment, {"rewards": {"window_s": 9.0}})
+    start(data_dir, FILE.replace("window_s = 5", "window_s = 5.0") + "\n[gate]\nalpha = 0.1\n")
+    experiment.refresh()
+    assert (experiment.settings.rewards.window_s, experiment.settings.gate.alpha) == (9.0, 0.1)
+
+
+def test_a_change_that_does_not_go_with_what_the_api_changed_puts_the_whole_file_in_force(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = "[rewards]\nmin = 0\nmax = 1\ndefault = 0\n[gate]\nalpha = 0.1\n"
+    start(data_dir, file)
+    experiment = Experiment.open(data_dir, "default")
+    change(experiment, {"rewards": {"min": 5.0, "max": 10.0, "default": 5.0}, "gate": {"alpha": 0.2}})
+    start(data_dir, file.replace("max = 1", "max = 2"))
+    rewards = "rewards.default, rewards.min, rewards.max, gate.alpha"
+    assert "; this overrides what was changed over the API" in (told := capsys.readouterr().err)
+    assert set(rewards.split(", ")) == set(told.strip().rpartition(": ")[2].split(", "))
+    experiment.refresh()
+    settings = experiment.settings
+    assert (settings.rewards.min, settings.rewards.max, settings.gate.alpha) == (0.0, 2.0, 0.1)
+
+
+def test_a_directory_that_kept_the_digest_alone_learns_the_configuration_from_a_start_with_the_same(
+    data_dir: Path,
+) -> None:
+    start(data_dir, FILE)
+    experiment = Experiment.open(data_dir, "default")
+    change(experiment, {"actions": [{"id": "salad"}]})
+    path = experiment.paths.settings
+    file = json.loads(path.read_text())
+    for version in file["versions"]:
+        version.pop("configuration", None)
+    path.write_text(json.dumps(file))
+    start(data_dir, FILE)
+    start(data_dir, FILE + "\n[gate]\nalpha = 0.1\n")
+    assert names(experiment) == ["salad"] and experiment.settings.gate.alpha == 0.1
 
 
 def test_validate_tells_what_a_start_would_change(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +235,7 @@ def test_environment_and_options_are_part_of_the_configuration(data_dir: Path) -
     change(experiment, {"rewards": {"window_s": 9.0}})
     start(data_dir, FILE, quick=True, GATE__ALPHA="0.15")
     experiment.refresh()
-    assert (experiment.settings.rewards.window_s, experiment.settings.schedule.interactions) == (5.0, 50)
+    assert (experiment.settings.rewards.window_s, experiment.settings.schedule.interactions) == (9.0, 50)
 
 
 def test_each_experiment_of_a_file_follows_its_own_part(data_dir: Path) -> None:
