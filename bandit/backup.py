@@ -9,6 +9,7 @@ a view of the log); a digest of each file is kept in the last member.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -34,7 +35,7 @@ from bandit.settings import EXPERIMENT_NAME
 
 FORMAT = 1
 CONTENTS = "backup.json"
-KEYS = "keys.json"
+KEYS, KEYS_LOCK = "keys.json", ".keys.lock"
 EXPERIMENTS = "experiments"
 PRIVATE = ("secret", KEYS)
 NOT_SAVED = ("warehouse.", "scratch", ".")
@@ -213,7 +214,7 @@ def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
         lock.acquire()
     except Busy:
         raise Busy(f"another process is restoring into {data_dir}") from None
-    incoming = lock.path.with_name("data")
+    incoming, brought = lock.path.with_name("data"), False
     try:
         _check_free(place)  # another restore may have come to its end just now
         (place / KEYS).unlink(missing_ok=True)
@@ -222,10 +223,11 @@ def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
         contents, size = _bring(backup, incoming)
         if (incoming / KEYS).exists():  # before what they guard
             (incoming / KEYS).rename(place / KEYS)
+            brought = True
             fsync_directory(place)
-        (incoming / EXPERIMENTS).rename(place / EXPERIMENTS)
+        _move_in(incoming / EXPERIMENTS, place / EXPERIMENTS)
     except BaseException:
-        if is_half_restored(place):
+        if brought or is_half_restored(place):
             (place / KEYS).unlink(missing_ok=True)
         shutil.rmtree(lock.path.parent, ignore_errors=True)
         if not there:
@@ -241,6 +243,16 @@ def restore_backup(backup: Path, data_dir: Path) -> BackupReport:
     return BackupReport(data_dir, contents.experiments, len(contents.files), size, contents.created_at)
 
 
+def _move_in(experiments: Path, place: Path) -> None:
+    """Put the experiments in their place; raises `Busy` where a service has begun some there meanwhile."""
+    try:
+        experiments.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise Busy(f"experiments were begun in {place.parent} meanwhile; stop what did so, and restore again") from None
+
+
 def is_half_restored(data_dir: Path) -> bool:
     """Whether a restore into this directory is under way, or was cut short: nothing else belongs there until then."""
     return (data_dir / RESTORING).is_dir() and not (data_dir / EXPERIMENTS).exists()
@@ -250,7 +262,7 @@ def _check_free(place: Path) -> None:
     """Refuse what is no folder, or holds more than a restore left and a file system keeps in its own root."""
     if not place.exists():
         return
-    left = {RESTORING, KEYS} if is_half_restored(place) else set()
+    left = {RESTORING, KEYS, KEYS_LOCK} if is_half_restored(place) else set()
     if not place.is_dir() or {path.name for path in place.iterdir()} - left - {"lost+found"}:
         raise InvalidInput("--data-dir", "must be an empty or absent folder")
 
@@ -410,7 +422,8 @@ def _checked(name: str, backup: Path) -> PurePosixPath:
     """The place of a member, which is the keys or a file of an experiment."""
     path = PurePosixPath(name)
     folder, experiment = path.parts[:2] if len(path.parts) > 2 else ("", "")
-    of_an_experiment = folder == EXPERIMENTS and EXPERIMENT_NAME.fullmatch(experiment)
+    # earlier releases saved copies beside the experiments, too, of names that none may have: `shop.bak`
+    of_an_experiment = folder == EXPERIMENTS and not experiment.startswith(".")
     if name != KEYS and (not of_an_experiment or ".." in path.parts or "\0" in name):
         raise CorruptLog(f"{backup.name} is not a backup: a member is no file of a data directory")
     return path

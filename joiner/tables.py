@@ -149,8 +149,9 @@ def packing_problem(path: Path) -> str | None:
     """What is wrong with a compressed file, which is unpacked to its end to find out; None for any other.
 
     The checksum stands at the end. DuckDB does not compare it, and who reads line by line has used all of them by then.
+    What is no regular file, such as a pipe, can be read but once.
     """
-    if path.suffix.lower() != ".gz":
+    if path.suffix.lower() != ".gz" or not path.is_file():
         return None
     try:
         with open_plain(path) as file:

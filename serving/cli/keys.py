@@ -65,6 +65,7 @@ def create(common: Common, name: str, scopes: Sequence[str], all_experiments: bo
 @common_with(experiment=None)
 def list_(common: Common) -> None:
     """List all keys, revoked ones too; never a secret."""
+    common.check_data_dir()
     records = list_keys(common.data_dir)
     if common.as_json:
         print_json({"keys": [_plain(record) for record in records]})
@@ -94,6 +95,7 @@ def list_(common: Common) -> None:
 @common_with(experiment=None)
 def revoke(common: Common, key_id: str) -> None:
     """Revoke the key KEY_ID; running services refuse it within a second or two."""
+    common.check_data_dir()
     record = revoke_key(common.data_dir, key_id, now=now())
     if common.as_json:
         print_json(_plain(record))

@@ -304,6 +304,34 @@ def test_files_that_no_backup_holds_are_refused_and_leave_nothing_behind(tmp_pat
     assert list(tmp_path.iterdir()) == [strange]
 
 
+def test_a_copy_that_an_earlier_release_saved_beside_the_experiments_comes_back(tmp_path: Path) -> None:
+    files = {f"experiments/{name}/experiment.json": b"{}" for name in ("shop", "shop.bak")}
+    older = _crafted(tmp_path / "b.tar", files, ["shop", "shop.bak"])
+    assert restore_backup(older, tmp_path / "data").experiments == ["shop", "shop.bak"]
+    assert all((tmp_path / "data" / name).read_bytes() == b"{}" for name in files)
+
+
+def test_a_restore_that_finds_experiments_begun_meanwhile_leaves_them_and_takes_its_keys_back(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data_dir / "keys.json").write_text("{}")
+    try:
+        write_backup(data_dir, tmp_path / "b.tar", now=now())
+    finally:
+        (data_dir / "keys.json").unlink()
+    bring = backup._bring
+
+    def begun_meanwhile(*arguments: Any) -> Any:
+        brought = bring(*arguments)
+        (tmp_path / "data" / "experiments" / "other").mkdir(parents=True)
+        return brought
+
+    monkeypatch.setattr(backup, "_bring", begun_meanwhile)
+    with pytest.raises(Busy, match="restore again"):
+        restore_backup(tmp_path / "b.tar", tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["experiments"]
+
+
 def test_a_member_that_would_be_larger_on_disk_than_in_the_backup_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("experiments/a/secret")
