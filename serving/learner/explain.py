@@ -68,10 +68,10 @@ def next_sentence(
     if mode == "apprentice":
         start = "It answers the baseline"
     if read_until is None:
-        return f"{start} and waits for decisions: none has been made that is not learnt yet."
+        return f"{start} and waits for more: no decision is left to learn."
     return (
-        f"{start} and waits for decisions: none has been made until {_clock(read_until)} that is not learnt yet, and "
-        f"newer ones are read within {newer_within_s:.0f} s."
+        f"{start} and waits for more: no decision made until {_clock(read_until)} is left to learn, and newer ones are "
+        f"read within {newer_within_s:.0f} s."
     )
 
 

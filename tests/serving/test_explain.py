@@ -76,8 +76,8 @@ def test_decisions_that_are_not_read_yet_are_not_denied(tmp_path: Path) -> None:
         here.play(3)
         assert experiment_status(cycle)["counts"]["decisions"] == 0
         assert experiment_status(cycle)["next"] == (
-            f"It serves the cold start and waits for decisions: none has been made until {until:%Y-%m-%d %H:%M:%S} UTC "
-            "that is not learnt yet, and newer ones are read within 6 s."
+            f"It serves the cold start and waits for more: no decision made until {until:%Y-%m-%d %H:%M:%S} UTC is "
+            "left to learn, and newer ones are read within 6 s."
         )
         server.writer.seal()
         server.heartbeat()
@@ -85,4 +85,4 @@ def test_decisions_that_are_not_read_yet_are_not_denied(tmp_path: Path) -> None:
         assert experiment_status(cycle)["next"].startswith("3 decisions wait for their reward window")
         here.transport.settle()
         cycle.intake.live = []  # without a worker there is nothing newer
-        assert experiment_status(cycle)["next"].endswith("decisions: none has been made that is not learnt yet.")
+        assert experiment_status(cycle)["next"].endswith("waits for more: no decision is left to learn.")
