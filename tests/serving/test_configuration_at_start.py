@@ -47,6 +47,15 @@ def names(experiment: Experiment) -> list[str]:
     return [action.id for action in experiment.catalogue() or ()]
 
 
+def take_out(experiment: Experiment, key: str) -> None:
+    """Leave the versions of the settings as a release wrote them that kept no such key."""
+    path = experiment.paths.settings
+    file = json.loads(path.read_text())
+    for version in file["versions"]:
+        version.pop(key, None)
+    path.write_text(json.dumps(file))
+
+
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
@@ -175,11 +184,7 @@ def test_a_directory_that_kept_the_digest_alone_learns_the_configuration_from_a_
     start(data_dir, FILE)
     experiment = Experiment.open(data_dir, "default")
     change(experiment, {"actions": [{"id": "salad"}]})
-    path = experiment.paths.settings
-    file = json.loads(path.read_text())
-    for version in file["versions"]:
-        version.pop("configuration", None)
-    path.write_text(json.dumps(file))
+    take_out(experiment, "configuration")
     start(data_dir, FILE)
     start(data_dir, FILE + "\n[gate]\nalpha = 0.1\n")
     assert names(experiment) == ["salad"] and experiment.settings.gate.alpha == 0.1
@@ -275,11 +280,7 @@ def test_a_directory_of_an_older_release_takes_the_configuration_once(
     start(data_dir, FILE)
     experiment = Experiment.open(data_dir, "default")
     change(experiment, {"actions": [{"id": "salad"}]})
-    path = experiment.paths.settings
-    file = json.loads(path.read_text())
-    for version in file["versions"]:
-        version.pop("laid_in", None)
-    path.write_text(json.dumps(file))
+    take_out(experiment, "laid_in")
     start(data_dir, FILE)
     assert names(experiment) == ["tea", "soup"]
     assert capsys.readouterr().err == "Experiment default: settings changed, now version 3 (actions)\n"
